@@ -1,0 +1,1 @@
+"""Account mail from PostgreSQL through Amazon SES."""
