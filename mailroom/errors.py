@@ -1,0 +1,24 @@
+"""Every error that mailroom raises on purpose, as a tree."""
+
+
+class MailroomError(Exception):
+    """Anything mailroom raises on purpose; the command line prints it as one line and exits 1."""
+
+
+class SettingsError(MailroomError):
+    """The environment or the command line is incomplete or malformed (exit 2)."""
+
+
+class DatabaseError(MailroomError):
+    """The database cannot be reached, or is not at the revision that this version works with."""
+
+
+class TokenError(MailroomError):
+    """A link cannot be trusted. It says no more than that, on purpose: whoever sends it may be guessing."""
+
+    def __init__(self) -> None:
+        super().__init__("the token is not valid")
+
+
+class LineError(MailroomError):
+    """A line on the input of `send` is not one that `collect` writes."""

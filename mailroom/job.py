@@ -1,0 +1,94 @@
+"""The words that the queue half and the mail half share: jobs, batches, and what became of an attempt."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum, StrEnum
+
+
+class Action(StrEnum):
+    """What a token is for. The values are those of the SQL type `token_action`."""
+
+    ACTIVATION = "activation"
+    PASSWORD_RECOVERY = "password_recovery"
+
+
+class Priority(IntEnum):
+    """Lower leaves first; each is a range of its own on the claim index."""
+
+    URGENT = 0
+    NORMAL = 1
+    BULK = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One mail that a token asks for, with all that is needed to write it. Its identity is the token's id.
+
+    `attempt` counts the charged attempts before this one. Personal data and secrets stay out of `repr`.
+    """
+
+    token: int
+    account: int
+    action: Action
+    attempt: int
+    email: str = field(repr=False)
+    login: str = field(repr=False)
+    secret: bytes = field(repr=False)
+    code: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The jobs of one claim, all of one action, and so of one SES call. The id is the fence of its settlement."""
+
+    id: int
+    action: Action
+    priority: Priority
+    jobs: tuple[Job, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place on the claim index, inside one priority and action."""
+
+    due_at: datetime
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """SES accepted the mail under this message id."""
+
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The mail can never be accepted as it is: the fault is the recipient's or the content's."""
+
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """Not accepted, for certain; worth another attempt later.
+
+    `charged` is False when the fault is the account's (throttled, paused, misconfigured), not the mail's:
+    such an attempt costs the job nothing, and the sender backs off.
+    """
+
+    code: str
+    reason: str
+    charged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unconfirmed:
+    """SES may or may not have accepted it: no answer, or one that cannot be understood."""
+
+    code: str
+    reason: str
+
+
+Outcome = Sent | Rejected | Deferred | Unconfirmed
