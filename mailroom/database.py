@@ -1,0 +1,88 @@
+"""The engine for any PostgreSQL URL, the statements in `sql/`, and what must hold before work starts."""
+
+import re
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from sqlalchemy import Engine, TextClause, create_engine, text
+from sqlalchemy.exc import DBAPIError
+
+from mailroom.errors import DatabaseError, SettingsError
+
+VERSION_TABLE: Final = "mailroom_alembic_version"
+REVISION: Final = "0002"
+
+# A peer that is gone without a word is noticed within half a minute, not after the two hours that TCP allows.
+_DEFAULTS: Final[dict[str, Any]] = {
+    "application_name": "mailroom",
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+
+
+def connection_string(url: str) -> str:
+    """Return the libpq string for a `postgresql://`, `postgres://` or `postgresql+psycopg://` URL or a libpq string.
+
+    Raises SettingsError for anything else; the message never repeats the value, which may hold a password.
+    """
+    try:
+        given = conninfo_to_dict(re.sub(r"^postgresql\+psycopg://", "postgresql://", url))
+    except psycopg.Error:
+        given = {}
+    if not given:
+        raise SettingsError(
+            "MAILROOM_DATABASE_URL is not a postgresql:// URL or a libpq string such as 'host=… dbname=…'"
+            " (its value is not shown)"
+        )
+    return make_conninfo(**(_DEFAULTS | given))
+
+
+def connect_engine(url: str, *, pool_size: int = 1, isolation_level: str = "AUTOCOMMIT") -> Engine:
+    """Return an engine on which every statement is a transaction of its own, unless another level is asked for.
+
+    It holds nothing in the session (no prepared statements, no settings), so that PgBouncer may hand each
+    transaction to another server connection. Parameters stay out of error messages.
+    """
+    conninfo = connection_string(url)
+    return create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(conninfo, prepare_threshold=None),
+        isolation_level=isolation_level,
+        hide_parameters=True,
+        pool_size=pool_size,
+        max_overflow=0,
+        use_native_hstore=False,
+    )
+
+
+@cache
+def statement(name: str) -> TextClause:
+    """Return the statement of `sql/NAME.sql`, ready for bind parameters."""
+    return text(files("mailroom").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8"))
+
+
+def check_revision(engine: Engine) -> None:
+    """Raise DatabaseError, with the cure, unless the database answers and is at this version's revision."""
+    try:
+        with engine.connect() as connection:
+            found = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608 - a constant
+    except DBAPIError as error:
+        if isinstance(error.orig, psycopg.errors.UndefinedTable):
+            raise DatabaseError("the database is not migrated: run `alembic upgrade head`") from error
+        raise DatabaseError(f"the database cannot be reached: {first_line(error)}") from error
+    if found != REVISION:
+        raise DatabaseError(
+            f"the database is at revision {found}, this version of mailroom needs {REVISION}:"
+            " run `alembic upgrade head` with this version"
+        )
+
+
+def first_line(error: DBAPIError) -> str:
+    """Return what the server or the network said, on one line."""
+    return " ".join(str(error.orig).split("\n")[0].split())

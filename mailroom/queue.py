@@ -1,0 +1,211 @@
+"""The queue: claim, settle, release and rescue jobs, and look for what is due. PostgreSQL decides every race.
+
+Each function is one statement. On a connection that commits by itself each is one transaction, as the worker has it.
+"""
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import product
+from typing import Any, Final
+
+from sqlalchemy import Connection, Row
+
+from mailroom.database import statement
+from mailroom.job import Action, Batch, Job, Position, Priority
+from mailroom.retry import GRACE, MAX_ATTEMPTS, Verdict
+
+Lane = tuple[Priority, Action]
+LANES: Final[tuple[Lane, ...]] = tuple(product(Priority, Action))
+
+# Commits land out of order by this much without a claim missing them; what is later waits for the sweep.
+SLACK: Final = timedelta(seconds=1)
+RESCUED_BATCHES: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """A job that the claim found to be over: it is not to be mailed, and its deliveries row says why."""
+
+    token: int
+    action: Action
+    outcome: str
+    error_code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What one claim took: a batch to send, jobs that are over, or neither."""
+
+    batch: Batch | None
+    over: tuple[Over, ...]
+
+    def __bool__(self) -> bool:
+        return self.batch is not None or bool(self.over)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a look found: lanes with a batch to claim now, when the next is (None: nothing waits), leases run out."""
+
+    ready: int
+    next: timedelta | None
+    rescuable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """A job given back because its batch was not settled within its lease; `failed` if it had no attempt left."""
+
+    batch: int
+    worker: str
+    action: Action
+    token: int
+    attempt: int
+    failed: bool
+
+
+class Floors:
+    """Where the last claim in each lane ended, shared by the senders of a process.
+
+    Rows before that are dead but perhaps not vacuumed; walking them again at each claim is what makes a queue crawl
+    while somebody holds an old snapshot. `clear` makes the next claims start from the beginning, where jobs that
+    committed late are found.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._floors: dict[Lane, Position] = {}
+
+    def read(self) -> dict[Lane, Position]:
+        """Return the floors as they are now; a lane without one is claimed from its beginning."""
+        with self._lock:
+            return dict(self._floors)
+
+    def advance(self, lane: Lane, *, seen: Position | None, end: Position) -> None:
+        """Move a floor to `end`, unless it has changed since it was `seen`: a clear must not be undone."""
+        with self._lock:
+            if self._floors.get(lane) is seen:
+                self._floors[lane] = end
+
+    def clear(self) -> None:
+        """Forget all floors."""
+        with self._lock:
+            self._floors.clear()
+
+
+def claim(  # noqa: PLR0913 - the limits of a claim are its arguments
+    connection: Connection,
+    *,
+    queue: str,
+    worker: str,
+    batch_limit: int,
+    batch_timeout: timedelta,
+    lease: timedelta,
+    floors: Floors,
+) -> Claim:
+    """Take due jobs of one priority and action, at most `batch_limit`, and open a batch that holds for `lease`.
+
+    Nothing is taken before a batch is full or its oldest job has waited `batch_timeout`; urgent jobs and jobs that
+    come back do not wait. Jobs whose token or account no longer asks for the mail are over in the same statement.
+    """
+    seen = floors.read()
+    rows = connection.execute(
+        statement("claim"),
+        {
+            "queue": queue,
+            "worker": worker,
+            "batch_limit": batch_limit,
+            "batch_timeout": batch_timeout,
+            "lease": lease,
+            "slack": SLACK,
+            **_lanes(seen),
+        },
+    ).all()
+    if rows:
+        last = rows[-1]
+        lane = (Priority(last.priority), Action(last.action))
+        floors.advance(lane, seen=seen.get(lane), end=Position(last.due_at, last.token))
+    return _claimed(rows)
+
+
+def settle(connection: Connection, batch: Batch, verdicts: Sequence[Verdict]) -> bool:
+    """Record what became of the jobs of a batch, by position, and close it. Jobs without a verdict are given back.
+
+    Returns False when the batch had been rescued: the results are kept as late, and decide nothing. Safe to repeat
+    when the answer was lost.
+    """
+    judged = list(zip(batch.jobs, verdicts, strict=False))
+    told = [(job, delivery) for job, verdict in judged for delivery in verdict.deliveries]
+    again = [(job, verdict.again) for job, verdict in judged if verdict.again is not None]
+    owned: bool = connection.execute(
+        statement("settle"),
+        {
+            "batch": batch.id,
+            "action": batch.action.value,
+            "tokens": [job.token for job, _ in told],
+            "accounts": [job.account for job, _ in told],
+            "attempts": [job.attempt for job, _ in told],
+            "outcomes": [delivery.outcome for _, delivery in told],
+            "message_ids": [delivery.message_id for _, delivery in told],
+            "error_codes": [delivery.error_code for _, delivery in told],
+            "errors": [delivery.error for _, delivery in told],
+            "again_tokens": [job.token for job, _ in again],
+            "again_attempts": [retry.attempt for _, retry in again],
+            "again_after": [retry.after for _, retry in again],
+        },
+    ).scalar_one()
+    return owned
+
+
+def release(connection: Connection, batch: Batch) -> bool:
+    """Give a batch back unsent, as it was before its claim. Returns False when it had been rescued."""
+    return settle(connection, batch, [])
+
+
+def rescue(connection: Connection) -> list[Rescued]:
+    """Give back the jobs of batches whose lease ran out, at most RESCUED_BATCHES batches at a time."""
+    rows = connection.execute(
+        statement("rescue"), {"batch_limit": RESCUED_BATCHES, "max_attempts": MAX_ATTEMPTS, "grace": GRACE}
+    ).all()
+    return [Rescued(r.batch, r.worker, Action(r.action), r.token, r.attempt, r.failed) for r in rows]
+
+
+def look(connection: Connection, *, queue: str, batch_limit: int, batch_timeout: timedelta, floors: Floors) -> View:
+    """See what there is to do, and if nothing, when there will be. Changes nothing."""
+    row = connection.execute(
+        statement("look"),
+        {
+            "queue": queue,
+            "batch_limit": batch_limit,
+            "batch_timeout": batch_timeout,
+            "slack": SLACK,
+            **_lanes(floors.read()),
+        },
+    ).one()
+    upcoming = None if row.next_seconds is None else timedelta(seconds=row.next_seconds)
+    return View(ready=row.ready, next=upcoming, rescuable=row.rescuable)
+
+
+def _lanes(floors: dict[Lane, Position]) -> dict[str, list[Any]]:
+    positions = [floors.get(lane) for lane in LANES]
+    return {
+        "priorities": [priority.value for priority, _ in LANES],
+        "actions": [action.value for _, action in LANES],
+        "floors_due_at": [position and position.due_at for position in positions],
+        "floors_token": [position and position.token for position in positions],
+    }
+
+
+def _claimed(rows: Sequence[Row[Any]]) -> Claim:
+    over = tuple(Over(r.token, Action(r.action), r.outcome, r.error_code) for r in rows if r.outcome is not None)
+    jobs = tuple(_jobs(r for r in rows if r.outcome is None))
+    if not jobs:
+        return Claim(batch=None, over=over)
+    return Claim(batch=Batch(rows[0].batch, jobs[0].action, Priority(rows[0].priority), jobs), over=over)
+
+
+def _jobs(rows: Iterable[Row[Any]]) -> Iterable[Job]:
+    for r in rows:
+        yield Job(r.token, r.account, Action(r.action), r.attempt, r.email, r.login, bytes(r.secret), r.code)

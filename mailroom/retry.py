@@ -1,0 +1,75 @@
+"""What an outcome leads to: the deliveries it leaves, and whether and when the job is tried again. Pure."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, assert_never
+
+from mailroom.job import Deferred, Outcome, Rejected, Sent, Unconfirmed
+
+MAX_ATTEMPTS: Final = 6
+FIRST_DELAY: Final = timedelta(seconds=2)
+LONGEST_DELAY: Final = timedelta(seconds=120)
+# A fault of the account costs the job nothing; the sender's own pause sets the pace, this only spreads the jobs.
+UNCHARGED_DELAY: Final = timedelta(seconds=10)
+# How long a late answer may still take to arrive before an unconfirmed mail is sent again.
+GRACE: Final = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A row of the log: one outcome of one job, in the words of the SQL type `delivery_outcome`."""
+
+    outcome: str
+    message_id: str | None = None
+    error_code: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The job goes back, with this many attempts charged, and is due after this long."""
+
+    attempt: int
+    after: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is recorded of an attempt, and whether there is another."""
+
+    deliveries: tuple[Delivery, ...]
+    again: Again | None = None
+
+
+def retry_delay(attempt: int, *, jitter: float) -> timedelta:
+    """Double the wait with every attempt, up to LONGEST_DELAY; `jitter` in 0..1 takes a share of it off."""
+    return min(FIRST_DELAY * 2.0 ** min(attempt, 16), LONGEST_DELAY) * (1 - jitter)
+
+
+def judge(outcome: Outcome, *, attempt: int, jitter: float) -> Verdict:
+    """Decide what follows from an outcome of a job with `attempt` charged attempts before this one.
+
+    An unconfirmed mail whose attempts are used up leaves two rows: that it may be out, and that it has failed.
+    """
+    charged = attempt + 1
+    match outcome:
+        case Sent(message_id):
+            return Verdict((Delivery("sent", message_id=message_id),))
+        case Rejected(code, reason):
+            return Verdict((Delivery("rejected", error_code=code, error=reason),))
+        case Deferred(code, reason, charged=False):
+            deferred = Delivery("deferred", error_code=code, error=reason)
+            return Verdict((deferred,), Again(attempt, UNCHARGED_DELAY * (1 - jitter)))
+        case Deferred(code, reason) if charged >= MAX_ATTEMPTS:
+            return Verdict((Delivery("failed", error_code=code, error=reason),))
+        case Deferred(code, reason):
+            deferred = Delivery("deferred", error_code=code, error=reason)
+            return Verdict((deferred,), Again(charged, retry_delay(attempt, jitter=jitter)))
+        case Unconfirmed(code, reason) if charged >= MAX_ATTEMPTS:
+            failed = Delivery("failed", error_code=code, error="no attempt is left")
+            return Verdict((Delivery("unconfirmed", error_code=code, error=reason), failed))
+        case Unconfirmed(code, reason):
+            unconfirmed = Delivery("unconfirmed", error_code=code, error=reason)
+            return Verdict((unconfirmed,), Again(charged, max(GRACE, retry_delay(attempt, jitter=jitter))))
+        case _:
+            assert_never(outcome)

@@ -1,0 +1,109 @@
+"""The tables as SQLAlchemy sees them. The migrations make them; a test holds the two together."""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, ENUM
+
+metadata = MetaData()
+
+account_status = ENUM("provisioned", "active", "suspended", name="account_status", metadata=metadata)
+token_action = ENUM("activation", "password_recovery", name="token_action", metadata=metadata)
+delivery_outcome = ENUM(
+    *("sent", "rejected", "failed", "expired", "cancelled", "suppressed", "deferred", "unconfirmed"),
+    name="delivery_outcome",
+    metadata=metadata,
+)
+moment = DateTime(timezone=True)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    Column("email", Text, nullable=False),
+    Column("login", Text, nullable=False),
+    Column("status", account_status, nullable=False, server_default="provisioned"),
+    Column("created_at", moment, nullable=False, server_default=func.now()),
+    Column("status_changed_at", moment),
+    Column("activated_at", moment),
+    Column("suspended_at", moment),
+    Column("unsuspended_at", moment),
+    UniqueConstraint("login", name="accounts_login_key"),
+)
+Index("accounts_email_key", func.lower(accounts.c.email), unique=True)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", BigInteger, Identity(always=False), primary_key=True),
+    Column("action", token_action, nullable=False),
+    Column("secret", LargeBinary, nullable=False, server_default=text("sha256(...)")),
+    Column("code", Text, nullable=False, server_default=text("lpad(...)")),
+    Column("account", BigInteger, ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False),
+    Column("expires_at", moment, nullable=False, server_default=text("now() + token_life()")),
+    Column("consumed_at", moment),
+    Column("created_at", moment, nullable=False, server_default=func.now()),
+    UniqueConstraint("secret", name="tokens_secret_key"),
+    Index("tokens_account_idx", "account"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("token", BigInteger, primary_key=True, autoincrement=False),
+    Column("due_at", moment, nullable=False),
+    Column("action", token_action, nullable=False),
+    Column("priority", SmallInteger, CheckConstraint("priority BETWEEN 0 AND 2"), nullable=False),
+    Column("attempt", SmallInteger, nullable=False, server_default=text("0")),
+    Column("queue", Text, nullable=False),
+    Index("jobs_claim_idx", "queue", "priority", "action", "due_at", "token"),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("queue", Text, nullable=False),
+    Column("worker", Text, nullable=False),
+    Column("action", token_action, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    Column("due_at", moment, nullable=False),
+    Column("tokens", ARRAY(BigInteger), nullable=False),
+    Column("attempts", ARRAY(SmallInteger), nullable=False),
+    Column("claimed_at", moment, nullable=False, server_default=func.clock_timestamp()),
+    Column("lease_until", moment, nullable=False),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("token", BigInteger, nullable=False),
+    Column("account", BigInteger),
+    Column("batch", BigInteger),
+    Column("created_at", moment, nullable=False, server_default=func.now()),
+    Column("action", token_action, nullable=False),
+    Column("outcome", delivery_outcome, nullable=False),
+    Column("attempt", SmallInteger, nullable=False),
+    Column("late", Boolean, nullable=False, server_default=text("false")),
+    Column("message_id", Text),
+    Column("error_code", Text),
+    Column("error", Text),
+    Index("deliveries_token_idx", "token"),
+    Index("deliveries_created_at_idx", "created_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
+)

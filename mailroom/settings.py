@@ -1,0 +1,127 @@
+"""The environment, read once, checked and typed. Everything below the command line takes plain values."""
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from mailroom.database import connection_string
+from mailroom.errors import SettingsError
+from mailroom.transport import LONGEST_CALL
+
+PREFIX: Final = "MAILROOM_"
+# Values that are never repeated in a message, nor in the repr of the settings.
+SECRET: Final = {"database_url", "listen_database_url", "secret_key"}
+
+
+def _milliseconds(value: object) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    if re.fullmatch(r"[0-9]{1,9}", str(value)) is None:
+        raise ValueError("a whole number of milliseconds, at most 999999999")
+    return timedelta(milliseconds=int(str(value)))
+
+
+def _matching(pattern: str, meaning: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if re.fullmatch(pattern, value) is None:
+            raise ValueError(meaning)
+        return value
+
+    return AfterValidator(check)
+
+
+def _database_url(value: str, info: ValidationInfo) -> str:
+    try:
+        connection_string(value)
+    except SettingsError:
+        raise ValueError("a postgresql:// URL or a libpq string such as 'host=… dbname=…'") from None
+    return value
+
+
+Milliseconds = Annotated[timedelta, BeforeValidator(_milliseconds)]
+DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+
+
+class Settings(BaseSettings):
+    """What the environment says; each field is the variable of its name, with MAILROOM_ in front."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, validate_default=False)
+
+    database_url: DatabaseUrl = Field("", repr=False, description="where the queue is; required")
+    listen_database_url: DatabaseUrl = Field(
+        "", repr=False, description="a direct connection for LISTEN, where the first goes through PgBouncer"
+    )
+    secret_key: Annotated[bytes, BeforeValidator(lambda value: _secret_key(value))] = Field(
+        b"", repr=False, description="64 hex digits that sign the tokens; required to send"
+    )
+    channel_name: Annotated[str, _matching(r"\S{1,63}", "1 to 63 characters without blanks")] = Field(
+        "token_insert", description="LISTEN channel"
+    )
+    queue_name: Annotated[str, _matching(r"\S{1,63}", "1 to 63 characters without blanks")] = Field(
+        "mailroom", description="which jobs this worker takes"
+    )
+    healthcheck_interval: Milliseconds = Field(
+        timedelta(milliseconds=270_000), description="how often an idle LISTEN connection is proven alive"
+    )
+    batch_timeout: Milliseconds = Field(timedelta(milliseconds=5_000), description="longest wait for a batch to fill")
+    batch_limit: int = Field(10, ge=1, le=50, description="most jobs in a batch")
+    sweep_interval: Milliseconds = Field(timedelta(milliseconds=5_000), description="how often a worker sweeps")
+    lease: Milliseconds = Field(timedelta(milliseconds=30_000), description="how long a claim holds")
+    debug: bool = Field(False, description="print each request to stdout instead of sending it")
+    ses_config_set: Annotated[str, _matching(r"[A-Za-z0-9_-]{0,64}", "at most 64 letters, digits, _ or -")] = Field(
+        "default", description="configuration set; empty: none"
+    )
+    ses_source: Annotated[str, _matching(r"[\x20-\x7e]*[^@\s]@[^@\s][\x20-\x7e]*", "an ASCII sender address")] = Field(
+        "noreply@localhost", description="sender address"
+    )
+    ses_output_path: Path | None = Field(None, description="where raw SES error answers are kept")
+
+    @model_validator(mode="after")
+    def _hold_together(self) -> Self:
+        if self.sweep_interval < timedelta(milliseconds=10):
+            raise ValueError("MAILROOM_SWEEP_INTERVAL must be at least 10 ms")
+        if self.healthcheck_interval < self.batch_timeout:
+            raise ValueError("MAILROOM_HEALTHCHECK_INTERVAL must not be less than MAILROOM_BATCH_TIMEOUT")
+        if self.lease <= LONGEST_CALL:
+            longest = LONGEST_CALL // timedelta(milliseconds=1)
+            raise ValueError(f"MAILROOM_LEASE must be more than the longest SES call, {longest} ms")
+        return self
+
+
+def _secret_key(value: object) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if re.fullmatch(r"[0-9a-fA-F]{64}", str(value)) is None:
+        raise ValueError("64 hex digits")
+    return bytes.fromhex(str(value))
+
+
+def load(*required: str, **overrides: Any) -> Settings:
+    """Read and check the environment; keywords override it, except where they are None.
+
+    `required` names fields that this command cannot do without. Raises SettingsError: one line that names the
+    variable, its value unless that is a secret, and what is accepted.
+    """
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        raise SettingsError("; ".join(_explain(detail) for detail in error.errors())) from None
+    for name in required:
+        if not getattr(settings, name):
+            meaning = Settings.model_fields[name].description
+            raise SettingsError(f"{PREFIX}{name.upper()} is not set: {meaning}")
+    return settings
+
+
+def _explain(detail: Any) -> str:
+    accepted = str(detail["msg"]).removeprefix("Value error, ")
+    if not detail["loc"]:
+        return accepted
+    name = str(detail["loc"][0])
+    shown = "its value" if name in SECRET else repr(detail["input"])
+    return f"{PREFIX}{name.upper()}: {shown} is not accepted: {accepted}"

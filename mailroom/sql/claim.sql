@@ -1,0 +1,118 @@
+-- Claim up to batch_limit due jobs of one priority and action, and open a batch for them.
+--
+-- Binds: queue, worker, batch_limit, batch_timeout, lease and slack (intervals), and a row for each lane, that is
+-- each priority and action, in four arrays: priorities, actions, floors_due_at, floors_token. A lane's floor is where
+-- the last claim in it ended (NULL: the beginning); below it lie rows that are dead but not yet vacuumed. It never reaches into the last
+-- moments (slack), in which commits may still land out of order; the sweep finds what committed later than that.
+--
+-- Returns a row for each job taken: to be sent in the batch, or already over, with its outcome.
+--
+-- Locks: jobs (skipping what others hold), then tokens (likewise). It waits for nobody.
+WITH lane AS MATERIALIZED (
+    SELECT given.priority, given.action,
+           least(coalesce(given.floor_due_at, '-infinity'), now() - :slack) AS floor_due_at,
+           CASE WHEN given.floor_due_at <= now() - :slack THEN given.floor_token ELSE 0 END AS floor_token
+      FROM unnest(CAST(:priorities AS smallint[]), CAST(:actions AS token_action[]),
+                  CAST(:floors_due_at AS timestamptz[]), CAST(:floors_token AS bigint[]))
+           AS given (priority, action, floor_due_at, floor_token)
+),
+-- The lane to serve: the most urgent in which a batch is full, or has waited long enough. Urgent jobs never wait, nor
+-- do jobs that come back for another attempt: they have waited. This look takes no locks, so that a batch that is not
+-- yet due to leave costs no writes.
+chosen AS MATERIALIZED (
+    SELECT lane.*
+      FROM lane
+     CROSS JOIN LATERAL (
+           SELECT count(*) AS jobs, min(head.due_at) AS oldest_due_at, bool_or(head.attempt > 0) AS again
+             FROM (SELECT due_at, attempt
+                     FROM jobs
+                    WHERE queue = :queue AND priority = lane.priority AND action = lane.action AND due_at <= now()
+                      AND (due_at, token) > (lane.floor_due_at, lane.floor_token)
+                    ORDER BY due_at, token
+                    LIMIT :batch_limit) AS head
+           ) AS waiting
+     WHERE waiting.jobs >= CASE lane.priority WHEN 0 THEN 1 ELSE :batch_limit END
+        OR waiting.again
+        OR waiting.oldest_due_at <= now() - :batch_timeout
+     ORDER BY lane.priority, waiting.oldest_due_at
+     LIMIT 1
+),
+-- MATERIALIZED: the locking subquery must run once. Run again inside a join, it could lock more rows than its LIMIT.
+due AS MATERIALIZED (
+    SELECT token
+      FROM jobs
+     WHERE queue = :queue AND due_at <= now()
+       AND priority = (SELECT priority FROM chosen) AND action = (SELECT action FROM chosen)
+       AND (due_at, token) > ((SELECT floor_due_at FROM chosen), (SELECT floor_token FROM chosen))
+     ORDER BY due_at, token
+     LIMIT :batch_limit
+       FOR UPDATE SKIP LOCKED
+),
+taken AS (
+    DELETE FROM jobs USING due WHERE jobs.token = due.token
+    RETURNING jobs.token, jobs.due_at, jobs.priority, jobs.action, jobs.attempt
+),
+-- What is so now decides. An acceptance that arrived after its batch was rescued is kept as a late row: the mail is
+-- out, and is not sent again. Only a job that was tried before can have one.
+looked_up AS MATERIALIZED (
+    SELECT taken.*, tokens.account, tokens.secret, tokens.code, tokens.expires_at, accounts.email, accounts.login,
+           accepted.batch AS accepted_in, accepted.message_id,
+           CAST(CASE
+               WHEN accepted.batch IS NOT NULL THEN 'sent'
+               WHEN tokens.id IS NULL OR tokens.consumed_at IS NOT NULL THEN 'cancelled'
+               WHEN accounts.status <> CASE taken.action WHEN 'activation' THEN 'provisioned' ELSE 'active' END
+                    ::account_status THEN 'cancelled'
+               WHEN taken.action = 'password_recovery' AND tokens.expires_at <= now() THEN 'expired'
+           END AS delivery_outcome) AS outcome,
+           CASE
+               WHEN accepted.batch IS NOT NULL THEN 'AcceptedLate'
+               WHEN tokens.id IS NULL THEN 'TokenGone'
+               WHEN tokens.consumed_at IS NOT NULL THEN 'TokenConsumed'
+               WHEN taken.action = 'password_recovery' AND tokens.expires_at <= now()
+                    AND accounts.status = 'active' THEN 'TokenExpired'
+               ELSE 'AccountStatus'
+           END AS error_code
+      FROM taken
+      LEFT JOIN tokens ON tokens.id = taken.token
+      LEFT JOIN accounts ON accounts.id = tokens.account
+      LEFT JOIN LATERAL (
+           SELECT deliveries.batch, deliveries.message_id
+             FROM deliveries
+            WHERE deliveries.token = taken.token AND deliveries.outcome = 'sent' AND deliveries.late
+            ORDER BY deliveries.id
+            LIMIT 1
+           ) AS accepted ON taken.attempt > 0
+),
+-- A late activation gets its life back. A token that somebody has locked is being consumed or deleted: leave it.
+renewable AS MATERIALIZED (
+    SELECT tokens.id
+      FROM tokens
+      JOIN looked_up ON looked_up.token = tokens.id
+     WHERE looked_up.outcome IS NULL AND looked_up.action = 'activation'
+       AND looked_up.expires_at < now() + token_life() / 2
+     ORDER BY tokens.id
+       FOR NO KEY UPDATE OF tokens SKIP LOCKED
+),
+renewed AS (
+    UPDATE tokens SET expires_at = now() + token_life() FROM renewable WHERE tokens.id = renewable.id
+),
+over AS (
+    INSERT INTO deliveries (token, account, batch, action, outcome, attempt, message_id, error_code)
+    SELECT token, account, accepted_in, action, outcome, attempt, message_id, error_code
+      FROM looked_up
+     WHERE outcome IS NOT NULL
+),
+batch AS (
+    INSERT INTO batches (queue, worker, action, priority, due_at, tokens, attempts, lease_until)
+    SELECT :queue, :worker, min(action), min(priority), min(due_at),
+           array_agg(token ORDER BY due_at, token), array_agg(attempt ORDER BY due_at, token),
+           clock_timestamp() + :lease
+      FROM looked_up
+     WHERE outcome IS NULL
+    HAVING count(*) > 0
+    RETURNING id
+)
+SELECT (SELECT id FROM batch) AS batch, token, due_at, priority, action, attempt, account,
+       email, login, secret, code, outcome, error_code
+  FROM looked_up
+ ORDER BY due_at, token

@@ -1,0 +1,34 @@
+-- Look whether there is anything to do, and if not, when there will be. Changes nothing, locks nothing.
+--
+-- Binds: queue, priorities, actions, floors_due_at, floors_token, slack, batch_limit, batch_timeout, as for claim.
+--
+-- Returns one row: how many batches could be claimed now (counting up to one a lane), the seconds until the next one
+-- could be (NULL: nothing waits), and whether a lease has run out.
+WITH lane AS MATERIALIZED (
+    SELECT given.priority, given.action,
+           least(coalesce(given.floor_due_at, '-infinity'), now() - :slack) AS floor_due_at,
+           CASE WHEN given.floor_due_at <= now() - :slack THEN given.floor_token ELSE 0 END AS floor_token
+      FROM unnest(CAST(:priorities AS smallint[]), CAST(:actions AS token_action[]),
+                  CAST(:floors_due_at AS timestamptz[]), CAST(:floors_token AS bigint[]))
+           AS given (priority, action, floor_due_at, floor_token)
+),
+-- When a batch of this lane may leave: at once if it is urgent or comes back for another attempt, else once it is full,
+-- or once its oldest job has waited long enough. least() passes over a NULL.
+leaves AS MATERIALIZED (
+    SELECT least(min(head.due_at) + CASE lane.priority WHEN 0 THEN interval '0' ELSE :batch_timeout END,
+                 min(head.due_at) FILTER (WHERE head.attempt > 0),
+                 CASE WHEN count(*) >= :batch_limit THEN max(head.due_at) END) AS leaves_at
+      FROM lane
+     CROSS JOIN LATERAL (
+           SELECT due_at, attempt
+             FROM jobs
+            WHERE queue = :queue AND priority = lane.priority AND action = lane.action
+              AND (due_at, token) > (lane.floor_due_at, lane.floor_token)
+            ORDER BY due_at, token
+            LIMIT :batch_limit) AS head
+     GROUP BY lane.priority, lane.action
+)
+SELECT (SELECT count(*) FROM leaves WHERE leaves_at <= now()) AS ready,
+       (SELECT CAST(extract(epoch FROM min(leaves_at) - now()) AS double precision) FROM leaves
+         WHERE leaves_at > now()) AS next_seconds,
+       EXISTS (SELECT FROM batches WHERE lease_until < now()) AS rescuable

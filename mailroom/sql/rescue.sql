@@ -1,0 +1,42 @@
+-- Give back the jobs of batches whose lease ran out.
+--
+-- Binds: batch_limit (batches at a time), max_attempts, grace (an interval).
+--
+-- SES may have accepted any of these mails, so each attempt is charged and on record as unconfirmed. A job comes due
+-- after the grace, in which a late answer may still arrive; one that has no attempt left fails.
+--
+-- Returns a row for each job, with the batch it was in and whether it has failed.
+--
+-- Locks: batches, skipping those that are being settled or rescued.
+WITH lost AS (
+    DELETE FROM batches
+     WHERE id = ANY (ARRAY(
+           SELECT id FROM batches WHERE lease_until < clock_timestamp()
+            ORDER BY id LIMIT :batch_limit FOR UPDATE SKIP LOCKED))
+    RETURNING id, queue, worker, action, priority, tokens, attempts
+),
+job AS MATERIALIZED (
+    SELECT lost.id AS batch, lost.queue, lost.worker, lost.action, lost.priority, held.token, held.attempt,
+           tokens.account, held.attempt + 1 >= :max_attempts AS failed
+      FROM lost
+     CROSS JOIN LATERAL unnest(lost.tokens, lost.attempts) AS held (token, attempt)
+      LEFT JOIN tokens ON tokens.id = held.token
+),
+logged AS (
+    INSERT INTO deliveries (token, account, batch, action, outcome, attempt, error_code, error)
+    SELECT token, account, batch, action, 'unconfirmed'::delivery_outcome, attempt,
+           'LeaseExpired', 'the worker did not settle the batch within its lease'
+      FROM job
+    UNION ALL
+    SELECT token, account, batch, action, 'failed', attempt, 'LeaseExpired', 'no attempt is left'
+      FROM job
+     WHERE failed
+),
+again AS (
+    INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
+    SELECT token, now() + :grace, action, priority, attempt + 1, queue
+      FROM job
+     WHERE NOT failed
+    ON CONFLICT (token) DO NOTHING
+)
+SELECT batch, worker, action, token, attempt, failed FROM job ORDER BY batch, token

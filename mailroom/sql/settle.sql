@@ -1,0 +1,50 @@
+-- Record what became of the jobs of a batch, and close the batch.
+--
+-- Binds: batch, action, and a row for each delivery in arrays: tokens, accounts, attempts, outcomes, message_ids,
+-- error_codes, errors; and for each job that is to be tried again: again_tokens, again_attempts, again_after.
+-- A job of the batch without a final delivery goes back to jobs, also when nothing is said of it (release): then
+-- uncharged, and due when it was before.
+--
+-- The fence: the batch row is deleted first. Whoever comes second, this or rescue, finds none. Results that come
+-- second are logged as late and decide nothing; told twice (the first answer was lost), they are logged once.
+--
+-- Returns one row: whether the batch was still ours.
+--
+-- Locks: the batch, and nothing else.
+WITH closed AS MATERIALIZED (
+    DELETE FROM batches WHERE id = :batch RETURNING queue, action, priority, due_at, tokens, attempts
+),
+results AS MATERIALIZED (
+    SELECT *
+      FROM unnest(CAST(:tokens AS bigint[]), CAST(:accounts AS bigint[]), CAST(:attempts AS smallint[]),
+                  CAST(:outcomes AS delivery_outcome[]), CAST(:message_ids AS text[]),
+                  CAST(:error_codes AS text[]), CAST(:errors AS text[]))
+           AS result (token, account, attempt, outcome, message_id, error_code, error)
+),
+logged AS (
+    INSERT INTO deliveries (token, account, batch, action, outcome, attempt, late, message_id, error_code, error)
+    SELECT token, account, :batch, CAST(:action AS token_action), outcome, attempt,
+           NOT EXISTS (SELECT FROM closed), message_id, error_code, error
+      FROM results
+     WHERE EXISTS (SELECT FROM closed)
+        OR NOT EXISTS (
+           SELECT FROM deliveries AS told
+            WHERE told.token = results.token AND told.batch = :batch AND told.outcome = results.outcome
+           )
+),
+again AS (
+    INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
+    SELECT held.token, coalesce(now() + retry.after, closed.due_at), closed.action, closed.priority,
+           coalesce(retry.attempt, held.attempt), closed.queue
+      FROM closed
+     CROSS JOIN LATERAL unnest(closed.tokens, closed.attempts) AS held (token, attempt)
+      LEFT JOIN unnest(CAST(:again_tokens AS bigint[]), CAST(:again_attempts AS smallint[]),
+                       CAST(:again_after AS interval[])) AS retry (token, attempt, after)
+           ON retry.token = held.token
+     WHERE NOT EXISTS (
+           SELECT FROM results
+            WHERE results.token = held.token AND results.outcome NOT IN ('deferred', 'unconfirmed')
+           )
+    ON CONFLICT (token) DO NOTHING
+)
+SELECT EXISTS (SELECT FROM closed) AS owned

@@ -1,0 +1,136 @@
+"""Real servers, a migrated template database, and copies of it: what nearly every test stands on.
+
+Everything that uses a database runs on each server: PostgreSQL 18 from the wheel and Debian's 15, or the one server
+that MAILROOM_TEST_DATABASE_URL names.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from psycopg.conninfo import make_conninfo
+from sqlalchemy import Connection, Engine, text
+
+from mailroom import database
+from mailroom.embedded import EmbeddedPostgres
+
+ROOT = Path(__file__).parent.parent
+GIVEN = os.environ.get("MAILROOM_TEST_DATABASE_URL")
+BINARIES = {"pg18": None, "pg15": Path("/usr/lib/postgresql/15/bin")}
+SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "log_lock_waits": "on"}
+
+
+def missing(what: str) -> None:
+    """Skip a test that needs something this machine lacks; in CI nothing may be lacking."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what} is missing, and CI skips nothing")
+    pytest.skip(f"needs {what}")
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that this shell happens to export may decide a test."""
+    for name in list(os.environ):
+        if name.startswith(("MAILROOM_", "AWS_")) and not name.startswith("MAILROOM_TEST_"):
+            monkeypatch.delenv(name)
+
+
+@dataclass
+class Server:
+    """A server to make databases on. `embedded` is None where the server was given, and cannot be stopped."""
+
+    url: str
+    embedded: EmbeddedPostgres | None
+
+    def database_url(self, name: str) -> str:
+        return make_conninfo(database.connection_string(self.url), dbname=name)
+
+    def execute(self, sql: str) -> None:
+        engine = database.connect_engine(self.url)
+        with engine.connect() as connection:
+            connection.execute(text(sql))
+        engine.dispose()
+
+
+@pytest.fixture(scope="session", params=["given"] if GIVEN else list(BINARIES))
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    if GIVEN:
+        yield Server(GIVEN, None)
+        return
+    binaries = BINARIES[request.param]
+    if binaries is not None and not binaries.exists():
+        missing(f"Debian's PostgreSQL in {binaries}")
+    with EmbeddedPostgres(binaries, settings=SETTINGS) as embedded:
+        yield Server(embedded.url(), embedded)
+
+
+def migrate(url: str, revision: str = "head") -> None:
+    """Run `alembic upgrade` on a database."""
+    engine = database.connect_engine(url, isolation_level="READ COMMITTED")
+    config = Config(str(ROOT / "alembic.ini"))
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        (command.downgrade if revision == "base" else command.upgrade)(config, revision)
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def template(server: Server) -> Iterator[str]:
+    """The name of a migrated database that nobody is connected to, to be copied."""
+    name = f"mailroom_template_{os.getpid()}"
+    server.execute(f"CREATE DATABASE {name}")
+    migrate(server.database_url(name))
+    yield name
+    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def url(server: Server, template: str) -> Iterator[str]:
+    """The URL of a fresh, migrated database of the test's own, for tests where commits matter."""
+    name = f"mailroom_test_{os.getpid()}_{next(_numbers)}"
+    server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield server.database_url(name)
+    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def empty_url(server: Server) -> Iterator[str]:
+    """The URL of a fresh database that is not migrated."""
+    name = f"mailroom_empty_{os.getpid()}_{next(_numbers)}"
+    server.execute(f"CREATE DATABASE {name}")
+    yield server.database_url(name)
+    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def engine(url: str) -> Iterator[Engine]:
+    """An engine on a fresh database on which every statement commits, as the worker's."""
+    engine = database.connect_engine(url, pool_size=20)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def _shared(server: Server, template: str) -> Iterator[Engine]:
+    name = f"mailroom_shared_{os.getpid()}"
+    server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    engine = database.connect_engine(server.database_url(name), isolation_level="READ COMMITTED")
+    yield engine
+    engine.dispose()
+    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def conn(_shared: Engine) -> Iterator[Connection]:
+    """One transaction on a migrated database, rolled back at the end."""
+    with _shared.connect() as connection, connection.begin() as transaction:
+        yield connection
+        transaction.rollback()

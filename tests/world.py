@@ -1,0 +1,54 @@
+"""What applications do to the database, the invariant of the queue, and other words that tests share."""
+
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+# Every enqueued token is in exactly one place: waiting, in flight, or over. Returns those that are not.
+MISPLACED = text(
+    """
+    WITH place AS (
+        SELECT token FROM jobs
+        UNION ALL SELECT unnest(tokens) FROM batches
+        UNION ALL SELECT token FROM deliveries WHERE NOT late AND outcome NOT IN ('deferred', 'unconfirmed')
+    )
+    SELECT coalesce(place.token, tokens.id) AS token, count(place.token) AS places
+      FROM place FULL JOIN tokens ON tokens.id = place.token
+     GROUP BY 1 HAVING count(place.token) <> 1
+    """
+)
+
+KEY = bytes.fromhex("deadbeef" * 8)
+KEY_HEX = KEY.hex()
+
+
+def misplaced(connection: Connection) -> list[tuple[int, int]]:
+    """Return the tokens that are not in exactly one place, with the number of places."""
+    return [(row.token, row.places) for row in connection.execute(MISPLACED)]
+
+
+def add_accounts(connection: Connection, count: int, *, status: str = "provisioned", prefix: str = "user") -> list[int]:
+    """Insert accounts in one statement, as an import does; return their ids."""
+    rows = connection.execute(
+        text(
+            "INSERT INTO accounts (email, login, status)"
+            " SELECT :prefix || n || '@example.com', :prefix || n, CAST(:status AS account_status)"
+            " FROM generate_series(1, :count) AS n RETURNING id"
+        ),
+        {"prefix": prefix, "count": count, "status": status},
+    )
+    return sorted(row.id for row in rows)
+
+
+def ask_recovery(connection: Connection, account: int) -> int:
+    """Insert a recovery token for an account; return the token's id."""
+    token: int = connection.execute(
+        text("INSERT INTO tokens (action, account) VALUES ('password_recovery', :account) RETURNING id"),
+        {"account": account},
+    ).scalar_one()
+    return token
+
+
+def rows(connection: Connection, sql: str, **binds: Any) -> list[Any]:
+    """Run a query and return its rows."""
+    return list(connection.execute(text(sql), binds).all())
