@@ -1,0 +1,8 @@
+"""An Amazon SES on loopback, for demo and tests: real clients, real limits, faults on demand, nothing delivered."""
+
+from mailroom.simulator.account import Account
+from mailroom.simulator.faults import Fault, Faults
+from mailroom.simulator.ledger import Counts, Ledger, Mail, Request
+from mailroom.simulator.server import Simulator, serve
+
+__all__ = ["Account", "Counts", "Fault", "Faults", "Ledger", "Mail", "Request", "Simulator", "serve"]

@@ -1,0 +1,78 @@
+"""SES over HTTP: one ASGI application per operation, which can also hang, drop and truncate."""
+
+import asyncio
+import uuid
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from mailroom.simulator.answers import Answer, answer
+from mailroom.simulator.call import Arrival
+from mailroom.simulator.operations import PERFORM
+from mailroom.simulator.service import Operation, operation
+from mailroom.simulator.ses import Ses
+
+
+class Endpoint:
+    """One operation of SES."""
+
+    def __init__(self, ses: Ses, operation: Operation) -> None:
+        self._ses = ses
+        self._operation = operation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            arrival = await self._read(Request(scope, receive))
+        except ClientDisconnect:
+            return
+        await deliver(answer(self._ses, arrival), scope, receive, send)
+
+    async def _read(self, request: Request) -> Arrival:
+        return Arrival(
+            operation=self._operation,
+            url={**request.query_params, **request.path_params},
+            body=await request.body(),
+            invocation_id=request.headers.get("amz-sdk-invocation-id"),
+        )
+
+
+def routes(ses: Ses) -> list[Route]:
+    """The routes of all operations, as the service model gives them."""
+    operations = [operation(name) for name in PERFORM]
+    return [Route(one.path, Endpoint(ses, one), methods=[one.method]) for one in operations]
+
+
+async def deliver(answered: Answer, scope: Scope, receive: Receive, send: Send) -> None:
+    """Give the client its answer, or what a fault leaves of it. Ends when the client is gone or the server stops."""
+    if answered.latency_seconds and await _gone(receive, answered.latency_seconds):
+        return
+    if answered.answered:
+        await _write(answered, send)
+    if answered.delivery not in {"whole", "hang"}:
+        scope["state"]["transport"].close()
+    if answered.delivery != "whole":
+        await _gone(receive)
+
+
+async def _write(answered: Answer, send: Send) -> None:
+    cut = answered.delivery != "whole"
+    body = answered.body[: len(answered.body) // 2] if cut else answered.body
+    headers = [(b"content-type", b"application/json"), (b"x-amzn-requestid", str(uuid.uuid4()).encode())]
+    if answered.delivery != "unended":  # without a length it goes out in chunks
+        headers.append((b"content-length", str(len(answered.body)).encode()))
+    if answered.error:
+        headers.append((b"x-amzn-errortype", answered.error.encode()))
+    await send({"type": "http.response.start", "status": answered.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": cut})
+
+
+async def _gone(receive: Receive, seconds: float | None = None) -> bool:
+    """Wait for the client to go away; False if it is still there after that many seconds."""
+    try:
+        async with asyncio.timeout(seconds):
+            while (await receive())["type"] != "http.disconnect":
+                pass
+    except TimeoutError:
+        return False
+    return True

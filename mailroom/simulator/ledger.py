@@ -1,0 +1,162 @@
+"""The ledger: every request that came and every mail that was accepted, and what was accepted more than once."""
+
+import itertools
+import threading
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from mailroom.simulator.templates import Template
+
+TOKEN_TAG = "mailroom_token"  # noqa: S105  the name of a message tag, not a secret
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request to SES. `status` is None if it was not answered."""
+
+    number: int
+    operation: str
+    received_at: datetime
+    invocation_id: str | None
+    body_sha256: str
+    template: str | None
+    entries: int
+    status: int | None
+    error: str | None
+    fault: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """One mail that SES has accepted, rendered when it is looked at; `missing` names the variable it fails for."""
+
+    message_id: str
+    request: int
+    accepted_at: datetime
+    recipients: tuple[str, ...]
+    source: str
+    template: Template
+    variables: Mapping[str, Any]
+    tags: Mapping[str, str]
+    configuration_set: str | None
+    missing: str | None
+
+    @property
+    def subject(self) -> str | None:
+        return self._render("Subject")
+
+    @property
+    def text(self) -> str | None:
+        return self._render("Text")
+
+    @property
+    def html(self) -> str | None:
+        return self._render("Html")
+
+    def _render(self, part: str) -> str | None:
+        return None if self.missing else self.template.render(part, self.variables)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it with the parts rendered; of the template, the name."""
+        kept = {name: getattr(self, name) for name in self.__slots__ if name != "accepted_at"}
+        rendered = {"subject": self.subject, "text": self.text, "html": self.html}
+        return kept | rendered | {"template": self.template.name, "accepted_at": self.accepted_at.isoformat()}
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many, since the ledger was cleared. `duplicates` are tokens whose mail was accepted more than once."""
+
+    requests: int = 0
+    mails: int = 0
+    duplicates: int = 0
+    rendering_failures: int = 0
+
+
+class Ledger:
+    """Exact counts, and the newest `limit` requests and mails in full (all of them without a limit)."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self._limit = limit
+        self._lock = threading.Lock()
+        # SES's own ids start with a time as well; ours differ between runs and sort within one.
+        started = f"{time.time_ns() // 1_000_000:016x}"
+        self._message_ids = (f"{started}-{number:012x}-000000" for number in itertools.count(1))
+        self.clear()
+
+    def clear(self) -> None:
+        with self._lock:
+            self._counts: Counter[str] = Counter()
+            self._numbers = itertools.count(1)
+            self._requests: deque[Request] = deque(maxlen=self._limit)
+            self._mails: OrderedDict[str, Mail] = OrderedDict()
+            self._tokens: Counter[str] = Counter()
+
+    def next_request(self) -> int:
+        with self._lock:
+            return next(self._numbers)
+
+    def next_message_id(self) -> str:
+        with self._lock:
+            return next(self._message_ids)
+
+    def record(self, request: Request, mails: Iterable[Mail]) -> None:
+        """Enter a request together with the mails it led to."""
+        with self._lock:
+            self._requests.append(request)
+            self._counts["requests"] += 1
+            for mail in mails:
+                self._enter(mail)
+
+    @property
+    def requests(self) -> list[Request]:
+        """Oldest first."""
+        with self._lock:
+            return list(self._requests)
+
+    @property
+    def mails(self) -> list[Mail]:
+        """Oldest first."""
+        with self._lock:
+            return list(self._mails.values())
+
+    def newest(self, limit: int, after: str | None = None) -> list[Mail]:
+        """At most `limit` mails, newest first, none as old as the one with the message id `after`."""
+        with self._lock:
+            newer = itertools.takewhile(lambda mail: mail.message_id != after, reversed(self._mails.values()))
+            return list(itertools.islice(newer, limit))
+
+    def find(self, message_id: str) -> Mail | None:
+        with self._lock:
+            return self._mails.get(message_id)
+
+    def counts(self) -> Counts:
+        with self._lock:
+            return Counts(**self._counts)
+
+    def sent_tokens(self) -> Counter[str]:
+        """How often a mail was accepted, by its tag `mailroom_token`."""
+        with self._lock:
+            return self._tokens.copy()
+
+    def duplicates(self) -> dict[str, int]:
+        """Of these, what was accepted more than once."""
+        return {token: count for token, count in self.sent_tokens().items() if count > 1}
+
+    def as_json(self) -> dict[str, Any]:
+        requests = [asdict(request) | {"received_at": request.received_at.isoformat()} for request in self.requests]
+        return {"requests": requests, "mails": [mail.as_json() for mail in self.mails], "duplicates": self.duplicates()}
+
+    def _enter(self, mail: Mail) -> None:
+        self._counts["mails"] += 1
+        self._counts["rendering_failures"] += mail.missing is not None
+        self._mails[mail.message_id] = mail
+        if self._limit is not None and len(self._mails) > self._limit:
+            self._mails.popitem(last=False)
+        if token := mail.tags.get(TOKEN_TAG):
+            self._tokens[token] += 1
+            self._counts["duplicates"] += self._tokens[token] == 2

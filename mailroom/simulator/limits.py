@@ -1,0 +1,93 @@
+"""The limits of SES that its documentation states and its service model does not."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mailroom.simulator.refusal import bad_request
+
+MOST_ENTRIES = 50  # SES: at most 50 destinations a bulk call
+MOST_RECIPIENTS = 50  # SES: at most 50 recipients a message, To, Cc and Bcc together
+MOST_INLINE_BYTES = 1024 * 1024  # SES: with an inline template, the whole request is at most 1 MB
+MOST_HEADER_CHARACTERS = 996  # SES: a header's name and value together
+
+_TAG = re.compile(r"[A-Za-z0-9_-]{1,256}")
+_CONFIGURATION_SET = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_NAMED = re.compile(r"[^<>\r\n]*<([^<>]+)>")
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+_ADDRESS = re.compile(
+    rf'(?=.{{1,64}}@)(?:{_ATOM}(?:\.{_ATOM})*|"[ !#-\[\]-~]+")@(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*'
+)
+
+
+def address_fault(address: str) -> str | None:
+    """Why SES would refuse `address`, bare or as `Name <address>`, or None. SES has no SMTPUTF8."""
+    named = _NAMED.fullmatch(address)
+    bare = named[1] if named else address
+    if _ADDRESS.fullmatch(bare):
+        return None
+    if not bare.isascii():
+        return "Illegal address: the local part must be ASCII and the domain Punycode"
+    return "Illegal address" if "@" in bare else "Missing final '@domain'"
+
+
+def recipients(destination: Mapping[str, list[str]]) -> list[str]:
+    """All addresses of a `Destination`, which may lack any of its lists."""
+    return [address for addresses in destination.values() for address in addresses]
+
+
+def destination_fault(addresses: list[str]) -> str | None:
+    """Why SES would refuse to send one message to these, or None."""
+    if not 1 <= len(addresses) <= MOST_RECIPIENTS:
+        return f"A message has 1 to {MOST_RECIPIENTS} recipients"
+    return next(filter(None, map(address_fault, addresses)), None)
+
+
+def check_sender(request: Mapping[str, Any]) -> None:
+    """Refuse a request without a sender, or with an illegal address beside the recipients'."""
+    if "FromEmailAddress" not in request:
+        raise bad_request("FromEmailAddress is required")
+    for address in (request["FromEmailAddress"], *request.get("ReplyToAddresses", ())):
+        if fault := address_fault(address):
+            raise bad_request(fault)
+
+
+def check_entries(entries: list[Any]) -> None:
+    if not 1 <= len(entries) <= MOST_ENTRIES:
+        raise bad_request(f"BulkEmailEntries must have 1 to {MOST_ENTRIES} entries")
+
+
+def check_configuration_set(name: str | None) -> None:
+    if name is not None and not _CONFIGURATION_SET.fullmatch(name):
+        raise bad_request("ConfigurationSetName must be 1 to 64 of A-Z a-z 0-9 _ -")
+
+
+def check_tags(tags: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """The tags by name; one with any other character than A-Z a-z 0-9 _ - is refused."""
+    for tag in tags:
+        if not (_TAG.fullmatch(tag["Name"]) and _TAG.fullmatch(tag["Value"])):
+            raise bad_request("A tag's name and value must be 1 to 256 of A-Z a-z 0-9 _ -")
+    return {tag["Name"]: tag["Value"] for tag in tags}
+
+
+def check_headers(headers: Sequence[Mapping[str, str]]) -> None:
+    if any(len(header["Name"]) + len(header["Value"]) > MOST_HEADER_CHARACTERS for header in headers):
+        raise bad_request(f"A header's name and value must have at most {MOST_HEADER_CHARACTERS} characters together")
+
+
+def template_data(text: str) -> dict[str, Any] | None:
+    """The object that `text` is in JSON, or None if it is none."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def template_name(choice: Mapping[str, Any]) -> str | None:
+    """The name in a `Template` or in a request about one; an ARN ends in it."""
+    arn: str = choice.get("TemplateArn", "")
+    name: str | None = choice.get("TemplateName", arn.rpartition("/")[2] or None)
+    return name

@@ -1,0 +1,146 @@
+"""The simulator as a server on loopback: in a thread of this process, or until it is told to stop."""
+
+import asyncio
+import ipaddress
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from mailroom.errors import SettingsError
+from mailroom.simulator.account import Account
+from mailroom.simulator.application import application
+from mailroom.simulator.faults import Faults
+from mailroom.simulator.ledger import Ledger
+from mailroom.simulator.ses import Ses
+from mailroom.simulator.templates import Templates
+
+
+class Protocol(H11Protocol):
+    """HTTP that lets the application close its connection, and a stopping server close those that hang."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, dict(app_state), _loop)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.app_state["transport"] = transport
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        self.transport.close()
+
+
+class Simulator:
+    """SES at `url`, from `with` to its end. The parts of its state can be used from any thread."""
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        allow_remote: bool = False,
+        ledger_limit: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Bind at once, so that the address is known; port 0 takes a free one.
+
+        Without `allow_remote` any address but a loopback one raises `SettingsError`, as does one that is taken.
+        """
+        self._ses = Ses(ledger=Ledger(ledger_limit), faults=Faults(seed))
+        self._socket = _listen(host, port, allow_remote=allow_remote)
+        self._address = self._socket.getsockname()
+        config = uvicorn.Config(
+            application(self._ses),
+            http=Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level="error",
+            access_log=False,
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, args=([self._socket],), name="ses-simulator", daemon=True
+        )
+
+    @property
+    def url(self) -> str:
+        host, port = self._address[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    @property
+    def ledger(self) -> Ledger:
+        return self._ses.ledger
+
+    @property
+    def faults(self) -> Faults:
+        return self._ses.faults
+
+    @property
+    def account(self) -> Account:
+        return self._ses.account
+
+    @property
+    def templates(self) -> Templates:
+        return self._ses.templates
+
+    def reset(self) -> None:
+        """Empty ledger, no faults, the account and the templates as at the start; the server goes on."""
+        self._ses.reset()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+
+
+def serve(simulator: Simulator, *, ready: Callable[[str], None]) -> None:
+    """Run until SIGINT or SIGTERM; call `ready` with the URL once it listens. For the main thread only."""
+    with _signalled() as stopped, simulator:
+        ready(simulator.url)
+        stopped.wait()
+
+
+@contextmanager
+def _signalled() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set."""
+    stopped = threading.Event()
+
+    def stop(_: int, __: FrameType | None) -> None:
+        stopped.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+
+
+def _listen(host: str, port: int, *, allow_remote: bool) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        if not allow_remote and not ipaddress.ip_address(address[0]).is_loopback:
+            raise SettingsError(f"the simulator listens on loopback addresses only, and {host} is none")
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise SettingsError(f"cannot listen on {host} port {port}: {error.strerror}") from error
