@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from botocore.loaders import Loader  # type: ignore[import-untyped]
-from botocore.model import ServiceModel  # type: ignore[import-untyped]
+from botocore.loaders import Loader
+from botocore.model import ServiceModel
 
 from mailroom.simulator.shapes import Check, compile_shape
 
