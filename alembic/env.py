@@ -12,7 +12,9 @@ def pin_search_path(connection: Connection) -> None:
     schema = connection.scalar(text("SELECT current_schema()"))
     if schema is None:
         raise DatabaseError("the search_path of this connection names no schema that exists; create one first")
-    connection.execute(text("SELECT set_config('search_path', quote_ident(:schema) || ', pg_temp', true)"), {"schema": schema})
+    connection.execute(
+        text("SELECT set_config('search_path', quote_ident(:schema) || ', pg_temp', true)"), {"schema": schema}
+    )
 
 
 def run(connection: Connection) -> None:

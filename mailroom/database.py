@@ -86,3 +86,12 @@ def check_revision(engine: Engine) -> None:
 def first_line(error: DBAPIError) -> str:
     """Return what the server or the network said, on one line."""
     return " ".join(str(error.orig).split("\n")[0].split())
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same statement may well succeed later: the server is away, failing over, or chose a victim."""
+    if not isinstance(error, DBAPIError):
+        return False
+    return isinstance(
+        error.orig, psycopg.OperationalError | psycopg.InterfaceError | psycopg.errors.ReadOnlySqlTransaction
+    )

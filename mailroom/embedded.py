@@ -6,7 +6,6 @@ import pwd
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -85,7 +84,9 @@ class EmbeddedPostgres:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         with contextlib.suppress(MailroomError):  # already stopped
             self.stop("immediate")
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -94,9 +95,8 @@ class EmbeddedPostgres:
         command = [str(self._binaries / program), "-D", str(self._data), *arguments]
         with (self._folder / "output").open("w+") as output:
             # Its output goes to a file: the server keeps a pipe open, and whoever reads to its end would wait for ever.
-            done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=self._folder, check=False, **self._account
-            )
+            streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
+            done = subprocess.run(command, cwd=self._folder, check=False, **streams, **self._account)
             if done.returncode != 0:
                 output.seek(0)
                 said = output.read() + (self.log.read_text() if self.log.exists() else "")
@@ -105,9 +105,9 @@ class EmbeddedPostgres:
     def _reachable(self, binaries: Path) -> Path:
         if not self._account:
             return binaries
-        look = [sys.executable, "-c", "import os, sys; sys.exit(not os.access(sys.argv[1], os.X_OK))"]
-        with contextlib.suppress(OSError):  # nobody cannot even reach the interpreter
-            if subprocess.run([*look, str(binaries / "postgres")], cwd="/", check=False, **self._account).returncode == 0:
+        with contextlib.suppress(OSError):  # nobody may not run it
+            version = [str(binaries / "postgres"), "--version"]
+            if subprocess.run(version, cwd="/", capture_output=True, check=False, **self._account).returncode == 0:
                 return binaries
         shutil.copytree(binaries.parent, self._folder / "postgresql", symlinks=True)
         return self._folder / "postgresql" / "bin"

@@ -9,7 +9,7 @@ class Action(StrEnum):
     """What a token is for. The values are those of the SQL type `token_action`."""
 
     ACTIVATION = "activation"
-    PASSWORD_RECOVERY = "password_recovery"
+    PASSWORD_RECOVERY = "password_recovery"  # noqa: S105 - the name of an action
 
 
 class Priority(IntEnum):

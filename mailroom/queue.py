@@ -41,8 +41,10 @@ class Claim:
     batch: Batch | None
     over: tuple[Over, ...]
 
-    def __bool__(self) -> bool:
-        return self.batch is not None or bool(self.over)
+    @property
+    def taken(self) -> int:
+        """How many jobs it took."""
+        return len(self.over) + (0 if self.batch is None else len(self.batch.jobs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class Floors:
             self._floors.clear()
 
 
-def claim(  # noqa: PLR0913 - the limits of a claim are its arguments
+def claim(
     connection: Connection,
     *,
     queue: str,

@@ -25,6 +25,14 @@ def _milliseconds(value: object) -> timedelta:
     return timedelta(milliseconds=int(str(value)))
 
 
+def _secret_key(value: object) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if re.fullmatch(r"[0-9a-fA-F]{64}", str(value)) is None:
+        raise ValueError("64 hex digits")
+    return bytes.fromhex(str(value))
+
+
 def _matching(pattern: str, meaning: str) -> AfterValidator:
     def check(value: str) -> str:
         if re.fullmatch(pattern, value) is None:
@@ -55,7 +63,7 @@ class Settings(BaseSettings):
     listen_database_url: DatabaseUrl = Field(
         "", repr=False, description="a direct connection for LISTEN, where the first goes through PgBouncer"
     )
-    secret_key: Annotated[bytes, BeforeValidator(lambda value: _secret_key(value))] = Field(
+    secret_key: Annotated[bytes, BeforeValidator(_secret_key)] = Field(
         b"", repr=False, description="64 hex digits that sign the tokens; required to send"
     )
     channel_name: Annotated[str, _matching(r"\S{1,63}", "1 to 63 characters without blanks")] = Field(
@@ -90,14 +98,6 @@ class Settings(BaseSettings):
             longest = LONGEST_CALL // timedelta(milliseconds=1)
             raise ValueError(f"MAILROOM_LEASE must be more than the longest SES call, {longest} ms")
         return self
-
-
-def _secret_key(value: object) -> bytes:
-    if isinstance(value, bytes):
-        return value
-    if re.fullmatch(r"[0-9a-fA-F]{64}", str(value)) is None:
-        raise ValueError("64 hex digits")
-    return bytes.fromhex(str(value))
 
 
 def load(*required: str, **overrides: Any) -> Settings:

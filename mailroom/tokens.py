@@ -8,12 +8,14 @@ import base64
 import hmac
 from typing import Final
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, literal, select
 
+from mailroom import schema
 from mailroom.errors import TokenError
 from mailroom.job import Action
 
 SECRET_BYTES: Final = 32
+KEY_BYTES: Final = 32
 SIGNED_CHARACTERS: Final = 86
 
 _PATHS: Final = {Action.ACTIVATION: b"/activate", Action.PASSWORD_RECOVERY: b"/recover"}
@@ -25,8 +27,9 @@ def sign(secret: bytes, *, action: Action, key: bytes, code: str | None = None) 
     `secret` and `key` are 32 bytes each. A recovery needs its `code`; an activation ignores it.
     Raises ValueError when they have another shape, which is a fault of the caller.
     """
-    if len(secret) != SECRET_BYTES or len(key) != SECRET_BYTES:
-        raise ValueError("secret and key are 32 bytes each")
+    if len(secret) != SECRET_BYTES:
+        raise ValueError("a secret is 32 bytes")
+    _check_key(key)
     return _encode(secret + _mac(secret, action=action, key=key, code=code))
 
 
@@ -36,7 +39,9 @@ def verify(token: str, *, action: Action, key: bytes, code: str | None = None) -
     Raises TokenError, always the same, for everything else: wrong length or alphabet, padding, base64 that is not
     canonical, another action, code or key. The comparison takes the same time wherever the difference is.
     This proves who made the token, not that it is still good: see `consume`.
+    Raises ValueError for a key that is not 32 bytes: with an empty one, anybody's token would verify.
     """
+    _check_key(key)
     raw = _decode(token)
     secret, mac = raw[:SECRET_BYTES], raw[SECRET_BYTES:]
     try:
@@ -57,10 +62,20 @@ def consume(connection: Connection, token: str, *, action: Action, key: bytes, c
     every address they see.
     """
     secret = verify(token, action=action, key=key, code=code)
-    account: int | None = connection.scalar(select(func.consume_token(secret, action.value, code)))
+    consumed = func.consume_token(
+        secret,
+        literal(action.value, schema.token_action),
+        code if action is Action.PASSWORD_RECOVERY else None,
+    )
+    account: int | None = connection.scalar(select(consumed))
     if account is None:
         raise TokenError
     return account
+
+
+def _check_key(key: bytes) -> None:
+    if len(key) != KEY_BYTES:
+        raise ValueError("a key is 32 bytes")
 
 
 def _mac(secret: bytes, *, action: Action, key: bytes, code: str | None) -> bytes:

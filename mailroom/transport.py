@@ -25,13 +25,15 @@ class Mail:
 
 
 class Transport(Protocol):
-    """Hands mails to a provider."""
+    """Hands mails to a provider. `longest_call` is how long one call may take at the most."""
 
-    def send(self, template: str, mails: Sequence[Mail], *, batch: int) -> Sequence[Outcome]:
+    longest_call: timedelta
+
+    def send(self, template: str, mails: Sequence[Mail], *, batch: int, within: timedelta) -> Sequence[Outcome]:
         """Try to send every mail once; return what became of each, by position.
 
-        `template` is the provider's name for it; `batch` is put on the mails as a tag. Returns within LONGEST_CALL
-        of the last request. Whatever the provider or the network does is an outcome, never an exception.
+        `template` is the provider's name for it; `batch` goes on the mails as a tag. No call begins that could end
+        later than `within`. Whatever the provider or the network does is an outcome, never an exception.
         """
         ...  # pragma: no cover
 
@@ -39,10 +41,12 @@ class Transport(Protocol):
 class DebugTransport:
     """Prints what would be sent, and calls it sent. Its output holds addresses and secrets: that is its purpose."""
 
+    longest_call = timedelta(0)
+
     def __init__(self, out: TextIO = sys.stdout) -> None:
         self._out = out
 
-    def send(self, template: str, mails: Sequence[Mail], *, batch: int) -> Sequence[Outcome]:
+    def send(self, template: str, mails: Sequence[Mail], *, batch: int, within: timedelta) -> Sequence[Outcome]:
         for mail in mails:
             print(f"batch={batch} token={mail.token} template={template} to={mail.address} {mail.data}", file=self._out)
         self._out.flush()

@@ -1,0 +1,56 @@
+"""Holds the senders of a process back while the account, not a mail, is at fault."""
+
+import logging
+import threading
+from datetime import timedelta
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE: Final = timedelta(seconds=1)
+LONGEST_PAUSE: Final = timedelta(seconds=30)
+
+
+class Pause:
+    """Closed at first. A fault opens it; while it is open one sender at a time may try, less and less often.
+
+    `now` is in monotonic seconds. It says why once when it opens, and once when it is over.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._faults = 0
+        self._until = 0.0
+
+    def remaining(self, now: float) -> timedelta:
+        """How long a sender has to wait. Zero lets it try; the others then wait for what becomes of it."""
+        with self._lock:
+            if self._faults == 0:
+                return timedelta(0)
+            if now < self._until:
+                return timedelta(seconds=self._until - now)
+            self._until = now + self._length().total_seconds()
+            return timedelta(0)
+
+    def fault(self, code: str, reason: str, *, now: float, jitter: float) -> None:
+        """Note that the account is at fault; `jitter` in 0..1 takes up to half of the pause off."""
+        with self._lock:
+            if self._faults == 0:
+                log.warning("paused code=%s reason=%r", code, reason)
+            self._faults += 1
+            self._until = now + self._length().total_seconds() * (1 - jitter / 2)
+
+    def success(self) -> None:
+        """Note that the account is fine."""
+        with self._lock:
+            if self._faults > 0:
+                log.info("resumed faults=%d", self._faults)
+            self._faults = 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the last thing known is a fault."""
+        return self._faults > 0
+
+    def _length(self) -> timedelta:
+        return min(FIRST_PAUSE * 2.0 ** min(self._faults - 1, 16), LONGEST_PAUSE)

@@ -1,0 +1,168 @@
+"""One sender: claim a batch, send it, settle it. Nothing is held open in the database while a mail is sent."""
+
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
+
+from mailroom import actions, queue
+from mailroom.database import first_line, is_transient
+from mailroom.job import Batch, Deferred, Outcome, Sent, Unconfirmed
+from mailroom.pause import Pause
+from mailroom.queue import Claim, Floors, View
+from mailroom.retry import Verdict, judge
+from mailroom.transport import Mail, Transport
+
+log = logging.getLogger(__name__)
+
+LONGEST_SETTLE_WAIT: Final = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Which jobs are claimed, how many at a time, and for how long."""
+
+    queue: str
+    batch_limit: int
+    batch_timeout: timedelta
+    lease: timedelta
+
+
+class Sender:
+    """Works one batch at a time. `floors` and `pause` are shared by the senders of a process."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        transport: Transport,
+        *,
+        name: str,
+        key: bytes,
+        limits: Limits,
+        floors: Floors,
+        pause: Pause,
+    ) -> None:
+        self._engine = engine
+        self._transport = transport
+        self._name = name
+        self._key = key
+        self._limits = limits
+        self._floors = floors
+        self._pause = pause
+
+    def work_batch(self) -> int:
+        """Claim, send and settle one batch; return how many jobs were taken, 0 if there was nothing to claim.
+
+        Raises DBAPIError if the claim fails: then nothing was taken, or what was taken is rescued after its lease.
+        A settlement is repeated until the database takes it.
+        """
+        began = time.monotonic()  # before the claim: a lease is never taken for longer than it is
+        claim = self._claim()
+        for over in claim.over:
+            what = (over.token, over.action, over.outcome, over.error_code)
+            log.info("mail token=%d action=%s outcome=%s code=%s", *what)
+        if claim.batch is not None:
+            self._work(claim.batch, began)
+        return claim.taken
+
+    def _claim(self) -> Claim:
+        limits = self._limits
+        with self._engine.connect() as connection:
+            return queue.claim(
+                connection,
+                queue=limits.queue,
+                worker=self._name,
+                batch_limit=limits.batch_limit,
+                batch_timeout=limits.batch_timeout,
+                lease=limits.lease,
+                floors=self._floors,
+            )
+
+    def look(self, connection: Connection) -> View:
+        """See what there is to do for a sender with these limits."""
+        limits = self._limits
+        return queue.look(
+            connection,
+            queue=limits.queue,
+            batch_limit=limits.batch_limit,
+            batch_timeout=limits.batch_timeout,
+            floors=self._floors,
+        )
+
+    def _work(self, batch: Batch, began: float) -> None:
+        within = self._limits.lease - timedelta(seconds=time.monotonic() - began)
+        if within < self._transport.longest_call:
+            self._settle(batch, [])
+            log.warning("batch id=%d released: too little of its lease was left", batch.id)
+            return
+        outcomes = self._send(batch, within)
+        verdicts = [
+            judge(outcome, attempt=job.attempt, jitter=random.random())  # noqa: S311 - spreads retries
+            for job, outcome in zip(batch.jobs, outcomes, strict=True)
+        ]
+        owned = self._settle(batch, verdicts)
+        self._mind_the_account(outcomes)
+        _log_batch(batch, verdicts, owned=owned, seconds=time.monotonic() - began)
+
+    def _send(self, batch: Batch, within: timedelta) -> Sequence[Outcome]:
+        try:
+            mails = [Mail(job.token, job.email, actions.template_data(job, key=self._key)) for job in batch.jobs]
+            outcomes = self._transport.send(actions.TEMPLATES[batch.action], mails, batch=batch.id, within=within)
+            if len(outcomes) != len(mails):
+                raise AssertionError("a transport returns an outcome for every mail")
+        except Exception:
+            # A bug must not stop the queue. Whether it struck before or after SES accepted, nobody knows.
+            log.exception("batch id=%d: a fault in mailroom", batch.id)
+            return [Unconfirmed("InternalError", "a fault in mailroom; its log says more")] * len(batch.jobs)
+        return outcomes
+
+    def _settle(self, batch: Batch, verdicts: Sequence[Verdict]) -> bool:
+        """Settle for certain: the answers of SES are worth the wait for a database that is down."""
+        attempts = Retrying(
+            retry=retry_if_exception(is_transient),
+            wait=wait_random_exponential(multiplier=0.1, max=LONGEST_SETTLE_WAIT.total_seconds()),
+            before_sleep=lambda state: _log_settle_retry(state, batch),
+        )
+        return attempts(self._settle_once, batch, verdicts)
+
+    def _settle_once(self, batch: Batch, verdicts: Sequence[Verdict]) -> bool:
+        with self._engine.connect() as connection:
+            return queue.settle(connection, batch, verdicts)
+
+    def _mind_the_account(self, outcomes: Sequence[Outcome]) -> None:
+        faults = [outcome for outcome in outcomes if isinstance(outcome, Deferred) and not outcome.charged]
+        if faults:
+            jitter = random.random()  # noqa: S311 - spreads retries
+            self._pause.fault(faults[0].code, faults[0].reason, now=time.monotonic(), jitter=jitter)
+        elif any(isinstance(outcome, Sent) for outcome in outcomes):
+            self._pause.success()
+
+
+def _log_settle_retry(state: RetryCallState, batch: Batch) -> None:
+    error = state.outcome and state.outcome.exception()
+    if state.attempt_number == 1 and isinstance(error, DBAPIError):
+        log.warning("batch id=%d not settled yet, trying until it is: %s", batch.id, first_line(error))
+
+
+def _log_batch(batch: Batch, verdicts: Sequence[Verdict], *, owned: bool, seconds: float) -> None:
+    """One line for the batch, and one for each mail that was not sent."""
+    counts = Counter(verdict.deliveries[-1].outcome for verdict in verdicts)
+    outcomes = " ".join(f"{outcome}={count}" for outcome, count in sorted(counts.items()))
+    late = "" if owned else " late=true"
+    what = (batch.id, batch.action, len(batch.jobs), outcomes, seconds * 1000, late)
+    log.info("batch id=%d action=%s jobs=%d %s ms=%d%s", *what)
+    for job, verdict in zip(batch.jobs, verdicts, strict=True):
+        for delivery in verdict.deliveries:
+            if delivery.outcome != "sent":
+                log.info(
+                    "mail token=%d action=%s batch=%d attempt=%d outcome=%s code=%s",
+                    *(job.token, job.action, batch.id, job.attempt, delivery.outcome, delivery.error_code),
+                )

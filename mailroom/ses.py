@@ -1,0 +1,287 @@
+"""The transport through Amazon SES: one request for a batch, sent exactly once, and every answer understood."""
+
+import json
+import logging
+import os
+import ssl
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+from botocore import exceptions as boto
+from botocore.config import Config
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random
+
+from mailroom import classify
+from mailroom.address import ascii_address
+from mailroom.classify import Fault
+from mailroom.errors import SettingsError
+from mailroom.job import Deferred, Outcome, Rejected, Sent, Unconfirmed
+from mailroom.transport import CONNECT_TIMEOUT, CONNECT_TRIES, READ_TIMEOUT, Mail
+
+if TYPE_CHECKING:
+    from mypy_boto3_sesv2 import SESV2Client
+    from mypy_boto3_sesv2.type_defs import BulkEmailEntryTypeDef, MessageTagTypeDef
+
+log = logging.getLogger(__name__)
+
+# SES: at most 50 destinations in a bulk call.
+LARGEST_CALL: Final = 50
+RETRY_WAIT: Final = timedelta(milliseconds=500)
+# The connection was never made, or nothing of the request was sent over it.
+_UNSENT: Final = (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError)
+# botocore gave up before it made a request.
+_NOT_TRIED: Final = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.CredentialRetrievalError,
+    boto.TokenRetrievalError,
+    boto.NoRegionError,
+    boto.MissingDependencyException,
+    boto.InvalidProxiesConfigError,
+    boto.UnknownEndpointError,
+)
+
+
+def connect(
+    *, connections: int, connect_timeout: timedelta = CONNECT_TIMEOUT, read_timeout: timedelta = READ_TIMEOUT
+) -> "SESV2Client":
+    """Return a client that sends each request exactly once, whatever the environment says about retries.
+
+    botocore's default sends a bulk call up to five times after a time-out: 250 mails for 50. Region, credentials and
+    endpoint come from boto3's own chain; SettingsError if it finds no region or no credentials. One client serves
+    `connections` threads. Validation is off: requests are built here alone, and SES checks what botocore does not.
+    """
+    for name in ("boto3", "botocore", "urllib3"):  # at DEBUG they print request bodies, secrets included
+        logging.getLogger(name).setLevel(logging.INFO)
+    session = boto3.Session()
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": 1},
+        connect_timeout=connect_timeout.total_seconds(),
+        read_timeout=read_timeout.total_seconds(),
+        max_pool_connections=connections,
+        tcp_keepalive=True,
+        parameter_validation=False,
+    )
+    try:
+        client = session.client("sesv2", config=config)
+    except (boto.NoRegionError, boto.MissingDependencyException) as error:
+        raise SettingsError(f"SES cannot be used: {error} Set AWS_REGION.") from error
+    except (boto.BotoCoreError, ValueError) as error:
+        raise SettingsError(f"SES cannot be used: {type(error).__name__}: check the AWS_ variables") from error
+    if session.get_credentials() is None:
+        raise SettingsError("SES cannot be used: no AWS credentials were found (AWS_ACCESS_KEY_ID, a profile, a role)")
+    return client
+
+
+class SesTransport:
+    """Sends one mail with SendEmail and several with SendBulkEmail. Safe to share between threads."""
+
+    def __init__(
+        self,
+        client: "SESV2Client",
+        *,
+        source: str,
+        config_set: str = "",
+        output_path: Path | None = None,
+    ) -> None:
+        """`config_set` may be empty: none. `output_path` is the folder for raw error answers; None: not kept."""
+        self._client = client
+        self._source = source
+        self._config_set = config_set
+        self._output_path = output_path
+        config: Any = client.meta.config
+        self.longest_call = (
+            CONNECT_TRIES * timedelta(seconds=config.connect_timeout)
+            + timedelta(seconds=config.read_timeout)
+            + (CONNECT_TRIES - 1) * RETRY_WAIT
+        )
+
+    def send(self, template: str, mails: Sequence[Mail], *, batch: int, within: timedelta) -> Sequence[Outcome]:
+        """See `Transport.send`. Addresses that SES cannot take are rejected without a call, and harm nobody else."""
+        deadline = time.monotonic() + within.total_seconds()
+        addresses = [ascii_address(mail.address) for mail in mails]
+        possible = [place for place, address in enumerate(addresses) if address is not None]
+        outcomes: list[Outcome] = [Rejected("UnsupportedAddress", "SES cannot mail to this address")] * len(mails)
+        call = _Call(self, template, batch, deadline)
+        entries = [(mails[place], addresses[place] or "") for place in possible]
+        for place, outcome in zip(possible, call.outcomes(entries), strict=True):
+            outcomes[place] = outcome
+        return outcomes
+
+    def request(self, template: str, entries: "Sequence[Entry]", *, batch: int) -> Any:
+        """Make one call for all entries and return its answer; retry only where nothing can have been sent."""
+        frame: dict[str, Any] = {"FromEmailAddress": self._source}
+        if self._config_set:
+            frame["ConfigurationSetName"] = self._config_set
+        send: Callable[..., Any]
+        if len(entries) == 1:
+            [(mail, address)] = entries
+            send = self._client.send_email
+            frame["Destination"] = {"ToAddresses": [address]}
+            frame["Content"] = {"Template": {"TemplateName": template, "TemplateData": mail.data}}
+            frame["EmailTags"] = _tags(mail, batch)
+        else:
+            send = self._client.send_bulk_email
+            # Empty default data: a value left out is then an error of SES, not a mail with a blank link.
+            frame["DefaultContent"] = {"Template": {"TemplateName": template, "TemplateData": "{}"}}
+            frame["BulkEmailEntries"] = [_bulk_entry(mail, address, batch) for mail, address in entries]
+        return _until_connected(send, **frame)
+
+    def fault(self, error: boto.ClientError) -> tuple[Fault, str]:
+        """Say whose fault an error answer is, and its code."""
+        code = str(error.response.get("Error", {}).get("Code", "Unknown"))
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+        message = str(error.response.get("Error", {}).get("Message", ""))
+        return classify.exception_fault(code, http_status=status, message=message, source=self._source), code
+
+    def results(self, answer: Any, count: int) -> list[Outcome]:
+        """Read the answer to a call for `count` mails, by position. What does not add up is unconfirmed."""
+        if count == 1:
+            return [_accepted(answer.get("MessageId"))]
+        results = answer.get("BulkEmailEntryResults")
+        if not isinstance(results, list) or len(results) != count:
+            return [Unconfirmed("ResultCount", "SES answered without a result for each mail")] * count
+        return [self._result(result) for result in results]
+
+    def _result(self, result: dict[str, Any]) -> Outcome:
+        status = str(result.get("Status", "NoStatus"))
+        if status == "SUCCESS" or (status not in classify.STATUSES and result.get("MessageId")):
+            return _accepted(result.get("MessageId"))
+        fault = classify.status_fault(status, message=str(result.get("Error", "")), source=self._source)
+        return classify.outcome(fault, status)
+
+    def keep(self, batch: int, entries: "Sequence[Entry]", answer: object) -> None:
+        """Append a raw error answer to the folder for them, if there is one. Only its owner may read it."""
+        if self._output_path is None:
+            return
+        self._output_path.mkdir(parents=True, exist_ok=True)
+        tokens = [mail.token for mail, _ in entries]
+        line = {"at": datetime.now(UTC).isoformat(), "batch": batch, "tokens": tokens, "answer": answer}
+        file = os.open(self._output_path / "ses-errors.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(file, "a", encoding="utf-8") as out:
+            out.write(json.dumps(line, default=str) + "\n")
+
+
+Entry = tuple[Mail, str]
+
+
+class _Call:
+    """The call for one batch. Where SES refuses it whole for some mail's sake, it is halved down to that mail.
+
+    Halving takes at most 12 calls for one bad mail in 50, and stops in time for the lease: what is left then waits.
+    """
+
+    def __init__(self, transport: SesTransport, template: str, batch: int, deadline: float) -> None:
+        self._transport = transport
+        self._template = template
+        self._batch = batch
+        self._deadline = deadline
+
+    def outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
+        if not entries:
+            return []
+        found = self._try(entries)
+        return self._halved(entries) if found is None else found
+
+    def _halved(self, entries: Sequence[Entry]) -> list[Outcome]:
+        """Send the halves of what was refused whole. Where the first is fine, the culprit must be in the second."""
+        middle = len(entries) // 2
+        first, second = entries[:middle], entries[middle:]
+        outcomes = self.outcomes(first)
+        if len(second) > 1 and not any(isinstance(outcome, Rejected) for outcome in outcomes):
+            return outcomes + self._halved(second)
+        return outcomes + self.outcomes(second)
+
+    def _try(self, entries: Sequence[Entry]) -> list[Outcome] | None:
+        """Make one call; None if it was refused whole for the sake of some mail that is still to be found."""
+        transport = self._transport
+        if time.monotonic() + transport.longest_call.total_seconds() > self._deadline:
+            return [Deferred("OutOfTime", "the lease leaves no time for a call", charged=False)] * len(entries)
+        try:
+            answer = transport.request(self._template, entries, batch=self._batch)
+        except boto.ClientError as error:
+            transport.keep(self._batch, entries, error.response)
+            fault, code = transport.fault(error)
+            if fault is Fault.MAIL and len(entries) > 1:
+                return None
+            return [classify.outcome(fault, code)] * len(entries)
+        except boto.BotoCoreError as error:
+            transport.keep(self._batch, entries, type(error).__name__)
+            return [_network_outcome(error)] * len(entries)
+        outcomes = transport.results(answer, len(entries))
+        if not all(isinstance(outcome, Sent) for outcome in outcomes):
+            transport.keep(self._batch, entries, answer)
+        return outcomes
+
+
+def is_unsent(error: BaseException) -> bool:
+    """Whether an error proves that nothing reached SES: no connection, or no TLS on it."""
+    return isinstance(error, _UNSENT) or (isinstance(error, boto.SSLError) and _in_handshake(error))
+
+
+def _in_handshake(error: BaseException) -> bool:
+    """A TLS error under way may follow a request; only those that can but come before are certain."""
+    for cause in _causes(error):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return True
+        if isinstance(cause, ssl.SSLError) and any(
+            word in str(cause) for word in ("HANDSHAKE", "WRONG_VERSION_NUMBER", "UNSUPPORTED_PROTOCOL", "NO_PROTOCOLS")
+        ):
+            return True
+    return False
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those it wraps, by whichever way: botocore and urllib3 keep them in different places."""
+    seen: list[BaseException] = [error]
+    for one in seen:
+        yield one
+        kept = [one.__cause__, one.__context__, getattr(one, "kwargs", {}).get("error"), *one.args]
+        seen += [cause for cause in kept if isinstance(cause, BaseException) and cause not in seen]
+
+
+def _until_connected(send: Callable[..., Any], **request: Any) -> Any:
+    attempts = Retrying(
+        retry=retry_if_exception(is_unsent),
+        stop=stop_after_attempt(CONNECT_TRIES),
+        wait=wait_random(0, RETRY_WAIT.total_seconds()),
+        before_sleep=_log_retry,
+        reraise=True,
+    )
+    return attempts(send, **request)
+
+
+def _log_retry(state: RetryCallState) -> None:
+    error = state.outcome and state.outcome.exception()
+    log.info("ses retry=%d error=%s", state.attempt_number, type(error).__name__)
+
+
+def _network_outcome(error: boto.BotoCoreError) -> Outcome:
+    name = type(error).__name__
+    if is_unsent(error):
+        return Deferred(name, "no connection to SES", charged=False)
+    if isinstance(error, _NOT_TRIED):
+        return Deferred(name, "the AWS configuration allows no call", charged=False)
+    return Unconfirmed(name, "no answer from SES, or none that can be read")
+
+
+def _accepted(message_id: str | None) -> Outcome:
+    if message_id:
+        return Sent(message_id)
+    return Unconfirmed("NoMessageId", "SES answered without a message id")
+
+
+def _tags(mail: Mail, batch: int) -> "list[MessageTagTypeDef]":
+    return [{"Name": "mailroom_token", "Value": str(mail.token)}, {"Name": "mailroom_batch", "Value": str(batch)}]
+
+
+def _bulk_entry(mail: Mail, address: str, batch: int) -> "BulkEmailEntryTypeDef":
+    return {
+        "Destination": {"ToAddresses": [address]},
+        "ReplacementTags": _tags(mail, batch),
+        "ReplacementEmailContent": {"ReplacementTemplate": {"ReplacementTemplateData": mail.data}},
+    }

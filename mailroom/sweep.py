@@ -1,0 +1,48 @@
+"""One pass over all that is due, for cron: rescue what was lost, and send what waits."""
+
+import logging
+import time
+from collections.abc import Iterable
+from datetime import timedelta
+from enum import Enum, auto
+
+from sqlalchemy import Engine
+
+from mailroom import queue
+from mailroom.pause import Pause
+from mailroom.queue import Rescued
+from mailroom.sender import Sender
+
+log = logging.getLogger(__name__)
+
+
+class Swept(Enum):
+    """How a sweep ended."""
+
+    DRAINED = auto()  # nothing that was due is left
+    LEFT = auto()  # the time was up
+    REFUSED = auto()  # the account is at fault: sending on would be in vain
+
+
+def sweep(engine: Engine, sender: Sender, *, pause: Pause, longest: timedelta) -> Swept:
+    """Rescue, and then work until nothing is due or `longest` is over. Safe beside workers and other sweeps."""
+    deadline = time.monotonic() + longest.total_seconds()
+    with engine.connect() as connection:
+        while rescued := queue.rescue(connection):
+            log_rescued(rescued)
+    while time.monotonic() < deadline:
+        if sender.work_batch() == 0:
+            return Swept.DRAINED
+        if pause.is_open:
+            return Swept.REFUSED
+    with engine.connect() as connection:
+        return Swept.LEFT if sender.look(connection).ready else Swept.DRAINED
+
+
+def log_rescued(rescued: Iterable[Rescued]) -> None:
+    """One line for each mail of a lost batch: it may have been sent, and is sent again."""
+    for job in rescued:
+        log.warning(
+            "mail token=%d action=%s batch=%d attempt=%d outcome=%s code=LeaseExpired worker=%s",
+            *(job.token, job.action, job.batch, job.attempt, "failed" if job.failed else "unconfirmed", job.worker),
+        )

@@ -1,0 +1,208 @@
+"""The process around N senders: it looks for what is due, wakes senders for it, rescues, and stops in order."""
+
+import logging
+import os
+import queue as mailbox
+import socket
+import threading
+import time
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy import Engine, func, select
+from sqlalchemy.exc import DBAPIError
+
+from mailroom import queue
+from mailroom.database import first_line
+from mailroom.errors import MailroomError
+from mailroom.pause import Pause
+from mailroom.queue import Floors
+from mailroom.sender import Limits, Sender
+from mailroom.sweep import log_rescued
+from mailroom.transport import Transport
+from mailroom.wakeup import URGENT, Listener
+
+log = logging.getLogger(__name__)
+
+# After work the next look comes soon, and then later and later: a commit may have seen a queue that was not yet empty
+# and so not have notified.
+FIRST_LOOK: Final = timedelta(milliseconds=100)
+OUTAGE_WAIT: Final = timedelta(seconds=1)
+WORKED: Final = "worked"
+
+
+class Worker:
+    """Works until it is stopped. `run` once."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        transport: Transport,
+        *,
+        key: bytes,
+        limits: Limits,
+        concurrency: int,
+        sweep_interval: timedelta,
+    ) -> None:
+        """`engine` needs a pool of `concurrency` + 2 connections."""
+        self._engine = engine
+        self._limits = limits
+        self._sweep_interval = sweep_interval
+        self._floors = Floors()
+        self._pause = Pause()
+        self._senders = [
+            Sender(
+                engine,
+                transport,
+                name=f"{socket.gethostname()}/{os.getpid()}/{number}",
+                key=key,
+                limits=limits,
+                floors=self._floors,
+                pause=self._pause,
+            )
+            for number in range(concurrency)
+        ]
+        self._stopping = threading.Event()
+        self._failed = False
+        self._outage = False
+        # What wakes the process, and what wakes one sender: True for work, False to stop. SimpleQueue, since a signal
+        # handler may put into it at any moment.
+        self._pokes: mailbox.SimpleQueue[str] = mailbox.SimpleQueue()
+        self._tickets: mailbox.SimpleQueue[bool] = mailbox.SimpleQueue()
+
+    def run(self, listener: Listener | None = None) -> None:
+        """Work until `stop`; then let calls in the air finish, and settle them.
+
+        Raises MailroomError if a sender died.
+        """
+        threads = [threading.Thread(target=self._serve, args=(sender,)) for sender in self._senders]
+        if listener is not None:
+            threads.append(threading.Thread(target=listener.run, daemon=True))
+        for thread in threads:
+            thread.start()
+        log.info("worker started queue=%s concurrency=%d", self._limits.queue, len(self._senders))
+        try:
+            self._keep_looking()
+        finally:
+            self.stop()
+            if listener is not None:
+                listener.stop()
+            for thread in threads:
+                thread.join()
+        log.info("worker stopped")
+        if self._failed:
+            raise MailroomError("a sender died; its log says why")
+
+    def stop(self) -> None:
+        """Claim nothing more. May be called from any thread and from a signal handler, and more than once."""
+        self._stopping.set()
+        self._pokes.put("")
+        for _ in self._senders:
+            self._tickets.put(False)
+
+    def woken(self, payload: str) -> None:
+        """Take a notification: an urgent one starts a sender at once, any other is worth a look."""
+        if payload == URGENT:
+            self._start_senders(1)
+        else:
+            self._pokes.put(payload)
+
+    def ping(self, channel: str, payload: str) -> bool:
+        """Notify a channel over an ordinary connection; False if the database cannot be reached."""
+        try:
+            with self._engine.connect() as connection:
+                connection.execute(select(func.pg_notify(channel, payload)))
+        except DBAPIError:
+            return False
+        return True
+
+    def look(self, *, sweep: bool) -> timedelta | None:
+        """Wake senders for what is due, rescue what is lost; return when more comes due (None: nothing waits).
+
+        A sweep looks from the beginning of the queue, where jobs are that committed late.
+        """
+        if sweep:
+            self._floors.clear()
+        with self._engine.connect() as connection:
+            view = self._senders[0].look(connection)
+            if view.rescuable:
+                log_rescued(queue.rescue(connection))
+                view = self._senders[0].look(connection)
+        self._start_senders(view.ready)
+        return view.next
+
+    def _keep_looking(self) -> None:
+        soon, sweep_at = FIRST_LOOK, time.monotonic()
+        while not self._stopping.is_set():
+            sweep = time.monotonic() >= sweep_at
+            if sweep:
+                sweep_at = time.monotonic() + self._sweep_interval.total_seconds()
+            upcoming = self._look_if_possible(sweep=sweep)
+            wait = min(soon, upcoming or soon, timedelta(seconds=max(0.0, sweep_at - time.monotonic())))
+            soon = FIRST_LOOK if self._wait_for_poke(wait) else soon * 2
+
+    def _look_if_possible(self, *, sweep: bool) -> timedelta | None:
+        try:
+            upcoming = self.look(sweep=sweep)
+        except DBAPIError as error:
+            self._note_outage(error)
+            return OUTAGE_WAIT
+        if self._outage:
+            log.info("database back")
+            self._outage = False
+        return upcoming
+
+    def _wait_for_poke(self, wait: timedelta) -> bool:
+        """Wait, at most so long, until something asks for a look; whether that was because a sender has worked."""
+        try:
+            pokes = {self._pokes.get(timeout=wait.total_seconds())}
+        except mailbox.Empty:
+            return False
+        while not self._pokes.empty():
+            pokes.add(self._pokes.get())
+        return WORKED in pokes
+
+    def _serve(self, sender: Sender) -> None:
+        """Be one sender's thread. Should it die, the process stops, so that whoever supervises it sees."""
+        alive = False
+        try:
+            while self._tickets.get():
+                self._work_off(sender)
+            alive = True
+        finally:
+            if not alive:
+                self._failed = True
+                self.stop()
+
+    def _work_off(self, sender: Sender) -> None:
+        """Work until nothing is left to claim. A full batch starts another sender: where it came from is more."""
+        worked = False
+        try:
+            while self._may_claim() and (taken := sender.work_batch()) > 0:
+                worked = True
+                if taken >= self._limits.batch_limit:
+                    self._start_senders(1)
+        except DBAPIError as error:
+            self._note_outage(error)
+            self._stopping.wait(OUTAGE_WAIT.total_seconds())
+        if worked:
+            self._pokes.put(WORKED)
+
+    def _may_claim(self) -> bool:
+        """Wait while the account is at fault; False once the worker stops."""
+        while not self._stopping.is_set():
+            wait = self._pause.remaining(time.monotonic())
+            if not wait:
+                return True
+            self._stopping.wait(wait.total_seconds())
+        return False
+
+    def _note_outage(self, error: DBAPIError) -> None:
+        if not self._outage:
+            log.warning("database error, trying until it is gone: %s", first_line(error))
+        self._outage = True
+
+    def _start_senders(self, count: int) -> None:
+        """Hand out tickets, never more than there are senders: each works until nothing is left."""
+        for _ in range(min(count, len(self._senders) - self._tickets.qsize())):
+            self._tickets.put(True)
