@@ -1,0 +1,147 @@
+"""Transactions that commit out of order: a cursor over ids loses their mail, the queue must not."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from time import monotonic
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from mailroom import queue
+from mailroom.job import Sent
+from mailroom.queue import SLACK, Floors
+from mailroom.retry import judge
+from tests.world import add_accounts, misplaced, rows
+
+SESSIONS = 8
+INSERTS = 6
+PATIENCE = 60.0
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Connection]:
+    """A connection that commits when it is told to, and not before."""
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+        yield connection
+
+
+def take(connection: Connection, floors: Floors) -> list[int]:
+    claim = queue.claim(
+        connection,
+        queue="mailroom",
+        worker="test",
+        batch_limit=10,
+        batch_timeout=timedelta(0),
+        lease=timedelta(seconds=30),
+        floors=floors,
+    )
+    return [job.token for job in claim.batch.jobs] if claim.batch else []
+
+
+def overtaken(engine: Engine, claimer: Connection, floors: Floors, *, first: timedelta, second: timedelta) -> int:
+    """Insert a job, claim one that was inserted later and committed sooner, commit the first. Return its token.
+
+    They come due that long before the claimer's now, which stands still in its transaction.
+    """
+    now = claimer.execute(text("SELECT now()")).scalar_one()
+    due = text("UPDATE jobs SET due_at = :due_at WHERE token IN (SELECT id FROM tokens WHERE account = :account)")
+    with transaction(engine) as slow, transaction(engine) as fast:
+        [account] = add_accounts(slow, 1, prefix="slow")
+        slow.execute(due, {"account": account, "due_at": now - first})
+        [later_account] = add_accounts(fast, 1, prefix="fast")
+        fast.execute(due, {"account": later_account, "due_at": now - second})
+        assert later_account > account
+        fast.commit()
+        [taken] = take(claimer, floors)
+        slow.commit()
+    [waiting] = rows(claimer, "SELECT token FROM jobs")
+    assert waiting.token < taken
+    return int(waiting.token)
+
+
+def test_a_commit_that_was_overtaken_a_moment_ago_is_found_by_the_next_claim(engine: Engine) -> None:
+    floors = Floors()
+    with transaction(engine) as claimer:
+        token = overtaken(engine, claimer, floors, first=SLACK * 0.9, second=SLACK * 0.1)
+        assert take(claimer, floors) == [token]
+
+
+def test_a_commit_that_was_overtaken_long_ago_is_found_after_the_sweep(engine: Engine) -> None:
+    floors = Floors()
+    with transaction(engine) as claimer:
+        token = overtaken(engine, claimer, floors, first=SLACK * 10, second=SLACK * 5)
+        assert take(claimer, floors) == []
+        floors.clear()
+        assert take(claimer, floors) == [token]
+
+
+def test_a_claim_that_was_under_way_during_a_clear_does_not_undo_it(engine: Engine) -> None:
+    floors = Floors()
+    with transaction(engine) as claimer:
+        token = overtaken(engine, claimer, floors, first=SLACK * 10, second=SLACK * 5)
+        seen = floors.read()
+        floors.clear()
+        for lane, end in seen.items():
+            floors.advance(lane, seen=end, end=end)
+        assert take(claimer, floors) == [token]
+
+
+def insert_and_hold(engine: Engine, session: int) -> int:
+    """Insert accounts again and again, each time committing a random while later, once long after the slack."""
+    chance = random.Random(session)
+    inserted = 0
+    holds = [chance.uniform(0, 0.05) for _ in range(INSERTS)]
+    holds[chance.randrange(INSERTS)] = SLACK.total_seconds() * chance.uniform(0.2, 1.3)
+    for number, hold in enumerate(holds):
+        with transaction(engine) as connection:
+            inserted += len(add_accounts(connection, chance.randint(1, 4), prefix=f"s{session}n{number}-"))
+            connection.execute(text("SELECT pg_sleep(:hold)"), {"hold": hold})
+            connection.commit()
+    return inserted
+
+
+def send_all(engine: Engine, floors: Floors, writers: list[Future[int]]) -> list[int]:
+    """Claim and settle until nobody inserts any more and nothing waits, as a worker does; return the tokens mailed."""
+    mailed: list[int] = []
+    until = monotonic() + PATIENCE
+    with engine.connect() as connection:
+        while monotonic() < until:
+            over = all(writer.done() for writer in writers)
+            claim = queue.claim(
+                connection,
+                queue="mailroom",
+                worker="test",
+                batch_limit=7,
+                batch_timeout=timedelta(0),
+                lease=timedelta(seconds=60),
+                floors=floors,
+            )
+            assert not claim.over
+            if claim.batch is not None:
+                mailed += [job.token for job in claim.batch.jobs]
+                sent = [judge(Sent(f"m-{job.token}"), attempt=job.attempt, jitter=0) for job in claim.batch.jobs]
+                assert queue.settle(connection, claim.batch, sent)
+            elif over and not rows(connection, "SELECT token FROM jobs LIMIT 1"):
+                return mailed
+            else:
+                floors.clear()
+    pytest.fail("jobs still wait that no claim takes")
+
+
+def test_every_mail_leaves_once_whatever_the_order_of_commits(engine: Engine) -> None:
+    floors = Floors()
+    with ThreadPoolExecutor(SESSIONS + 2) as threads:
+        writers = [threads.submit(insert_and_hold, engine, session) for session in range(SESSIONS)]
+        senders = [threads.submit(send_all, engine, floors, writers) for _ in range(2)]
+        inserted = sum(writer.result() for writer in writers)
+        mailed = Counter(token for sender in senders for token in sender.result())
+
+    with engine.connect() as connection:
+        assert misplaced(connection) == []
+        sent = rows(connection, "SELECT token FROM deliveries WHERE outcome = 'sent' AND NOT late")
+    assert len(mailed) == len(sent) == inserted
+    assert set(mailed.values()) == {1}
