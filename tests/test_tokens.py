@@ -1,0 +1,399 @@
+"""Tokens in mails: what verifies, what does not, and that each is good for once only."""
+
+import base64
+import hashlib
+import hmac
+import string
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import psycopg
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, Engine, text
+
+from mailroom import database, tokens
+from mailroom.errors import TokenError
+from mailroom.job import Action
+from tests.world import KEY, add_accounts, ask_recovery, rows
+
+ALPHABET = string.ascii_letters + string.digits + "-_"
+ORIGINAL = "Qg84W2nmW8ClkDGZBdoC7UXM0BakAhmlBmR4emc4JJji0aMHLqfdM07rn1sHN8tvGk9go-hsKJMwvtqdGm5Cjw"
+SECRET = bytes(range(32))
+OTHER_KEY = bytes(32)
+
+actions = st.sampled_from(Action)
+secrets = st.binary(min_size=32, max_size=32)
+codes = st.from_regex(r"[0-9]{5}", fullmatch=True)
+
+
+def refused(token: str, *, action: Action = Action.ACTIVATION, key: bytes = KEY, code: str | None = None) -> bool:
+    try:
+        tokens.verify(token, action=action, key=key, code=code)
+    except TokenError as error:
+        return str(error) == str(TokenError())
+    return False
+
+
+def other(character: str) -> str:
+    return ALPHABET[(ALPHABET.index(character) + 1) % len(ALPHABET)]
+
+
+# The wire format
+
+
+def test_a_token_of_the_original_verifies() -> None:
+    secret = tokens.verify(ORIGINAL, action=Action.ACTIVATION, key=KEY)
+
+    assert secret == base64.urlsafe_b64decode(ORIGINAL + "==")[:32]
+    assert tokens.sign(secret, action=Action.ACTIVATION, key=KEY) == ORIGINAL
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [(Action.ACTIVATION, b"/activate" + SECRET), (Action.PASSWORD_RECOVERY, b"/recover" + SECRET + b"01234")],
+)
+def test_a_token_is_the_secret_and_its_hmac_in_base64url(action: Action, message: bytes) -> None:
+    mac = hmac.new(KEY, message, hashlib.sha256).digest()
+
+    token = tokens.sign(SECRET, action=action, key=KEY, code="01234")
+
+    assert token == base64.urlsafe_b64encode(SECRET + mac).decode().rstrip("=")
+    assert len(token) == 86
+
+
+@settings(deadline=None)
+@given(secret=secrets, key=secrets, action=actions, code=codes)
+def test_what_was_signed_verifies(secret: bytes, key: bytes, action: Action, code: str) -> None:
+    token = tokens.sign(secret, action=action, key=key, code=code)
+
+    assert tokens.verify(token, action=action, key=key, code=code) == secret
+    assert set(token) <= set(ALPHABET)
+
+
+@settings(deadline=None)
+@given(token=st.text(), action=actions, code=st.none() | st.text())
+def test_whatever_else_comes_is_refused(token: str, action: Action, code: str | None) -> None:
+    assert refused(token, action=action, code=code)
+
+
+@pytest.mark.parametrize("action", Action)
+def test_a_token_with_one_character_changed_is_refused(action: Action) -> None:
+    token = tokens.sign(SECRET, action=action, key=KEY, code="01234")
+
+    accepted = [
+        place
+        for place, character in enumerate(token)
+        if not refused(token[:place] + other(character) + token[place + 1 :], action=action, code="01234")
+    ]
+
+    assert accepted == []
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "",
+        ORIGINAL[:-1],
+        ORIGINAL[1:],
+        ORIGINAL[:43],
+        ORIGINAL + "A",
+        ORIGINAL + "=",
+        ORIGINAL + "==",
+        ORIGINAL[:-2] + "==",
+        ORIGINAL + "\n",
+        " " + ORIGINAL,
+        ORIGINAL[:-1] + "\n",
+        ORIGINAL[:40] + " " + ORIGINAL[41:],
+        ORIGINAL.replace("Q", "\N{FULLWIDTH LATIN CAPITAL LETTER Q}"),
+        ORIGINAL.replace("-", "\N{HYPHEN}"),
+        ORIGINAL.swapcase(),
+    ],
+)
+def test_a_token_of_another_shape_is_refused(spelling: str) -> None:
+    assert refused(spelling)
+
+
+def test_only_one_spelling_of_the_last_character_verifies() -> None:
+    """64 bytes leave four bits of the 86th character over, so a lenient decoder reads sixteen spellings as one."""
+    alike = [
+        ORIGINAL[:-1] + last
+        for last in ALPHABET
+        if base64.urlsafe_b64decode(ORIGINAL[:-1] + last + "==") == base64.urlsafe_b64decode(ORIGINAL + "==")
+    ]
+
+    assert len(alike) == 16
+    assert [spelling for spelling in alike if not refused(spelling)] == [ORIGINAL]
+
+
+@pytest.mark.parametrize(
+    ("secret", "url", "plain"), [(b"\xff" * 32, "_", "/"), (b"\xfb\xef\xbe" * 10 + b"\xfb\xef", "-", "+")]
+)
+def test_the_other_base64_alphabet_is_refused(secret: bytes, url: str, plain: str) -> None:
+    token = tokens.sign(secret, action=Action.ACTIVATION, key=KEY)
+
+    assert url in token
+    assert refused(token.replace(url, plain))
+    assert refused(token.replace(url, plain, 1))
+
+
+def test_a_token_of_another_action_is_refused() -> None:
+    activation = tokens.sign(SECRET, action=Action.ACTIVATION, key=KEY)
+    recovery = tokens.sign(SECRET, action=Action.PASSWORD_RECOVERY, key=KEY, code="01234")
+
+    assert refused(activation, action=Action.PASSWORD_RECOVERY, code="01234")
+    assert refused(recovery, action=Action.ACTIVATION)
+
+
+def test_a_token_of_another_key_is_refused() -> None:
+    assert refused(ORIGINAL, key=OTHER_KEY)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        None,
+        "",
+        "01235",
+        "1234",
+        "001234",
+        "01234 ",
+        "01234\n",
+        "+1234",
+        "\N{ARABIC-INDIC DIGIT ZERO}1234",
+        "\N{FULLWIDTH DIGIT ZERO}1234",
+        "\N{SUPERSCRIPT TWO}1234",
+        "0123\x00",
+    ],
+)
+def test_a_recovery_with_another_code_is_refused(code: str | None) -> None:
+    recovery = tokens.sign(SECRET, action=Action.PASSWORD_RECOVERY, key=KEY, code="01234")
+
+    assert refused(recovery, action=Action.PASSWORD_RECOVERY, code=code)
+
+
+@pytest.mark.parametrize("code", [None, "1234", "123456", "\N{ARABIC-INDIC DIGIT ZERO}1234", "1234x"])
+def test_a_recovery_is_not_signed_without_five_digits(code: str | None) -> None:
+    with pytest.raises(ValueError, match="five ASCII digits"):
+        tokens.sign(SECRET, action=Action.PASSWORD_RECOVERY, key=KEY, code=code)
+
+
+@pytest.mark.parametrize("length", [0, 31, 33, 64])
+def test_secrets_and_keys_are_32_bytes(length: int) -> None:
+    with pytest.raises(ValueError, match="32 bytes"):
+        tokens.sign(bytes(length), action=Action.ACTIVATION, key=KEY)
+    with pytest.raises(ValueError, match="32 bytes"):
+        tokens.sign(SECRET, action=Action.ACTIVATION, key=bytes(length))
+    with pytest.raises(ValueError, match="32 bytes"):
+        tokens.verify(ORIGINAL, action=Action.ACTIVATION, key=bytes(length))
+
+
+def test_an_empty_key_makes_nobodys_token_good() -> None:
+    """A key that was never set is the one key that everybody knows."""
+    forged = base64.urlsafe_b64encode(SECRET + hmac.digest(b"", b"/activate" + SECRET, "sha256")).decode().rstrip("=")
+
+    with pytest.raises(ValueError, match="32 bytes"):
+        tokens.verify(forged, action=Action.ACTIVATION, key=b"")
+
+
+# Consuming
+
+
+def signed(connection: Connection, token: int, *, code: str | None = None) -> tuple[str, Action, str]:
+    """Return what the mail of a token holds: the signed token, its action and its code."""
+    [row] = rows(connection, "SELECT action, secret, code FROM tokens WHERE id = :token", token=token)
+    action = Action(row.action)
+    return tokens.sign(row.secret, action=action, key=KEY, code=code or row.code), action, code or row.code
+
+
+def consume(connection: Connection, mailed: tuple[str, Action, str]) -> int:
+    token, action, code = mailed
+    return tokens.consume(connection, token, action=action, key=KEY, code=code)
+
+
+def activation_of(connection: Connection, account: int) -> int:
+    [row] = rows(
+        connection, "SELECT id FROM tokens WHERE account = :account AND action = 'activation'", account=account
+    )
+    return int(row.id)
+
+
+def test_consuming_an_activation_activates_the_account(conn: Connection) -> None:
+    [account] = add_accounts(conn, 1)
+
+    assert consume(conn, signed(conn, activation_of(conn, account))) == account
+
+    [row] = rows(conn, "SELECT status, consumed_at IS NOT NULL AS consumed FROM accounts, tokens")
+    assert (row.status, row.consumed) == ("active", True)
+
+
+def test_consuming_a_recovery_returns_its_account(conn: Connection) -> None:
+    [account] = add_accounts(conn, 1, status="active")
+
+    assert consume(conn, signed(conn, ask_recovery(conn, account))) == account
+
+
+def test_an_activation_needs_no_code_and_ignores_a_given_one(conn: Connection) -> None:
+    first, second = add_accounts(conn, 2)
+    token, action, _ = signed(conn, activation_of(conn, first))
+    assert tokens.consume(conn, token, action=action, key=KEY) == first
+
+    token, action, _ = signed(conn, activation_of(conn, second))
+    assert tokens.consume(conn, token, action=action, key=KEY, code="no\x00code") == second
+
+
+def forget(connection: Connection, token: int) -> None:
+    connection.execute(text("DELETE FROM tokens WHERE id = :token"), {"token": token})
+
+
+def expire(connection: Connection, token: int) -> None:
+    connection.execute(text("UPDATE tokens SET expires_at = clock_timestamp() WHERE id = :token"), {"token": token})
+
+
+def use(connection: Connection, token: int) -> None:
+    consume(connection, signed(connection, token))
+
+
+def change_code(connection: Connection, token: int) -> None:
+    changed = "UPDATE tokens SET code = lpad(((code::int + 1) % 100000)::text, 5, '0') WHERE id = :token"
+    connection.execute(text(changed), {"token": token})
+
+
+def change_action(connection: Connection, token: int) -> None:
+    connection.execute(text("UPDATE tokens SET action = 'activation' WHERE id = :token"), {"token": token})
+
+
+@pytest.mark.parametrize("spoil", [forget, expire, use, change_code, change_action])
+def test_a_spoilt_recovery_is_refused_like_a_forged_one(
+    conn: Connection, spoil: Callable[[Connection, int], None]
+) -> None:
+    [account] = add_accounts(conn, 1, status="active")
+    token = ask_recovery(conn, account)
+    mailed = signed(conn, token)
+    with pytest.raises(TokenError) as forged:
+        consume(conn, (mailed[0], mailed[1], "x"))
+
+    spoil(conn, token)
+
+    with pytest.raises(TokenError) as error:
+        consume(conn, mailed)
+    assert (str(error.value), error.value.__cause__) == (str(forged.value), None)
+
+
+@pytest.mark.parametrize("spoil", [forget, expire, use])
+def test_a_spoilt_activation_is_refused(conn: Connection, spoil: Callable[[Connection, int], None]) -> None:
+    [account] = add_accounts(conn, 1)
+    token = activation_of(conn, account)
+    mailed = signed(conn, token)
+
+    spoil(conn, token)
+
+    with pytest.raises(TokenError):
+        consume(conn, mailed)
+
+
+def test_a_refused_token_is_not_used_up(conn: Connection) -> None:
+    [account] = add_accounts(conn, 1, status="active")
+    token, action, code = signed(conn, ask_recovery(conn, account))
+
+    with pytest.raises(TokenError):
+        tokens.consume(conn, token, action=Action.ACTIVATION, key=KEY)
+    with pytest.raises(TokenError):
+        tokens.consume(conn, token, action=action, key=OTHER_KEY, code=code)
+
+    assert tokens.consume(conn, token, action=action, key=KEY, code=code) == account
+
+
+def test_sql_alone_consumes_a_recovery_only_with_its_code(conn: Connection) -> None:
+    [account] = add_accounts(conn, 1, status="active")
+    ask_recovery(conn, account)
+    [(secret, code)] = rows(conn, "SELECT secret, code FROM tokens")
+    call = "SELECT consume_token(:secret, 'password_recovery', :code)"
+
+    assert rows(conn, "SELECT consume_token(:secret, 'password_recovery')", secret=secret) == [(None,)]
+    assert rows(conn, call, secret=secret, code=code + "0") == [(None,)]
+    assert rows(conn, call, secret=secret, code=code) == [(account,)]
+    assert rows(conn, call, secret=secret, code=code) == [(None,)]
+
+
+@pytest.fixture
+def crowd(url: str) -> Iterator[Engine]:
+    engine = database.connect_engine(url, pool_size=50)
+    yield engine
+    engine.dispose()
+
+
+def test_of_fifty_callers_at_once_one_consumes_the_token(crowd: Engine) -> None:
+    with crowd.connect() as connection:
+        [account] = add_accounts(connection, 1)
+        mailed = signed(connection, activation_of(connection, account))
+    everybody = Barrier(50)
+
+    def call(_: int) -> int | None:
+        with crowd.connect() as connection:
+            everybody.wait()
+            try:
+                return consume(connection, mailed)
+            except TokenError:
+                return None
+
+    with ThreadPoolExecutor(50) as threads:
+        answers = list(threads.map(call, range(50)))
+
+    assert sorted(answers, key=str) == [account] + [None] * 49
+
+
+def wait_until_blocked(watcher: psycopg.Connection, process: int) -> None:
+    """Return once a server process waits for a lock; PostgreSQL's own word for it, asked again until it is so."""
+    watcher.execute("SET statement_timeout = '30s'")
+    waits = f"cardinality(pg_blocking_pids({process})) > 0"
+    watcher.execute(f"DO $$ BEGIN WHILE NOT {waits} LOOP PERFORM pg_sleep(0.01); END LOOP; END $$".encode())
+
+
+def test_consuming_beside_the_deletion_of_the_account_does_not_deadlock(url: str, engine: Engine) -> None:
+    with engine.connect() as connection:
+        [account] = add_accounts(connection, 1)
+        mailed = signed(connection, activation_of(connection, account))
+
+    with (
+        psycopg.connect(url) as deleter,
+        psycopg.connect(url, autocommit=True) as watcher,
+        engine.connect() as consumer,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        # A DELETE locks the account, then its tokens. Between the two comes the consumer.
+        deleter.execute("SELECT FROM accounts FOR UPDATE")
+        process = consumer.connection.dbapi_connection.info.backend_pid  # type: ignore[union-attr]  # psycopg's own
+        answer = thread.submit(consume, consumer, mailed)
+        wait_until_blocked(watcher, process)
+        deleter.execute("DELETE FROM accounts")
+        deleter.commit()
+
+        with pytest.raises(TokenError):
+            answer.result(timeout=30)
+
+
+def test_a_token_that_expires_while_its_consumer_waits_is_refused(url: str, engine: Engine) -> None:
+    with engine.connect() as connection:
+        [account] = add_accounts(connection, 1)
+        token = activation_of(connection, account)
+        mailed = signed(connection, token)
+
+    with (
+        psycopg.connect(url) as holder,
+        psycopg.connect(url, autocommit=True) as watcher,
+        engine.connect() as consumer,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        holder.execute("SELECT FROM accounts FOR UPDATE")
+        process = consumer.connection.dbapi_connection.info.backend_pid  # type: ignore[union-attr]  # psycopg's own
+        answer = thread.submit(consume, consumer, mailed)
+        wait_until_blocked(watcher, process)
+        # Later than the consumer's transaction began, and over when it goes on: a moment that only a clock can tell.
+        watcher.execute("UPDATE tokens SET expires_at = clock_timestamp()")
+        holder.rollback()
+
+        with pytest.raises(TokenError):
+            answer.result(timeout=30)
