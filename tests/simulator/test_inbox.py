@@ -1,0 +1,84 @@
+"""The pages, as a real browser shows them."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from mypy_boto3_sesv2 import SESV2Client
+
+from mailroom.simulator import Simulator
+from tests.conftest import missing
+from tests.simulator.client import ALL, ask, single
+
+HOSTILE = """<script>document.title = "owned"</script><img src=x onerror='document.title = "owned"'>"</iframe>$text"""
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+OFFLINE = ["--disable-background-networking", "--disable-component-update"]
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Path:
+    if not shutil.which("chromium"):
+        missing("chromium")
+    return tmp_path
+
+
+def shown(profile: Path, url: str) -> str:
+    """The page after its scripts have run."""
+    command = [
+        "chromium",
+        *FLAGS,
+        *OFFLINE,
+        f"--user-data-dir={profile}",
+        "--virtual-time-budget=3000",
+        "--dump-dom",
+        url,
+    ]
+    return subprocess.run(command, capture_output=True, check=True, text=True, timeout=60).stdout
+
+
+def read(url: str) -> tuple[str, str]:
+    """A page as it is served, and its Content-Security-Policy."""
+    answer = ask(url)
+    return answer.text, answer.headers["Content-Security-Policy"]
+
+
+def test_a_browser_shows_the_inbox(ses: Simulator, client: SESV2Client, profile: Path) -> None:
+    client.send_email(**single("first@example.com"))
+    client.send_email(**single("second@example.com", variables={}))
+    page = shown(profile, ses.url)
+    assert page.index("second@example.com") < page.index("first@example.com")
+    assert "Rendering failed: login_text is missing" in page
+    for name, count in {"mails": 2, "requests": 2, "duplicates": 1, "rendering_failures": 1}.items():
+        assert f'<dd id="{name}">{count}</dd>' in page
+
+
+def test_hostile_content_is_inert_in_a_browser(ses: Simulator, client: SESV2Client, profile: Path) -> None:
+    client.send_email(**single(variables=ALL | {"login": HOSTILE, "login_text": HOSTILE}))
+    page = shown(profile, f"{ses.url}/mails/{ses.ledger.mails[0].message_id}")
+    assert "<title>Activate your account" in page
+    assert "Hello &lt;script&gt;" in page
+
+
+def test_hostile_content_is_escaped_on_every_page(ses: Simulator, client: SESV2Client) -> None:
+    content = {"Simple": {"Subject": {"Data": HOSTILE}, "Body": {"Text": {"Data": HOSTILE}, "Html": {"Data": HOSTILE}}}}
+    client.send_email(**single() | {"Content": content})
+    for path in ("/", f"/mails/{ses.ledger.mails[0].message_id}"):
+        page, policy = read(ses.url + path)
+        assert "<script>" not in page
+        assert "<img" not in page
+        assert "&lt;script&gt;" in page
+        assert "default-src 'none'; script-src 'self';" in policy
+
+
+def test_the_html_part_is_in_a_frame_without_any_rights(ses: Simulator, client: SESV2Client) -> None:
+    client.send_email(**single())
+    page, _ = read(f"{ses.url}/mails/{ses.ledger.mails[0].message_id}")
+    assert '<iframe title="HTML part" sandbox="" srcdoc="&lt;!doctype html&gt;' in page
+
+
+def test_an_empty_inbox_and_an_unknown_mail_say_so(ses: Simulator) -> None:
+    assert "No mail yet" in read(ses.url)[0]
+    nothing = ask(f"{ses.url}/mails/none")
+    assert nothing.status == 404
+    assert "No such mail" in nothing.text
