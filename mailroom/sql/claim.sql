@@ -16,10 +16,10 @@ WITH lane AS MATERIALIZED (
                   CAST(:floors_due_at AS timestamptz[]), CAST(:floors_token AS bigint[]))
            AS given (priority, action, floor_due_at, floor_token)
 ),
--- The lane to serve: the most urgent in which a batch is full, or has waited long enough. Urgent jobs never wait, nor
--- do jobs that come back for another attempt: they have waited. This look takes no locks, so that a batch that is not
--- yet due to leave costs no writes.
-chosen AS MATERIALIZED (
+-- The lanes in which a batch is full, or has waited long enough, the most urgent first. Urgent jobs never wait, nor do
+-- jobs that come back for another attempt: they have waited. This look takes no locks, so that a batch that is not yet
+-- due to leave costs no writes.
+ready AS MATERIALIZED (
     SELECT lane.*
       FROM lane
      CROSS JOIN LATERAL (
@@ -35,6 +35,19 @@ chosen AS MATERIALIZED (
         OR waiting.again
         OR waiting.oldest_due_at <= now() - :batch_timeout
      ORDER BY lane.priority, waiting.oldest_due_at
+),
+-- The lane to serve: the first in which a job can be had. Where others hold all of them, the lanes behind must not wait.
+chosen AS MATERIALIZED (
+    SELECT ready.*
+      FROM ready
+     CROSS JOIN LATERAL (
+           SELECT
+             FROM jobs
+            WHERE queue = :queue AND priority = ready.priority AND action = ready.action AND due_at <= now()
+              AND (due_at, token) > (ready.floor_due_at, ready.floor_token)
+            ORDER BY due_at, token
+            LIMIT 1
+              FOR UPDATE SKIP LOCKED) AS first
      LIMIT 1
 ),
 -- MATERIALIZED: the locking subquery must run once. Run again inside a join, it could lock more rows than its LIMIT.
