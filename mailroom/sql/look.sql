@@ -30,5 +30,5 @@ leaves AS MATERIALIZED (
 )
 SELECT (SELECT count(*) FROM leaves WHERE leaves_at <= now()) AS ready,
        (SELECT CAST(extract(epoch FROM min(leaves_at) - now()) AS double precision) FROM leaves
-         WHERE leaves_at > now()) AS next_seconds,
+         WHERE leaves_at > now() AND leaves_at < 'infinity') AS next_seconds,
        EXISTS (SELECT FROM batches WHERE lease_until < now()) AS rescuable
