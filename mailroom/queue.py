@@ -150,9 +150,9 @@ def settle(connection: Connection, batch: Batch, verdicts: Sequence[Verdict]) ->
             "accounts": [job.account for job, _ in told],
             "attempts": [job.attempt for job, _ in told],
             "outcomes": [delivery.outcome for _, delivery in told],
-            "message_ids": [delivery.message_id for _, delivery in told],
-            "error_codes": [delivery.error_code for _, delivery in told],
-            "errors": [delivery.error for _, delivery in told],
+            "message_ids": [_storable(delivery.message_id) for _, delivery in told],
+            "error_codes": [_storable(delivery.error_code) for _, delivery in told],
+            "errors": [_storable(delivery.error) for _, delivery in told],
             "again_tokens": [job.token for job, _ in again],
             "again_attempts": [retry.attempt for _, retry in again],
             "again_after": [retry.after for _, retry in again],
@@ -198,6 +198,11 @@ def _lanes(floors: dict[Lane, Position]) -> dict[str, list[Any]]:
         "floors_due_at": [position and position.due_at for position in positions],
         "floors_token": [position and position.token for position in positions],
     }
+
+
+def _storable(words: str | None) -> str | None:
+    """Replace what no `text` can hold, NUL and lone surrogates: an odd answer must not keep its batch from settling."""
+    return words and words.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
 def _claimed(rows: Sequence[Row[Any]]) -> Claim:
