@@ -68,16 +68,16 @@ class Usage:
         self._forget(time.monotonic() if now is None else now)
         return sum(count for _, count in self._minutes)
 
-    def charge(self, recipients: int, account: Account, now: float) -> None:
+    def charge(self, recipients: int, account: Account, *, now: float) -> None:
         """Count these recipients at `now`, a monotonic time in seconds, or raise TooManyRequestsException."""
         daily = account.max_24_hour_send
         if daily != UNLIMITED and self.sent_last_24_hours(now) + recipients > daily:
             raise SesError("TooManyRequestsException", "Daily message quota exceeded.")
         if account.max_send_rate != UNLIMITED:
-            self._draw(recipients, account.max_send_rate, now)
+            self._draw(recipients, account.max_send_rate, now=now)
         self._count(recipients, int(now // 60))
 
-    def _draw(self, recipients: int, rate: float, now: float) -> None:
+    def _draw(self, recipients: int, rate: float, *, now: float) -> None:
         self._left = min(rate, self._left + (now - self._refilled_at) * rate)
         self._refilled_at = now
         if self._left <= 0:

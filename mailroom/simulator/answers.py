@@ -52,7 +52,7 @@ def answer(ses: Ses, arrival: Arrival) -> Answer:
         answered = Answer.of_error(error)
     if fault:
         answered = replace(answered, latency_seconds=fault.latency_ms / 1000)
-    ses.ledger.record(_request(number, arrival, members, fault, answered), mails)
+    ses.ledger.record(_request(arrival, answered, number=number, members=members, fault=fault), mails)
     return answered
 
 
@@ -98,7 +98,7 @@ def _miscounted(members: Mapping[str, Any], fault: Fault) -> Mapping[str, Any]:
 
 
 def _request(
-    number: int, arrival: Arrival, members: Mapping[str, Any], fault: Fault | None, answered: Answer
+    arrival: Arrival, answered: Answer, *, number: int, members: Mapping[str, Any], fault: Fault | None
 ) -> Request:
     return Request(
         number=number,

@@ -70,9 +70,8 @@ class Bulk:
         replacement = limits.template_data(entry.replacement)
         if replacement is None:
             raise EntryError("INVALID_PARAMETER", "ReplacementTemplateData is not a JSON object")
-        return self.sender.accept(
-            entry.to, self.template, merge(self.defaults, replacement), {**self.tags, **entry.tags}
-        )
+        variables = merge(self.defaults, replacement)
+        return self.sender.accept(entry.to, self.template, variables=variables, tags={**self.tags, **entry.tags})
 
 
 def send_bulk_email(ses: Ses, call: Call) -> Response:

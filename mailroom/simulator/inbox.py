@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from html import escape
 from importlib import resources
 from string import Template as Page
@@ -89,5 +90,6 @@ def _escaped(fields: Mapping[str, str]) -> dict[str, str]:
     return {name: escape(value) for name, value in fields.items()}
 
 
+@cache
 def _file(name: str) -> str:
     return (resources.files(__package__) / "pages" / name).read_text("utf-8")

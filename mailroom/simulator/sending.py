@@ -41,7 +41,7 @@ class Sender:
 
     def charge(self, recipients: int) -> None:
         """Take this many from the account's rate and quota, or raise TooManyRequestsException."""
-        self.ses.usage.charge(recipients, self.ses.account, time.monotonic())
+        self.ses.usage.charge(recipients, self.ses.account, now=time.monotonic())
 
     def unverified(self, to: Sequence[str]) -> str | None:
         """Why an account in the sandbox must not write to these, or None."""
@@ -52,7 +52,7 @@ class Sender:
             + ", ".join(to)
         )
 
-    def accept(self, to: Sequence[str], template: Template, variables: Members, tags: Mapping[str, str]) -> Mail:
+    def accept(self, to: Sequence[str], template: Template, *, variables: Members, tags: Mapping[str, str]) -> Mail:
         return Mail(
             message_id=self.ses.ledger.next_message_id(),
             request=self.request,
@@ -78,7 +78,7 @@ def send_email(ses: Ses, call: Call) -> Response:
     if unverified := sender.unverified(to):
         raise SesError("MessageRejected", unverified)
     sender.charge(len(to))
-    mail = sender.accept(to, template, variables, tags)
+    mail = sender.accept(to, template, variables=variables, tags=tags)
     return Response({"MessageId": mail.message_id}, [mail])
 
 

@@ -58,7 +58,8 @@ class Simulator:
     ) -> None:
         """Bind at once, so that the address is known; port 0 takes a free one.
 
-        Without `allow_remote` any address but a loopback one raises `SettingsError`, as does one that is taken.
+        Without `allow_remote` any address but a loopback one raises `SettingsError`, as does one that is taken. The
+        ledger keeps the newest `ledger_limit` mails and requests in full. `seed` decides faults with a probability.
         """
         self._ses = Ses(ledger=Ledger(ledger_limit), faults=Faults(seed))
         self._socket = _listen(host, port, allow_remote=allow_remote)

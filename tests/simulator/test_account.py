@@ -61,19 +61,19 @@ def test_above_the_rate_the_whole_call_is_refused(ses: Simulator, client: SESV2C
 
 def test_a_call_above_the_rate_is_admitted_and_its_debt_paid_off() -> None:
     usage, account = Usage(), Account(max_send_rate=10)
-    usage.charge(50, account, 100.0)
+    usage.charge(50, account, now=100.0)
     for too_early in (100.0, 102.0, 103.9):
         with pytest.raises(SesError, match="rate"):
-            usage.charge(1, account, too_early)
-    usage.charge(1, account, 104.1)
+            usage.charge(1, account, now=too_early)
+    usage.charge(1, account, now=104.1)
 
 
 def test_the_quota_forgets_after_24_hours() -> None:
     usage, account = Usage(), Account(max_24_hour_send=1)
-    usage.charge(1, account, 0.0)
+    usage.charge(1, account, now=0.0)
     with pytest.raises(SesError, match="quota"):
-        usage.charge(1, account, 24 * 3600 - 1.0)
-    usage.charge(1, account, 24 * 3600.0)
+        usage.charge(1, account, now=24 * 3600 - 1.0)
+    usage.charge(1, account, now=24 * 3600.0)
 
 
 def test_a_wrong_value_is_not_taken() -> None:
