@@ -13,15 +13,15 @@ depends_on = None
 
 # jobs is small and turns over completely: its dead rows are worth a vacuum long before a fifth of it has changed.
 # Its rows are never updated, so pages are filled. The statistics matter little (the claim is planned afresh each
-# time), but an analyze is cheap.
-JOBS = """
+# time), but an analyze is cheap. A queue is named as MAILROOM_QUEUE_NAME may name it, or no worker could ever take it.
+JOBS = r"""
 CREATE TABLE jobs (
     token    bigint       PRIMARY KEY,
     due_at   timestamptz  NOT NULL,
     action   token_action NOT NULL,
     priority smallint     NOT NULL CHECK (priority BETWEEN 0 AND 2),
     attempt  smallint     NOT NULL DEFAULT 0,
-    queue    text         NOT NULL CHECK (length(queue) BETWEEN 1 AND 63)
+    queue    text         NOT NULL CHECK (queue ~ '^\S{1,63}$')
 ) WITH (
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0,
     autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 20000,
