@@ -66,7 +66,8 @@ taken AS (
     RETURNING jobs.token, jobs.due_at, jobs.priority, jobs.action, jobs.attempt
 ),
 -- What is so now decides. An acceptance that arrived after its batch was rescued is kept as a late row: the mail is
--- out, and is not sent again. Only a job that was tried before can have one.
+-- out, and is not sent again. Only a job that was tried before can have one. It is ordered by its moment, not its id:
+-- to save a sort, PostgreSQL might walk the log by id, from its beginning.
 looked_up AS MATERIALIZED (
     SELECT taken.*, tokens.account, tokens.secret, tokens.code, tokens.expires_at, accounts.email, accounts.login,
            accepted.batch AS accepted_in, accepted.message_id,
@@ -92,7 +93,7 @@ looked_up AS MATERIALIZED (
            SELECT deliveries.batch, deliveries.message_id
              FROM deliveries
             WHERE deliveries.token = taken.token AND deliveries.outcome = 'sent' AND deliveries.late
-            ORDER BY deliveries.id
+            ORDER BY deliveries.created_at
             LIMIT 1
            ) AS accepted ON taken.attempt > 0
 ),

@@ -21,14 +21,15 @@ results AS MATERIALIZED (
                   CAST(:error_codes AS text[]), CAST(:errors AS text[]))
            AS result (token, account, attempt, outcome, message_id, error_code, error)
 ),
+-- Counted, since PostgreSQL may turn a NOT EXISTS in an OR into a table of all that matches, made from the whole log.
 logged AS (
     INSERT INTO deliveries (token, account, batch, action, outcome, attempt, late, message_id, error_code, error)
     SELECT token, account, :batch, CAST(:action AS token_action), outcome, attempt,
            NOT EXISTS (SELECT FROM closed), message_id, error_code, error
       FROM results
      WHERE EXISTS (SELECT FROM closed)
-        OR NOT EXISTS (
-           SELECT FROM deliveries AS told
+        OR 0 = (
+           SELECT count(*) FROM deliveries AS told
             WHERE told.token = results.token AND told.batch = :batch AND told.outcome = results.outcome
            )
 ),
