@@ -15,6 +15,7 @@ from mailroom.transport import LONGEST_CALL
 PREFIX: Final = "MAILROOM_"
 # Values that are never repeated in a message, nor in the repr of the settings.
 SECRET: Final = {"database_url", "listen_database_url", "secret_key"}
+SHORTEST_SWEEP_INTERVAL: Final = timedelta(milliseconds=10)
 
 
 def _milliseconds(value: object) -> timedelta:
@@ -23,6 +24,10 @@ def _milliseconds(value: object) -> timedelta:
     if re.fullmatch(r"[0-9]{1,9}", str(value)) is None:
         raise ValueError("a whole number of milliseconds, at most 999999999")
     return timedelta(milliseconds=int(str(value)))
+
+
+def _ms(duration: timedelta) -> int:
+    return duration // timedelta(milliseconds=1)
 
 
 def _secret_key(value: object) -> bytes:
@@ -83,21 +88,24 @@ class Settings(BaseSettings):
     ses_config_set: Annotated[str, _matching(r"[A-Za-z0-9_-]{0,64}", "at most 64 letters, digits, _ or -")] = Field(
         "default", description="configuration set; empty: none"
     )
-    ses_source: Annotated[str, _matching(r"[\x20-\x7e]*[^@\s]@[^@\s][\x20-\x7e]*", "an ASCII sender address")] = Field(
+    ses_source: Annotated[str, _matching(r"[ -~]*[!-?A-~]@[!-?A-~][ -~]*", "an ASCII sender address")] = Field(
         "noreply@localhost", description="sender address"
     )
     ses_output_path: Path | None = Field(None, description="where raw SES error answers are kept")
 
     @model_validator(mode="after")
     def _hold_together(self) -> Self:
-        if self.sweep_interval < timedelta(milliseconds=10):
-            raise ValueError("MAILROOM_SWEEP_INTERVAL must be at least 10 ms")
+        if self.sweep_interval < SHORTEST_SWEEP_INTERVAL:
+            raise self._unfit("sweep_interval", f"at least {_ms(SHORTEST_SWEEP_INTERVAL)} ms")
         if self.healthcheck_interval < self.batch_timeout:
-            raise ValueError("MAILROOM_HEALTHCHECK_INTERVAL must not be less than MAILROOM_BATCH_TIMEOUT")
+            raise self._unfit("healthcheck_interval", f"at least MAILROOM_BATCH_TIMEOUT, {_ms(self.batch_timeout)} ms")
         if self.lease <= LONGEST_CALL:
-            longest = LONGEST_CALL // timedelta(milliseconds=1)
-            raise ValueError(f"MAILROOM_LEASE must be more than the longest SES call, {longest} ms")
+            raise self._unfit("lease", f"more than the longest SES call, {_ms(LONGEST_CALL)} ms")
         return self
+
+    def _unfit(self, name: str, accepted: str) -> ValueError:
+        shown = f"{_ms(getattr(self, name))} ms"
+        return ValueError(f"{PREFIX}{name.upper()}: {shown} is not accepted: {accepted}")
 
 
 def load(*required: str, **overrides: Any) -> Settings:
