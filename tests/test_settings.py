@@ -1,0 +1,291 @@
+"""What the environment may say, and what is said about the rest."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import Engine, text
+
+from mailroom import database, settings
+from mailroom.embedded import free_port
+from mailroom.errors import DatabaseError, SettingsError
+from mailroom.transport import LONGEST_CALL
+from tests.world import KEY, KEY_HEX
+
+CANARY = "canary"
+URL = "postgresql://ada@db.example.com/app"
+
+
+def ms(number: int) -> timedelta:
+    return timedelta(milliseconds=number)
+
+
+def complaint(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> str:
+    """Return what is said about a variable with this value, which is not to be accepted."""
+    monkeypatch.setenv(f"MAILROOM_{name}", value)
+    with pytest.raises(SettingsError) as error:
+        settings.load()
+    assert error.value.__cause__ is None
+    return str(error.value)
+
+
+DEFAULTS = {
+    "database_url": "",
+    "listen_database_url": "",
+    "secret_key": b"",
+    "channel_name": "token_insert",
+    "queue_name": "mailroom",
+    "healthcheck_interval": ms(270_000),
+    "batch_timeout": ms(5_000),
+    "batch_limit": 10,
+    "sweep_interval": ms(5_000),
+    "lease": ms(30_000),
+    "debug": False,
+    "ses_config_set": "default",
+    "ses_source": "noreply@localhost",
+    "ses_output_path": None,  # `send` has a default of its own, `worker` none
+}
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    assert settings.load().model_dump() == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("DATABASE_URL", URL, URL),
+        ("LISTEN_DATABASE_URL", URL, URL),
+        ("SECRET_KEY", KEY_HEX, KEY),
+        ("SECRET_KEY", KEY_HEX.upper(), KEY),
+        ("CHANNEL_NAME", "new_mail", "new_mail"),
+        ("QUEUE_NAME", "newsletter", "newsletter"),
+        ("HEALTHCHECK_INTERVAL", "60000", ms(60_000)),
+        ("BATCH_TIMEOUT", "0", ms(0)),
+        ("BATCH_LIMIT", "1", 1),
+        ("BATCH_LIMIT", "50", 50),
+        ("SWEEP_INTERVAL", "10", ms(10)),
+        ("LEASE", "60000", ms(60_000)),
+        ("DEBUG", "true", True),
+        ("DEBUG", "1", True),
+        ("DEBUG", "false", False),
+        ("SES_CONFIG_SET", "account-mail_2", "account-mail_2"),
+        ("SES_CONFIG_SET", "", ""),
+        ("SES_SOURCE", "Ada <ada@example.com>", "Ada <ada@example.com>"),
+        ("SES_OUTPUT_PATH", "/var/log/mail", Path("/var/log/mail")),
+    ],
+)
+def test_a_variable_replaces_its_default(monkeypatch: pytest.MonkeyPatch, name: str, value: str, read: object) -> None:
+    monkeypatch.setenv(f"MAILROOM_{name}", value)
+
+    assert settings.load().model_dump() == DEFAULTS | {name.lower(): read}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "accepted"),
+    [
+        ("CHANNEL_NAME", "", "1 to 63 characters without blanks"),
+        ("CHANNEL_NAME", "x" * 64, "1 to 63 characters without blanks"),
+        ("CHANNEL_NAME", "token insert", "1 to 63 characters without blanks"),
+        ("QUEUE_NAME", "", "1 to 63 characters without blanks"),
+        ("QUEUE_NAME", "news\nletter", "1 to 63 characters without blanks"),
+        ("HEALTHCHECK_INTERVAL", "", "a whole number of milliseconds"),
+        ("BATCH_TIMEOUT", "5s", "a whole number of milliseconds"),
+        ("BATCH_TIMEOUT", "-1", "a whole number of milliseconds"),
+        ("BATCH_TIMEOUT", "1.5", "a whole number of milliseconds"),
+        ("BATCH_TIMEOUT", "5_000", "a whole number of milliseconds"),
+        ("BATCH_TIMEOUT", "\N{ARABIC-INDIC DIGIT FIVE}000", "a whole number of milliseconds"),
+        ("BATCH_TIMEOUT", "1000000000", "at most 999999999"),
+        ("BATCH_LIMIT", "0", "greater than or equal to 1"),
+        ("BATCH_LIMIT", "51", "less than or equal to 50"),
+        ("BATCH_LIMIT", "ten", "integer"),
+        ("BATCH_LIMIT", "", "integer"),
+        ("SWEEP_INTERVAL", "PT5S", "a whole number of milliseconds"),
+        ("LEASE", "half a minute", "a whole number of milliseconds"),
+        ("DEBUG", "perhaps", "boolean"),
+        ("DEBUG", "", "boolean"),
+        ("SES_CONFIG_SET", "account mail", "at most 64 letters, digits, _ or -"),
+        ("SES_CONFIG_SET", "x" * 65, "at most 64 letters, digits, _ or -"),
+        ("SES_SOURCE", "", "an ASCII sender address"),
+        ("SES_SOURCE", "noreply", "an ASCII sender address"),
+        ("SES_SOURCE", "noreply@", "an ASCII sender address"),
+        ("SES_SOURCE", "no\u00e9@example.com", "an ASCII sender address"),
+        ("SES_SOURCE", "noreply@\u00e9xample.com", "an ASCII sender address"),
+        ("SES_SOURCE", "no\x7f@example.com", "an ASCII sender address"),
+        ("SES_SOURCE", "noreply@example.com\nBcc: all@example.com", "an ASCII sender address"),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, accepted: str
+) -> None:
+    said = complaint(monkeypatch, name, value)
+
+    assert said.startswith(f"MAILROOM_{name}: {value!r} is not accepted: ")
+    assert accepted in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "accepted"),
+    [
+        ("SECRET_KEY", CANARY, "64 hex digits"),
+        ("SECRET_KEY", "", "64 hex digits"),
+        ("SECRET_KEY", CANARY + KEY_HEX[6:], "64 hex digits"),
+        ("SECRET_KEY", KEY_HEX + "00", "64 hex digits"),
+        ("SECRET_KEY", KEY_HEX + "\n", "64 hex digits"),
+        ("DATABASE_URL", "", "a postgresql:// URL"),
+        ("DATABASE_URL", CANARY, "a postgresql:// URL"),
+        ("DATABASE_URL", f"mysql://ada:{CANARY}@db/app", "a postgresql:// URL"),
+        ("DATABASE_URL", f"postgresql+psycopg2://ada:{CANARY}@db/app", "a postgresql:// URL"),
+        ("DATABASE_URL", f"postgresql://ada:{CANARY}@[db/app", "a postgresql:// URL"),
+        ("DATABASE_URL", f"host=db password={CANARY} colour=red", "a postgresql:// URL"),
+        ("LISTEN_DATABASE_URL", f"mysql://ada:{CANARY}@db/app", "a postgresql:// URL"),
+    ],
+)
+def test_a_secret_that_cannot_be_read_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, accepted: str
+) -> None:
+    said = complaint(monkeypatch, name, value)
+
+    assert said.startswith(f"MAILROOM_{name}: its value is not accepted: {accepted}")
+    assert CANARY not in said
+    assert KEY_HEX[:8] not in said
+    assert len(said.splitlines()) == 1
+
+
+def test_the_settings_do_not_show_their_secrets() -> None:
+    loaded = settings.load(database_url=f"postgresql://ada:{CANARY}@db/app", secret_key=KEY_HEX)
+
+    assert loaded.secret_key == KEY
+    for shown in (repr(loaded), str(loaded)):
+        assert CANARY not in shown
+        assert KEY_HEX not in shown
+        assert repr(KEY) not in shown
+
+
+def test_everything_that_is_wrong_is_said_at_once_and_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAILROOM_BATCH_LIMIT", "0")
+
+    said = complaint(monkeypatch, "LEASE", "long")
+
+    assert "MAILROOM_BATCH_LIMIT: '0'" in said
+    assert "MAILROOM_LEASE: 'long'" in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "accepted"),
+    [
+        ("HEALTHCHECK_INTERVAL", "4999", "at least MAILROOM_BATCH_TIMEOUT, 5000 ms"),
+        ("LEASE", str(LONGEST_CALL // ms(1)), f"more than the longest SES call, {LONGEST_CALL // ms(1)} ms"),
+        ("SWEEP_INTERVAL", "9", "at least 10 ms"),
+    ],
+)
+def test_intervals_must_fit_together(monkeypatch: pytest.MonkeyPatch, name: str, value: str, accepted: str) -> None:
+    assert complaint(monkeypatch, name, value) == f"MAILROOM_{name}: {value} ms is not accepted: {accepted}"
+
+    monkeypatch.setenv(f"MAILROOM_{name}", str(int(value) + 1))
+    settings.load()
+
+
+@pytest.mark.parametrize("name", ["database_url", "secret_key"])
+def test_what_a_command_needs_is_named_when_it_is_not_set(name: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^MAILROOM_{name.upper()} is not set: .*required.*$"):
+        settings.load(name)
+
+
+def test_what_a_command_needs_may_come_from_the_command_line() -> None:
+    assert settings.load("database_url", database_url=URL).database_url == URL
+
+
+def test_the_command_line_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAILROOM_BATCH_LIMIT", "20")
+    monkeypatch.setenv("MAILROOM_QUEUE_NAME", "newsletter")
+
+    loaded = settings.load(batch_limit=30, queue_name=None, lease=ms(40_000))
+
+    assert (loaded.batch_limit, loaded.queue_name, loaded.lease) == (30, "newsletter", ms(40_000))
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_limit", 51), ("lease", ms(1)), ("queue_name", "")])
+def test_the_command_line_is_checked_like_the_environment(name: str, value: Any) -> None:
+    with pytest.raises(SettingsError, match=f"^MAILROOM_{name.upper()}: "):
+        settings.load(**{name: value})
+
+
+# Database URLs
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ada:pw@db.example.com:6432/app?sslmode=require",
+        "postgres://ada:pw@db.example.com:6432/app?sslmode=require",
+        "postgresql+psycopg://ada:pw@db.example.com:6432/app?sslmode=require",
+        "host=db.example.com port=6432 dbname=app user=ada password=pw sslmode=require",
+    ],
+)
+def test_any_spelling_of_a_database_url_is_understood(url: str) -> None:
+    wanted = {"host": "db.example.com", "port": "6432", "dbname": "app", "user": "ada", "password": "pw"}
+
+    assert conninfo_to_dict(database.connection_string(url)).items() >= (wanted | {"sslmode": "require"}).items()
+
+
+def test_a_database_url_may_replace_what_mailroom_asks_of_a_connection() -> None:
+    given = conninfo_to_dict(database.connection_string(f"{URL}?connect_timeout=60&application_name=web"))
+    default = conninfo_to_dict(database.connection_string(URL))
+
+    assert (given["connect_timeout"], given["application_name"]) == ("60", "web")
+    assert (default["connect_timeout"], default["application_name"]) == ("5", "mailroom")
+
+
+# The database's revision
+
+
+def failure(url: str) -> str:
+    """Return what check_revision says about a database that mailroom cannot work with."""
+    engine = database.connect_engine(url)
+    with pytest.raises(DatabaseError) as error:
+        database.check_revision(engine)
+    engine.dispose()
+    return str(error.value)
+
+
+def test_a_migrated_database_is_accepted(engine: Engine) -> None:
+    database.check_revision(engine)
+
+
+def test_a_database_that_is_not_there_is_said_to_be_unreachable() -> None:
+    said = failure(f"postgresql://ada:{CANARY}@127.0.0.1:{free_port()}/app")
+
+    assert said.startswith("the database cannot be reached: ")
+    assert "refused" in said
+    assert CANARY not in said
+    assert len(said.splitlines()) == 1
+
+
+def test_an_unknown_database_is_said_to_be_unreachable(empty_url: str) -> None:
+    said = failure(f"{empty_url} dbname=no_such_database")
+
+    assert said.startswith("the database cannot be reached: ")
+    assert 'database "no_such_database" does not exist' in said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_database_without_tables_is_to_be_migrated(empty_url: str) -> None:
+    assert failure(empty_url) == "the database is not migrated: run `alembic upgrade head`"
+
+
+@pytest.mark.parametrize(
+    ("arrange", "found"), [("UPDATE {} SET version_num = '9999'", "9999"), ("DELETE FROM {}", "None")]
+)
+def test_a_database_of_another_revision_is_refused_by_both_names(engine: Engine, arrange: str, found: str) -> None:
+    with engine.connect() as connection:
+        connection.execute(text(arrange.format(database.VERSION_TABLE)))
+
+    with pytest.raises(
+        DatabaseError, match=f"revision {found}, .* needs {database.REVISION}: run `alembic upgrade head`"
+    ):
+        database.check_revision(engine)
