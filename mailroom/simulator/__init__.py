@@ -2,7 +2,8 @@
 
 from mailroom.simulator.account import Account
 from mailroom.simulator.faults import Fault, Faults
-from mailroom.simulator.ledger import Counts, Ledger, Mail, Request
+from mailroom.simulator.ledger import Ledger
+from mailroom.simulator.records import Counts, Mail, Request
 from mailroom.simulator.server import Simulator, serve
 
 __all__ = ["Account", "Counts", "Fault", "Faults", "Ledger", "Mail", "Request", "Simulator", "serve"]

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from mailroom.simulator.call import Arrival, Call, Response, template_choice
 from mailroom.simulator.faults import Fault
-from mailroom.simulator.ledger import Mail, Request
 from mailroom.simulator.limits import template_name
 from mailroom.simulator.operations import PERFORM
+from mailroom.simulator.records import Mail, Request
 from mailroom.simulator.refusal import SesError
 from mailroom.simulator.ses import Ses
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from mailroom.simulator import limits
 from mailroom.simulator.call import Call, Response
-from mailroom.simulator.ledger import Mail
+from mailroom.simulator.faults import ASKED_FOR
+from mailroom.simulator.records import Mail
 from mailroom.simulator.refusal import bad_request, not_found
 from mailroom.simulator.rendering import merge
 from mailroom.simulator.sending import Members, Sender, choose_template, missing_template
@@ -60,7 +61,7 @@ class Bulk:
     def accept(self, entry: Entry) -> Mail:
         """The mail of this entry, or an `EntryError`."""
         if entry.status != SUCCESS:
-            raise EntryError(entry.status, "A fault was asked for.")
+            raise EntryError(entry.status, ASKED_FOR)
         if fault := limits.destination_fault(entry.to):
             raise EntryError("INVALID_PARAMETER", fault)
         if self.template is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mailroom.simulator import limits
 from mailroom.simulator.faults import Fault
-from mailroom.simulator.ledger import Mail
+from mailroom.simulator.records import Mail
 from mailroom.simulator.refusal import bad_request
 from mailroom.simulator.service import Operation
 from mailroom.simulator.shapes import ShapeError

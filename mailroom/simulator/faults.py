@@ -9,6 +9,8 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+ASKED_FOR = "A fault was asked for."
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Fault:
@@ -29,7 +31,7 @@ class Fault:
     """Answer with this exception; nothing is accepted."""
     status: int | None = Field(default=None, ge=400, le=599)
     """The HTTP status of `error`; without it, the model's."""
-    message: str = "A fault was asked for."
+    message: str = ASKED_FOR
     entries: Mapping[int, str] = field(default_factory=dict)
     """The status of some entries of a bulk call, by position; such an entry is accepted only if it is SUCCESS."""
     before: Literal["hang", "drop"] | None = None

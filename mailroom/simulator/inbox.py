@@ -12,7 +12,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from mailroom.simulator.ledger import Ledger, Mail
+from mailroom.simulator.ledger import Ledger
+from mailroom.simulator.records import Mail
 
 SHOWN = 100
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mailroom.simulator import limits
 from mailroom.simulator.call import Call, Response
-from mailroom.simulator.ledger import Mail
+from mailroom.simulator.records import Mail
 from mailroom.simulator.refusal import SesError, bad_request, not_found
 from mailroom.simulator.ses import Ses
 from mailroom.simulator.templates import Template

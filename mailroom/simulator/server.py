@@ -1,9 +1,7 @@
 """The simulator as a server on loopback: in a thread of this process, or until it is told to stop."""
 
 import asyncio
-import ipaddress
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,11 +12,11 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from mailroom.errors import SettingsError
 from mailroom.simulator.account import Account
 from mailroom.simulator.application import application
 from mailroom.simulator.faults import Faults
 from mailroom.simulator.ledger import Ledger
+from mailroom.simulator.loopback import listen
 from mailroom.simulator.ses import Ses
 from mailroom.simulator.templates import Templates
 
@@ -62,7 +60,7 @@ class Simulator:
         ledger keeps the newest `ledger_limit` mails and requests in full. `seed` decides faults with a probability.
         """
         self._ses = Ses(ledger=Ledger(ledger_limit), faults=Faults(seed))
-        self._socket = _listen(host, port, allow_remote=allow_remote)
+        self._socket = listen(host, port, allow_remote=allow_remote)
         self._address = self._socket.getsockname()
         config = uvicorn.Config(
             application(self._ses),
@@ -144,25 +142,3 @@ def _signalled() -> Iterator[threading.Event]:
     finally:
         for number, action in before.items():
             signal.signal(number, action)
-
-
-def _listen(host: str, port: int, *, allow_remote: bool) -> socket.socket:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        if not allow_remote and not ipaddress.ip_address(address[0]).is_loopback:
-            raise SettingsError(f"the simulator listens on loopback addresses only, and {host} is none")
-        # With its protocol named, for asyncio switches Nagle's delay (40 ms an answer) off only then.
-        return _bound(socket.socket(family, kind, protocol), address)
-    except OSError as error:
-        raise SettingsError(f"cannot listen on {host} port {port}: {error.strerror}") from error
-
-
-def _bound(listener: socket.socket, address: Any) -> socket.socket:
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)
-    except OSError:
-        listener.close()
-        raise
-    return listener
