@@ -1,0 +1,245 @@
+"""How PostgreSQL runs the statements in sql/: by index, and in constant work however long the queue, or dead rows, are.
+
+Each statement is explained on the very cursor, with the very parameters, that it is then run with.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, event, text
+
+from mailroom import queue
+from mailroom.job import Batch, Sent
+from mailroom.queue import LANES, Floors
+from mailroom.retry import judge
+from tests.world import add_accounts, misplaced
+
+LIMIT = 10
+MANY = 10_000
+
+
+class Plan:
+    """What EXPLAIN says of one statement."""
+
+    def __init__(self, explained: Any) -> None:
+        self._nodes = list(self._walk(explained[0]["Plan"]))
+
+    def scans(self, table: str) -> set[str]:
+        """How a table is read: the index, or the kind of scan where there is none."""
+        return {
+            node.get("Index Name", node["Node Type"])
+            for node in self._nodes
+            if node["Node Type"].endswith("Scan")
+            and node["Node Type"] != "Bitmap Heap Scan"
+            and (node.get("Relation Name") or node.get("Index Name", "").split("_")[0]) == table
+        }
+
+    def _walk(self, node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        yield node
+        for child in node.get("Plans", ()):
+            yield from self._walk(child)
+
+
+@contextmanager
+def explained(connection: Connection) -> Iterator[list[Plan]]:
+    """Collect the plan of each of mailroom's statements that is run."""
+    plans: list[Plan] = []
+
+    def explain(_: Connection, cursor: Any, sql: str, parameters: Any, *__: Any) -> None:
+        if sql.startswith("--"):
+            cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", parameters)
+            plans.append(Plan(cursor.fetchone()[0]))
+
+    event.listen(connection, "before_cursor_execute", explain)
+    try:
+        yield plans
+    finally:
+        event.remove(connection, "before_cursor_execute", explain)
+
+
+@contextmanager
+def transaction(engine: Engine, isolation_level: str = "READ COMMITTED") -> Iterator[Connection]:
+    """A connection that commits when it is told to, and not before."""
+    with engine.connect().execution_options(isolation_level=isolation_level) as connection:
+        yield connection
+
+
+def claim(connection: Connection, floors: Floors, limit: int = LIMIT) -> Batch | None:
+    return queue.claim(
+        connection,
+        queue="mailroom",
+        worker="test",
+        batch_limit=limit,
+        batch_timeout=timedelta(0),
+        lease=timedelta(seconds=30),
+        floors=floors,
+    ).batch
+
+
+def take(connection: Connection, floors: Floors | None = None) -> Batch:
+    """Claim, where there must be a batch to send."""
+    batch = claim(connection, floors or Floors())
+    assert batch is not None
+    return batch
+
+
+def look(connection: Connection, floors: Floors) -> None:
+    queue.look(connection, queue="mailroom", batch_limit=LIMIT, batch_timeout=timedelta(0), floors=floors)
+
+
+def settle(connection: Connection, batch: Batch) -> bool:
+    sent = [judge(Sent(f"m-{job.token}"), attempt=job.attempt, jitter=0) for job in batch.jobs]
+    return queue.settle(connection, batch, sent)
+
+
+def lose(connection: Connection) -> None:
+    """Let every lease have run out, and rescue."""
+    connection.execute(text("UPDATE batches SET lease_until = clock_timestamp() - interval '1 second'"))
+    queue.rescue(connection)
+
+
+def leave_alone(connection: Connection) -> None:
+    """Keep autovacuum away, so that it neither analyses nor clears anything in the midst of a test."""
+    for table in ("jobs", "tokens", "accounts", "deliveries"):
+        connection.execute(text(f"ALTER TABLE {table} SET (autovacuum_enabled = off)"))
+
+
+def fill(connection: Connection, count: int, *, prefix: str = "user") -> None:
+    """Let so many activations wait since a minute ago, all of them tried before."""
+    add_accounts(connection, count, prefix=prefix)
+    connection.execute(text("UPDATE jobs SET attempt = 1, due_at = now() - interval '1 minute'"))
+    connection.execute(
+        text(
+            "INSERT INTO deliveries (token, account, batch, action, outcome, attempt)"
+            " SELECT id, account, 1, action, 'deferred', 0 FROM tokens"
+        )
+    )
+
+
+@pytest.fixture(params=["empty", "unanalysed", "analysed", "outgrown"])
+def used(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Connection]:
+    """A connection that has run everything on empty tables, which it now finds empty still, or full.
+
+    Outgrown: analysed when there were but a few rows.
+    """
+    with engine.connect() as connection:
+        leave_alone(connection)
+        look(connection, Floors())
+        assert claim(connection, Floors()) is None
+        queue.rescue(connection)
+        if request.param == "outgrown":
+            fill(connection, 20, prefix="early")
+            connection.execute(text("VACUUM ANALYZE"))
+        if request.param != "empty":
+            fill(connection, MANY)
+        if request.param == "analysed":
+            connection.execute(text("VACUUM ANALYZE"))
+        yield connection
+
+
+@pytest.fixture
+def full(engine: Engine) -> Iterator[Connection]:
+    """A connection that finds tables which are full and were never analysed, as after a restore."""
+    with engine.connect() as connection:
+        leave_alone(connection)
+        fill(connection, MANY)
+        yield connection
+
+
+def test_a_claim_goes_by_index(used: Connection) -> None:
+    floors = Floors()
+    with explained(used) as plans:
+        claim(used, floors)
+        claim(used, floors)
+    for plan in plans:
+        assert plan.scans("jobs") == {"jobs_claim_idx", "jobs_pkey"}
+        assert plan.scans("tokens") == {"tokens_pkey"}
+        assert plan.scans("accounts") == {"accounts_pkey"}
+        assert plan.scans("deliveries") == {"deliveries_token_idx"}
+
+
+def test_a_look_goes_by_index(used: Connection) -> None:
+    floors = Floors()
+    with explained(used) as plans:
+        look(used, floors)
+    claim(used, floors)
+    with explained(used) as more_plans:
+        look(used, floors)
+    assert [plan.scans("jobs") for plan in plans + more_plans] == [{"jobs_claim_idx"}] * 2
+
+
+@pytest.mark.parametrize("analysed", [False, True])
+def test_settlements_and_rescues_go_by_index(full: Connection, analysed: bool) -> None:
+    if analysed:
+        full.execute(text("VACUUM ANALYZE"))
+    settled, released, lost = (take(full) for _ in range(3))
+    with explained(full) as plans:
+        assert settle(full, settled)
+        assert queue.release(full, released)
+        lose(full)
+        assert not settle(full, lost)
+    *settlements, rescue, late = plans
+    for plan in (*settlements, late):
+        assert plan.scans("deliveries") == {"deliveries_token_idx"}
+        assert plan.scans("jobs") == plan.scans("tokens") == set()
+    assert rescue.scans("tokens") == {"tokens_pkey"}
+    assert rescue.scans("jobs") == rescue.scans("deliveries") == set()
+
+
+def entries_read(connection: Connection) -> int:
+    """How many entries of the claim index this session has read, dead ones too, and rows that it read without."""
+    read: int = connection.execute(
+        text(
+            "SELECT pg_stat_get_xact_tuples_returned('jobs_claim_idx'::regclass)"
+            " + pg_stat_get_xact_tuples_returned('jobs'::regclass)"
+        )
+    ).scalar_one()
+    return read
+
+
+def cost(engine: Engine, act: Callable[[Connection], object]) -> int:
+    """Count the entries of the claim index that something reads, and undo it."""
+    with transaction(engine) as connection:
+        read_before = entries_read(connection)
+        act(connection)
+        read = entries_read(connection) - read_before
+        connection.rollback()
+    return read
+
+
+# A look, a first job that can be had, the jobs themselves: each at most a batch, and one entry to know the end.
+BOUND = 2 * LIMIT + 1 + 2 * len(LANES)
+
+
+def test_a_claim_reads_no_more_than_it_takes_of_a_long_queue(engine: Engine) -> None:
+    with engine.connect() as connection:
+        leave_alone(connection)
+        fill(connection, MANY)
+        connection.execute(text("VACUUM jobs"))
+    assert LIMIT < cost(engine, lambda connection: claim(connection, Floors())) <= BOUND
+    assert LIMIT <= cost(engine, lambda connection: look(connection, Floors())) <= BOUND
+
+
+def test_under_an_old_snapshot_a_claim_does_not_walk_over_what_is_done(engine: Engine) -> None:
+    floors = Floors()
+    with engine.connect() as connection, transaction(engine, "REPEATABLE READ") as old:
+        leave_alone(connection)
+        fill(connection, 5_000)
+        connection.execute(text("VACUUM ANALYZE jobs"))
+        assert misplaced(old) == []  # the snapshot is taken, and held
+
+        before = cost(engine, lambda connection: claim(connection, floors, limit=LIMIT))
+        floors.clear()
+        for _ in range(90):
+            batch = claim(connection, floors, limit=50)
+            assert batch is not None
+            assert settle(connection, batch)
+        connection.execute(text("VACUUM jobs"))
+
+        assert cost(engine, lambda connection: claim(connection, Floors())) > 4_500  # such is the cost without floors
+        assert cost(engine, lambda connection: claim(connection, floors)) <= before <= BOUND
+        assert cost(engine, lambda connection: look(connection, floors)) <= BOUND
+        assert cost(engine, lambda connection: add_accounts(connection, 1, prefix="new")) <= len(LANES)
