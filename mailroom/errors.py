@@ -22,3 +22,7 @@ class TokenError(MailroomError):
 
 class LineError(MailroomError):
     """A line on the input of `send` is not one that `collect` writes."""
+
+
+class TransportError(MailroomError):
+    """A transport took none of the mails it was given, and will take no more."""

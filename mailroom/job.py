@@ -57,9 +57,9 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """SES accepted the mail under this message id."""
+    """The provider accepted the mail, under this message id if it gives one."""
 
-    message_id: str
+    message_id: str | None
 
 
 @dataclass(frozen=True, slots=True)

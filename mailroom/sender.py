@@ -13,9 +13,10 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
-from mailroom import actions, queue
+from mailroom import queue, tokens
 from mailroom.database import first_line, is_transient
-from mailroom.job import Batch, Deferred, Outcome, Sent, Unconfirmed
+from mailroom.errors import TransportError
+from mailroom.job import Batch, Deferred, Job, Outcome, Sent, Unconfirmed
 from mailroom.pause import Pause
 from mailroom.queue import Claim, Floors, View
 from mailroom.retry import Verdict, judge
@@ -61,8 +62,9 @@ class Sender:
     def work_batch(self) -> int:
         """Claim, send and settle one batch; return how many jobs were taken, 0 if there was nothing to claim.
 
-        Raises DBAPIError if the claim fails: then nothing was taken, or what was taken is rescued after its lease.
-        A settlement is repeated until the database takes it.
+        Raises TransportError, with the batch given back, if the transport takes no more; and DBAPIError if the claim
+        fails: then nothing was taken, or what was taken is rescued after its lease. A settlement is repeated until
+        the database takes it.
         """
         began = time.monotonic()  # before the claim: a lease is never taken for longer than it is
         claim = self._claim()
@@ -114,10 +116,13 @@ class Sender:
 
     def _send(self, batch: Batch, within: timedelta) -> Sequence[Outcome]:
         try:
-            mails = [Mail(job.token, job.email, actions.template_data(job, key=self._key)) for job in batch.jobs]
-            outcomes = self._transport.send(actions.TEMPLATES[batch.action], mails, batch=batch.id, within=within)
+            mails = [_mail(job, self._key) for job in batch.jobs]
+            outcomes = self._transport.send(batch.action, mails, batch=batch.id, within=within)
             if len(outcomes) != len(mails):
                 raise AssertionError("a transport returns an outcome for every mail")
+        except TransportError:
+            self._settle(batch, [])
+            raise
         except Exception:
             # A bug must not stop the queue. Whether it struck before or after SES accepted, nobody knows.
             log.exception("batch id=%d: a fault in mailroom", batch.id)
@@ -144,6 +149,11 @@ class Sender:
             self._pause.fault(faults[0].code, faults[0].reason, now=time.monotonic(), jitter=jitter)
         elif any(isinstance(outcome, Sent) for outcome in outcomes):
             self._pause.success()
+
+
+def _mail(job: Job, key: bytes) -> Mail:
+    secret = tokens.sign(job.secret, action=job.action, key=key, code=job.code)
+    return Mail(token=job.token, address=job.email, login=job.login, secret=secret, code=job.code)
 
 
 def _log_settle_retry(state: RetryCallState, batch: Batch) -> None:

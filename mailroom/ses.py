@@ -15,12 +15,12 @@ from botocore import exceptions as boto
 from botocore.config import Config
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random
 
-from mailroom import classify
+from mailroom import actions, classify
 from mailroom.address import ascii_address
 from mailroom.classify import Fault
 from mailroom.errors import SettingsError
-from mailroom.job import Deferred, Outcome, Rejected, Sent, Unconfirmed
-from mailroom.transport import CONNECT_TIMEOUT, CONNECT_TRIES, READ_TIMEOUT, Mail
+from mailroom.job import Action, Deferred, Outcome, Rejected, Sent, Unconfirmed
+from mailroom.transport import CONNECT_TIMEOUT, CONNECT_TRIES, READ_TIMEOUT, RETRY_WAIT, Mail
 
 if TYPE_CHECKING:
     from mypy_boto3_sesv2 import SESV2Client
@@ -30,7 +30,6 @@ log = logging.getLogger(__name__)
 
 # SES: at most 50 destinations in a bulk call.
 LARGEST_CALL: Final = 50
-RETRY_WAIT: Final = timedelta(milliseconds=500)
 # The connection was never made, or nothing of the request was sent over it.
 _UNSENT: Final = (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError)
 # botocore gave up before it made a request.
@@ -47,17 +46,22 @@ _NOT_TRIED: Final = (
 
 
 def connect(
-    *, connections: int, connect_timeout: timedelta = CONNECT_TIMEOUT, read_timeout: timedelta = READ_TIMEOUT
+    *,
+    region: str | None,
+    connections: int,
+    connect_timeout: timedelta = CONNECT_TIMEOUT,
+    read_timeout: timedelta = READ_TIMEOUT,
 ) -> "SESV2Client":
     """Return a client that sends each request exactly once, whatever the environment says about retries.
 
-    botocore's default sends a bulk call up to five times after a time-out: 250 mails for 50. Region, credentials and
-    endpoint come from boto3's own chain; SettingsError if it finds no region or no credentials. One client serves
-    `connections` threads. Validation is off: requests are built here alone, and SES checks what botocore does not.
+    botocore's default sends a bulk call up to five times after a time-out: 250 mails for 50. Without `region` it comes
+    from boto3's own chain, as credentials and endpoint do; SettingsError if there is no region or no credentials. One
+    client serves `connections` threads. Validation is off: requests are built here alone, and SES checks what botocore
+    does not.
     """
     for name in ("boto3", "botocore", "urllib3"):  # at DEBUG they print request bodies, secrets included
-        logging.getLogger(name).setLevel(logging.INFO)
-    session = boto3.Session()
+        logging.getLogger(name).setLevel(logging.WARNING)
+    session = boto3.Session(region_name=region)
     config = Config(
         retries={"mode": "standard", "total_max_attempts": 1},
         connect_timeout=connect_timeout.total_seconds(),
@@ -100,20 +104,21 @@ class SesTransport:
             + (CONNECT_TRIES - 1) * RETRY_WAIT
         )
 
-    def send(self, template: str, mails: Sequence[Mail], *, batch: int, within: timedelta) -> Sequence[Outcome]:
+    def send(self, action: Action, mails: Sequence[Mail], *, batch: int | None, within: timedelta) -> Sequence[Outcome]:
         """See `Transport.send`. Addresses that SES cannot take are rejected without a call, and harm nobody else."""
         deadline = time.monotonic() + within.total_seconds()
         addresses = [ascii_address(mail.address) for mail in mails]
         possible = [place for place, address in enumerate(addresses) if address is not None]
         outcomes: list[Outcome] = [Rejected("UnsupportedAddress", "SES cannot mail to this address")] * len(mails)
-        call = _Call(self, template, batch, deadline)
+        call = _Call(self, action, batch, deadline)
         entries = [(mails[place], addresses[place] or "") for place in possible]
         for place, outcome in zip(possible, call.outcomes(entries), strict=True):
             outcomes[place] = outcome
         return outcomes
 
-    def request(self, template: str, entries: "Sequence[Entry]", *, batch: int) -> Any:
+    def request(self, action: Action, entries: "Sequence[Entry]", *, batch: int | None) -> Any:
         """Make one call for all entries and return its answer; retry only where nothing can have been sent."""
+        template = actions.TEMPLATES[action]
         frame: dict[str, Any] = {"FromEmailAddress": self._source}
         if self._config_set:
             frame["ConfigurationSetName"] = self._config_set
@@ -122,13 +127,13 @@ class SesTransport:
             [(mail, address)] = entries
             send = self._client.send_email
             frame["Destination"] = {"ToAddresses": [address]}
-            frame["Content"] = {"Template": {"TemplateName": template, "TemplateData": mail.data}}
+            frame["Content"] = {"Template": {"TemplateName": template, "TemplateData": mail.data(action)}}
             frame["EmailTags"] = _tags(mail, batch)
         else:
             send = self._client.send_bulk_email
             # Empty default data: a value left out is then an error of SES, not a mail with a blank link.
             frame["DefaultContent"] = {"Template": {"TemplateName": template, "TemplateData": "{}"}}
-            frame["BulkEmailEntries"] = [_bulk_entry(mail, address, batch) for mail, address in entries]
+            frame["BulkEmailEntries"] = [_bulk_entry(action, mail, address, batch) for mail, address in entries]
         return _until_connected(send, **frame)
 
     def fault(self, error: boto.ClientError) -> tuple[Fault, str]:
@@ -154,7 +159,7 @@ class SesTransport:
         fault = classify.status_fault(status, message=str(result.get("Error", "")), source=self._source)
         return classify.outcome(fault, status)
 
-    def keep(self, batch: int, entries: "Sequence[Entry]", answer: object) -> None:
+    def keep(self, batch: int | None, entries: "Sequence[Entry]", answer: object) -> None:
         """Append a raw error answer to the folder for them, if there is one. Only its owner may read it."""
         if self._output_path is None:
             return
@@ -175,9 +180,9 @@ class _Call:
     Halving takes at most 12 calls for one bad mail in 50, and stops in time for the lease: what is left then waits.
     """
 
-    def __init__(self, transport: SesTransport, template: str, batch: int, deadline: float) -> None:
+    def __init__(self, transport: SesTransport, action: Action, batch: int | None, deadline: float) -> None:
         self._transport = transport
-        self._template = template
+        self._action = action
         self._batch = batch
         self._deadline = deadline
 
@@ -202,7 +207,7 @@ class _Call:
         if time.monotonic() + transport.longest_call.total_seconds() > self._deadline:
             return [Deferred("OutOfTime", "the lease leaves no time for a call", charged=False)] * len(entries)
         try:
-            answer = transport.request(self._template, entries, batch=self._batch)
+            answer = transport.request(self._action, entries, batch=self._batch)
         except boto.ClientError as error:
             transport.keep(self._batch, entries, error.response)
             fault, code = transport.fault(error)
@@ -275,13 +280,14 @@ def _accepted(message_id: str | None) -> Outcome:
     return Unconfirmed("NoMessageId", "SES answered without a message id")
 
 
-def _tags(mail: Mail, batch: int) -> "list[MessageTagTypeDef]":
-    return [{"Name": "mailroom_token", "Value": str(mail.token)}, {"Name": "mailroom_batch", "Value": str(batch)}]
+def _tags(mail: Mail, batch: int | None) -> "list[MessageTagTypeDef]":
+    tags = {"mailroom_token": mail.token, "mailroom_batch": batch}
+    return [{"Name": name, "Value": str(value)} for name, value in tags.items() if value is not None]
 
 
-def _bulk_entry(mail: Mail, address: str, batch: int) -> "BulkEmailEntryTypeDef":
+def _bulk_entry(action: Action, mail: Mail, address: str, batch: int | None) -> "BulkEmailEntryTypeDef":
     return {
         "Destination": {"ToAddresses": [address]},
         "ReplacementTags": _tags(mail, batch),
-        "ReplacementEmailContent": {"ReplacementTemplate": {"ReplacementTemplateData": mail.data}},
+        "ReplacementEmailContent": {"ReplacementTemplate": {"ReplacementTemplateData": mail.data(action)}},
     }

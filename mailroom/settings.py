@@ -91,6 +91,8 @@ class Settings(BaseSettings):
     ses_source: Annotated[str, _matching(r"[ -~]*[!-?A-~]@[!-?A-~][ -~]*", "an ASCII sender address")] = Field(
         "noreply@localhost", description="sender address"
     )
+    # botocore reads AWS_DEFAULT_REGION alone, while every other AWS tool reads this one.
+    aws_region: str | None = Field(None, validation_alias="AWS_REGION", description="region of SES")
     ses_output_path: Path | None = Field(None, description="where raw SES error answers are kept")
 
     @model_validator(mode="after")

@@ -6,22 +6,30 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, Protocol, TextIO
 
-from mailroom.job import Outcome, Sent
+from mailroom import actions
+from mailroom.job import Action, Outcome, Sent
 
 # How long one call may take, retries of a connection that was never made included. A lease has to be longer.
 CONNECT_TIMEOUT: Final = timedelta(seconds=3)
 READ_TIMEOUT: Final = timedelta(seconds=15)
 CONNECT_TRIES: Final = 3
-LONGEST_CALL: Final = CONNECT_TRIES * CONNECT_TIMEOUT + READ_TIMEOUT + timedelta(seconds=1)
+RETRY_WAIT: Final = timedelta(milliseconds=500)
+LONGEST_CALL: Final = CONNECT_TRIES * CONNECT_TIMEOUT + READ_TIMEOUT + (CONNECT_TRIES - 1) * RETRY_WAIT
 
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """One mail as a provider takes it. `data` is the JSON object that fills the template."""
+    """One mail, ready to be handed over: `secret` is the signed token. `token` is None where it is not known."""
 
-    token: int
+    token: int | None
     address: str = field(repr=False)
-    data: str = field(repr=False)
+    login: str = field(repr=False)
+    secret: str = field(repr=False)
+    code: str = field(repr=False)
+
+    def data(self, action: Action) -> str:
+        """Return the JSON object that fills the action's template."""
+        return actions.template_data(action, login=self.login, secret=self.secret, code=self.code)
 
 
 class Transport(Protocol):
@@ -29,11 +37,11 @@ class Transport(Protocol):
 
     longest_call: timedelta
 
-    def send(self, template: str, mails: Sequence[Mail], *, batch: int, within: timedelta) -> Sequence[Outcome]:
+    def send(self, action: Action, mails: Sequence[Mail], *, batch: int | None, within: timedelta) -> Sequence[Outcome]:
         """Try to send every mail once; return what became of each, by position.
 
-        `template` is the provider's name for it; `batch` goes on the mails as a tag. No call begins that could end
-        later than `within`. Whatever the provider or the network does is an outcome, never an exception.
+        `batch` goes on the mails as a tag. No call begins that could end later than `within`. Whatever the provider
+        or the network does is an outcome. Raises TransportError if it took none of them and will take no more.
         """
         ...  # pragma: no cover
 
@@ -46,8 +54,10 @@ class DebugTransport:
     def __init__(self, out: TextIO = sys.stdout) -> None:
         self._out = out
 
-    def send(self, template: str, mails: Sequence[Mail], *, batch: int, within: timedelta) -> Sequence[Outcome]:
+    def send(self, action: Action, mails: Sequence[Mail], *, batch: int | None, within: timedelta) -> Sequence[Outcome]:
+        template = actions.TEMPLATES[action]
         for mail in mails:
-            print(f"batch={batch} token={mail.token} template={template} to={mail.address} {mail.data}", file=self._out)
+            data = mail.data(action)
+            self._out.write(f"batch={batch} token={mail.token} template={template} to={mail.address} {data}\n")
         self._out.flush()
         return [Sent(message_id=f"debug-{batch}-{mail.token}") for mail in mails]

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mailroom import queue
 from mailroom.database import first_line
-from mailroom.errors import MailroomError
+from mailroom.errors import MailroomError, TransportError
 from mailroom.pause import Pause
 from mailroom.queue import Floors
 from mailroom.sender import Limits, Sender
@@ -63,7 +63,7 @@ class Worker:
             for number in range(concurrency)
         ]
         self._stopping = threading.Event()
-        self._failed = False
+        self._failure: MailroomError | None = None
         self._outage = False
         # What wakes the process, and what wakes one sender: True for work, False to stop. SimpleQueue, since a signal
         # handler may put into it at any moment.
@@ -73,7 +73,7 @@ class Worker:
     def run(self, listener: Listener | None = None) -> None:
         """Work until `stop`; then let calls in the air finish, and settle them.
 
-        Raises MailroomError if a sender died.
+        Raises TransportError if the transport takes no more, MailroomError if a sender died.
         """
         threads = [threading.Thread(target=self._serve, args=(sender,)) for sender in self._senders]
         if listener is not None:
@@ -90,8 +90,8 @@ class Worker:
             for thread in threads:
                 thread.join()
         log.info("worker stopped")
-        if self._failed:
-            raise MailroomError("a sender died; its log says why")
+        if self._failure is not None:
+            raise self._failure
 
     def stop(self) -> None:
         """Claim nothing more. May be called from any thread and from a signal handler, and more than once."""
@@ -171,8 +171,7 @@ class Worker:
             alive = True
         finally:
             if not alive:
-                self._failed = True
-                self.stop()
+                self._fail(MailroomError("a sender died; the log says why"))
 
     def _work_off(self, sender: Sender) -> None:
         """Work until nothing is left to claim. A full batch starts another sender: where it came from is more."""
@@ -185,6 +184,8 @@ class Worker:
         except DBAPIError as error:
             self._note_outage(error)
             self._stopping.wait(OUTAGE_WAIT.total_seconds())
+        except TransportError as error:
+            self._fail(error)
         if worked:
             self._pokes.put(WORKED)
 
@@ -196,6 +197,10 @@ class Worker:
                 return True
             self._stopping.wait(wait.total_seconds())
         return False
+
+    def _fail(self, error: MailroomError) -> None:
+        self._failure = error
+        self.stop()
 
     def _note_outage(self, error: DBAPIError) -> None:
         if not self._outage:

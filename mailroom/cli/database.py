@@ -1,0 +1,41 @@
+"""`migrate`: the schema, also where there is no checkout."""
+
+from pathlib import Path
+
+from alembic.config import Config
+from sqlalchemy.exc import DBAPIError
+
+import mailroom
+from alembic import command
+from mailroom import settings
+from mailroom.cli.build import start_log
+from mailroom.database import connect_engine, first_line
+from mailroom.errors import DatabaseError
+
+
+def migrate() -> None:
+    """Bring the database of MAILROOM_DATABASE_URL to this version's schema, as `alembic upgrade head` does."""
+    start_log()
+    upgrade(settings.load("database_url").database_url)
+
+
+def upgrade(url: str) -> None:
+    """Run the migrations that come with the package. Raises DatabaseError if the database cannot be reached."""
+    config = Config()
+    config.set_main_option("script_location", str(_scripts()).replace("%", "%%"))
+    engine = connect_engine(url, isolation_level="READ COMMITTED")
+    try:
+        with engine.connect() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except DBAPIError as error:
+        raise DatabaseError(f"the database cannot be migrated: {first_line(error)}") from error
+    finally:
+        engine.dispose()
+
+
+def _scripts() -> Path:
+    """The migrations: inside the package where it was installed from a wheel, beside it in a checkout."""
+    package = Path(mailroom.__file__).parent
+    installed = package / "alembic"
+    return installed if installed.exists() else package.parent / "alembic"

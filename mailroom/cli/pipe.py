@@ -1,0 +1,106 @@
+"""`collect` and `send`: the same work in two processes with lines of text between them."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from mailroom import settings
+from mailroom.cli.build import limits, log, open_database, open_transport, start_log
+from mailroom.cli.work import LISTEN, BatchLimit, BatchTimeout, QueueName, listener, run_until_stopped
+from mailroom.errors import LineError, TransportError
+from mailroom.job import Action, Rejected, Sent
+from mailroom.pipe import LONGEST_LINE, PipeTransport, parse
+from mailroom.transport import LONGEST_CALL, Mail, Transport
+from mailroom.worker import Worker
+
+DEFAULT_OUTPUT_PATH: Final = Path("./output")
+LARGEST_CALL: Final = 50
+
+
+def collect(
+    *,
+    listen: Annotated[bool, LISTEN] = True,
+    batch_limit: BatchLimit = None,
+    batch_timeout: BatchTimeout = None,
+    queue_name: QueueName = None,
+) -> None:
+    """Claim batches and print each as one line: action,email,login,secret,code over and over; until stopped.
+
+    A batch counts as sent once its line is flushed; a closed output gives it back and exits 1.
+    The lines hold addresses and secrets: pipe them to `mailroom send`.
+    """
+    start_log()
+    given = settings.load(
+        "database_url", "secret_key", batch_limit=batch_limit, batch_timeout=batch_timeout, queue_name=queue_name
+    )
+    engine = open_database(given, pool_size=3)
+    work = Worker(
+        engine,
+        PipeTransport(sys.stdout),
+        key=given.secret_key,
+        limits=limits(given),
+        concurrency=1,
+        sweep_interval=given.sweep_interval,
+    )
+    try:
+        run_until_stopped(work, listener(given, work) if listen else None)
+    except TransportError:
+        # What is left in the buffer would fail again, noisily, when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+    finally:
+        engine.dispose()
+
+
+def send() -> None:
+    """Read lines as `collect` prints them, and send the mails; until the input ends.
+
+    A malformed line is reported with its number and skipped. Raw SES error answers go to MAILROOM_SES_OUTPUT_PATH.
+    Exit 1 if any mail failed or any line was malformed: nothing tries them again.
+    """
+    start_log()
+    given = settings.load()
+    output_path = given.ses_output_path or DEFAULT_OUTPUT_PATH
+    transport = open_transport(given, connections=1, output_path=output_path)
+    failed = 0
+    for number, line in enumerate(_lines(), start=1):
+        try:
+            mails = parse(line)
+        except LineError as error:
+            log.error("line %d skipped: %s", number, error)
+            failed += 1
+        else:
+            failed += _send_line(transport, number, mails)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _lines() -> Iterator[str]:
+    """Lines of the input, by line feed alone, none longer than what `parse` refuses as too long."""
+    source = open(sys.stdin.fileno(), encoding="utf-8", errors="surrogateescape", newline="\n", closefd=False)  # noqa: SIM115
+    while line := source.readline(LONGEST_LINE + 1):
+        yield line
+        while not line.endswith("\n") and line:
+            line = source.readline(LONGEST_LINE + 1)
+
+
+def _send_line(transport: Transport, number: int, mails: Sequence[tuple[Action, Mail]]) -> int:
+    """Send the mails of a line, a call for each action and 50 of them; return how many failed."""
+    failed = 0
+    for action in Action:
+        of_action = [mail for each, mail in mails if each is action]
+        for start in range(0, len(of_action), LARGEST_CALL):
+            part = of_action[start : start + LARGEST_CALL]
+            outcomes = transport.send(action, part, batch=None, within=2 * LONGEST_CALL)
+            sent = sum(isinstance(outcome, Sent) for outcome in outcomes)
+            failed += len(part) - sent
+            log.info("line %d action=%s mails=%d sent=%d", number, action, len(part), sent)
+            for outcome in outcomes:
+                if not isinstance(outcome, Sent):
+                    kind = "rejected" if isinstance(outcome, Rejected) else type(outcome).__name__.lower()
+                    log.warning("line %d action=%s outcome=%s code=%s", number, action, kind, outcome.code)
+    return failed

@@ -1,0 +1,47 @@
+"""`status`: a table for people, JSON for programs."""
+
+import json
+from dataclasses import asdict
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mailroom import settings, status
+from mailroom.cli.build import open_database
+from mailroom.status import Status
+
+
+def show(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, durations in seconds.")] = False) -> None:
+    """Show what waits, what is in flight, and what became of the mails of the last hour and day."""
+    engine = open_database(settings.load("database_url"))
+    with engine.connect() as connection:
+        found = status.read(connection)
+    engine.dispose()
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        _print(found)
+
+
+def _print(found: Status) -> None:
+    console = Console()
+    waiting = Table("queue", "priority", "action", title="waiting", title_justify="left")
+    for heading in ("jobs", "due", "oldest"):
+        waiting.add_column(heading, justify="right")
+    for row in found.waiting:
+        age = str(timedelta(seconds=round(row.oldest_seconds))) if row.due else "-"
+        lane = (row.queue, f"{row.priority.value} {row.priority.name.lower()}", row.action)
+        waiting.add_row(*lane, f"{row.jobs:,}", f"{row.due:,}", age)
+    console.print(waiting if found.waiting else "waiting: nothing")
+    flight = found.in_flight
+    console.print(f"in flight: {flight.jobs:,} jobs in {flight.batches:,} batches, {flight.overdue:,} past their lease")
+    outcomes = Table("outcome", title="outcomes", title_justify="left")
+    for period in found.outcomes:
+        outcomes.add_column(f"last {period}", justify="right")
+    names = sorted({name for counts in found.outcomes.values() for name in counts})
+    for name in names:
+        outcomes.add_row(name, *(f"{counts.get(name, 0):,}" for counts in found.outcomes.values()))
+    console.print(outcomes if names else "outcomes: none in the last day")

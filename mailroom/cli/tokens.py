@@ -1,0 +1,67 @@
+"""`tokens verify` and `tokens sign`: looking at links by hand."""
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy import ColumnElement, Row, func, select
+
+from mailroom import settings
+from mailroom import tokens as signing
+from mailroom.cli.build import open_database
+from mailroom.errors import MailroomError
+from mailroom.job import Action
+from mailroom.schema import tokens as table
+from mailroom.settings import Settings
+
+STDIN = "-"
+
+app = typer.Typer(help="Check and make the tokens in links, for debugging.", no_args_is_help=True)
+
+
+@app.command()
+def verify(
+    token: Annotated[str, typer.Argument(help="The 86 characters of a link; - reads them from stdin.")] = STDIN,
+    code: Annotated[str | None, typer.Option(help="The five digits, for a recovery.")] = None,
+) -> None:
+    """Check a token's signature; with a database, say also what has become of it. Exit 1 if it is not valid."""
+    given = settings.load("secret_key")
+    text = sys.stdin.readline().strip() if token == STDIN else token
+    action = Action.ACTIVATION if code is None else Action.PASSWORD_RECOVERY
+    secret = signing.verify(text, action=action, key=given.secret_key, code=code)
+    typer.echo(f"signature valid for {action}")
+    if given.database_url:
+        typer.echo(_state(_find(given, table.c.secret == secret)))
+
+
+@app.command()
+def sign(token: Annotated[int, typer.Argument(help="The id of a row of tokens.")]) -> None:
+    """Print a token as its mail has it, and for a recovery its code on a second line. Mind them: they open accounts."""
+    given = settings.load("database_url", "secret_key")
+    row = _find(given, table.c.id == token)
+    if row is None:
+        raise MailroomError(f"there is no token {token}")
+    action = Action(row.action)
+    typer.echo(signing.sign(bytes(row.secret), action=action, key=given.secret_key, code=row.code))
+    if action is Action.PASSWORD_RECOVERY:
+        typer.echo(row.code)
+
+
+def _find(given: Settings, condition: ColumnElement[bool]) -> Row[Any] | None:
+    engine = open_database(given)
+    with engine.connect() as connection:
+        row = connection.execute(
+            select(table, (table.c.expires_at <= func.now()).label("expired")).where(condition)
+        ).first()
+    engine.dispose()
+    return row
+
+
+def _state(row: Row[Any] | None) -> str:
+    if row is None:
+        return "the database has no such token"
+    if row.consumed_at is not None:
+        state = f"consumed at {row.consumed_at:%Y-%m-%d %H:%M:%S%z}"
+    else:
+        state = f"{'expired' if row.expired else 'good until'} {row.expires_at:%Y-%m-%d %H:%M:%S%z}"
+    return f"token {row.id} of account {row.account}: {state}"

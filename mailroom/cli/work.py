@@ -1,0 +1,121 @@
+"""`worker` and `sweep`: sending what is due, for ever or once."""
+
+import os
+import signal
+import socket
+from datetime import timedelta
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from mailroom import settings
+from mailroom.cli.build import limits, open_database, open_transport, start_log
+from mailroom.database import connection_string
+from mailroom.errors import MailroomError
+from mailroom.pause import Pause
+from mailroom.queue import Floors
+from mailroom.sender import Limits, Sender
+from mailroom.settings import Settings
+from mailroom.sweep import Swept
+from mailroom.sweep import sweep as sweep_once
+from mailroom.wakeup import Listener
+from mailroom.worker import Worker
+
+BatchLimit = Annotated[str | None, typer.Option(help="Most jobs in a batch, 1 to 50.")]
+BatchTimeout = Annotated[str | None, typer.Option(help="Longest wait for a batch to fill, ms.")]
+SweepInterval = Annotated[str | None, typer.Option(help="How often to sweep, ms.")]
+QueueName = Annotated[str | None, typer.Option(help="Which jobs to take.")]
+LISTEN = typer.Option("--listen/--no-listen", help="Wait for notifications, or only sweep.")
+
+
+def worker(
+    *,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Senders in this process.")] = 1,
+    listen: Annotated[bool, LISTEN] = True,
+    batch_limit: BatchLimit = None,
+    batch_timeout: BatchTimeout = None,
+    sweep_interval: SweepInterval = None,
+    queue_name: QueueName = None,
+) -> None:
+    """Send mails until stopped.
+
+    SIGTERM or SIGINT: claim nothing more, finish the calls in the air, settle them, exit 0. A second one: exit at once.
+    """
+    start_log()
+    given = settings.load(
+        "database_url",
+        "secret_key",
+        batch_limit=batch_limit,
+        batch_timeout=batch_timeout,
+        sweep_interval=sweep_interval,
+        queue_name=queue_name,
+    )
+    transport = open_transport(given, connections=concurrency, output_path=given.ses_output_path)
+    engine = open_database(given, pool_size=concurrency + 2)
+    work = Worker(
+        engine,
+        transport,
+        key=given.secret_key,
+        limits=limits(given),
+        concurrency=concurrency,
+        sweep_interval=given.sweep_interval,
+    )
+    run_until_stopped(work, listener(given, work) if listen else None)
+    engine.dispose()
+
+
+def sweep(
+    *,
+    max_seconds: Annotated[float, typer.Option(min=0, help="Stop claiming after this long.")] = 300,
+    batch_limit: BatchLimit = None,
+    queue_name: QueueName = None,
+) -> None:
+    """Send all that is due, then exit; for cron.
+
+    Exit codes: 0 drained, 3 due jobs are left, 1 failed. Safe beside workers and other sweeps.
+    """
+    start_log()
+    given = settings.load("database_url", "secret_key", batch_limit=batch_limit, queue_name=queue_name)
+    transport = open_transport(given, connections=1, output_path=given.ses_output_path)
+    engine = open_database(given)
+    pause = Pause()
+    sender = Sender(
+        engine,
+        transport,
+        name=f"{socket.gethostname()}/{os.getpid()}/sweep",
+        key=given.secret_key,
+        limits=Limits(given.queue_name, given.batch_limit, timedelta(0), given.lease),
+        floors=Floors(),
+        pause=pause,
+    )
+    swept = sweep_once(engine, sender, pause=pause, longest=timedelta(seconds=max_seconds))
+    engine.dispose()
+    if swept is Swept.REFUSED:
+        raise MailroomError("SES refuses the account or its configuration; the jobs wait")
+    if swept is Swept.LEFT:
+        raise typer.Exit(3)
+
+
+def listener(given: Settings, work: Worker) -> Listener:
+    """Return the listener that wakes a worker."""
+    return Listener(
+        connection_string(given.listen_database_url or given.database_url),
+        given.channel_name,
+        healthcheck_interval=given.healthcheck_interval,
+        woken=work.woken,
+        ping=work.ping,
+    )
+
+
+def run_until_stopped(work: Worker, listening: Listener | None) -> None:
+    """Run a worker; the first signal stops it in order, the second ends the process."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        for again in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(again, lambda number, frame: os._exit(1))
+        work.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    work.run(listening)
