@@ -1,0 +1,42 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint types check bench format lock
+.DEFAULT_GOAL := help
+
+help:            ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+demo: .venv/ok   ## show the whole path on this machine: PostgreSQL, SES simulator, worker, mails
+	$(BIN)/mailroom demo $(DEMO)
+
+test: .venv/ok   ## run the tests; TEST='-m "not slow"' for the quick ones
+	$(BIN)/pytest $(TEST)
+
+lint: .venv/ok   ## style, formatting, and the import map
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --no-cache
+
+types: .venv/ok  ## strict types
+	$(BIN)/mypy
+
+check: lint types test  ## all of it, as CI does
+
+bench: .venv/ok  ## measure, and print the tables of docs/benchmarks.md
+	$(BIN)/python -m tests.benchmarks $(BENCH)
+
+format: .venv/ok ## format the code
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+lock:            ## write requirements.lock anew from pyproject.toml; needs uv
+	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
+	    --extra dev --extra demo --no-header --no-annotate pyproject.toml -o requirements.lock
+
+.venv/ok: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "mailroom needs Python 3.11 or newer"'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	touch $@
