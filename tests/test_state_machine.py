@@ -1,0 +1,274 @@
+"""Anything in any order: applications, workers, crashes and late answers on a real queue, and what always holds.
+
+The model is the provider, which knows what it accepted, and the tokens there ever were.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from sqlalchemy import Connection, Engine, text
+
+from mailroom import queue
+from mailroom.job import Batch, Deferred, Job, Outcome, Rejected, Sent, Unconfirmed
+from mailroom.queue import Claim, Floors
+from mailroom.retry import MAX_ATTEMPTS, Verdict, judge
+from tests.world import add_accounts, ask_recovery, misplaced, rows
+
+PLACES = """
+    SELECT token, 'waits' AS place FROM jobs
+    UNION ALL SELECT unnest(tokens), 'in flight' FROM batches
+    UNION ALL SELECT token, 'over' FROM deliveries WHERE NOT late AND outcome NOT IN ('deferred', 'unconfirmed')
+"""
+
+ACCOUNTS = "SELECT id FROM accounts ORDER BY id"
+TOKENS = "SELECT id FROM tokens ORDER BY id"
+BATCHES = "SELECT id FROM batches ORDER BY id"
+
+# Why a mail must not be sent, if it must not: the claim's rules, told another way.
+UNWANTED = """
+    SELECT wanted AS token
+      FROM unnest(CAST(:tokens AS bigint[])) AS wanted
+     WHERE NOT EXISTS (
+           SELECT FROM tokens JOIN accounts ON accounts.id = tokens.account
+            WHERE tokens.id = wanted AND consumed_at IS NULL AND expires_at > now()
+              AND (action, status) IN (('activation', 'provisioned'), ('password_recovery', 'active')))
+        OR EXISTS (SELECT FROM deliveries WHERE token = wanted AND outcome = 'sent')
+"""
+
+# What becomes of a mail in a call. Unheard: accepted, but the worker does not learn it. Unsaid: nothing is said of it
+# and of those behind it.
+FATES = st.sampled_from(["accepted", "accepted", "unheard", "refused", "put off", "throttled", "lost", "unsaid"])
+WHICH = st.integers(0, 10_000)
+
+
+@dataclass
+class Held:
+    """A batch in the hands of a worker, and what it learnt once it has called the provider."""
+
+    batch: Batch
+    verdicts: list[Verdict] | None = None
+
+
+class Mailroom(RuleBasedStateMachine):
+    """One database, one provider, and workers that come and go."""
+
+    connection: Connection
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.floors = Floors()
+        self.accepted: Counter[int] = Counter()
+        self.held: list[Held] = []
+        self.tokens: set[int] = set()
+        self.inserts = 0
+        self.execute("TRUNCATE accounts, tokens, jobs, batches, deliveries")
+
+    def execute(self, sql: str, **binds: object) -> None:
+        self.connection.execute(text(sql), binds)
+
+    # Applications
+
+    @rule(count=st.one_of(st.integers(1, 5), st.integers(1, 120)), status=st.sampled_from(["provisioned", "active"]))
+    def insert_accounts(self, count: int, status: str) -> None:
+        self.inserts += 1
+        add_accounts(self.connection, count, status=status, prefix=f"i{self.inserts}n")
+        self.tokens |= {row.id for row in rows(self.connection, "SELECT id FROM tokens")}
+
+    @rule(which=WHICH)
+    def ask_recovery(self, which: int) -> None:
+        if (account := self.an_id(ACCOUNTS, which)) is not None:
+            self.tokens.add(ask_recovery(self.connection, account))
+
+    @rule(which=WHICH)
+    def consume_token(self, which: int) -> None:
+        self.execute("UPDATE tokens SET consumed_at = now() WHERE id = :id", id=self.an_id(TOKENS, which))
+
+    @rule(which=WHICH)
+    def let_a_token_run_out(self, which: int) -> None:
+        self.execute("UPDATE tokens SET expires_at = now() WHERE id = :id", id=self.an_id(TOKENS, which))
+
+    @rule(which=WHICH, status=st.sampled_from(["active", "suspended"]))
+    def change_account(self, which: int, status: str) -> None:
+        change = "UPDATE accounts SET status = CAST(:status AS account_status) WHERE id = :id"
+        self.execute(change, status=status, id=self.an_id(ACCOUNTS, which))
+
+    @rule(which=WHICH)
+    def delete_account(self, which: int) -> None:
+        self.execute("DELETE FROM accounts WHERE id = :id", id=self.an_id(ACCOUNTS, which))
+
+    def an_id(self, ids: str, which: int) -> int | None:
+        found = [row.id for row in rows(self.connection, ids)]
+        return found[which % len(found)] if found else None
+
+    # Workers
+
+    @rule(limit=st.integers(1, 50), timeout=st.sampled_from([0, 5]))
+    def claim(self, limit: int, timeout: int) -> None:
+        self.take(limit, timeout)
+
+    @rule()
+    def claim_whatever_there_is(self) -> None:
+        self.take()
+
+    def take(self, limit: int = 50, timeout: int = 0) -> Claim:
+        claim = queue.claim(
+            self.connection,
+            queue="mailroom",
+            worker="test",
+            batch_limit=limit,
+            batch_timeout=timedelta(seconds=timeout),
+            lease=timedelta(minutes=10),
+            floors=self.floors,
+        )
+        if claim.batch is not None:
+            tokens = [job.token for job in claim.batch.jobs]
+            assert len(tokens) <= limit
+            assert rows(self.connection, UNWANTED, tokens=tokens) == []
+            self.held.append(Held(claim.batch))
+        return claim
+
+    @precondition(lambda self: any(held.verdicts is None for held in self.held))
+    @rule(which=WHICH, fates=st.lists(FATES, min_size=1, max_size=8))
+    def call(self, which: int, fates: list[str]) -> None:
+        uncalled = [held for held in self.held if held.verdicts is None]
+        self.send(uncalled[which % len(uncalled)], fates)
+
+    def send(self, held: Held, fates: list[str]) -> None:
+        """Let the provider decide on each mail of a batch, the fates taking turns."""
+        held.verdicts = []
+        for position, job in enumerate(held.batch.jobs):
+            fate = fates[position % len(fates)]
+            if fate == "unsaid":
+                return
+            held.verdicts.append(judge(self.meet(fate, job), attempt=job.attempt, jitter=0.5))
+
+    def meet(self, fate: str, job: Job) -> Outcome:
+        if fate in ("accepted", "unheard"):
+            self.accept(job.token)
+        match fate:
+            case "accepted":
+                return Sent(f"m-{job.token}")
+            case "refused":
+                return Rejected("MessageRejected", "no")
+            case "put off":
+                return Deferred("Transient", "later", charged=True)
+            case "throttled":
+                return Deferred("Throttling", "slow down", charged=False)
+            case _:
+                return Unconfirmed("Timeout", "no answer")
+
+    def accept(self, token: int) -> None:
+        """A mail may go out twice only if it is on record that nobody knew whether it had gone out before."""
+        if self.accepted[token]:
+            assert self.is_on_record(token, "unconfirmed")
+        self.accepted[token] += 1
+
+    def is_on_record(self, token: int, outcome: str) -> bool:
+        record = "SELECT FROM deliveries WHERE token = :token AND outcome = CAST(:outcome AS delivery_outcome)"
+        return bool(rows(self.connection, record, token=token, outcome=outcome))
+
+    @precondition(lambda self: any(held.verdicts is not None for held in self.held))
+    @rule(which=WHICH, heard=st.booleans())
+    def settle(self, which: int, heard: bool) -> None:
+        """Settle on time, late, or for the second time: a worker that has not heard that it did will do so again."""
+        called = [held for held in self.held if held.verdicts is not None]
+        held = called[which % len(called)]
+        assert held.verdicts is not None
+        queue.settle(self.connection, held.batch, held.verdicts)
+        if heard:
+            self.held.remove(held)
+
+    @precondition(lambda self: any(held.verdicts is None for held in self.held))
+    @rule(which=WHICH)
+    def release(self, which: int) -> None:
+        uncalled = [held for held in self.held if held.verdicts is None]
+        held = uncalled[which % len(uncalled)]
+        queue.release(self.connection, held.batch)
+        self.held.remove(held)
+
+    @precondition(lambda self: bool(self.held))
+    @rule(which=WHICH)
+    def crash(self, which: int) -> None:
+        del self.held[which % len(self.held)]
+
+    # Time, and the sweep
+
+    @rule(which=WHICH)
+    def let_a_lease_run_out(self, which: int) -> None:
+        past = "UPDATE batches SET lease_until = now() - interval '1 second' WHERE id = :id"
+        self.execute(past, id=self.an_id(BATCHES, which))
+
+    @rule(ago=st.integers(0, 10))
+    def let_jobs_come_due(self, ago: int) -> None:
+        self.execute("UPDATE jobs SET due_at = now() - make_interval(secs => :ago)", ago=ago)
+
+    @rule()
+    def sweep(self) -> None:
+        self.floors.clear()
+        queue.rescue(self.connection)
+
+    # What holds throughout, and in the end
+
+    @invariant()
+    def every_token_is_in_one_place(self) -> None:
+        assert misplaced(self.connection) == []
+        assert {row.token for row in rows(self.connection, PLACES)} == self.tokens
+
+    @invariant()
+    def no_job_waits_that_has_no_attempt_left(self) -> None:
+        assert rows(self.connection, "SELECT token FROM jobs WHERE attempt >= :most", most=MAX_ATTEMPTS) == []
+
+    @invariant()
+    def every_acceptance_that_was_settled_is_on_record_once(self) -> None:
+        twice = "SELECT FROM deliveries WHERE outcome = 'sent' GROUP BY token, batch, late HAVING count(*) > 1"
+        assert rows(self.connection, twice) == []
+
+    def teardown(self) -> None:
+        """All workers are gone, a new one works off what is left: then every mail is accounted for."""
+        self.held.clear()
+        self.execute("UPDATE batches SET lease_until = now() - interval '1 second'")
+        self.sweep()
+        self.let_jobs_come_due(1)
+        while self.take().taken:
+            for held in self.held:
+                self.send(held, ["accepted"])
+                assert held.verdicts is not None
+                assert queue.settle(self.connection, held.batch, held.verdicts)
+            self.held.clear()
+        self.every_token_is_in_one_place()
+        assert {row.place for row in rows(self.connection, PLACES)} <= {"over"}
+        for token in self.accepted:
+            assert self.is_on_record(token, "sent") or self.is_on_record(token, "unconfirmed")
+
+
+def run(engine: Engine, profile: settings) -> None:
+    with engine.connect() as open_connection:
+
+        class MailroomHere(Mailroom):
+            connection = open_connection
+
+        run_state_machine_as_test(MailroomHere, settings=profile)
+
+
+QUICK = settings(
+    max_examples=20,
+    stateful_step_count=50,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+
+def test_no_mail_is_lost_and_none_is_doubled_unrecorded(engine: Engine) -> None:
+    run(engine, QUICK)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_no_mail_is_lost_and_none_is_doubled_unrecorded_in_the_long_run(engine: Engine) -> None:
+    run(engine, settings(QUICK, max_examples=250, stateful_step_count=60, derandomize=False))
