@@ -20,6 +20,8 @@ FIELDS: Final = 5
 LONGEST_LINE: Final = 262_144
 _ACTIONS: Final = {number: action for action, number in NUMBERS.items()}
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{86}")
+# What the database refuses in an account; and lone surrogates, which stand for bytes that are not UTF-8.
+_NEVER: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _CODE: Final = re.compile(r"[0-9]{5}")
 
 
@@ -46,12 +48,15 @@ def parse(line: str) -> list[tuple[Action, Mail]]:
 
     A line that does not end has been cut off, wherever that was: its batch has been given back.
     """
-    if not line.endswith("\n"):
-        raise LineError("the line is cut off")
     if len(line) > LONGEST_LINE:
         raise LineError(f"the line is longer than {LONGEST_LINE} characters")
+    if not line.endswith("\n"):
+        raise LineError("the line is cut off")
+    line = line.removesuffix("\n").removesuffix("\r")
+    if _NEVER.search(line):
+        raise LineError("the line holds control characters, or is not UTF-8")
     try:
-        [fields] = csv.reader([line.removesuffix("\n").removesuffix("\r")], strict=True)
+        [fields] = csv.reader([line], strict=True)
     except (csv.Error, ValueError):
         raise LineError("the line is not comma-separated as in RFC 4180") from None
     if not fields or len(fields) % FIELDS:
