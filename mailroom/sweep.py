@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from enum import Enum, auto
 
@@ -20,17 +20,22 @@ class Swept(Enum):
     """How a sweep ended."""
 
     DRAINED = auto()  # nothing that was due is left
-    LEFT = auto()  # the time was up
+    LEFT = auto()  # the time was up, or it was stopped
     REFUSED = auto()  # the account is at fault: sending on would be in vain
 
 
-def sweep(engine: Engine, sender: Sender, *, pause: Pause, longest: timedelta) -> Swept:
-    """Rescue, and then work until nothing is due or `longest` is over. Safe beside workers and other sweeps."""
+def sweep(
+    engine: Engine, sender: Sender, *, pause: Pause, longest: timedelta, stopping: Callable[[], bool] = lambda: False
+) -> Swept:
+    """Rescue, and then work until nothing is due, `longest` is over, or it is `stopping`.
+
+    Safe beside workers and other sweeps.
+    """
     deadline = time.monotonic() + longest.total_seconds()
     with engine.connect() as connection:
         while rescued := queue.rescue(connection):
             log_rescued(rescued)
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline and not stopping():
         if sender.work_batch() == 0:
             return Swept.DRAINED
         if pause.is_open:

@@ -1,16 +1,25 @@
 """`collect` and `send`: the same work in two processes with lines of text between them."""
 
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, TextIO
 
 import typer
 
 from mailroom import settings
 from mailroom.cli.build import limits, log, open_database, open_transport, start_log
-from mailroom.cli.work import LISTEN, BatchLimit, BatchTimeout, QueueName, listener, run_until_stopped
+from mailroom.cli.work import (
+    LISTEN,
+    BatchLimit,
+    BatchTimeout,
+    QueueName,
+    listener,
+    run_until_stopped,
+    stopped_by_signal,
+)
 from mailroom.errors import LineError, TransportError
 from mailroom.job import Action, Rejected, Sent
 from mailroom.pipe import LONGEST_LINE, PipeTransport, parse
@@ -34,6 +43,7 @@ def collect(
     The lines hold addresses and secrets: pipe them to `mailroom send`.
     """
     start_log()
+    _write_utf8(sys.stdout)
     given = settings.load(
         "database_url", "secret_key", batch_limit=batch_limit, batch_timeout=batch_timeout, queue_name=queue_name
     )
@@ -61,22 +71,33 @@ def send() -> None:
 
     A malformed line is reported with its number and skipped. Raw SES error answers go to MAILROOM_SES_OUTPUT_PATH.
     Exit 1 if any mail failed or any line was malformed: nothing tries them again.
+
+    What has been read counts as sent, so SIGTERM or SIGINT does not end it before the input does; a second one does.
     """
     start_log()
     given = settings.load()
     output_path = given.ses_output_path or DEFAULT_OUTPUT_PATH
     transport = open_transport(given, connections=1, output_path=output_path)
-    failed = 0
-    for number, line in enumerate(_lines(), start=1):
-        try:
-            mails = parse(line)
-        except LineError as error:
-            log.error("line %d skipped: %s", number, error)
-            failed += 1
-        else:
-            failed += _send_line(transport, number, mails)
+    with stopped_by_signal(lambda: log.info("stopping when the input ends")):
+        failed = sum(_work_line(transport, number, line) for number, line in enumerate(_lines(), start=1))
     if failed:
         raise typer.Exit(1)
+
+
+def _work_line(transport: Transport, number: int, line: str) -> int:
+    """Read a line and send its mails; return how many failed, or 1 if it is malformed."""
+    try:
+        mails = parse(line)
+    except LineError as error:
+        log.error("line %d skipped: %s", number, error)
+        return 1
+    return _send_line(transport, number, mails)
+
+
+def _write_utf8(out: TextIO) -> None:
+    """Write as `send` reads, whatever the locale."""
+    if isinstance(out, io.TextIOWrapper):
+        out.reconfigure(encoding="utf-8")
 
 
 def _lines() -> Iterator[str]:

@@ -1,8 +1,11 @@
 """`worker` and `sweep`: sending what is due, for ever or once."""
 
+import contextlib
 import os
 import signal
 import socket
+import threading
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import FrameType
 from typing import Annotated
@@ -22,10 +25,12 @@ from mailroom.sweep import sweep as sweep_once
 from mailroom.wakeup import Listener
 from mailroom.worker import Worker
 
-BatchLimit = Annotated[str | None, typer.Option(help="Most jobs in a batch, 1 to 50.")]
-BatchTimeout = Annotated[str | None, typer.Option(help="Longest wait for a batch to fill, ms.")]
-SweepInterval = Annotated[str | None, typer.Option(help="How often to sweep, ms.")]
-QueueName = Annotated[str | None, typer.Option(help="Which jobs to take.")]
+BatchLimit = Annotated[str | None, typer.Option(help="Most jobs in a batch, 1 to 50; else MAILROOM_BATCH_LIMIT.")]
+BatchTimeout = Annotated[
+    str | None, typer.Option(help="Longest wait for a batch to fill, ms; else MAILROOM_BATCH_TIMEOUT.")
+]
+SweepInterval = Annotated[str | None, typer.Option(help="How often to sweep, ms; else MAILROOM_SWEEP_INTERVAL.")]
+QueueName = Annotated[str | None, typer.Option(help="Which jobs to take; else MAILROOM_QUEUE_NAME.")]
 LISTEN = typer.Option("--listen/--no-listen", help="Wait for notifications, or only sweep.")
 
 
@@ -73,7 +78,9 @@ def sweep(
 ) -> None:
     """Send all that is due, then exit; for cron.
 
-    Exit codes: 0 drained, 3 due jobs are left, 1 failed. Safe beside workers and other sweeps.
+    Safe beside workers and other sweeps. SIGTERM or SIGINT: claim nothing more, finish the call in the air, settle it.
+
+    Exit codes: 0 drained, 3 due jobs are left, 1 failed, 2 wrong settings or usage.
     """
     start_log()
     given = settings.load("database_url", "secret_key", batch_limit=batch_limit, queue_name=queue_name)
@@ -89,10 +96,14 @@ def sweep(
         floors=Floors(),
         pause=pause,
     )
-    swept = sweep_once(engine, sender, pause=pause, longest=timedelta(seconds=max_seconds))
+    stopping = threading.Event()
+    with stopped_by_signal(stopping.set):
+        swept = sweep_once(
+            engine, sender, pause=pause, longest=timedelta(seconds=max_seconds), stopping=stopping.is_set
+        )
     engine.dispose()
     if swept is Swept.REFUSED:
-        raise MailroomError("SES refuses the account or its configuration; the jobs wait")
+        raise MailroomError("SES takes no mail at present, for the reason logged above; the jobs wait")
     if swept is Swept.LEFT:
         raise typer.Exit(3)
 
@@ -110,12 +121,24 @@ def listener(given: Settings, work: Worker) -> Listener:
 
 def run_until_stopped(work: Worker, listening: Listener | None) -> None:
     """Run a worker; the first signal stops it in order, the second ends the process."""
+    with stopped_by_signal(work.stop):
+        work.run(listening)
+
+
+@contextlib.contextmanager
+def stopped_by_signal(stop: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` at the first SIGTERM or SIGINT; the second ends the process."""
 
     def on_signal(number: int, frame: FrameType | None) -> None:
-        for again in (signal.SIGTERM, signal.SIGINT):
+        for again in before:
             signal.signal(again, lambda number, frame: os._exit(1))
-        work.stop()
+        stop()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
         signal.signal(number, on_signal)
-    work.run(listening)
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
