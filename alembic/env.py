@@ -1,10 +1,14 @@
 """Run the migrations on the database of MAILROOM_DATABASE_URL, in the schema that its search_path names first."""
 
-from alembic import context
-from sqlalchemy import Connection, text
+import sys
+from typing import NoReturn
 
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from alembic import context
 from mailroom import database, settings
-from mailroom.errors import DatabaseError
+from mailroom.errors import DatabaseError, MailroomError, SettingsError
 
 
 def pin_search_path(connection: Connection) -> None:
@@ -32,10 +36,27 @@ def main() -> None:
     if given is not None:
         run(given)
         return
+    try:
+        run_from_settings()
+    except SettingsError as error:
+        end(str(error), 2)
+    except MailroomError as error:
+        end(str(error), 1)
+    except DBAPIError as error:
+        end(f"the database cannot be migrated: {database.first_line(error)}", 1)
+
+
+def run_from_settings() -> None:
     engine = database.connect_engine(settings.load("database_url").database_url, isolation_level="READ COMMITTED")
     with engine.connect() as connection:
         run(connection)
     engine.dispose()
+
+
+def end(message: str, code: int) -> NoReturn:
+    """End as mailroom's own commands do: with one line, not with a traceback."""
+    sys.stderr.write(f"mailroom: {message}\n")
+    sys.exit(code)
 
 
 main()

@@ -3,26 +3,37 @@
 import sys
 
 import typer
+from sqlalchemy.exc import DBAPIError
 
 from mailroom.cli import database, local, pipe, status, tokens, work
-from mailroom.errors import MailroomError, SettingsError
+from mailroom.database import first_line
+from mailroom.errors import DatabaseError, MailroomError, SettingsError
+from mailroom.settings import PREFIX, Settings
+
+EXIT_CODES = "Exit codes: 0 fine, 1 failed, 2 wrong settings or usage."
+VARIABLES = (
+    f"{PREFIX}{name.upper()}: {field.description}"
+    for name, field in Settings.model_fields.items()
+    if field.validation_alias is None
+)
 
 app = typer.Typer(
     name="mailroom",
     help="Account mail from PostgreSQL through Amazon SES. Settings are MAILROOM_ variables; options override them.",
+    epilog="\n\n".join([*VARIABLES, "AWS_REGION, credentials and endpoints: as for every AWS tool.", EXIT_CODES]),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(work.worker)
+app.command(epilog=EXIT_CODES)(work.worker)
 app.command()(work.sweep)
-app.command()(pipe.collect)
-app.command()(pipe.send)
-app.command("status")(status.show)
-app.add_typer(tokens.app, name="tokens")
-app.command()(database.migrate)
-app.command()(local.simulator)
-app.command()(local.demo)
+app.command(epilog=EXIT_CODES)(pipe.collect)
+app.command(epilog=EXIT_CODES)(pipe.send)
+app.command("status", epilog=EXIT_CODES)(status.show)
+app.add_typer(tokens.app, name="tokens", epilog=EXIT_CODES)
+app.command(epilog=EXIT_CODES)(database.migrate)
+app.command(epilog=EXIT_CODES)(local.simulator)
+app.command(epilog=EXIT_CODES)(local.demo)
 
 
 def main() -> None:
@@ -33,6 +44,8 @@ def main() -> None:
         _end(error, 2)
     except MailroomError as error:
         _end(error, 1)
+    except DBAPIError as error:
+        _end(DatabaseError(f"the database failed: {first_line(error)}"), 1)
 
 
 def _end(error: MailroomError, code: int) -> None:

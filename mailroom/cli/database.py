@@ -2,14 +2,16 @@
 
 from pathlib import Path
 
+import typer
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
 import mailroom
 from alembic import command
 from mailroom import settings
 from mailroom.cli.build import start_log
-from mailroom.database import connect_engine, first_line
+from mailroom.database import REVISION, connect_engine, first_line
 from mailroom.errors import DatabaseError
 
 
@@ -17,10 +19,11 @@ def migrate() -> None:
     """Bring the database of MAILROOM_DATABASE_URL to this version's schema, as `alembic upgrade head` does."""
     start_log()
     upgrade(settings.load("database_url").database_url)
+    typer.echo(f"the database is at revision {REVISION}")
 
 
 def upgrade(url: str) -> None:
-    """Run the migrations that come with the package. Raises DatabaseError if the database cannot be reached."""
+    """Run the migrations that come with the package. Raises DatabaseError if that cannot be done."""
     config = Config()
     config.set_main_option("script_location", str(_scripts()).replace("%", "%%"))
     engine = connect_engine(url, isolation_level="READ COMMITTED")
@@ -30,6 +33,8 @@ def upgrade(url: str) -> None:
             command.upgrade(config, "head")
     except DBAPIError as error:
         raise DatabaseError(f"the database cannot be migrated: {first_line(error)}") from error
+    except CommandError as error:
+        raise DatabaseError(f"the database cannot be migrated: {error}") from error
     finally:
         engine.dispose()
 
