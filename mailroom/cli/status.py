@@ -27,7 +27,7 @@ def show(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, du
 
 
 def _print(found: Status) -> None:
-    console = Console()
+    console = Console(markup=False, emoji=False)  # a queue may have any name
     waiting = Table("queue", "priority", "action", title="waiting", title_justify="left")
     for heading in ("jobs", "due", "oldest"):
         waiting.add_column(heading, justify="right")
