@@ -19,14 +19,18 @@ STDIN = "-"
 app = typer.Typer(help="Check and make the tokens in links, for debugging.", no_args_is_help=True)
 
 
-@app.command()
+# A token may begin with a hyphen, and is no option then.
+@app.command(context_settings={"ignore_unknown_options": True})
 def verify(
     token: Annotated[str, typer.Argument(help="The 86 characters of a link; - reads them from stdin.")] = STDIN,
     code: Annotated[str | None, typer.Option(help="The five digits, for a recovery.")] = None,
 ) -> None:
-    """Check a token's signature; with a database, say also what has become of it. Exit 1 if it is not valid."""
+    """Check a token's signature; with a database, say also what has become of it. Exit 1 if it is not valid.
+
+    Without --code it is checked as an activation, with it as a recovery.
+    """
     given = settings.load("secret_key")
-    text = sys.stdin.readline().strip() if token == STDIN else token
+    text = sys.stdin.buffer.readline().decode(errors="replace").strip() if token == STDIN else token
     action = Action.ACTIVATION if code is None else Action.PASSWORD_RECOVERY
     secret = signing.verify(text, action=action, key=given.secret_key, code=code)
     typer.echo(f"signature valid for {action}")
