@@ -107,8 +107,12 @@ def worker_environment(database_url: str, ses_url: str, key: bytes) -> Mapping[s
 
 @contextlib.contextmanager
 def running_worker(environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `mailroom worker` beside us; its log goes where ours goes."""
-    process = subprocess.Popen([sys.executable, "-m", "mailroom", "worker", "--concurrency", "2"], env=environment)
+    """Run `mailroom worker` beside us; its log goes where ours goes.
+
+    In a process group of its own: of a terminal's Ctrl-C it would hear before we stop it, and a second signal kills.
+    """
+    command = [sys.executable, "-m", "mailroom", "worker", "--concurrency", "2"]
+    process = subprocess.Popen(command, env=environment, process_group=0)
     try:
         yield process
     finally:

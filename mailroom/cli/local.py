@@ -48,6 +48,7 @@ def demo(
     with _demo_extra():
         from mailroom import demo as show  # noqa: PLC0415 - needs the extra `demo`
     start_log()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to clean up then, too
     with show.everything(port, upgrade, typer.echo) as running:
         arrived = running.run(accounts)
         typer.echo(f"inbox: {running.simulator.url}/")
