@@ -61,7 +61,6 @@ def connect(
     """
     for name in ("boto3", "botocore", "urllib3"):  # at DEBUG they print request bodies, secrets included
         logging.getLogger(name).setLevel(logging.WARNING)
-    session = boto3.Session(region_name=region)
     config = Config(
         retries={"mode": "standard", "total_max_attempts": 1},
         connect_timeout=connect_timeout.total_seconds(),
@@ -71,12 +70,14 @@ def connect(
         parameter_validation=False,
     )
     try:
+        session = boto3.Session(region_name=region)
         client = session.client("sesv2", config=config)
-    except (boto.NoRegionError, boto.MissingDependencyException) as error:
+        credentials = session.get_credentials()
+    except boto.NoRegionError as error:
         raise SettingsError(f"SES cannot be used: {error} Set AWS_REGION.") from error
     except (boto.BotoCoreError, ValueError) as error:
         raise SettingsError(f"SES cannot be used: {type(error).__name__}: check the AWS_ variables") from error
-    if session.get_credentials() is None:
+    if credentials is None:
         raise SettingsError("SES cannot be used: no AWS credentials were found (AWS_ACCESS_KEY_ID, a profile, a role)")
     return client
 
