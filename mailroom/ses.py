@@ -34,14 +34,33 @@ LARGEST_CALL: Final = 50
 _UNSENT: Final = (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError)
 # botocore gave up before it made a request.
 _NOT_TRIED: Final = (
+    boto.BaseEndpointResolverError,
+    boto.ConfigNotFound,
+    boto.ConfigParseError,
+    boto.CredentialRetrievalError,
+    boto.EndpointProviderError,
+    boto.InvalidConfigError,
+    boto.InvalidEndpointConfigurationError,
+    boto.InvalidHostLabelError,
+    boto.InvalidIMDSEndpointError,
+    boto.InvalidIMDSEndpointModeError,
+    boto.InvalidProxiesConfigError,
+    boto.InvalidRegionError,
+    boto.LoginError,
+    boto.MetadataRetrievalError,
+    boto.MissingDependencyException,
+    boto.NoAuthTokenError,
     boto.NoCredentialsError,
     boto.PartialCredentialsError,
-    boto.CredentialRetrievalError,
+    boto.ProfileNotFound,
+    boto.RefreshWithMFAUnsupportedError,
+    boto.SSOError,
     boto.TokenRetrievalError,
-    boto.NoRegionError,
-    boto.MissingDependencyException,
-    boto.InvalidProxiesConfigError,
-    boto.UnknownEndpointError,
+    boto.UnknownCredentialError,
+    boto.UnknownRegionError,
+    boto.UnknownSignatureVersionError,
+    boto.UnknownTokenProviderError,
+    boto.UnsupportedSignatureVersionError,
 )
 
 
@@ -230,9 +249,10 @@ def is_unsent(error: BaseException) -> bool:
 
 
 def _in_handshake(error: BaseException) -> bool:
-    """A TLS error under way may follow a request; only those that can but come before are certain."""
+    """A TLS error under way may follow a request; certain are only those that cannot but come before it."""
     for cause in _causes(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
+        # The last two: the file that AWS_CA_BUNDLE names cannot be read.
+        if isinstance(cause, ssl.SSLCertVerificationError | FileNotFoundError | PermissionError):
             return True
         if isinstance(cause, ssl.SSLError) and any(
             word in str(cause) for word in ("HANDSHAKE", "WRONG_VERSION_NUMBER", "UNSUPPORTED_PROTOCOL", "NO_PROTOCOLS")
