@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 LARGEST_CALL: Final = 50
 # The connection was never made, or nothing of the request was sent over it.
 _UNSENT: Final = (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError)
+# Any other operation is one that botocore calls for the sake of credentials, before it sends.
+_SENDING: Final = {"SendEmail", "SendBulkEmail"}
 # botocore gave up before it made a request.
 _NOT_TRIED: Final = (
     boto.BaseEndpointResolverError,
@@ -159,6 +161,8 @@ class SesTransport:
     def fault(self, error: boto.ClientError) -> tuple[Fault, str]:
         """Say whose fault an error answer is, and its code."""
         code = str(error.response.get("Error", {}).get("Code", "Unknown"))
+        if error.operation_name not in _SENDING:
+            return Fault.ACCOUNT, code
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
         message = str(error.response.get("Error", {}).get("Message", ""))
         return classify.exception_fault(code, http_status=status, message=message, source=self._source), code
