@@ -201,7 +201,8 @@ Entry = tuple[Mail, str]
 class _Call:
     """The call for one batch. Where SES refuses it whole for some mail's sake, it is halved down to that mail.
 
-    Halving takes at most 12 calls for one bad mail in 50, and stops in time for the lease: what is left then waits.
+    Halving takes at most 12 calls for one bad mail in 50. It stops in time for the lease, and when the account turns
+    out to be at fault: what is left then waits.
     """
 
     def __init__(self, transport: SesTransport, action: Action, batch: int | None, deadline: float) -> None:
@@ -209,12 +210,18 @@ class _Call:
         self._action = action
         self._batch = batch
         self._deadline = deadline
+        self._in_vain: Deferred | None = None
 
     def outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
         if not entries:
             return []
+        if self._in_vain:
+            return [self._in_vain] * len(entries)
         found = self._try(entries)
-        return self._halved(entries) if found is None else found
+        if found is None:
+            return self._halved(entries)
+        self._in_vain = next((one for one in found if isinstance(one, Deferred) and not one.charged), None)
+        return found
 
     def _halved(self, entries: Sequence[Entry]) -> list[Outcome]:
         """Send the halves of what was refused whole. Where the first is fine, the culprit must be in the second."""
