@@ -184,15 +184,21 @@ class SesTransport:
         return classify.outcome(fault, status)
 
     def keep(self, batch: int | None, entries: "Sequence[Entry]", answer: object) -> None:
-        """Append a raw error answer to the folder for them, if there is one. Only its owner may read it."""
+        """Append a raw error answer to the folder for them, if there is one. Only its owner may read it.
+
+        A folder that cannot be written to is logged and no more: what the other mails of the call got must not be lost.
+        """
         if self._output_path is None:
             return
-        self._output_path.mkdir(parents=True, exist_ok=True)
         tokens = [mail.token for mail, _ in entries]
         line = {"at": datetime.now(UTC).isoformat(), "batch": batch, "tokens": tokens, "answer": answer}
-        file = os.open(self._output_path / "ses-errors.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        with os.fdopen(file, "a", encoding="utf-8") as out:
-            out.write(json.dumps(line, default=str) + "\n")
+        try:
+            self._output_path.mkdir(parents=True, exist_ok=True)
+            file = os.open(self._output_path / "ses-errors.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            with os.fdopen(file, "ab", buffering=0) as out:
+                out.write(json.dumps(line, default=str).encode() + b"\n")
+        except OSError as error:
+            log.warning("ses answer not kept: %s", error)
 
 
 Entry = tuple[Mail, str]
