@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import boto3
 from botocore import exceptions as boto
 from botocore.config import Config
+from botocore.parsers import ResponseParserError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random
 
 from mailroom import actions, classify
@@ -64,6 +65,8 @@ _NOT_TRIED: Final = (
     boto.UnknownTokenProviderError,
     boto.UnsupportedSignatureVersionError,
 )
+# What botocore's parser trips with over JSON of another shape than the model's.
+_UNREADABLE: Final = (AttributeError, TypeError, ValueError, ResponseParserError)
 
 
 def connect(
@@ -176,7 +179,9 @@ class SesTransport:
             return [Unconfirmed("ResultCount", "SES answered without a result for each mail")] * count
         return [self._result(result) for result in results]
 
-    def _result(self, result: dict[str, Any]) -> Outcome:
+    def _result(self, result: Any) -> Outcome:
+        if result is None:  # what botocore leaves of a null
+            return _accepted(None)
         status = str(result.get("Status", "NoStatus"))
         if status == "SUCCESS" or (status not in classify.STATUSES and result.get("MessageId")):
             return _accepted(result.get("MessageId"))
@@ -251,7 +256,7 @@ class _Call:
             if fault is Fault.MAIL and len(entries) > 1:
                 return None
             return [classify.outcome(fault, code)] * len(entries)
-        except boto.BotoCoreError as error:
+        except (boto.BotoCoreError, *_UNREADABLE) as error:
             transport.keep(self._batch, entries, type(error).__name__)
             return [_network_outcome(error)] * len(entries)
         outcomes = transport.results(answer, len(entries))
@@ -303,7 +308,7 @@ def _log_retry(state: RetryCallState) -> None:
     log.info("ses retry=%d error=%s", state.attempt_number, type(error).__name__)
 
 
-def _network_outcome(error: boto.BotoCoreError) -> Outcome:
+def _network_outcome(error: Exception) -> Outcome:
     name = type(error).__name__
     if is_unsent(error):
         return Deferred(name, "no connection to SES", charged=False)
@@ -312,8 +317,8 @@ def _network_outcome(error: boto.BotoCoreError) -> Outcome:
     return Unconfirmed(name, "no answer from SES, or none that can be read")
 
 
-def _accepted(message_id: str | None) -> Outcome:
-    if message_id:
+def _accepted(message_id: object) -> Outcome:
+    if isinstance(message_id, str) and message_id:
         return Sent(message_id)
     return Unconfirmed("NoMessageId", "SES answered without a message id")
 
