@@ -14,13 +14,15 @@ LONGEST_PAUSE: Final = timedelta(seconds=30)
 class Pause:
     """Closed at first. A fault opens it; while it is open one sender at a time may try, less and less often.
 
-    `now` is in monotonic seconds. It says why once when it opens, and once when it is over.
+    `now` is in monotonic seconds. It says why once when it opens, and once when it is over. The faults of calls that
+    were in the air when it opened tell nothing new, and do not make it longer.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._faults = 0
         self._until = 0.0
+        self._trying = False
 
     def remaining(self, now: float) -> timedelta:
         """How long a sender has to wait. Zero lets it try; the others then wait for what becomes of it."""
@@ -30,6 +32,7 @@ class Pause:
             if now < self._until:
                 return timedelta(seconds=self._until - now)
             self._until = now + self._length().total_seconds()
+            self._trying = True
             return timedelta(0)
 
     def fault(self, code: str, reason: str, *, now: float, jitter: float) -> None:
@@ -37,6 +40,9 @@ class Pause:
         with self._lock:
             if self._faults == 0:
                 log.warning("paused code=%s reason=%r", code, reason)
+            elif not self._trying and now < self._until:
+                return
+            self._trying = False
             self._faults += 1
             self._until = now + self._length().total_seconds() * (1 - jitter / 2)
 
