@@ -106,6 +106,11 @@ def _unless_ours(fault: Fault, message: str, source: str) -> Fault:
     """A rejection that names our own sender as not verified is the account's fault, not the recipient's."""
     if fault is not Fault.MAIL or _NOT_VERIFIED not in message:
         return fault
-    address = source.rpartition("<")[2].rstrip(">").lower()
-    named = [identity.strip(" .").lower() for identity in message.rpartition(":")[2].split(",")]
+    address = _identity(source)
+    named = [_identity(identity) for identity in message.rpartition(":")[2].split(",")]
     return Fault.ACCOUNT if address in named or address.partition("@")[2] in named else fault
+
+
+def _identity(named: str) -> str:
+    """Return the address or domain that stands alone, after a name, or last in a list that ends in an ellipsis."""
+    return named.strip(" .…").rpartition("<")[2].rstrip(">").lower()
