@@ -1,0 +1,112 @@
+"""The table of what SES answers mean: complete against the installed botocore, and careful beyond it."""
+
+import pytest
+from botocore.loaders import Loader
+from botocore.model import ServiceModel
+
+from mailroom import classify
+from mailroom.classify import Fault, exception_fault, status_fault
+from mailroom.job import Deferred, Rejected, Unconfirmed
+from mailroom.simulator.service import entry_statuses
+
+SOURCE = "Mailroom <noreply@Example.com>"
+MODEL = ServiceModel(Loader().load_service_model("sesv2", "service-2"), "sesv2")
+REFUSED = "Email address is not verified. The following identities failed the check in region US-EAST-1: "
+
+
+@pytest.mark.parametrize("operation", ["SendEmail", "SendBulkEmail"])
+def test_every_error_that_a_send_declares_is_classified(operation: str) -> None:
+    declared = {shape.name for shape in MODEL.operation_model(operation).error_shapes}
+    assert declared
+    assert declared <= classify.EXCEPTIONS.keys()
+
+
+def test_every_error_of_the_service_is_classified() -> None:
+    assert {shape.name for shape in MODEL.error_shapes} <= classify.EXCEPTIONS.keys()
+
+
+def test_every_status_of_an_entry_is_classified_and_no_other() -> None:
+    assert classify.STATUSES.keys() | {"SUCCESS"} == set(entry_statuses())
+
+
+@pytest.mark.parametrize("name", [shape.name for shape in MODEL.error_shapes])
+def test_a_fault_of_ses_is_never_taken_for_a_refusal(name: str) -> None:
+    [status] = [shape.metadata["error"]["httpStatusCode"] for shape in MODEL.error_shapes if shape.name == name]
+    assert (classify.EXCEPTIONS[name] is Fault.UNKNOWN) == (status >= 500)
+
+
+@pytest.mark.parametrize(
+    ("http_status", "fault"),
+    [
+        (400, Fault.TEMPORARY),
+        (404, Fault.TEMPORARY),
+        (499, Fault.TEMPORARY),
+        (500, Fault.UNKNOWN),
+        (599, Fault.UNKNOWN),
+    ],
+)
+def test_an_unknown_code_is_judged_by_its_status_and_never_final(http_status: int, fault: Fault) -> None:
+    assert exception_fault("OfTomorrow", http_status=http_status, message="", source=SOURCE) is fault
+
+
+def test_an_unknown_status_of_an_entry_is_temporary() -> None:
+    assert status_fault("OF_TOMORROW", message="", source=SOURCE) is Fault.TEMPORARY
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "noreply@example.com",
+        "NoReply@EXAMPLE.com",
+        "example.com",
+        "jo@example.com, example.com",
+        "Mailroom <noreply@example.com>",
+        "jo@example.com, noreply@example.com, ...",
+        "noreply@example.com…",
+    ],
+)
+def test_our_own_sender_unverified_is_the_accounts_fault(named: str) -> None:
+    for source in (SOURCE, "noreply@example.com"):
+        for code in ("MessageRejected", "BadRequestException"):
+            assert exception_fault(code, http_status=400, message=REFUSED + named, source=source) is Fault.ACCOUNT
+        assert status_fault("MESSAGE_REJECTED", message=REFUSED + named, source=source) is Fault.ACCOUNT
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        REFUSED + "jo@example.com",
+        REFUSED + "jo@example.org, li@example.net",
+        REFUSED + "other-noreply@example.com",
+        REFUSED + "example.com.au",
+        "Message contains a virus: noreply@example.com",
+        "",
+    ],
+)
+def test_any_other_refusal_is_the_mails(message: str) -> None:
+    assert exception_fault("MessageRejected", http_status=400, message=message, source=SOURCE) is Fault.MAIL
+    assert status_fault("MESSAGE_REJECTED", message=message, source=SOURCE) is Fault.MAIL
+
+
+def test_only_a_refusal_is_read_for_our_sender() -> None:
+    message = REFUSED + "noreply@example.com"
+    unread = exception_fault("InternalServiceErrorException", http_status=500, message=message, source=SOURCE)
+    assert unread is Fault.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("fault", "outcome", "charged"),
+    [
+        (Fault.MAIL, Rejected, None),
+        (Fault.TEMPORARY, Deferred, True),
+        (Fault.ACCOUNT, Deferred, False),
+        (Fault.UNKNOWN, Unconfirmed, None),
+    ],
+)
+def test_each_fault_has_its_outcome(
+    fault: Fault, outcome: type[Rejected | Deferred | Unconfirmed], charged: bool | None
+) -> None:
+    found = classify.outcome(fault, "SomeCode")
+    assert isinstance(found, outcome)
+    assert found.code == "SomeCode"
+    assert getattr(found, "charged", None) is charged
