@@ -20,7 +20,13 @@ VARIABLES = (
 app = typer.Typer(
     name="mailroom",
     help="Account mail from PostgreSQL through Amazon SES. Settings are MAILROOM_ variables; options override them.",
-    epilog="\n\n".join([*VARIABLES, "AWS_REGION, credentials and endpoints: as for every AWS tool.", EXIT_CODES]),
+    epilog="\n\n".join(
+        [
+            *VARIABLES,
+            "AWS_REGION, credentials and endpoints: as for every AWS tool. Durations are milliseconds.",
+            EXIT_CODES,
+        ]
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

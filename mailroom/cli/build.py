@@ -1,8 +1,10 @@
 """What several commands build from the settings: a log, an engine, a transport."""
 
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -29,11 +31,15 @@ def start_log() -> None:
             log.warning("unknown variable %s: is it misspelt?", name)
 
 
-def open_database(settings: Settings, *, pool_size: int = 1) -> Engine:
-    """Return an engine on a database that answers and is at the right revision; DatabaseError otherwise."""
+@contextlib.contextmanager
+def open_database(settings: Settings, *, pool_size: int = 1) -> Iterator[Engine]:
+    """Give an engine on a database that answers and is at the right revision; DatabaseError otherwise."""
     engine = database.connect_engine(settings.database_url, pool_size=pool_size)
-    database.check_revision(engine)
-    return engine
+    try:
+        database.check_revision(engine)
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def open_transport(settings: Settings, *, connections: int, output_path: Path | None) -> Transport:

@@ -47,23 +47,21 @@ def collect(
     given = settings.load(
         "database_url", "secret_key", batch_limit=batch_limit, batch_timeout=batch_timeout, queue_name=queue_name
     )
-    engine = open_database(given, pool_size=3)
-    work = Worker(
-        engine,
-        PipeTransport(sys.stdout),
-        key=given.secret_key,
-        limits=limits(given),
-        concurrency=1,
-        sweep_interval=given.sweep_interval,
-    )
-    try:
-        run_until_stopped(work, listener(given, work) if listen else None)
-    except TransportError:
-        # What is left in the buffer would fail again, noisily, when Python exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise
-    finally:
-        engine.dispose()
+    with open_database(given, pool_size=3) as engine:
+        work = Worker(
+            engine,
+            PipeTransport(sys.stdout),
+            key=given.secret_key,
+            limits=limits(given),
+            concurrency=1,
+            sweep_interval=given.sweep_interval,
+        )
+        try:
+            run_until_stopped(work, listener(given, work) if listen else None)
+        except TransportError:
+            # What is left in the buffer would fail again, noisily, when Python exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise
 
 
 def send() -> None:

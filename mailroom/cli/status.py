@@ -16,10 +16,8 @@ from mailroom.status import Status
 
 def show(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, durations in seconds.")] = False) -> None:
     """Show what waits, what is in flight, and what became of the mails of the last hour and day."""
-    engine = open_database(settings.load("database_url"))
-    with engine.connect() as connection:
+    with open_database(settings.load("database_url")) as engine, engine.connect() as connection:
         found = status.read(connection)
-    engine.dispose()
     if as_json:
         typer.echo(json.dumps(asdict(found)))
     else:

@@ -52,13 +52,10 @@ def sign(token: Annotated[int, typer.Argument(help="The id of a row of tokens.")
 
 
 def _find(given: Settings, condition: ColumnElement[bool]) -> Row[Any] | None:
-    engine = open_database(given)
-    with engine.connect() as connection:
-        row = connection.execute(
+    with open_database(given) as engine, engine.connect() as connection:
+        return connection.execute(
             select(table, (table.c.expires_at <= func.now()).label("expired")).where(condition)
         ).first()
-    engine.dispose()
-    return row
 
 
 def _state(row: Row[Any] | None) -> str:

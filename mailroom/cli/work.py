@@ -57,17 +57,16 @@ def worker(
         queue_name=queue_name,
     )
     transport = open_transport(given, connections=concurrency, output_path=given.ses_output_path)
-    engine = open_database(given, pool_size=concurrency + 2)
-    work = Worker(
-        engine,
-        transport,
-        key=given.secret_key,
-        limits=limits(given),
-        concurrency=concurrency,
-        sweep_interval=given.sweep_interval,
-    )
-    run_until_stopped(work, listener(given, work) if listen else None)
-    engine.dispose()
+    with open_database(given, pool_size=concurrency + 2) as engine:
+        work = Worker(
+            engine,
+            transport,
+            key=given.secret_key,
+            limits=limits(given),
+            concurrency=concurrency,
+            sweep_interval=given.sweep_interval,
+        )
+        run_until_stopped(work, listener(given, work) if listen else None)
 
 
 def sweep(
@@ -85,23 +84,22 @@ def sweep(
     start_log()
     given = settings.load("database_url", "secret_key", batch_limit=batch_limit, queue_name=queue_name)
     transport = open_transport(given, connections=1, output_path=given.ses_output_path)
-    engine = open_database(given)
-    pause = Pause()
-    sender = Sender(
-        engine,
-        transport,
-        name=f"{socket.gethostname()}/{os.getpid()}/sweep",
-        key=given.secret_key,
-        limits=Limits(given.queue_name, given.batch_limit, timedelta(0), given.lease),
-        floors=Floors(),
-        pause=pause,
-    )
-    stopping = threading.Event()
-    with stopped_by_signal(stopping.set):
-        swept = sweep_once(
-            engine, sender, pause=pause, longest=timedelta(seconds=max_seconds), stopping=stopping.is_set
+    with open_database(given) as engine:
+        pause = Pause()
+        sender = Sender(
+            engine,
+            transport,
+            name=f"{socket.gethostname()}/{os.getpid()}/sweep",
+            key=given.secret_key,
+            limits=Limits(given.queue_name, given.batch_limit, timedelta(0), given.lease),
+            floors=Floors(),
+            pause=pause,
         )
-    engine.dispose()
+        stopping = threading.Event()
+        with stopped_by_signal(stopping.set):
+            swept = sweep_once(
+                engine, sender, pause=pause, longest=timedelta(seconds=max_seconds), stopping=stopping.is_set
+            )
     if swept is Swept.REFUSED:
         raise MailroomError("SES takes no mail at present, for the reason logged above; the jobs wait")
     if swept is Swept.LEFT:
