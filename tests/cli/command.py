@@ -1,0 +1,92 @@
+"""The commands as a shell starts them, and words to wait for what they do."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mailroom.simulator import Simulator
+from tests.world import KEY_HEX
+
+MAILROOM = [sys.executable, "-W", "error", "-m", "mailroom"]
+NO_AWS = {
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": "/dev/null",
+    "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+}
+PATIENCE_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+    def assert_one_line(self, code: int, *words: str) -> None:
+        """It ended with this code, and with one line that holds these words."""
+        assert (self.code, self.out, self.err.count("\n")) == (code, "", 1), self
+        assert self.err.startswith("mailroom: ")
+        for word in words:
+            assert word in self.err
+
+
+def aws(ses: Simulator) -> dict[str, str]:
+    """The variables that point boto3 at a simulator."""
+    return NO_AWS | {
+        "AWS_ENDPOINT_URL_SESV2": ses.url,
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+    }
+
+
+def sending(url: str, ses: Simulator) -> dict[str, str]:
+    """All that a command needs to send at once, and to look again soon."""
+    return {
+        "MAILROOM_DATABASE_URL": url,
+        "MAILROOM_SECRET_KEY": KEY_HEX,
+        "MAILROOM_BATCH_TIMEOUT": "0",
+        "MAILROOM_SWEEP_INTERVAL": "50",
+        **aws(ses),
+    }
+
+
+def small_environment(variables: dict[str, str]) -> dict[str, str]:
+    """What every program needs, and nothing that this shell happens to export."""
+    return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", **variables}
+
+
+def start(*arguments: str, env: dict[str, str], **more: Any) -> "subprocess.Popen[str]":
+    """Start a command; its output comes through pipes."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
+    return subprocess.Popen([*MAILROOM, *arguments], env=small_environment(env), text=True, **streams)
+
+
+def run(command: Sequence[str], *, env: dict[str, str], **more: Any) -> Ended:
+    """Run a program to its end."""
+    done = subprocess.run(
+        command, env=small_environment(env), capture_output=True, text=True, timeout=60, check=False, **more
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
+def end(process: "subprocess.Popen[str]") -> Ended:
+    """Wait for a command to end."""
+    out, err = process.communicate(timeout=PATIENCE_SECONDS)
+    return Ended(process.returncode, out, err)
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Return once the condition holds."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    tick = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        tick.wait(0.02)

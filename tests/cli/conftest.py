@@ -1,0 +1,52 @@
+"""One simulator for all commands, and commands run inside this process."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mailroom import cli
+from mailroom.simulator import Simulator
+from tests.cli.command import Ended
+
+Here = Callable[..., Ended]
+
+
+@pytest.fixture(scope="session")
+def running() -> Iterator[Simulator]:
+    with Simulator() as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def ses(running: Simulator) -> Simulator:
+    running.reset()
+    return running
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Here:
+    """Run a command in this process; its log goes to caplog. In a folder of its own, with `stdin` in a file."""
+
+    def run(*arguments: str, env: dict[str, str], stdin: bytes = b"") -> Ended:
+        given = tmp_path / "stdin"
+        given.write_bytes(stdin)
+        with monkeypatch.context() as patch, given.open(encoding="utf-8") as source:
+            patch.chdir(tmp_path)
+            patch.setattr(sys, "argv", ["mailroom", *arguments])
+            patch.setattr(sys, "stdin", source)
+            for name, value in env.items():
+                patch.setenv(name, value)
+            code = _exit_code()
+        return Ended(code, *capsys.readouterr())
+
+    return run
+
+
+def _exit_code() -> int:
+    try:
+        cli.main()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    raise AssertionError("the command line did not end")

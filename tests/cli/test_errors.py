@@ -1,0 +1,173 @@
+"""What is wrong is said in one line, with the right exit code: 2 for settings and usage, 1 for what failed."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import make_conninfo
+from sqlalchemy import Engine, text
+
+from mailroom.embedded import free_port
+from mailroom.simulator import Simulator
+from tests.cli.command import MAILROOM, NO_AWS, Ended, run, sending, start
+from tests.cli.conftest import Here
+from tests.world import KEY_HEX, add_accounts
+
+ROOT = Path(__file__).parents[2]
+WORKING = ["worker", "sweep", "collect"]
+LOOKING = ["status", "tokens sign 1"]
+WITH_DATABASE = [*WORKING, *LOOKING]
+SENDING = ["worker", "sweep", "send"]
+SIGNING = [*WORKING, "tokens verify x", "tokens sign 1"]
+
+
+def upgrade_by_alembic(env: dict[str, str], revision: str = "head") -> Ended:
+    alembic = shutil.which("alembic", path=str(Path(sys.executable).parent)) or "alembic"
+    return run([alembic, "upgrade", revision], env=env, cwd=ROOT)
+
+
+@pytest.fixture
+def env(ses: Simulator) -> dict[str, str]:
+    """Settings that lack nothing; the database cannot be reached."""
+    return sending(f"postgresql://ada:hunter2@127.0.0.1:{free_port()}/app", ses)
+
+
+@pytest.mark.parametrize("command", [*WITH_DATABASE, "migrate"])
+def test_no_database_named(here: Here, env: dict[str, str], command: str) -> None:
+    del env["MAILROOM_DATABASE_URL"]
+    here(*command.split(), env=env).assert_one_line(2, "MAILROOM_DATABASE_URL is not set")
+
+
+@pytest.mark.parametrize("command", [*WITH_DATABASE, "migrate"])
+def test_a_database_of_another_kind(here: Here, env: dict[str, str], command: str) -> None:
+    env["MAILROOM_DATABASE_URL"] = "mysql://ada:hunter2@localhost/app"
+    ended = here(*command.split(), env=env)
+    ended.assert_one_line(2, "MAILROOM_DATABASE_URL", "postgresql://")
+    assert "hunter2" not in ended.err
+
+
+@pytest.mark.parametrize("command", [*WITH_DATABASE, "migrate"])
+def test_a_database_that_cannot_be_reached(here: Here, env: dict[str, str], command: str) -> None:
+    ended = here(*command.split(), env=env)
+    ended.assert_one_line(1, "the database cannot be", "Connection refused")
+    assert "hunter2" not in ended.err
+
+
+def test_a_database_that_is_not_migrated(here: Here, ses: Simulator, empty_url: str) -> None:
+    for command in WITH_DATABASE:
+        here(*command.split(), env=sending(empty_url, ses)).assert_one_line(1, "not migrated", "alembic upgrade head")
+
+
+def test_a_database_of_another_version(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.execute(text("UPDATE mailroom_alembic_version SET version_num = '9999'"))
+    for command in [*WITH_DATABASE, "migrate"]:
+        here(*command.split(), env=sending(url, ses)).assert_one_line(1, "revision", "9999")
+
+
+def test_a_database_that_fails_after_it_was_reached(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.execute(text("DROP TABLE deliveries"))
+        add_accounts(connection, 1)
+    for command in ("status", "sweep"):
+        here(command, env=sending(url, ses)).assert_one_line(1, "the database failed", "deliveries")
+
+
+def test_a_schema_that_does_not_exist(here: Here, ses: Simulator, empty_url: str) -> None:
+    url = make_conninfo(empty_url, options="-c search_path=nowhere")
+    here("migrate", env=sending(url, ses)).assert_one_line(1, "search_path")
+
+
+@pytest.mark.parametrize("command", SIGNING)
+def test_no_key(here: Here, env: dict[str, str], command: str) -> None:
+    del env["MAILROOM_SECRET_KEY"]
+    here(*command.split(), env=env).assert_one_line(2, "MAILROOM_SECRET_KEY is not set", "64 hex digits")
+
+
+@pytest.mark.parametrize("key", ["c0ffee" * 10, "c0ffee" * 11, "hunter2!" * 8])
+@pytest.mark.parametrize("command", [*SIGNING, "send", "status", "migrate"])
+def test_a_key_of_another_shape_is_not_repeated(here: Here, env: dict[str, str], command: str, key: str) -> None:
+    ended = here(*command.split(), env=env | {"MAILROOM_SECRET_KEY": key})
+    ended.assert_one_line(2, "MAILROOM_SECRET_KEY: its value is not accepted: 64 hex digits")
+    assert "c0ffee" not in ended.err
+    assert "hunter2" not in ended.err
+
+
+@pytest.mark.parametrize("command", WORKING)
+def test_a_lease_that_a_call_may_outlive(here: Here, env: dict[str, str], command: str) -> None:
+    env["MAILROOM_LEASE"] = "25000"
+    here(command, env=env).assert_one_line(2, "MAILROOM_LEASE: 25000 ms", "more than the longest SES call, 25000 ms")
+
+
+@pytest.mark.parametrize("command", WORKING)
+def test_a_batch_larger_than_a_call(here: Here, env: dict[str, str], command: str) -> None:
+    here(command, "--batch-limit", "51", env=env).assert_one_line(2, "MAILROOM_BATCH_LIMIT: '51'", "50")
+    here(command, env=env | {"MAILROOM_BATCH_LIMIT": "51"}).assert_one_line(2, "MAILROOM_BATCH_LIMIT: '51'", "50")
+
+
+def test_an_option_overrides_what_is_wrong(here: Here, env: dict[str, str]) -> None:
+    env["MAILROOM_BATCH_LIMIT"] = "51"
+    here("sweep", "--batch-limit", "50", env=env).assert_one_line(1, "Connection refused")
+
+
+@pytest.mark.parametrize("command", SENDING)
+def test_no_region(here: Here, env: dict[str, str], command: str) -> None:
+    del env["AWS_REGION"]
+    here(command, env=env).assert_one_line(2, "AWS_REGION")
+
+
+@pytest.mark.parametrize("command", SENDING)
+def test_no_credentials(here: Here, env: dict[str, str], command: str) -> None:
+    del env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"]
+    here(command, env=env).assert_one_line(2, "no AWS credentials")
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        "nothing",
+        "worker --nothing",
+        "worker --concurrency 0",
+        "worker --concurrency two",
+        "sweep --max-seconds -1",
+        "tokens nothing",
+        "tokens sign",
+        "tokens sign one",
+        "tokens verify x --cod 12345",
+        "simulator --port 65536",
+        "demo --accounts 0",
+        "",
+    ],
+)
+def test_wrong_usage(here: Here, usage: str) -> None:
+    ended = here(*usage.split(), env={})
+    assert ended.code == 2
+    assert "Usage" in ended.out + ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_a_variable_that_nothing_reads_is_named(here: Here, caplog: pytest.LogCaptureFixture) -> None:
+    here("worker", env={"MAILROOM_BATCH_LIMITS": "5", "MAILROOM_TEST_X": "1"})
+    assert caplog.messages == ["unknown variable MAILROOM_BATCH_LIMITS: is it misspelt?"]
+
+
+def test_processes_end_so_too(url: str) -> None:
+    key = "c0ffee" * 10
+    refused = {"MAILROOM_DATABASE_URL": f"postgresql://127.0.0.1:{free_port()}/app", "MAILROOM_SECRET_KEY": KEY_HEX}
+    run([*MAILROOM, "collect"], env={"MAILROOM_SECRET_KEY": key}).assert_one_line(2, "MAILROOM_SECRET_KEY")
+    run([*MAILROOM, "collect"], env=refused).assert_one_line(1, "Connection refused")
+    with start("worker", env=NO_AWS | {"MAILROOM_DATABASE_URL": url, "MAILROOM_SECRET_KEY": KEY_HEX}) as process:
+        out, err = process.communicate(timeout=30)
+    Ended(process.returncode, out, err).assert_one_line(2, "AWS_REGION")
+
+
+def test_alembic_ends_so_too(empty_url: str) -> None:
+    upgrade_by_alembic({}).assert_one_line(2, "MAILROOM_DATABASE_URL is not set")
+    refused = {"MAILROOM_DATABASE_URL": f"postgresql://ada:hunter2@127.0.0.1:{free_port()}/app"}
+    ended = upgrade_by_alembic(refused)
+    ended.assert_one_line(1, "the database cannot be migrated", "Connection refused")
+    assert "hunter2" not in ended.err
+    nowhere = make_conninfo(empty_url, options="-c search_path=nowhere")
+    upgrade_by_alembic({"MAILROOM_DATABASE_URL": nowhere}).assert_one_line(1, "search_path")
+    assert upgrade_by_alembic({"MAILROOM_DATABASE_URL": empty_url}).code == 0
