@@ -45,6 +45,7 @@ DEFAULTS = {
     "debug": False,
     "ses_config_set": "default",
     "ses_source": "noreply@localhost",
+    "aws_region": None,
     "ses_output_path": None,  # `send` has a default of its own, `worker` none
 }
 
@@ -81,6 +82,12 @@ def test_a_variable_replaces_its_default(monkeypatch: pytest.MonkeyPatch, name: 
     monkeypatch.setenv(f"MAILROOM_{name}", value)
 
     assert settings.load().model_dump() == DEFAULTS | {name.lower(): read}
+
+
+def test_the_region_is_that_of_every_other_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+
+    assert settings.load().model_dump() == DEFAULTS | {"aws_region": "eu-central-1"}
 
 
 @pytest.mark.parametrize(
