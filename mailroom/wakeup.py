@@ -15,12 +15,12 @@ log = logging.getLogger(__name__)
 
 URGENT: Final = "0"
 PING: Final = "ping "
-# A ping that takes longer than this has been lost, and with it, perhaps, notifications.
+# A ping that takes longer than this, or than the health-check interval, has been lost.
 PING_PATIENCE: Final = timedelta(seconds=5)
 FIRST_WAIT: Final = timedelta(seconds=1)
 LONGEST_WAIT: Final = timedelta(seconds=60)
-# How soon the thread notices that it is to stop.
-STEP: Final = timedelta(seconds=1)
+# How soon the thread notices that it is to stop, or that a ping is lost.
+STEP: Final = timedelta(seconds=0.5)
 
 
 class Listener:
@@ -46,6 +46,7 @@ class Listener:
         self._conninfo = conninfo
         self._channel = channel
         self._healthcheck_interval = healthcheck_interval.total_seconds()
+        self._patience = min(PING_PATIENCE, healthcheck_interval).total_seconds()
         self._woken = woken
         self._ping = ping
         self._stopping = threading.Event()
@@ -84,7 +85,7 @@ class Listener:
         proven_at = asked_at = None
         while not self._stopping.is_set():
             now = time.monotonic()
-            if asked_at is not None and now - asked_at > PING_PATIENCE.total_seconds():
+            if asked_at is not None and now - asked_at > self._patience:
                 return "a notification to oneself did not arrive (half-open connection, or a pooler without LISTEN?)"
             if asked_at is None and (proven_at is None or now - proven_at >= self._healthcheck_interval):
                 asked_at = now if self._ping(self._channel, PING + self._name) else None

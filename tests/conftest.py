@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from alembic import command
 from alembic.config import Config
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, Engine, text
 
+from alembic import command
 from mailroom import database
 from mailroom.embedded import EmbeddedPostgres
+from mailroom.simulator import Simulator
+from tests.running import Processes
 
 ROOT = Path(__file__).parent.parent
 GIVEN = os.environ.get("MAILROOM_TEST_DATABASE_URL")
@@ -30,6 +32,13 @@ def missing(what: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(f"{what} is missing, and CI skips nothing")
     pytest.skip(f"needs {what}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The second PostgreSQL is not part of the quick run."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "pg15" in item.name:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
@@ -134,3 +143,24 @@ def conn(_shared: Engine) -> Iterator[Connection]:
     with _shared.connect() as connection, connection.begin() as transaction:
         yield connection
         transaction.rollback()
+
+
+@pytest.fixture(scope="session")
+def _simulator() -> Iterator[Simulator]:
+    with Simulator() as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def simulator(_simulator: Simulator) -> Simulator:
+    """The SES simulator with an empty ledger, no faults, and its own templates."""
+    _simulator.reset()
+    return _simulator
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    """Starts `mailroom` commands that end with the test."""
+    processes = Processes(tmp_path)
+    yield processes
+    processes.end()

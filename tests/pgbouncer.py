@@ -1,0 +1,60 @@
+"""A real PgBouncer in transaction mode, in front of a server."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from mailroom.embedded import free_port
+
+PROGRAM = Path("/usr/sbin/pgbouncer")
+
+SETTINGS = """
+[databases]
+* = host=127.0.0.1 port={target}
+
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+pool_mode = transaction
+auth_type = any
+max_client_conn = 500
+default_pool_size = 5
+server_reset_query =
+"""
+
+
+class PgBouncer:
+    """Pools connections to any database of the server on a port. Its sessions change hands between transactions."""
+
+    def __init__(self, target: int) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="mailroom-pgbouncer-"))
+        self.port = free_port()
+        settings = SETTINGS.format(target=target, port=self.port).replace("auth_type = any", "auth_type = trust")
+        users = self._folder / "users"
+        users.write_text('"postgres" ""\n')
+        self._ini = self._folder / "pgbouncer.ini"
+        self._ini.write_text(f"{settings}auth_file = {users}\nlogfile = {self._folder / 'log'}\n")
+
+    def __enter__(self) -> Self:
+        account = []
+        if os.geteuid() == 0:  # it refuses to be root
+            nobody = pwd.getpwnam("nobody")
+            for path in (self._folder, *self._folder.iterdir()):
+                os.chown(path, nobody.pw_uid, nobody.pw_gid)
+            account = ["-u", "nobody"]
+        with (self._folder / "output").open("w") as out:
+            self._process = subprocess.Popen([PROGRAM, *account, self._ini], stdout=out, stderr=out)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)

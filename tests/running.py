@@ -1,0 +1,166 @@
+"""Workers, in this process and as processes of their own, and waiting for what they do."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from mailroom import ses
+from mailroom.sender import Limits
+from mailroom.simulator import Simulator
+from mailroom.transport import Transport
+from mailroom.wakeup import Listener
+from mailroom.worker import Worker
+from tests.world import KEY, KEY_HEX
+
+PATIENCE_SECONDS = 60.0
+
+
+def eventually(happens: Callable[[], Any], what: str, *, seconds: float = PATIENCE_SECONDS) -> Any:
+    """Wait until something is so, and return it; fail when it does not become so."""
+    deadline = time.monotonic() + seconds
+    while not (found := happens()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {seconds:.0f} s: {what}")
+        threading.Event().wait(0.01)
+    return found
+
+
+def aws(simulator: Simulator) -> dict[str, str]:
+    """The environment that makes boto3 talk to a simulator."""
+    return {
+        "AWS_ENDPOINT_URL_SESV2": simulator.url,
+        "AWS_REGION": "eu-west-1",
+        "AWS_DEFAULT_REGION": "eu-west-1",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def transport(simulator: Simulator, monkeypatch: pytest.MonkeyPatch, *, read_timeout: float = 15) -> ses.SesTransport:
+    """The real transport, to a simulator."""
+    for name, value in aws(simulator).items():
+        monkeypatch.setenv(name, value)
+    client = ses.connect(region=None, connections=8, read_timeout=timedelta(seconds=read_timeout))
+    return ses.SesTransport(client, source="noreply@example.com", config_set="default")
+
+
+def limits(**changes: Any) -> Limits:
+    """Limits for tests: no waiting for a batch to fill, unless that is asked for."""
+    usual = Limits(queue="mailroom", batch_limit=10, batch_timeout=timedelta(0), lease=timedelta(seconds=30))
+    return replace(usual, **changes)
+
+
+@contextlib.contextmanager
+def working(
+    engine: Engine,
+    sends: Transport,
+    *,
+    concurrency: int = 1,
+    sweep_interval: float = 5,
+    listen: str | None = None,
+    healthcheck_interval: float = 270,
+    **changes: Any,
+) -> Iterator[Worker]:
+    """Run a worker in a thread; `listen` is the URL to LISTEN on. Stops it in order at the end."""
+    worker = Worker(
+        engine,
+        sends,
+        key=KEY,
+        limits=limits(**changes),
+        concurrency=concurrency,
+        sweep_interval=timedelta(seconds=sweep_interval),
+    )
+    listener = listen and Listener(
+        listen,
+        "token_insert",
+        healthcheck_interval=timedelta(seconds=healthcheck_interval),
+        woken=worker.woken,
+        ping=worker.ping,
+    )
+    thread = threading.Thread(target=worker.run, args=(listener or None,))
+    thread.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        thread.join(PATIENCE_SECONDS)
+        assert not thread.is_alive(), "the worker does not stop"
+
+
+class Process:
+    """A `mailroom` command as a process of its own, with its log in a file."""
+
+    def __init__(self, arguments: list[str], environment: dict[str, str], log: Path) -> None:
+        self.log = log
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("MAILROOM_", "AWS_"))}
+        with log.open("w") as out:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", "mailroom", *arguments], env=kept | environment, stderr=out, stdout=out
+            )
+
+    def signal(self, number: int) -> None:
+        self.popen.send_signal(number)
+
+    def wait(self, seconds: float = PATIENCE_SECONDS) -> int:
+        return self.popen.wait(seconds)
+
+    def says(self, words: str) -> bool:
+        return words in self.log.read_text()
+
+    def end(self) -> None:
+        """Make sure it is gone, however the test went."""
+        if self.popen.poll() is None:
+            self.popen.kill()
+        self.popen.wait()
+
+
+class Processes:
+    """Starts worker processes for a test, and ends them with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._started: list[Process] = []
+
+    def start(self, *arguments: str, url: str, simulator: Simulator, **settings: str) -> Process:
+        environment = {"MAILROOM_DATABASE_URL": url, "MAILROOM_SECRET_KEY": KEY_HEX, "MAILROOM_BATCH_TIMEOUT": "0"}
+        log = self._folder / f"{len(self._started)}.log"
+        process = Process(list(arguments), environment | aws(simulator) | settings, log)
+        self._started.append(process)
+        return process
+
+    def worker(self, *arguments: str, url: str, simulator: Simulator, **settings: str) -> Process:
+        """Start `mailroom worker`, and return once it works."""
+        process = self.start("worker", *arguments, url=url, simulator=simulator, **settings)
+        eventually(lambda: process.says("worker started") or process.popen.poll() is not None, "a worker starts")
+        assert process.popen.poll() is None, process.log.read_text()
+        return process
+
+    def logs(self) -> str:
+        return "".join(process.log.read_text() for process in self._started)
+
+    def end(self) -> None:
+        for process in self._started:
+            process.end()
+
+
+def count(connection: Connection, what: str) -> int:
+    """Return `SELECT count(*) FROM …`."""
+    found: int = connection.execute(text(f"SELECT count(*) FROM {what}")).scalar_one()  # noqa: S608 - the tests' own words
+    return found
+
+
+def drained(connection: Connection) -> bool:
+    """Whether nothing waits and nothing is in flight."""
+    return count(connection, "jobs") == 0 and count(connection, "batches") == 0

@@ -1,0 +1,196 @@
+"""The worker in this process: waking up, batching, pausing, and surviving what happens to its connections."""
+
+import statistics
+import threading
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, event, text
+
+from mailroom.simulator import Fault, Simulator
+from tests.proxy import HalfOpenProxy
+from tests.running import count, drained, eventually, transport, working
+from tests.world import add_accounts, ask_recovery, misplaced, rows
+
+LISTENING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
+
+
+def test_a_row_becomes_a_mail(engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    with engine.connect() as connection, working(engine, transport(simulator, monkeypatch), concurrency=2):
+        add_accounts(connection, 42)
+        eventually(lambda: drained(connection), "all is sent")
+        assert misplaced(connection) == []
+        assert count(connection, "deliveries WHERE outcome = 'sent' AND message_id IS NOT NULL") == 42
+    assert sorted(mail.recipients[0] for mail in simulator.ledger.mails) == sorted(
+        f"user{n}@example.com" for n in range(1, 43)
+    )
+
+
+def test_a_recovery_is_at_ses_within_100_ms_of_its_commit(
+    engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine.connect() as connection:
+        [account] = add_accounts(connection, 1, status="active")
+        with working(engine, transport(simulator, monkeypatch), listen=url):
+            eventually(lambda: rows(connection, LISTENING), "the worker listens")
+            waits: list[float] = []
+            for _ in range(200):
+                token = ask_recovery(connection, account)
+                eventually(lambda: simulator.ledger.counts().mails > len(waits), "the mail is there")
+                [accepted] = [m.accepted_at for m in simulator.ledger.newest(1)]
+                [row] = rows(connection, "SELECT created_at FROM tokens WHERE id = :id", id=token)
+                waits.append((accepted - row.created_at).total_seconds() * 1000)
+    assert statistics.quantiles(waits, n=20)[-1] < 100, sorted(waits)[-20:]
+
+
+def test_without_listen_the_sweep_delivers(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine.connect() as connection:
+        [account] = add_accounts(connection, 1, status="active")
+        with working(engine, transport(simulator, monkeypatch), sweep_interval=0.3) as worker:
+            eventually(lambda: rows(connection, "SELECT FROM pg_stat_activity"), "the first look is over")
+            ask_recovery(connection, account)
+            eventually(lambda: simulator.ledger.counts().mails == 1, "the sweep sends it")
+            assert worker
+
+
+def test_a_killed_listen_connection_is_made_again(
+    engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine.connect() as connection:
+        [account] = add_accounts(connection, 1, status="active")
+        with working(engine, transport(simulator, monkeypatch), listen=url, sweep_interval=600):
+            [first] = eventually(lambda: rows(connection, LISTENING), "the worker listens")
+            connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": first.pid})
+            [second] = eventually(
+                lambda: [row for row in rows(connection, LISTENING) if row.pid != first.pid], "it listens again"
+            )
+            assert second.pid != first.pid
+            ask_recovery(connection, account)
+            eventually(lambda: simulator.ledger.counts().mails == 1, "a notification wakes it")
+
+
+def test_a_listen_connection_that_is_silently_dead_is_noticed_and_made_again(
+    engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with engine.connect() as connection, HalfOpenProxy(url) as proxy:
+        [account] = add_accounts(connection, 1, status="active")
+        sends = transport(simulator, monkeypatch)
+        with working(engine, sends, listen=proxy.url, sweep_interval=0.5, healthcheck_interval=0.5):
+            eventually(lambda: rows(connection, LISTENING), "the worker listens")
+            proxy.freeze()
+            ask_recovery(connection, account)
+            eventually(lambda: simulator.ledger.counts().mails == 1, "the sweep delivers meanwhile")
+            eventually(lambda: "listen lost" in caplog.text, "the silence is noticed")
+            proxy.thaw()
+            eventually(lambda: proxy.connections >= 2, "it connects again")
+            caplog.set_level("INFO")
+            eventually(lambda: "listen restored" in caplog.text, "and proves it")
+
+
+def test_a_lone_activation_waits_for_company_only_so_long(
+    engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sends = transport(simulator, monkeypatch)
+    with engine.connect() as connection:
+        with working(engine, sends, listen=url, sweep_interval=600, batch_timeout=timedelta(seconds=1)):
+            add_accounts(connection, 1)
+            eventually(lambda: simulator.ledger.counts().mails == 1, "it leaves after the batch timeout")
+        [row] = rows(
+            connection, "SELECT extract(epoch FROM d.created_at - t.created_at) AS waited FROM deliveries d, tokens t"
+        )
+        assert row.waited >= 1
+
+
+def test_a_full_batch_and_a_recovery_do_not_wait(
+    engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sends = transport(simulator, monkeypatch)
+    with engine.connect() as connection:
+        [account] = add_accounts(connection, 1, status="active", prefix="active")
+        with working(engine, sends, listen=url, sweep_interval=600, batch_timeout=timedelta(hours=1)):
+            eventually(lambda: rows(connection, LISTENING), "the worker listens")
+            add_accounts(connection, 9)
+            ask_recovery(connection, account)
+            eventually(lambda: simulator.ledger.counts().mails == 1, "the recovery leaves alone")
+            assert count(connection, "jobs") == 9
+            add_accounts(connection, 1, prefix="tenth")
+            eventually(lambda: simulator.ledger.counts().mails == 11, "the tenth fills the batch")
+
+
+def test_a_recovery_overtakes_a_backlog_of_bulk(
+    engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine.connect() as connection:
+        [account] = add_accounts(connection, 1, status="active", prefix="active")
+        add_accounts(connection, 5_000)
+        with working(engine, transport(simulator, monkeypatch), listen=url):
+            eventually(lambda: simulator.ledger.counts().mails > 100, "the backlog is being sent")
+            token = ask_recovery(connection, account)
+            eventually(lambda: count(connection, f"deliveries WHERE token = {token}"), "the recovery is sent")
+            behind = count(connection, f"jobs WHERE token <> {token}")
+            assert behind > 0
+            settled_between = rows(
+                connection,
+                "SELECT DISTINCT d.batch FROM tokens t JOIN deliveries own ON own.token = t.id"
+                " JOIN deliveries d ON d.created_at > t.created_at AND d.created_at < own.created_at WHERE t.id = :id",
+                id=token,
+            )
+            assert len(settled_between) <= 3
+
+
+def test_a_throttled_account_costs_no_attempt_and_is_said_once(
+    engine: Engine,
+    simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    simulator.faults.add(Fault(error="TooManyRequestsException", times=3))
+    with engine.connect() as connection, working(engine, transport(simulator, monkeypatch), concurrency=4):
+        add_accounts(connection, 200)
+        eventually(lambda: "resumed" in caplog.text, "it resumes by itself")
+        connection.execute(text("UPDATE jobs SET due_at = now()"))
+        eventually(lambda: drained(connection), "all is sent")
+        assert count(connection, "deliveries WHERE outcome = 'sent' AND attempt > 0") == 0
+        assert misplaced(connection) == []
+    assert caplog.text.count("paused code=TooManyRequestsException") == 1
+    assert simulator.ledger.counts().requests <= 3 + 4 + 20 + 4
+
+
+def test_an_idle_worker_costs_one_statement_a_sweep_interval(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda _c, _cu, statement, *_: statements.append(statement))
+    interval, intervals = 0.5, 6
+    with working(engine, transport(simulator, monkeypatch), concurrency=4, sweep_interval=interval):
+        threading.Event().wait(1.0)  # the looks after its start
+        statements.clear()
+        threading.Event().wait(interval * intervals)
+        seen = len(statements)
+    assert 1 <= seen <= intervals + 1
+
+
+def test_a_late_answer_of_a_frozen_worker_prevents_a_second_mail(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer takes longer than the lease; another worker rescues the batch; the answer then arrives."""
+    simulator.faults.add(Fault(latency_ms=1500, times=1))
+    lease = timedelta(seconds=1)
+    first, second = transport(simulator, monkeypatch), transport(simulator, monkeypatch)
+    first.longest_call = second.longest_call = timedelta(0)  # a lease that is too short, as a frozen process has it
+    with engine.connect() as connection:
+        add_accounts(connection, 1)
+        with working(engine, first, lease=lease, sweep_interval=600):
+            eventually(lambda: count(connection, "batches"), "the first has claimed it")
+            with working(engine, second, lease=timedelta(seconds=30), sweep_interval=0.2):
+                eventually(lambda: count(connection, "deliveries WHERE outcome = 'unconfirmed'"), "it is rescued")
+                eventually(lambda: count(connection, "deliveries WHERE late"), "the answer is kept as late")
+                connection.execute(text("UPDATE jobs SET due_at = now()"))
+                eventually(lambda: drained(connection), "the job is over")
+        assert simulator.ledger.counts().mails == 1
+        assert misplaced(connection) == []
+        final = "deliveries WHERE outcome = 'sent' AND NOT late AND message_id IS NOT NULL"
+        assert count(connection, final) == 1
