@@ -75,8 +75,8 @@ def send() -> None:
     start_log()
     given = settings.load()
     output_path = given.ses_output_path or DEFAULT_OUTPUT_PATH
-    transport = open_transport(given, connections=1, output_path=output_path)
     with stopped_by_signal(lambda: log.info("stopping when the input ends")):
+        transport = open_transport(given, connections=1, output_path=output_path)
         failed = sum(_work_line(transport, number, line) for number, line in enumerate(_lines(), start=1))
     if failed:
         raise typer.Exit(1)
