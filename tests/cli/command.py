@@ -47,10 +47,10 @@ def aws(ses: Simulator) -> dict[str, str]:
     }
 
 
-def sending(url: str, ses: Simulator) -> dict[str, str]:
+def sending(url: str | None, ses: Simulator) -> dict[str, str]:
     """All that a command needs to send at once, and to look again soon."""
     return {
-        "MAILROOM_DATABASE_URL": url,
+        **({} if url is None else {"MAILROOM_DATABASE_URL": url}),
         "MAILROOM_SECRET_KEY": KEY_HEX,
         "MAILROOM_BATCH_TIMEOUT": "0",
         "MAILROOM_SWEEP_INTERVAL": "50",

@@ -1,0 +1,198 @@
+"""`collect` and `send`: two processes with a pipe between them, and nothing lost on the way."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+
+from mailroom.job import Action
+from mailroom.pipe import LONGEST_LINE, parse
+from mailroom.simulator import Fault, Simulator
+from mailroom.tokens import sign
+from tests.cli.command import MAILROOM, end, eventually, sending, small_environment, start
+from tests.cli.conftest import Here
+from tests.world import KEY, add_accounts, ask_recovery, misplaced, rows
+
+LOGINS = [
+    "plain",
+    "lovelace, ada",
+    'the "first"',
+    '"',
+    " leading blank",
+    "\N{GRINNING FACE} \N{COMBINING ACUTE ACCENT}",
+    "<b>&amp;</b>",
+    "\\n",
+]
+SECRET = sign(b"s" * 32, action=Action.ACTIVATION, key=KEY)
+
+
+def add_logins(engine: Engine, logins: list[str]) -> None:
+    with engine.connect() as connection:
+        for number, login in enumerate(logins):
+            connection.execute(
+                text("INSERT INTO accounts (email, login) VALUES (:email, :login)"),
+                {"email": f"user{number}@example.com", "login": login},
+            )
+
+
+def jobs(engine: Engine) -> list[tuple[object, ...]]:
+    with engine.connect() as connection:
+        return [tuple(row) for row in rows(connection, "SELECT * FROM jobs ORDER BY token")]
+
+
+def count(engine: Engine, table: str) -> int:
+    with engine.connect() as connection:
+        return int(rows(connection, f"SELECT count(*) FROM {table}")[0][0])  # noqa: S608 - the names of tables
+
+
+def line(login: str = "ada", *, address: str = "ada@example.com", action: int = 1) -> str:
+    return f"{action},{address},{login},{SECRET},01234\n"
+
+
+def test_ctrl_c_loses_no_mail_that_is_in_the_pipe(ses: Simulator, url: str, engine: Engine, tmp_path: Path) -> None:
+    add_logins(engine, LOGINS)
+    with engine.connect() as connection:
+        [active] = add_accounts(connection, 1, status="active", prefix="active")
+        ask_recovery(connection, active)
+    mails = len(LOGINS) + 1
+    ses.faults.add(Fault(latency_ms=150, times=None))
+    mailroom = shlex.join(MAILROOM)
+    script = f"trap : INT; set -o pipefail; {mailroom} collect --no-listen --batch-limit 2 | {mailroom} send"
+    pipe = subprocess.Popen(
+        ["bash", "-c", script],
+        env=small_environment(sending(url, ses)),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    eventually(lambda: count(engine, "deliveries") == mails and ses.ledger.requests)
+    assert ses.ledger.counts().mails < mails
+    os.killpg(pipe.pid, signal.SIGINT)
+
+    _, err = pipe.communicate(timeout=30)
+    assert pipe.returncode == 0, err
+    assert "Traceback" not in err
+    arrived = [mail.variables["login_text"] for mail in ses.ledger.mails]
+    assert sorted(arrived) == sorted([*LOGINS, "active1"])
+    with engine.connect() as connection:
+        assert misplaced(connection) == []
+        assert {row.outcome for row in rows(connection, "SELECT outcome FROM deliveries")} == {"sent"}
+        sent = rows(connection, "SELECT secret, code, action FROM tokens")
+    signed = {sign(row.secret, action=Action(row.action), key=KEY, code=row.code) for row in sent}
+    assert {mail.variables["secret"] for mail in ses.ledger.mails} == signed
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_closed_pipe_gives_the_batch_back(ses: Simulator, url: str, engine: Engine) -> None:
+    with engine.connect() as connection:
+        add_accounts(connection, 3)
+    before = jobs(engine)
+    with start("collect", "--no-listen", env=sending(url, ses)) as collect:
+        assert collect.stdout is not None
+        collect.stdout.close()
+        collect.stdout = None
+        ended = end(collect)
+
+    assert ended.code == 1
+    *log, last = ended.err.splitlines()
+    assert last == "mailroom: the output is closed, and the batch given back: Broken pipe"
+    assert all(" INFO worker st" in line for line in log)
+    assert jobs(engine) == before
+    assert (count(engine, "batches"), count(engine, "deliveries")) == (0, 0)
+
+
+def test_collect_prints_a_batch_as_a_line_and_stops_in_order(ses: Simulator, url: str, engine: Engine) -> None:
+    add_logins(engine, LOGINS)
+    env = sending(url, ses) | {"PYTHONIOENCODING": "ascii"}  # a locale without emoji
+    with start("collect", "--no-listen", env=env, encoding="utf-8") as collect:
+        assert collect.stdout is not None
+        printed = collect.stdout.readline()
+        collect.send_signal(signal.SIGTERM)
+        ended = end(collect)
+
+    assert (ended.code, ended.out) == (0, "")
+    assert [(action, mail.login) for action, mail in parse(printed)] == [(Action.ACTIVATION, each) for each in LOGINS]
+    assert printed.startswith("1,user0@example.com,plain,")
+    assert "example.com" not in ended.err
+    with engine.connect() as connection:
+        assert misplaced(connection) == []
+    assert count(engine, "deliveries") == len(LOGINS)
+
+
+def test_malformed_lines_are_named_and_skipped(
+    here: Here, ses: Simulator, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    caplog.set_level("INFO")
+    hostile = [
+        line("first").encode(),
+        b"\n",
+        b"not,a,line\n",
+        line("\udcff\udcfe").encode(errors="surrogateescape"),
+        line("nul\0").encode(),
+        line("next\x85line").encode(),
+        line("lone\rreturn").encode(),
+        line('"open').encode(),
+        b"x" * (2 * LONGEST_LINE + 5) + b"\n",
+        b"\xff\xfe\0\r\r\x85" * 9 + b"\n",
+        line("second").replace("\n", "\r\n").encode(),
+        (line("third").rstrip("\n") + "," + line("fourth", action=2)).encode(),
+        line("cut").encode().rstrip(b"\n"),
+    ]
+    ended = here("send", env=sending(None, ses), stdin=b"".join(hostile))
+
+    assert (ended.code, ended.out, ended.err) == (1, "", "")
+    skipped = [message for message in caplog.messages if "skipped" in message]
+    assert [int(message.split()[1]) for message in skipped] == [2, 3, 4, 5, 6, 7, 8, 9, 10, 13]
+    assert "longer than" in skipped[7]
+    assert "cut off" in skipped[9]
+    assert [mail.variables["login_text"] for mail in ses.ledger.mails] == ["first", "second", "third", "fourth"]
+    assert "example.com" not in caplog.text
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_recovery_keeps_its_code(here: Here, ses: Simulator) -> None:
+    assert here("send", env=sending(None, ses), stdin=line(action=2).encode()).code == 0
+    [mail] = ses.ledger.mails
+    assert mail.template.name == "passwordrecoveryv1"
+    assert mail.variables == {"login": "ada", "login_text": "ada", "secret": SECRET, "code": "01234"}
+
+
+def test_more_mails_than_a_call_takes_are_several_calls(here: Here, ses: Simulator) -> None:
+    lines = line(action=1).rstrip("\n")
+    stdin = ",".join([lines] * 51) + "\n"
+    assert here("send", env=sending(None, ses), stdin=stdin.encode()).code == 0
+    assert [request.operation for request in ses.ledger.requests] == ["SendBulkEmail", "SendEmail"]
+    assert ses.ledger.counts().mails == 51
+
+
+def test_nothing_to_send_is_fine(here: Here, ses: Simulator) -> None:
+    assert here("send", env=sending(None, ses)).code == 0
+
+
+@pytest.mark.parametrize("path", [None, "elsewhere/answers"])
+def test_what_ses_refuses_is_kept_and_ends_with_1(
+    here: Here, ses: Simulator, tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str | None
+) -> None:
+    caplog.set_level("INFO")
+    ses.faults.add(Fault(error="MessageRejected", message="no, ada@example.com"), Fault(entries={1: "FAILED"}))
+    pair = (line().rstrip("\n") + "," + line("bob")).encode()
+    settings = {} if path is None else {"MAILROOM_SES_OUTPUT_PATH": path}
+    ended = here("send", env=sending(None, ses) | settings, stdin=line().encode() + pair + line().encode())
+
+    assert ended.code == 1
+    file = tmp_path / (path or "output") / "ses-errors.jsonl"
+    whole, entries = (json.loads(each)["answer"] for each in file.read_text().splitlines())
+    assert whole["Error"]["Code"] == "MessageRejected"
+    assert [result["Status"] for result in entries["BulkEmailEntryResults"]] == ["SUCCESS", "FAILED"]
+    assert file.stat().st_mode & 0o077 == 0
+    assert "line 1 action=activation outcome=rejected code=MessageRejected" in caplog.messages
+    assert "line 2 action=activation mails=2 sent=1" in caplog.messages
+    assert "line 2 action=activation outcome=deferred code=FAILED" in caplog.messages
+    assert "line 3 action=activation mails=1 sent=1" in caplog.messages
+    assert "example.com" not in caplog.text

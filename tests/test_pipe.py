@@ -1,0 +1,158 @@
+"""The line format: whatever an account may hold goes through it and comes back; anything else is a malformed line."""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from datetime import timedelta
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mailroom.errors import LineError, TransportError
+from mailroom.job import Action, Sent
+from mailroom.pipe import LONGEST_LINE, PipeTransport, parse
+from mailroom.transport import Mail
+
+SECRET = "A-_9" * 21 + "aZ"
+CODE = "01234"
+LINE = f"1,ada@example.com,ada,{SECRET},{CODE}\n"
+
+# What the database lets into an account: no control characters, and of course no half characters.
+characters = st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="\u2028\u2029")
+mails = st.builds(
+    Mail,
+    token=st.none(),
+    address=st.builds("{}@{}".format, st.text(characters, min_size=1, max_size=60), st.text(characters, min_size=1)),
+    login=st.text(characters, min_size=1, max_size=254),
+    secret=st.from_regex(r"[A-Za-z0-9_-]{86}", fullmatch=True),
+    code=st.from_regex(r"[0-9]{5}", fullmatch=True),
+)
+
+
+def mail(login: str = "ada", address: str = "ada@example.com") -> Mail:
+    return Mail(token=None, address=address, login=login, secret=SECRET, code=CODE)
+
+
+def line_of(action: Action, batch: Sequence[Mail]) -> str:
+    out = io.StringIO(newline="")
+    PipeTransport(out).send(action, batch, batch=1, within=timedelta(0))
+    return out.getvalue()
+
+
+def complaint(line: str) -> str:
+    with pytest.raises(LineError) as error:
+        parse(line)
+    return str(error.value)
+
+
+@given(action=st.sampled_from(Action), batch=st.lists(mails, min_size=1, max_size=50))
+@example(
+    action=Action.ACTIVATION, batch=[mail(' "leading, and \N{PILE OF POO}"\ufeff'), mail('"'), mail(","), mail("'")]
+)
+def test_what_is_written_is_read(action: Action, batch: list[Mail]) -> None:
+    line = line_of(action, batch)
+    assert line.count("\n") == 1
+    assert parse(line) == [(action, each) for each in batch]
+
+
+@given(st.text())
+@example("\0" * 5 + ",,,,\n")
+@example('"' * 131_073 + "\n")
+@example("x" * 200_000 + ",,,,\n")
+def test_any_other_text_is_a_line_or_an_error(text: str) -> None:
+    for line in (text, text + "\n"):
+        with contextlib.suppress(LineError):
+            parse(line)
+
+
+@given(st.data())
+def test_a_line_that_is_cut_off_anywhere_is_refused(data: st.DataObject) -> None:
+    line = line_of(Action.ACTIVATION, [mail("a,b"), mail()])
+    complaint(line[: data.draw(st.integers(0, len(line) - 1))])
+
+
+@pytest.mark.parametrize(
+    ("login", "field"),
+    [
+        ("ada", "ada"),
+        ("ada lovelace", "ada lovelace"),
+        ("o'hara", "o'hara"),
+        ("\N{GRINNING FACE}", "\N{GRINNING FACE}"),
+        ("lovelace, ada", '"lovelace, ada"'),
+        ('ada "the first"', '"ada ""the first"""'),
+    ],
+)
+def test_fields_are_quoted_only_where_they_must_be(login: str, field: str) -> None:
+    assert line_of(Action.ACTIVATION, [mail(login)]) == f"1,ada@example.com,{field},{SECRET},{CODE}\n"
+
+
+def test_a_batch_is_one_line_and_an_action_a_number() -> None:
+    assert line_of(Action.PASSWORD_RECOVERY, [mail(), mail("bob", "bob@example.com")]) == (
+        f"2,ada@example.com,ada,{SECRET},{CODE},2,bob@example.com,bob,{SECRET},{CODE}\n"
+    )
+
+
+def test_a_batch_is_sent_once_its_line_is_flushed() -> None:
+    buffer = io.BytesIO()
+    out = io.TextIOWrapper(io.BufferedWriter(buffer), encoding="utf-8")
+    outcomes = PipeTransport(out).send(Action.ACTIVATION, [mail(), mail()], batch=1, within=timedelta(0))
+    assert outcomes == [Sent(None), Sent(None)]
+    assert buffer.getvalue().endswith(b"\n")
+
+
+def test_a_closed_output_takes_no_more() -> None:
+    class Closed(io.StringIO):
+        def flush(self) -> None:
+            raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(TransportError, match="Broken pipe") as error:
+        PipeTransport(Closed()).send(Action.ACTIVATION, [mail()], batch=1, within=timedelta(0))
+    assert "ada" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("", "cut off"),
+        (LINE.rstrip("\n"), "cut off"),
+        ("\n", "0 fields"),
+        ("\r\n", "0 fields"),
+        (LINE.replace("\n", ",\n"), "6 fields"),
+        (LINE.replace(",", ";"), "1 fields"),
+        ("0" + LINE[1:], "an action is not 1 or 2"),
+        ("11" + LINE[1:], "an action is not 1 or 2"),
+        ("\N{SUPERSCRIPT ONE}" + LINE[1:], "an action is not 1 or 2"),
+        (LINE.replace("@", ""), "an address, login or secret"),
+        (LINE.replace(",ada,", ",,"), "an address, login or secret"),
+        (LINE.replace(SECRET, SECRET[1:]), "an address, login or secret"),
+        (LINE.replace(SECRET, SECRET[1:] + "="), "an address, login or secret"),
+        (LINE.replace(CODE, "1234"), "five digits"),
+        (LINE.replace(CODE, "\N{ARABIC-INDIC DIGIT ONE}1234"), "five digits"),
+        (LINE.replace(CODE, ""), "five digits"),
+        (LINE.replace(",ada,", ',"ada,'), "RFC 4180"),
+        (LINE.replace(",ada,", ',"ada"x,'), "RFC 4180"),
+        (LINE.replace(",ada,", ",a\0da,"), "control characters"),
+        (LINE.replace(",ada,", ",a\rda,"), "control characters"),
+        (LINE.replace(",ada,", ',"a\rda",'), "control characters"),
+        (LINE.replace(",ada,", ",a\x85da,"), "control characters"),
+        (LINE.replace(",ada,", ",a\u2028da,"), "control characters"),
+        (LINE.replace(",ada,", ",a\udcffda,"), "not UTF-8"),
+        ("x" * (LONGEST_LINE + 1), f"longer than {LONGEST_LINE} characters"),
+        ("x" * LONGEST_LINE + "\n", f"longer than {LONGEST_LINE} characters"),
+    ],
+)
+def test_a_malformed_line_is_refused_for_what_is_wrong(line: str, why: str) -> None:
+    said = complaint(line)
+    assert why in said
+    assert "ada" not in said
+    assert SECRET[:20] not in said
+
+
+def test_a_line_may_end_as_on_windows() -> None:
+    assert parse(LINE.replace("\n", "\r\n")) == parse(LINE)
+
+
+def test_fifty_of_the_longest_mails_fit() -> None:
+    longest = mail('"' * 254, "a" * 200 + "@" + "b" * 53)
+    assert parse(line_of(Action.ACTIVATION, [longest] * 50)) == [(Action.ACTIVATION, longest)] * 50
