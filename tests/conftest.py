@@ -1,7 +1,7 @@
 """Real servers, a migrated template database, and copies of it: what nearly every test stands on.
 
 Everything that uses a database runs on each server: PostgreSQL 18 from the wheel and Debian's 15, or the one server
-that MAILROOM_TEST_DATABASE_URL names.
+that MAILROOM_TEST_DATABASE_URL names. A module that says THROUGH_PGBOUNCER = True runs behind PgBouncer as well.
 """
 
 import itertools
@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 from alembic.config import Config
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import Connection, Engine, text
 
 from alembic import command
 from mailroom import database
 from mailroom.embedded import EmbeddedPostgres
 from mailroom.simulator import Simulator
+from tests import pgbouncer
 from tests.running import Processes
 
 ROOT = Path(__file__).parent.parent
@@ -35,9 +36,9 @@ def missing(what: str) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The second PostgreSQL is not part of the quick run."""
+    """The second PostgreSQL and PgBouncer are not part of the quick run."""
     for item in items:
-        if isinstance(item, pytest.Function) and "pg15" in item.name:
+        if isinstance(item, pytest.Function) and ("pg15" in item.name or "pgbouncer" in item.name):
             item.add_marker(pytest.mark.slow)
 
 
@@ -49,15 +50,33 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what uses a database on each server; modules that ask for it, through PgBouncer as well."""
+    if "server" in metafunc.fixturenames:
+        servers = ["given"] if GIVEN else list(BINARIES)
+        if getattr(metafunc.module, "THROUGH_PGBOUNCER", False) and not GIVEN:
+            servers.append("pgbouncer")
+        metafunc.parametrize("server", servers, indirect=True, scope="session")
+
+
 @dataclass
 class Server:
-    """A server to make databases on. `embedded` is None where the server was given, and cannot be stopped."""
+    """A server to make databases on. `embedded` is None where the server was given, and cannot be stopped.
+
+    `pooler_port` is that of a PgBouncer in front of it, where tests are to go through one.
+    """
 
     url: str
     embedded: EmbeddedPostgres | None
+    pooler_port: int | None = None
 
     def database_url(self, name: str) -> str:
         return make_conninfo(database.connection_string(self.url), dbname=name)
+
+    def pooled_url(self, name: str) -> str:
+        """The same through PgBouncer, if there is one."""
+        url = self.database_url(name)
+        return make_conninfo(url, port=self.pooler_port) if self.pooler_port else url
 
     def execute(self, sql: str) -> None:
         engine = database.connect_engine(self.url)
@@ -66,26 +85,34 @@ class Server:
         engine.dispose()
 
 
-@pytest.fixture(scope="session", params=["given"] if GIVEN else list(BINARIES))
+@pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     if GIVEN:
         yield Server(GIVEN, None)
         return
-    binaries = BINARIES[request.param]
+    binaries = BINARIES.get(request.param)
     if binaries is not None and not binaries.exists():
         missing(f"Debian's PostgreSQL in {binaries}")
     with EmbeddedPostgres(binaries, settings=SETTINGS) as embedded:
-        yield Server(embedded.url(), embedded)
+        if request.param != "pgbouncer":
+            yield Server(embedded.url(), embedded)
+            return
+        if not pgbouncer.PROGRAM.exists():
+            missing(f"Debian's PgBouncer, {pgbouncer.PROGRAM}")
+        with pgbouncer.PgBouncer(embedded.port) as pooler:
+            yield Server(embedded.url(), embedded, pooler.port)
 
 
 def migrate(url: str, revision: str = "head") -> None:
     """Run `alembic upgrade` on a database."""
     engine = database.connect_engine(url, isolation_level="READ COMMITTED")
     config = Config(str(ROOT / "alembic.ini"))
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        (command.downgrade if revision == "base" else command.upgrade)(config, revision)
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            config.attributes["connection"] = connection
+            (command.downgrade if revision == "base" else command.upgrade)(config, revision)
+    finally:
+        engine.dispose()
 
 
 @pytest.fixture(scope="session")
@@ -106,8 +133,14 @@ def url(server: Server, template: str) -> Iterator[str]:
     """The URL of a fresh, migrated database of the test's own, for tests where commits matter."""
     name = f"mailroom_test_{os.getpid()}_{next(_numbers)}"
     server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield server.database_url(name)
+    yield server.pooled_url(name)
     server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def direct_url(server: Server, url: str) -> str:
+    """The URL of the same database around PgBouncer, for LISTEN."""
+    return server.database_url(str(conninfo_to_dict(url)["dbname"]))
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from tests.proxy import HalfOpenProxy
 from tests.running import count, drained, eventually, transport, working
 from tests.world import add_accounts, ask_recovery, misplaced, rows
 
+THROUGH_PGBOUNCER = True
+
 LISTENING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
 
 
@@ -27,11 +29,11 @@ def test_a_row_becomes_a_mail(engine: Engine, simulator: Simulator, monkeypatch:
 
 
 def test_a_recovery_is_at_ses_within_100_ms_of_its_commit(
-    engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with engine.connect() as connection:
         [account] = add_accounts(connection, 1, status="active")
-        with working(engine, transport(simulator, monkeypatch), listen=url):
+        with working(engine, transport(simulator, monkeypatch), listen=direct_url):
             eventually(lambda: rows(connection, LISTENING), "the worker listens")
             waits: list[float] = []
             for _ in range(200):
@@ -56,11 +58,11 @@ def test_without_listen_the_sweep_delivers(
 
 
 def test_a_killed_listen_connection_is_made_again(
-    engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with engine.connect() as connection:
         [account] = add_accounts(connection, 1, status="active")
-        with working(engine, transport(simulator, monkeypatch), listen=url, sweep_interval=600):
+        with working(engine, transport(simulator, monkeypatch), listen=direct_url, sweep_interval=600):
             [first] = eventually(lambda: rows(connection, LISTENING), "the worker listens")
             connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": first.pid})
             [second] = eventually(
@@ -72,9 +74,13 @@ def test_a_killed_listen_connection_is_made_again(
 
 
 def test_a_listen_connection_that_is_silently_dead_is_noticed_and_made_again(
-    engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    engine: Engine,
+    direct_url: str,
+    simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with engine.connect() as connection, HalfOpenProxy(url) as proxy:
+    with engine.connect() as connection, HalfOpenProxy(direct_url) as proxy:
         [account] = add_accounts(connection, 1, status="active")
         sends = transport(simulator, monkeypatch)
         with working(engine, sends, listen=proxy.url, sweep_interval=0.5, healthcheck_interval=0.5):
@@ -90,11 +96,11 @@ def test_a_listen_connection_that_is_silently_dead_is_noticed_and_made_again(
 
 
 def test_a_lone_activation_waits_for_company_only_so_long(
-    engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sends = transport(simulator, monkeypatch)
     with engine.connect() as connection:
-        with working(engine, sends, listen=url, sweep_interval=600, batch_timeout=timedelta(seconds=1)):
+        with working(engine, sends, listen=direct_url, sweep_interval=600, batch_timeout=timedelta(seconds=1)):
             add_accounts(connection, 1)
             eventually(lambda: simulator.ledger.counts().mails == 1, "it leaves after the batch timeout")
         [row] = rows(
@@ -104,12 +110,12 @@ def test_a_lone_activation_waits_for_company_only_so_long(
 
 
 def test_a_full_batch_and_a_recovery_do_not_wait(
-    engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sends = transport(simulator, monkeypatch)
     with engine.connect() as connection:
         [account] = add_accounts(connection, 1, status="active", prefix="active")
-        with working(engine, sends, listen=url, sweep_interval=600, batch_timeout=timedelta(hours=1)):
+        with working(engine, sends, listen=direct_url, sweep_interval=600, batch_timeout=timedelta(hours=1)):
             eventually(lambda: rows(connection, LISTENING), "the worker listens")
             add_accounts(connection, 9)
             ask_recovery(connection, account)
@@ -120,12 +126,12 @@ def test_a_full_batch_and_a_recovery_do_not_wait(
 
 
 def test_a_recovery_overtakes_a_backlog_of_bulk(
-    engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with engine.connect() as connection:
         [account] = add_accounts(connection, 1, status="active", prefix="active")
         add_accounts(connection, 5_000)
-        with working(engine, transport(simulator, monkeypatch), listen=url):
+        with working(engine, transport(simulator, monkeypatch), listen=direct_url):
             eventually(lambda: simulator.ledger.counts().mails > 100, "the backlog is being sent")
             token = ask_recovery(connection, account)
             eventually(lambda: count(connection, f"deliveries WHERE token = {token}"), "the recovery is sent")
