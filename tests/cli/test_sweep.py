@@ -1,0 +1,145 @@
+"""`sweep`, for cron: it drains what is due and says by its exit code what is left, whoever works beside it."""
+
+import contextlib
+import signal
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, text
+
+from mailroom import queue
+from mailroom.queue import Floors
+from mailroom.simulator import Fault, Simulator
+from tests.cli.command import end, eventually, sending, start
+from tests.cli.conftest import Here
+from tests.world import add_accounts, ask_recovery, misplaced, rows
+
+LONG_BATCHES = {"MAILROOM_BATCH_TIMEOUT": "200000"}
+
+
+def add(engine: Engine, count: int) -> list[int]:
+    with engine.connect() as connection:
+        return add_accounts(connection, count)
+
+
+def outcomes(engine: Engine) -> list[str]:
+    """The outcomes on record, and the invariant on the way."""
+    with engine.connect() as connection:
+        assert misplaced(connection) == []
+        return [row.outcome for row in rows(connection, "SELECT outcome FROM deliveries ORDER BY id")]
+
+
+def test_an_empty_queue_is_drained(here: Here, ses: Simulator, url: str) -> None:
+    assert here("sweep", env=sending(url, ses)).code == 0
+    assert here("sweep", "--max-seconds", "0", env=sending(url, ses)).code == 0
+    assert ses.ledger.requests == []
+
+
+def test_all_that_is_due_is_sent_however_young(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
+    add(engine, 25)
+    with engine.connect() as connection:
+        [active] = add_accounts(connection, 1, status="active", prefix="active")
+        ask_recovery(connection, active)
+    assert here("sweep", env=sending(url, ses) | LONG_BATCHES).code == 0
+    assert outcomes(engine) == ["sent"] * 26
+    assert (ses.ledger.counts().mails, ses.ledger.counts().requests) == (26, 4)
+
+
+def test_what_is_due_later_is_left_to_later(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
+    add(engine, 2)
+    with engine.connect() as connection:
+        connection.execute(
+            text("UPDATE jobs SET due_at = now() + interval '1 hour' WHERE token = (SELECT max(token) FROM jobs)")
+        )
+    assert here("sweep", env=sending(url, ses)).code == 0
+    assert here("sweep", "--max-seconds", "0", env=sending(url, ses)).code == 0
+    assert outcomes(engine) == ["sent"]
+
+
+def test_only_its_own_queue_is_swept(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.execute(text("SET mailroom.queue = 'news'"))
+        add_accounts(connection, 1)
+        connection.execute(text("RESET mailroom.queue"))
+    assert here("sweep", env=sending(url, ses)).code == 0
+    assert outcomes(engine) == []
+    assert here("sweep", "--queue-name", "news", env=sending(url, ses)).code == 0
+    assert outcomes(engine) == ["sent"]
+
+
+def test_time_that_is_up_leaves_due_jobs(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
+    add(engine, 3)
+    ended = here("sweep", "--max-seconds", "0", env=sending(url, ses))
+    assert (ended.code, ended.err) == (3, "")
+    assert outcomes(engine) == []
+
+
+def test_a_fault_of_the_account_fails(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
+    add(engine, 30)
+    ses.faults.add(Fault(error="SendingPausedException", times=None))
+    here("sweep", env=sending(url, ses)).assert_one_line(1, "SES takes no mail at present")
+    assert outcomes(engine) == ["deferred"] * 10  # and not one batch after the other
+    with engine.connect() as connection:
+        assert {row.attempt for row in rows(connection, "SELECT attempt FROM jobs")} == {0}
+
+
+def test_lost_batches_are_rescued(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
+    add(engine, 3)
+    with engine.connect() as connection:
+        queue.claim(
+            connection,
+            queue="mailroom",
+            worker="gone",
+            batch_limit=10,
+            batch_timeout=timedelta(0),
+            lease=timedelta(0),
+            floors=Floors(),
+        )
+    assert here("sweep", env=sending(url, ses)).code == 0
+    assert outcomes(engine) == ["unconfirmed"] * 3
+    with engine.connect() as connection:  # after the grace for a late answer
+        connection.execute(text("UPDATE jobs SET due_at = now()"))
+    assert here("sweep", env=sending(url, ses)).code == 0
+    assert outcomes(engine) == ["unconfirmed"] * 3 + ["sent"] * 3
+
+
+def test_sweeps_beside_a_worker_send_every_mail_once(ses: Simulator, url: str, engine: Engine) -> None:
+    add(engine, 300)
+    env = sending(url, ses)
+    with contextlib.ExitStack() as stack:
+        worker = stack.enter_context(
+            start("worker", "--no-listen", "--concurrency", "2", "--batch-limit", "3", env=env)
+        )
+        sweeps = [stack.enter_context(start("sweep", "--batch-limit", "3", env=env)) for _ in range(2)]
+        assert [end(sweep).code for sweep in sweeps] == [0, 0]
+        eventually(lambda: ses.ledger.counts().mails == 300)
+        worker.send_signal(signal.SIGTERM)
+        assert end(worker).code == 0
+    assert outcomes(engine) == ["sent"] * 300
+    assert ses.ledger.duplicates() == {}
+    assert len(ses.ledger.sent_tokens()) == 300
+
+
+def test_a_signal_ends_it_after_the_batch_in_the_air(ses: Simulator, url: str, engine: Engine) -> None:
+    add(engine, 40)
+    ses.faults.add(Fault(latency_ms=200, times=None))
+    with start("sweep", "--batch-limit", "2", env=sending(url, ses)) as sweep:
+        eventually(lambda: ses.ledger.requests)
+        sweep.send_signal(signal.SIGTERM)
+        ended = end(sweep)
+    assert ended.code == 3, ended.err
+    assert "Traceback" not in ended.err
+    assert outcomes(engine) == ["sent"] * ses.ledger.counts().mails
+    assert ses.ledger.counts().mails < 40
+    with engine.connect() as connection:
+        assert rows(connection, "SELECT FROM batches") == []
+
+
+@pytest.mark.parametrize("attempt", [0, 5])
+def test_a_mail_that_ses_rejects_is_over(here: Here, ses: Simulator, url: str, engine: Engine, attempt: int) -> None:
+    add(engine, 1)
+    with engine.connect() as connection:
+        connection.execute(text("UPDATE jobs SET attempt = :attempt"), {"attempt": attempt})
+    ses.faults.add(Fault(error="MessageRejected"))
+    assert here("sweep", env=sending(url, ses)).code == 0
+    assert outcomes(engine) == ["rejected"]

@@ -1,0 +1,101 @@
+"""`tokens verify` and `tokens sign`: links by hand."""
+
+import base64
+import hmac
+
+import pytest
+from sqlalchemy import Engine, text
+
+from mailroom.job import Action
+from mailroom.tokens import consume, sign
+from tests.cli.conftest import Here
+from tests.world import KEY, KEY_HEX, add_accounts, ask_recovery, rows
+
+INVALID = "mailroom: the token is not valid\n"
+NO_DATABASE = {"MAILROOM_SECRET_KEY": KEY_HEX}
+SECRET = bytes(range(32))
+ACTIVATION = sign(SECRET, action=Action.ACTIVATION, key=KEY)
+RECOVERY = sign(SECRET, action=Action.PASSWORD_RECOVERY, key=KEY, code="01234")
+
+
+def other(character: str) -> str:
+    return "A" if character != "A" else "B"
+
+
+def test_a_token_is_an_argument_or_a_line_of_input(here: Here) -> None:
+    for arguments in (["-"], []):
+        ended = here("tokens", "verify", *arguments, env=NO_DATABASE, stdin=f"{ACTIVATION}\n".encode())
+        assert (ended.code, ended.out, ended.err) == (0, "signature valid for activation\n", "")
+    assert here("tokens", "verify", ACTIVATION, env=NO_DATABASE).out == "signature valid for activation\n"
+
+
+def test_a_recovery_needs_its_code(here: Here) -> None:
+    ended = here("tokens", "verify", RECOVERY, "--code", "01234", env=NO_DATABASE)
+    assert (ended.code, ended.out) == (0, "signature valid for password_recovery\n")
+    for code in ([], ["--code", "01235"], ["--code", "1234"], ["--code", ""]):
+        ended = here("tokens", "verify", RECOVERY, *code, env=NO_DATABASE)
+        assert (ended.code, ended.out, ended.err) == (1, "", INVALID)
+
+
+def test_a_token_may_begin_with_a_hyphen(here: Here) -> None:
+    secret = b"\xfb" + bytes(31)
+    token = sign(secret, action=Action.ACTIVATION, key=KEY)
+    assert token.startswith("-")
+    assert here("tokens", "verify", token, env=NO_DATABASE).code == 0
+    token = sign(b"\xfb\xef" + bytes(30), action=Action.PASSWORD_RECOVERY, key=KEY, code="01234")
+    assert token.startswith("--")
+    assert here("tokens", "verify", "--code", "01234", token, env=NO_DATABASE).code == 0
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["", "x", ACTIVATION[:-1], ACTIVATION + "A", ACTIVATION + "==", ACTIVATION[:-2] + other(ACTIVATION[-2]) + "w"],
+)
+def test_whatever_is_wrong_is_told_alike(here: Here, token: str) -> None:
+    ended = here("tokens", "verify", token, env=NO_DATABASE)
+    assert (ended.code, ended.out, ended.err) == (1, "", INVALID)
+    ended = here("tokens", "verify", env=NO_DATABASE, stdin=f"{token}\n".encode())
+    assert (ended.code, ended.out, ended.err) == (1, "", INVALID)
+
+
+def test_bytes_that_are_no_text_are_no_token(here: Here) -> None:
+    ended = here("tokens", "verify", env=NO_DATABASE, stdin=b"\xff\xfe\0\n")
+    assert (ended.code, ended.err) == (1, INVALID)
+
+
+def test_a_database_tells_what_became_of_the_token(here: Here, url: str, engine: Engine) -> None:
+    env = {"MAILROOM_DATABASE_URL": url, **NO_DATABASE}
+
+    def said(token: str, *options: str) -> str:
+        ended = here("tokens", "verify", token, *options, env=env)
+        assert (ended.code, ended.err) == (0, "")
+        return ended.out.split("\n")[1]
+
+    assert said(ACTIVATION) == "the database has no such token"
+    with engine.connect() as connection:
+        [account] = add_accounts(connection, 1)
+        [first] = rows(connection, "SELECT id, secret FROM tokens")
+    activation = sign(first.secret, action=Action.ACTIVATION, key=KEY)
+    whose = f"token {first.id} of account {account}"
+    assert said(activation).startswith(f"{whose}: good until 2")
+    with engine.begin() as connection:
+        consume(connection, activation, action=Action.ACTIVATION, key=KEY)
+        recovery = ask_recovery(connection, account)
+    assert said(activation).startswith(f"{whose}: consumed at 2")
+    with engine.connect() as connection:
+        connection.execute(text("UPDATE tokens SET expires_at = now() - interval '1 second' WHERE consumed_at IS NULL"))
+    signed, code, rest = here("tokens", "sign", str(recovery), env=env).out.split("\n")
+    assert rest == ""
+    assert said(signed, "--code", code).startswith(f"token {recovery} of account {account}: expired 2")
+
+
+def test_sign_prints_what_the_mail_has(here: Here, url: str, engine: Engine) -> None:
+    env = {"MAILROOM_DATABASE_URL": url, **NO_DATABASE}
+    with engine.connect() as connection:
+        add_accounts(connection, 1)
+        [token] = rows(connection, "SELECT id, secret FROM tokens")
+    secret = bytes(token.secret)
+    expected = base64.urlsafe_b64encode(secret + hmac.digest(KEY, b"/activate" + secret, "sha256")).decode().rstrip("=")
+    ended = here("tokens", "sign", str(token.id), env=env)
+    assert (ended.code, ended.out, ended.err) == (0, f"{expected}\n", "")
+    here("tokens", "sign", str(token.id + 1), env=env).assert_one_line(1, f"there is no token {token.id + 1}")
