@@ -66,14 +66,14 @@ def overtaken(engine: Engine, claimer: Connection, floors: Floors, *, first: tim
 def test_a_commit_that_was_overtaken_a_moment_ago_is_found_by_the_next_claim(engine: Engine) -> None:
     floors = Floors()
     with transaction(engine) as claimer:
-        token = overtaken(engine, claimer, floors, first=SLACK * 0.9, second=SLACK * 0.1)
+        token = overtaken(engine, claimer, floors, first=timedelta(seconds=0.9), second=timedelta(seconds=0.1))
         assert take(claimer, floors) == [token]
 
 
 def test_a_commit_that_was_overtaken_long_ago_is_found_after_the_sweep(engine: Engine) -> None:
     floors = Floors()
     with transaction(engine) as claimer:
-        token = overtaken(engine, claimer, floors, first=SLACK * 10, second=SLACK * 5)
+        token = overtaken(engine, claimer, floors, first=timedelta(seconds=10), second=timedelta(seconds=5))
         assert take(claimer, floors) == []
         floors.clear()
         assert take(claimer, floors) == [token]
@@ -82,7 +82,7 @@ def test_a_commit_that_was_overtaken_long_ago_is_found_after_the_sweep(engine: E
 def test_a_claim_that_was_under_way_during_a_clear_does_not_undo_it(engine: Engine) -> None:
     floors = Floors()
     with transaction(engine) as claimer:
-        token = overtaken(engine, claimer, floors, first=SLACK * 10, second=SLACK * 5)
+        token = overtaken(engine, claimer, floors, first=timedelta(seconds=10), second=timedelta(seconds=5))
         seen = floors.read()
         floors.clear()
         for lane, end in seen.items():
