@@ -3,11 +3,11 @@
 import json
 import logging
 import os
-import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
@@ -15,6 +15,7 @@ from botocore import exceptions as boto
 from botocore.config import Config
 from botocore.parsers import ResponseParserError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random
+from urllib3.connection import HTTPSConnection
 
 from mailroom import actions, classify
 from mailroom.address import ascii_address
@@ -266,29 +267,23 @@ class _Call:
 
 
 def is_unsent(error: BaseException) -> bool:
-    """Whether an error proves that nothing reached SES: no connection, or no TLS on it."""
-    return isinstance(error, _UNSENT) or (isinstance(error, boto.SSLError) and _in_handshake(error))
+    """Whether an error proves that nothing of the request left: no connection, or no TLS on it."""
+    if isinstance(error, boto.SSLError | boto.ConnectionClosedError):
+        return any(_while_connecting(cause) for cause in _causes(error))
+    return isinstance(error, _UNSENT)
 
 
-def _in_handshake(error: BaseException) -> bool:
-    """A TLS error under way may follow a request; certain are only those that cannot but come before it."""
-    for cause in _causes(error):
-        # The last two: the file that AWS_CA_BUNDLE names cannot be read.
-        if isinstance(cause, ssl.SSLCertVerificationError | FileNotFoundError | PermissionError):
-            return True
-        if isinstance(cause, ssl.SSLError) and any(
-            word in str(cause) for word in ("HANDSHAKE", "WRONG_VERSION_NUMBER", "UNSUPPORTED_PROTOCOL", "NO_PROTOCOLS")
-        ):
-            return True
-    return False
+def _while_connecting(error: BaseException) -> bool:
+    """Whether an error rose while TLS was set up. Its text does not tell: OpenSSL says the same of a later record."""
+    return any(frame.f_code is HTTPSConnection.connect.__code__ for frame, _ in walk_tb(error.__traceback__))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, and those it wraps, by whichever way: botocore and urllib3 keep them in different places."""
+    """An error, and those it wraps: botocore and urllib3 keep them in different places."""
     seen: list[BaseException] = [error]
     for one in seen:
         yield one
-        kept = [one.__cause__, one.__context__, getattr(one, "kwargs", {}).get("error"), *one.args]
+        kept = [one.__cause__, getattr(one, "kwargs", {}).get("error"), *one.args]
         seen += [cause for cause in kept if isinstance(cause, BaseException) and cause not in seen]
 
 
