@@ -133,5 +133,7 @@ def everything(port: int, migrate: Callable[[str], None], say: Say) -> Iterator[
         say("starting `mailroom worker --concurrency 2`; its log is mixed in below")
         with running_worker(worker_environment(postgres.url(), simulator.url, key)) as worker:
             engine = connect_engine(postgres.url(), pool_size=2, isolation_level="READ COMMITTED")
-            yield Demo(engine, simulator, worker, key, say)
-            engine.dispose()
+            try:
+                yield Demo(engine, simulator, worker, key, say)
+            finally:
+                engine.dispose()

@@ -53,8 +53,8 @@ def demo(
         arrived = running.run(accounts)
         typer.echo(f"inbox: {running.simulator.url}/")
         if not exit_:
-            typer.echo("press Ctrl-C to end")
             with contextlib.suppress(KeyboardInterrupt):
+                typer.echo("press Ctrl-C to end")
                 signal.pause()
     if not arrived:
         raise MailroomError("not every mail arrived")
