@@ -1,0 +1,82 @@
+"""`demo`: all of it on one machine, and nothing of it left."""
+
+import contextlib
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mailroom.simulator import Simulator
+from tests.cli.command import MAILROOM, Ended, end, run, start
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder for temporary files that other users can reach, as the server's does."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Files in a folder, and processes that were started with it."""
+    return [*folder.iterdir(), *(process for process in Path("/proc").glob("[0-9]*") if _names(process, folder))]
+
+
+def _names(process: Path, folder: Path) -> bool:
+    with contextlib.suppress(OSError):  # gone meanwhile
+        return str(folder).encode() in (process / "cmdline").read_bytes()
+    return False
+
+
+def test_it_shows_every_mail_and_ends(temporary: Path) -> None:
+    ended = run([*MAILROOM, "demo", "--exit", "--accounts", "5"], env={"TMPDIR": str(temporary)})
+    assert ended.code == 0, ended.err
+    lines = ended.out.splitlines()
+    shown = [line.split()[0] for line in lines if "@example.com" in line]
+    assert sorted(shown) == sorted([f"user{n}@example.com" for n in (1, 2, 3, 4, 5, 1, 2, 3)])
+    assert "requests to SES: 2, mails accepted: 8, sent twice: 0" in lines
+    assert "accounts active: 3" in lines
+    assert "Traceback" not in ended.err
+    assert leftovers(temporary) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_by_a_signal_and_leaves_nothing(temporary: Path, number: signal.Signals) -> None:
+    with start("demo", "--accounts", "1", env={"TMPDIR": str(temporary)}, start_new_session=True) as demo:
+        assert demo.stdout is not None
+        lines = list(iter(demo.stdout.readline, "press Ctrl-C to end\n"))
+        assert lines[-1].startswith("inbox: http://127.0.0.1:")
+        assert leftovers(temporary)
+        # A terminal's Ctrl-C is for all of its processes; a service manager's SIGTERM for one.
+        (os.killpg if number == signal.SIGINT else os.kill)(demo.pid, number)
+        ended = end(demo)
+    assert ended.code == 0, ended.err
+    assert "Traceback" not in ended.err
+    assert leftovers(temporary) == []
+
+
+@pytest.mark.slow
+def test_a_signal_in_its_midst_leaves_nothing(temporary: Path) -> None:
+    with start("demo", "--accounts", "10000", env={"TMPDIR": str(temporary)}, start_new_session=True) as demo:
+        assert demo.stdout is not None
+        assert any("sign up" in line for line in iter(demo.stdout.readline, ""))
+        demo.send_signal(signal.SIGTERM)
+        ended = end(demo)
+    assert ended.code != 0
+    assert "Traceback" not in ended.err
+    assert leftovers(temporary) == []
+
+
+@pytest.mark.slow
+def test_a_port_that_is_taken(temporary: Path, ses: Simulator) -> None:
+    port = ses.url.rpartition(":")[2]
+    ended = run([*MAILROOM, "demo", "--exit", "--port", port], env={"TMPDIR": str(temporary)})
+    Ended(ended.code, "", ended.err).assert_one_line(2, "cannot listen", port, "in use")
+    assert leftovers(temporary) == []
