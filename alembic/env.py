@@ -3,10 +3,10 @@
 import sys
 from typing import NoReturn
 
+from alembic import context
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
-from alembic import context
 from mailroom import database, settings
 from mailroom.errors import DatabaseError, MailroomError, SettingsError
 

@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import typer
+from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
 import mailroom
-from alembic import command
 from mailroom import settings
 from mailroom.cli.build import start_log
 from mailroom.database import REVISION, connect_engine, first_line
