@@ -1,0 +1,299 @@
+"""No address, login, secret or code leaves the mails: not in logs, errors, records, statements or command lines."""
+
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg.conninfo import make_conninfo
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from mailroom import ses as ses_transport
+from mailroom.database import connect_engine
+from mailroom.job import Action
+from mailroom.pause import Pause
+from mailroom.queue import Floors
+from mailroom.sender import Limits, Sender
+from mailroom.simulator import Fault, Simulator
+from mailroom.tokens import consume, sign
+from mailroom.worker import Worker
+from tests.world import KEY, KEY_HEX, misplaced, rows
+
+AWS_SECRET = "canary-aws-secret"
+PASSWORD = "canary-database-password"
+CODES = ("97531", "86420")
+LOGIN = 'Cänary "{}", the\N{BIRD}'
+LIMITS = Limits("mailroom", 10, timedelta(0), timedelta(seconds=30))
+PROSE = "Address canary0@canary.example, canary1@canary.example is not what we take"
+FAULTS = [
+    Fault(error="MessageRejected", message=PROSE),
+    Fault(error="BadRequestException", message=PROSE),
+    Fault(error="TooManyRequestsException", message=PROSE),
+    Fault(error="AccountSuspendedException", message=PROSE),
+    Fault(error="InternalServiceErrorException", message=PROSE),
+    Fault(error="ServiceUnavailable", status=503, message=PROSE),
+    Fault(error="SomethingNew", status=418, message=PROSE),
+    Fault(entries={0: "MESSAGE_REJECTED", 1: "TRANSIENT_FAILURE"}, message=PROSE),
+    Fault(entries={0: "A_STATUS_OF_TOMORROW", 1: "ACCOUNT_THROTTLED"}, message=PROSE),
+    Fault(before="drop"),
+    Fault(before="hang"),
+    Fault(accept_then="drop"),
+    Fault(accept_then="hang"),
+    Fault(accept_then="truncate"),
+    Fault(accept_then="unended"),
+    Fault(accept_then="error", message=PROSE),
+    Fault(body=f"<html>{PROSE}</html>"),
+    Fault(body=""),
+    Fault(results="short"),
+    Fault(results="long"),
+    Fault(),
+]
+
+
+class Canaries:
+    """Accounts that are known by name, and a search for any trace of them."""
+
+    def __init__(self, connection: Connection) -> None:
+        for number in range(4):
+            connection.execute(
+                text("INSERT INTO accounts (email, login, status) VALUES (:email, :login, :status)"),
+                {
+                    "email": f"canary{number}@canary.example",
+                    "login": LOGIN.format(number),
+                    "status": "active" if number % 2 else "provisioned",
+                },
+            )
+        connection.execute(
+            text(
+                "INSERT INTO tokens (action, account, code)"
+                " SELECT 'password_recovery', id, :code FROM accounts WHERE status = 'active'"
+            ),
+            {"code": CODES[0]},
+        )
+        connection.execute(text("UPDATE tokens SET code = :code WHERE action = 'activation'"), {"code": CODES[1]})
+        self.known = sorted({form for form in self._forms(connection) if form}, key=len)
+
+    def _forms(self, connection: Connection) -> Iterator[str]:
+        yield from ("canary.example", "Cänary", "C\\u00e4nary", "C\\xe4nary", "C%C3%A4nary", PASSWORD, AWS_SECRET)
+        yield from (KEY_HEX, str(KEY), KEY.decode("latin-1"))
+        for token in rows(connection, "SELECT action, secret, code FROM tokens"):
+            secret = bytes(token.secret)
+            signed = sign(secret, action=Action(token.action), key=KEY, code=token.code)
+            # A signed token is the secret and its signature; neither may be there without the other.
+            yield from (secret.hex(), str(secret)[2:-1], signed, signed[:40], signed[-40:], token.code)
+
+    def found_in(self, words: str) -> list[str]:
+        """What of them is in these words; codes only where they are no part of a longer number."""
+        return [form for form in self.known if re.search(rf"(?<!\d){re.escape(form)}(?!\d)", words, re.IGNORECASE)]
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    with Simulator() as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def environment(simulator: Simulator, url: str) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "LANG": "C.UTF-8",
+        "MAILROOM_DATABASE_URL": make_conninfo(url, password=PASSWORD),
+        "MAILROOM_SECRET_KEY": KEY_HEX,
+        "MAILROOM_BATCH_TIMEOUT": "0",
+        "MAILROOM_SWEEP_INTERVAL": "50",
+        "AWS_ENDPOINT_URL_SESV2": simulator.url,
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": AWS_SECRET,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+@pytest.fixture
+def transport(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> ses_transport.SesTransport:
+    """The real one, that does not wait long for an answer."""
+    for name, value in environment.items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)
+    client = ses_transport.connect(region="us-east-1", connections=1, read_timeout=timedelta(milliseconds=200))
+    return ses_transport.SesTransport(client, source="noreply@example.com")
+
+
+@pytest.fixture
+def everything(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    """The log of all libraries at its loudest; what applications set when they look for a fault."""
+    caplog.set_level(logging.DEBUG)
+    return caplog
+
+
+def wait_for(connection: Connection, sql: str) -> None:
+    """Return once a query returns true."""
+    tick = threading.Event()
+    for _ in range(600):
+        if connection.scalar(text(sql)):
+            return
+        tick.wait(0.05)
+    raise AssertionError(f"never: {sql}")
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> str:
+    """All that was logged: messages with their arguments and tracebacks."""
+    return caplog.text + "\n".join(f"{record.msg!r} {record.args!r}" for record in caplog.records)
+
+
+def recorded(connection: Connection) -> str:
+    """The rows that mailroom keeps, and the statements that run or last ran, as anybody with psql sees them."""
+    kept = [rows(connection, f"SELECT * FROM {table}") for table in ("deliveries", "batches", "jobs")]  # noqa: S608
+    activity = "SELECT query, application_name FROM pg_stat_activity WHERE datname = current_database()"
+    return str([*kept, rows(connection, activity)])
+
+
+def make_due(connection: Connection) -> None:
+    connection.execute(text("UPDATE jobs SET due_at = now() - interval '1 second'"))
+
+
+def test_the_search_finds_every_form(engine: Engine) -> None:
+    with engine.connect() as connection:
+        canaries = Canaries(connection)
+        [secret] = rows(connection, "SELECT secret FROM tokens ORDER BY id LIMIT 1")[0]
+    words = [
+        "to=CANARY0@canary.example",
+        json.dumps({"login": LOGIN.format(1)}),
+        repr(bytes(secret)),
+        f"code={CODES[0]}",
+        sign(bytes(secret), action=Action.ACTIVATION, key=KEY),
+        KEY_HEX,
+    ]
+    assert all(canaries.found_in(each) for each in words)
+    assert canaries.found_in(f"2026-11-24T06:35:02 ms=1{CODES[0]} canary") == []
+
+
+def test_no_fault_of_ses_brings_anything_to_light(
+    engine: Engine,
+    simulator: Simulator,
+    transport: ses_transport.SesTransport,
+    everything: pytest.LogCaptureFixture,
+) -> None:
+    with engine.connect() as connection:
+        canaries = Canaries(connection)
+    sender = Sender(engine, transport, name="worker", key=KEY, limits=LIMITS, floors=Floors(), pause=Pause())
+    for fault in FAULTS:
+        simulator.faults.clear()
+        with engine.connect() as connection:  # as if for the first time
+            connection.execute(text("DELETE FROM jobs"))
+            connection.execute(
+                text(
+                    "INSERT INTO jobs (token, due_at, action, priority, queue)"
+                    " SELECT id, now() - interval '1 second', action, 1, 'mailroom' FROM tokens"
+                )
+            )
+        simulator.faults.add(Fault(**{**_set(fault), "times": 2}))
+        for _ in range(2):  # a batch of two of each action
+            assert sender.work_batch() == 2
+        sender._floors.clear()
+    with engine.connect() as connection:
+        outcomes = {row.outcome for row in rows(connection, "SELECT DISTINCT outcome FROM deliveries")}
+        assert outcomes == {"sent", "rejected", "deferred", "unconfirmed"}
+        assert canaries.found_in(recorded(connection)) == []
+    assert "outcome=unconfirmed" in everything.text
+    assert canaries.found_in(logged(everything)) == []
+
+
+def _set(fault: Fault) -> dict[str, Any]:
+    return {name: getattr(fault, name) for name in fault.__dataclass_fields__}
+
+
+def test_no_fault_of_the_database_brings_anything_to_light(
+    engine: Engine,
+    url: str,
+    transport: ses_transport.SesTransport,
+    everything: pytest.LogCaptureFixture,
+) -> None:
+    """The worker's own connections are killed, and its settlement is refused."""
+    with engine.connect() as connection:
+        canaries = Canaries(connection)
+        connection.execute(text("ALTER TABLE deliveries ADD CONSTRAINT none_sent CHECK (outcome <> 'sent')"))
+    own = connect_engine(make_conninfo(url, password=PASSWORD), pool_size=3)
+    with pytest.raises(DBAPIError) as refused:
+        Sender(own, transport, name="w", key=KEY, limits=LIMITS, floors=Floors(), pause=Pause()).work_batch()
+    assert canaries.found_in("".join(traceback.format_exception(refused.value))) == []
+
+    worker = Worker(own, transport, key=KEY, limits=LIMITS, concurrency=1, sweep_interval=timedelta(milliseconds=50))
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    with engine.connect() as connection:
+        wait_for(connection, "SELECT count(*) = 2 FROM batches")
+        connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+        connection.execute(text("ALTER TABLE deliveries DROP CONSTRAINT none_sent"))
+        connection.execute(text("UPDATE batches SET lease_until = now() - interval '1 second'"))
+        wait_for(connection, "SELECT count(*) = 4 FROM jobs WHERE attempt = 1")
+        make_due(connection)
+        wait_for(connection, "SELECT count(*) = 4 FROM deliveries WHERE outcome = 'sent'")
+        assert misplaced(connection) == []
+        assert canaries.found_in(recorded(connection)) == []
+    worker.stop()
+    thread.join()
+    own.dispose()
+    assert "database error" in everything.text
+    assert canaries.found_in(logged(everything)) == []
+
+
+def test_a_token_that_cannot_be_consumed_is_not_told(engine: Engine) -> None:
+    with engine.connect() as connection:
+        canaries = Canaries(connection)
+        connection.execute(text("ALTER FUNCTION consume_token RENAME TO gone"))
+        [secret, code] = rows(connection, "SELECT secret, code FROM tokens WHERE action = 'password_recovery'")[0]
+        token = sign(bytes(secret), action=Action.PASSWORD_RECOVERY, key=KEY, code=code)
+        with pytest.raises(DBAPIError) as failed:
+            consume(connection, token, action=Action.PASSWORD_RECOVERY, key=KEY, code=code)
+    assert canaries.found_in("".join(traceback.format_exception(failed.value))) == []
+
+
+@pytest.mark.parametrize("command", ["worker --no-listen", "worker", "sweep", "collect"])
+def test_no_process_shows_anything(
+    engine: Engine, simulator: Simulator, environment: dict[str, str], command: str
+) -> None:
+    """Its command line, its log, its statements while it works, and what is left when it is done."""
+    with engine.connect() as connection:
+        canaries = Canaries(connection)
+    simulator.faults.add(Fault(entries={0: "MESSAGE_REJECTED"}, message=PROSE), Fault(latency_ms=300))
+    with (
+        subprocess.Popen(
+            [sys.executable, "-m", "mailroom", *command.split()],
+            env=environment,
+            stdout=subprocess.PIPE,  # of collect, where all of it belongs
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+        engine.connect() as connection,
+    ):
+        wait_for(connection, "SELECT count(*) > 0 FROM deliveries")
+        seen = Path(f"/proc/{process.pid}/cmdline").read_text() + recorded(connection)
+        wait_for(connection, "SELECT count(*) = 4 FROM deliveries")
+        seen += recorded(connection)
+        if command != "sweep":  # which ends by itself
+            process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+        assert misplaced(connection) == []
+    assert process.returncode == 0, err
+    assert command.split(maxsplit=1)[0] in seen
+    assert "batch id=" in err
+    assert canaries.found_in(seen + err) == []
+    assert bool(canaries.found_in(out)) == (command == "collect")
