@@ -1,0 +1,6 @@
+"""The transport through Amazon SES: one request for a batch, sent exactly once, and every answer understood."""
+
+from mailroom.ses.client import connect
+from mailroom.ses.transport import SesTransport
+
+__all__ = ["SesTransport", "connect"]

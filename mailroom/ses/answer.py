@@ -1,0 +1,48 @@
+"""The answers of SES, read with care: results are told apart by position, and what does not add up is unconfirmed."""
+
+from typing import Any, Final
+
+from botocore.exceptions import ClientError
+
+from mailroom import classify
+from mailroom.classify import Fault
+from mailroom.job import Outcome, Sent, Unconfirmed
+
+# Any other operation is one that botocore calls for the sake of credentials, before it sends.
+_SENDING: Final = {"SendEmail", "SendBulkEmail"}
+
+
+def fault(error: ClientError, *, source: str) -> tuple[Fault, str]:
+    """Say whose fault an error answer is, and its code."""
+    code = str(error.response.get("Error", {}).get("Code", "Unknown"))
+    if error.operation_name not in _SENDING:
+        return Fault.ACCOUNT, code
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+    message = str(error.response.get("Error", {}).get("Message", ""))
+    return classify.exception_fault(code, http_status=status, message=message, source=source), code
+
+
+def results(answer: Any, count: int, *, source: str) -> list[Outcome]:
+    """Return the outcome of each of `count` mails."""
+    if count == 1:
+        return [_accepted(answer.get("MessageId"))]
+    found = answer.get("BulkEmailEntryResults")
+    if not isinstance(found, list) or len(found) != count:
+        return [Unconfirmed("ResultCount", "SES answered without a result for each mail")] * count
+    return [_result(result, source) for result in found]
+
+
+def _result(result: Any, source: str) -> Outcome:
+    if result is None:  # what botocore leaves of a null
+        return _accepted(None)
+    status = str(result.get("Status", "NoStatus"))
+    if status == "SUCCESS" or (status not in classify.STATUSES and result.get("MessageId")):
+        return _accepted(result.get("MessageId"))
+    found = classify.status_fault(status, message=str(result.get("Error", "")), source=source)
+    return classify.outcome(found, status)
+
+
+def _accepted(message_id: object) -> Outcome:
+    if isinstance(message_id, str) and message_id:
+        return Sent(message_id)
+    return Unconfirmed("NoMessageId", "SES answered without a message id")
