@@ -66,9 +66,10 @@ def test_the_oldest_is_the_one_that_has_been_due_longest(conn: Connection) -> No
     conn.execute(text("UPDATE jobs SET due_at = now() + interval '1 hour'"))
     [later] = status.read(conn).waiting
     assert later == Waiting("mailroom", Priority.NORMAL, Action.ACTIVATION, jobs=3, due=0, oldest_seconds=0)
-    conn.execute(text(f"UPDATE jobs SET due_at = now() - interval '90 seconds' WHERE token = {first}"))  # noqa: S608
+    conn.execute(text(f"UPDATE jobs SET due_at = now() - interval '90 seconds' WHERE token > {first}"))  # noqa: S608
+    conn.execute(text(f"UPDATE jobs SET due_at = now() - interval '120 seconds' WHERE token = {first} + 1"))  # noqa: S608
     [due] = status.read(conn).waiting
-    assert (due.jobs, due.due, due.oldest_seconds) == (3, 1, 90)
+    assert (due.jobs, due.due, due.oldest_seconds) == (3, 2, 120)
 
 
 def test_what_is_in_flight_is_no_longer_waiting(conn: Connection) -> None:
