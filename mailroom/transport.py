@@ -9,7 +9,9 @@ from typing import Final, Protocol, TextIO
 from mailroom import actions
 from mailroom.job import Action, Outcome, Sent
 
-# How long one call may take, retries of a connection that was never made included. A lease has to be longer.
+# How long one call may take, retries of a connection that was never made included. A lease has to be longer. The
+# time-outs are for each address that a name has, and for each read: a server that drips its answer can outlast them,
+# and the lease. Such a batch is rescued, and its answer logged as late.
 CONNECT_TIMEOUT: Final = timedelta(seconds=3)
 READ_TIMEOUT: Final = timedelta(seconds=15)
 CONNECT_TRIES: Final = 3
@@ -33,7 +35,7 @@ class Mail:
 
 
 class Transport(Protocol):
-    """Hands mails to a provider. `longest_call` is how long one call may take at the most."""
+    """Hands mails to a provider. `longest_call` is how long one call may take by its time-outs."""
 
     longest_call: timedelta
 
