@@ -192,7 +192,10 @@ class Mailroom(RuleBasedStateMachine):
 
     @precondition(lambda self: bool(self.held))
     @rule(which=WHICH, fates=st.lists(FATES, min_size=1, max_size=8), heard=st.booleans())
-    def settle(self, which: int, fates: list[str], heard: bool) -> None:
+    def settle_one(self, which: int, fates: list[str], heard: bool) -> None:
+        self.settle(which, fates, heard=heard)
+
+    def settle(self, which: int, fates: list[str], *, heard: bool) -> None:
         """Settle on time, late, or for the second time: a worker that has not heard that it did will do so again."""
         held = self.held[which % len(self.held)]
         if held.verdicts is None:
@@ -215,12 +218,20 @@ class Mailroom(RuleBasedStateMachine):
     def crash(self, which: int) -> None:
         del self.held[which % len(self.held)]
 
-    @rule(which=WHICH, swept=st.booleans())
-    def let_a_lease_run_out(self, which: int, swept: bool) -> None:
-        past = "UPDATE batches SET lease_until = now() - interval '1 second' WHERE id = :id"
-        self.execute(past, id=self.an_id(BATCHES, which))
-        if swept:
-            self.sweep()
+    @rule(which=WHICH)
+    def let_a_lease_run_out(self, which: int) -> None:
+        self.run_out(self.an_id(BATCHES, which))
+
+    @precondition(lambda self: bool(self.held))
+    @rule(which=WHICH, fates=st.lists(FATES, min_size=1, max_size=8))
+    def be_too_slow(self, which: int, fates: list[str]) -> None:
+        """Answer after the lease ran out and a sweep came by."""
+        self.run_out(self.held[which % len(self.held)].batch.id)
+        self.sweep()
+        self.settle(which, fates, heard=True)
+
+    def run_out(self, batch: int | None) -> None:
+        self.execute("UPDATE batches SET lease_until = now() - interval '1 second' WHERE id = :id", id=batch)
 
     @rule()
     def sweep_once(self) -> None:
