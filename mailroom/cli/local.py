@@ -51,9 +51,9 @@ def demo(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # to clean up then, too
     with show.everything(port, upgrade, typer.echo) as running:
         arrived = running.run(accounts)
-        typer.echo(f"inbox: {running.simulator.url}/")
         if not exit_:
             with contextlib.suppress(KeyboardInterrupt):
+                typer.echo(f"inbox: {running.simulator.url}/")
                 typer.echo("press Ctrl-C to end")
                 signal.pause()
     if not arrived:
