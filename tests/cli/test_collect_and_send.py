@@ -196,3 +196,14 @@ def test_what_ses_refuses_is_kept_and_ends_with_1(
     assert "line 2 action=activation outcome=deferred code=FAILED" in caplog.messages
     assert "line 3 action=activation mails=1 sent=1" in caplog.messages
     assert "example.com" not in caplog.text
+
+
+def test_answers_that_cannot_be_kept_stop_nothing(
+    here: Here, ses: Simulator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "output").write_text("a file where the folder should be")
+    ses.faults.add(Fault(error="MessageRejected"))
+    ended = here("send", env=sending(None, ses), stdin=(line() + line()).encode())
+    assert (ended.code, ended.err) == (1, "")
+    assert "line 1 action=activation outcome=rejected code=MessageRejected" in caplog.messages
+    assert ses.ledger.counts().mails == 1

@@ -6,6 +6,7 @@ import hmac
 import pytest
 from sqlalchemy import Engine, text
 
+from mailroom.embedded import free_port
 from mailroom.job import Action
 from mailroom.tokens import consume, sign
 from tests.cli.conftest import Here
@@ -87,6 +88,13 @@ def test_a_database_tells_what_became_of_the_token(here: Here, url: str, engine:
     signed, code, rest = here("tokens", "sign", str(recovery), env=env).out.split("\n")
     assert rest == ""
     assert said(signed, "--code", code).startswith(f"token {recovery} of account {account}: expired 2")
+
+
+def test_a_database_that_is_away_leaves_the_signature(here: Here) -> None:
+    away = {"MAILROOM_DATABASE_URL": f"postgresql://127.0.0.1:{free_port()}/app"}
+    ended = here("tokens", "verify", ACTIVATION, env=NO_DATABASE | away)
+    assert (ended.code, ended.out) == (1, "signature valid for activation\n")
+    assert ended.err.startswith("mailroom: the database cannot be reached")
 
 
 def test_sign_prints_what_the_mail_has(here: Here, url: str, engine: Engine) -> None:
