@@ -59,6 +59,11 @@ class EmbeddedPostgres:
         """Return the URL of a database of this server, over TCP."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
+    @property
+    def pid(self) -> int:
+        """The process id of the running server."""
+        return int((self._data / "postmaster.pid").read_text().split()[0])
+
     def start(self) -> None:
         """Start the server on its port, and return once it takes connections."""
         if not self._data.exists():
