@@ -49,9 +49,9 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place on the claim index, inside one priority and action."""
+    """A place on the claim index, inside one priority and action. Without a moment it is the beginning."""
 
-    due_at: datetime
+    due_at: datetime | None
     token: int
 
 
@@ -91,4 +91,11 @@ class Unconfirmed:
     reason: str
 
 
-Outcome = Sent | Rejected | Deferred | Unconfirmed
+@dataclass(frozen=True, slots=True)
+class Untried:
+    """No call was made for it, and nothing is known against it: the job goes back as it was."""
+
+    code: str
+
+
+Outcome = Sent | Rejected | Deferred | Unconfirmed | Untried

@@ -78,23 +78,23 @@ class Floors:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._floors: dict[Lane, Position] = {}
+        self._floors = _beginnings()
 
     def read(self) -> dict[Lane, Position]:
-        """Return the floors as they are now; a lane without one is claimed from its beginning."""
+        """Return the floors as they are now."""
         with self._lock:
             return dict(self._floors)
 
-    def advance(self, lane: Lane, *, seen: Position | None, end: Position) -> None:
+    def advance(self, lane: Lane, *, seen: Position, end: Position) -> None:
         """Move a floor to `end`, unless it has changed since it was `seen`: a clear must not be undone."""
         with self._lock:
-            if self._floors.get(lane) is seen:
+            if self._floors[lane] is seen:
                 self._floors[lane] = end
 
     def clear(self) -> None:
         """Forget all floors."""
         with self._lock:
-            self._floors.clear()
+            self._floors = _beginnings()
 
 
 def claim(
@@ -128,7 +128,7 @@ def claim(
     if rows:
         last = rows[-1]
         lane = (Priority(last.priority), Action(last.action))
-        floors.advance(lane, seen=seen.get(lane), end=Position(last.due_at, last.token))
+        floors.advance(lane, seen=seen[lane], end=Position(last.due_at, last.token))
     return _claimed(rows)
 
 
@@ -190,13 +190,18 @@ def look(connection: Connection, *, queue: str, batch_limit: int, batch_timeout:
     return View(ready=row.ready, next=upcoming, rescuable=row.rescuable)
 
 
+def _beginnings() -> dict[Lane, Position]:
+    """A beginning for each lane, unlike any before: whoever has seen an earlier one has not seen this."""
+    return {lane: Position(None, 0) for lane in LANES}
+
+
 def _lanes(floors: dict[Lane, Position]) -> dict[str, list[Any]]:
-    positions = [floors.get(lane) for lane in LANES]
+    positions = [floors[lane] for lane in LANES]
     return {
         "priorities": [priority.value for priority, _ in LANES],
         "actions": [action.value for _, action in LANES],
-        "floors_due_at": [position and position.due_at for position in positions],
-        "floors_token": [position and position.token for position in positions],
+        "floors_due_at": [position.due_at for position in positions],
+        "floors_token": [position.token for position in positions],
     }
 
 

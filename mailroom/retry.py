@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, assert_never
 
-from mailroom.job import Deferred, Outcome, Rejected, Sent, Unconfirmed
+from mailroom.job import Deferred, Outcome, Rejected, Sent, Unconfirmed, Untried
 
 MAX_ATTEMPTS: Final = 6
 FIRST_DELAY: Final = timedelta(seconds=2)
@@ -35,7 +35,7 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is recorded of an attempt, and whether there is another."""
+    """What is recorded of an attempt, and whether there is another. Nothing recorded: the job goes back as it was."""
 
     deliveries: tuple[Delivery, ...]
     again: Again | None = None
@@ -71,5 +71,7 @@ def judge(outcome: Outcome, *, attempt: int, jitter: float) -> Verdict:
         case Unconfirmed(code, reason):
             unconfirmed = Delivery("unconfirmed", error_code=code, error=reason)
             return Verdict((unconfirmed,), Again(charged, max(GRACE, retry_delay(attempt, jitter=jitter))))
+        case Untried():
+            return Verdict(())
         case _:
             assert_never(outcome)

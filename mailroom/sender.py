@@ -4,10 +4,10 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeGuard
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
@@ -16,7 +16,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_e
 from mailroom import queue, tokens
 from mailroom.database import first_line, is_transient
 from mailroom.errors import TransportError
-from mailroom.job import Batch, Deferred, Job, Outcome, Sent, Unconfirmed
+from mailroom.job import Batch, Deferred, Job, Outcome, Unconfirmed, Untried
 from mailroom.pause import Pause
 from mailroom.queue import Claim, Floors, View
 from mailroom.retry import Verdict, judge
@@ -102,7 +102,7 @@ class Sender:
     def _work(self, batch: Batch, began: float) -> None:
         within = self._limits.lease - timedelta(seconds=time.monotonic() - began)
         if within < self._transport.longest_call:
-            self._settle(batch, [])
+            self._surely(batch, lambda connection: queue.release(connection, batch))
             log.warning("batch id=%d released: too little of its lease was left", batch.id)
             return
         outcomes = self._send(batch, within)
@@ -110,45 +110,54 @@ class Sender:
             judge(outcome, attempt=job.attempt, jitter=random.random())  # noqa: S311 - spreads retries
             for job, outcome in zip(batch.jobs, outcomes, strict=True)
         ]
-        owned = self._settle(batch, verdicts)
+        owned = self._surely(batch, lambda connection: queue.settle(connection, batch, verdicts))
         self._mind_the_account(outcomes)
         _log_batch(batch, verdicts, owned=owned, seconds=time.monotonic() - began)
 
     def _send(self, batch: Batch, within: timedelta) -> Sequence[Outcome]:
+        at_fault: Outcome = Deferred("InternalError", "a fault in mailroom; its log says more", charged=True)
         try:
             mails = [_mail(job, self._key) for job in batch.jobs]
+            at_fault = Unconfirmed("InternalError", "a fault in mailroom; its log says more")
             outcomes = self._transport.send(batch.action, mails, batch=batch.id, within=within)
             if len(outcomes) != len(mails):
                 raise AssertionError("a transport returns an outcome for every mail")
         except TransportError:
-            self._settle(batch, [])
+            self._surely(batch, lambda connection: queue.release(connection, batch))
             raise
         except Exception:
-            # A bug must not stop the queue. Whether it struck before or after SES accepted, nobody knows.
+            # A bug must not stop the queue. Once the transport has the mails, nobody knows what it did with them.
             log.exception("batch id=%d: a fault in mailroom", batch.id)
-            return [Unconfirmed("InternalError", "a fault in mailroom; its log says more")] * len(batch.jobs)
+            return [at_fault] * len(batch.jobs)
         return outcomes
 
-    def _settle(self, batch: Batch, verdicts: Sequence[Verdict]) -> bool:
-        """Settle for certain: the answers of SES are worth the wait for a database that is down."""
+    def _surely(self, batch: Batch, close: Callable[[Connection], bool]) -> bool:
+        """Close a batch for certain: the answers of SES are worth the wait for a database that is down."""
         attempts = Retrying(
             retry=retry_if_exception(is_transient),
             wait=wait_random_exponential(multiplier=0.1, max=LONGEST_SETTLE_WAIT.total_seconds()),
             before_sleep=lambda state: _log_settle_retry(state, batch),
         )
-        return attempts(self._settle_once, batch, verdicts)
+        return attempts(self._on_connection, close)
 
-    def _settle_once(self, batch: Batch, verdicts: Sequence[Verdict]) -> bool:
+    def _on_connection(self, close: Callable[[Connection], bool]) -> bool:
         with self._engine.connect() as connection:
-            return queue.settle(connection, batch, verdicts)
+            return close(connection)
 
     def _mind_the_account(self, outcomes: Sequence[Outcome]) -> None:
-        faults = [outcome for outcome in outcomes if isinstance(outcome, Deferred) and not outcome.charged]
-        if faults:
+        """Pause the senders when a call shows a fault that the next call would meet as well."""
+        told = [outcome for outcome in outcomes if not isinstance(outcome, Untried)]
+        faults = [outcome for outcome in told if _is_everybodys(outcome)]
+        if faults and (len(faults) == len(told) or isinstance(faults[0], Deferred)):
             jitter = random.random()  # noqa: S311 - spreads retries
             self._pause.fault(faults[0].code, faults[0].reason, now=time.monotonic(), jitter=jitter)
-        elif any(isinstance(outcome, Sent) for outcome in outcomes):
+        elif told:
             self._pause.success()
+
+
+def _is_everybodys(outcome: Outcome) -> TypeGuard[Deferred | Unconfirmed]:
+    """Whether a fault is the account's, or SES's own: not that of one mail."""
+    return isinstance(outcome, Unconfirmed) or (isinstance(outcome, Deferred) and not outcome.charged)
 
 
 def _mail(job: Job, key: bytes) -> Mail:
@@ -164,7 +173,7 @@ def _log_settle_retry(state: RetryCallState, batch: Batch) -> None:
 
 def _log_batch(batch: Batch, verdicts: Sequence[Verdict], *, owned: bool, seconds: float) -> None:
     """One line for the batch, and one for each mail that was not sent."""
-    counts = Counter(verdict.deliveries[-1].outcome for verdict in verdicts)
+    counts = Counter(verdict.deliveries[-1].outcome if verdict.deliveries else "untried" for verdict in verdicts)
     outcomes = " ".join(f"{outcome}={count}" for outcome, count in sorted(counts.items()))
     late = "" if owned else " late=true"
     what = (batch.id, batch.action, len(batch.jobs), outcomes, seconds * 1000, late)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.config import Config
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import Connection, Engine, text
 
-from alembic import command
 from mailroom import database
 from mailroom.embedded import EmbeddedPostgres
 from mailroom.simulator import Simulator

@@ -17,6 +17,8 @@ from mailroom.queue import SLACK, Floors
 from mailroom.retry import judge
 from tests.world import add_accounts, misplaced, rows
 
+THROUGH_PGBOUNCER = True
+
 SESSIONS = 8
 INSERTS = 6
 PATIENCE = 60.0

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -18,7 +19,6 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy import Column, Connection, text
 from sqlalchemy.exc import ProgrammingError
 
-from alembic import command
 from mailroom import database, schema, tokens
 from mailroom.job import Action
 from tests.conftest import ROOT, migrate

@@ -17,6 +17,8 @@ from mailroom.queue import Claim, Floors, View
 from mailroom.retry import GRACE, MAX_ATTEMPTS, Verdict, judge
 from tests.world import add_accounts, ask_recovery, misplaced, rows
 
+THROUGH_PGBOUNCER = True
+
 NOTHING = timedelta(0)
 TIMEOUT = timedelta(seconds=5)
 LEASE = timedelta(seconds=30)

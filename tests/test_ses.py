@@ -25,7 +25,7 @@ from mypy_boto3_sesv2 import SESV2Client
 
 from mailroom import classify, ses
 from mailroom.errors import SettingsError
-from mailroom.job import Action, Deferred, Outcome, Sent, Unconfirmed
+from mailroom.job import Action, Deferred, Outcome, Sent, Unconfirmed, Untried
 from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.service import entry_statuses, error_statuses
 from mailroom.transport import CONNECT_TRIES, LONGEST_CALL, Mail
@@ -707,9 +707,9 @@ def test_an_account_at_fault_ends_the_search(simulator: Simulator, transport: se
     simulator.faults.add(Fault(error="BadRequestException"), *[Fault()] * before)
     simulator.faults.add(Fault(error="TooManyRequestsException", times=None))
     outcomes = send(transport, mails(50))
-    sent = [0, 25, 37][before]
-    assert kinds(outcomes) == ["sent"] * sent + ["free"] * (50 - sent)
-    assert codes(outcomes) == {"TooManyRequestsException"}
+    sent, refused = [(0, 25), (25, 12), (37, 6)][before]
+    assert kinds(outcomes) == ["sent"] * sent + ["free"] * refused + ["untried"] * (50 - sent - refused)
+    assert codes(outcomes) == {"TooManyRequestsException", "CallsInVain"}
     assert len(simulator.ledger.requests) == 2 + before
 
 
@@ -717,20 +717,20 @@ def test_an_entry_for_which_the_account_is_at_fault_ends_the_search(
     simulator: Simulator, transport: ses.SesTransport
 ) -> None:
     simulator.faults.add(Fault(error="BadRequestException"), Fault(entries={1: "ACCOUNT_THROTTLED"}))
-    assert kinds(send(transport, mails(8))) == ["sent", "free", "sent", "sent"] + ["free"] * 4
+    assert kinds(send(transport, mails(8))) == ["sent", "free", "sent", "sent"] + ["untried"] * 4
     assert len(simulator.ledger.requests) == 2
 
 
 def test_no_call_begins_that_could_outlast_the_lease(simulator: Simulator, transport: ses.SesTransport) -> None:
     outcomes = send(transport, mails(2), within=transport.longest_call - timedelta(milliseconds=1))
-    assert outcomes == [Deferred("OutOfTime", "the lease leaves no time for a call", charged=False)] * 2
+    assert outcomes == [Untried("OutOfTime")] * 2
     assert simulator.ledger.requests == []
 
 
 def test_the_search_ends_with_the_lease(simulator: Simulator, transport: ses.SesTransport) -> None:
     simulator.faults.add(Fault(error="BadRequestException", latency_ms=600, times=None))
     outcomes = send(transport, mails(50), within=transport.longest_call + timedelta(seconds=1))
-    assert (kinds(outcomes), codes(outcomes)) == (["free"] * 50, {"OutOfTime"})
+    assert (kinds(outcomes), codes(outcomes)) == (["untried"] * 50, {"OutOfTime"})
     assert 1 <= len(simulator.ledger.requests) <= 2
 
 

@@ -19,6 +19,8 @@ from mailroom.queue import Claim, Floors
 from mailroom.retry import MAX_ATTEMPTS, Verdict, judge
 from tests.world import add_accounts, ask_recovery, misplaced, rows
 
+THROUGH_PGBOUNCER = True
+
 PLACES = """
     SELECT token, 'waits' AS place FROM jobs
     UNION ALL SELECT unnest(tokens), 'in flight' FROM batches

@@ -14,7 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from mailroom import classify
 from mailroom.address import ascii_address
 from mailroom.classify import Fault
-from mailroom.job import Action, Deferred, Outcome, Rejected, Sent
+from mailroom.job import Action, Deferred, Outcome, Rejected, Sent, Untried
 from mailroom.ses import answer, network, request
 from mailroom.ses.request import Entry
 from mailroom.transport import CONNECT_TRIES, RETRY_WAIT, Mail
@@ -101,17 +101,17 @@ class _Call:
         self._action = action
         self._batch = batch
         self._deadline = deadline
-        self._in_vain: Deferred | None = None
+        self._in_vain = False
 
     def outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
         if not entries:
             return []
         if self._in_vain:
-            return [self._in_vain] * len(entries)
+            return [Untried("CallsInVain")] * len(entries)
         found = self._try(entries)
         if found is None:
             return self._halved(entries)
-        self._in_vain = next((one for one in found if isinstance(one, Deferred) and not one.charged), None)
+        self._in_vain = any(isinstance(one, Deferred) and not one.charged for one in found)
         return found
 
     def _halved(self, entries: Sequence[Entry]) -> list[Outcome]:
@@ -127,7 +127,7 @@ class _Call:
         """Make one call; None if it was refused whole for the sake of some mail that is still to be found."""
         transport = self._transport
         if time.monotonic() + transport.longest_call.total_seconds() > self._deadline:
-            return [Deferred("OutOfTime", "the lease leaves no time for a call", charged=False)] * len(entries)
+            return [Untried("OutOfTime")] * len(entries)
         try:
             answered = transport.request(self._action, entries, batch=self._batch)
         except ClientError as error:

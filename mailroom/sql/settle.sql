@@ -3,7 +3,7 @@
 -- Binds: batch, action, and a row for each delivery in arrays: tokens, accounts, attempts, outcomes, message_ids,
 -- error_codes, errors; and for each job that is to be tried again: again_tokens, again_attempts, again_after.
 -- A job of the batch without a final delivery goes back to jobs, also when nothing is said of it (release): then
--- uncharged, and due when it was before.
+-- uncharged, and due when the oldest of its batch was.
 --
 -- The fence: the batch row is deleted first. Whoever comes second, this or rescue, finds none. Results that come
 -- second are logged as late and decide nothing; told twice (the first answer was lost), they are logged once.
