@@ -1,12 +1,14 @@
 """The engine for any PostgreSQL URL, the statements in `sql/`, and what must hold before work starts."""
 
 import re
+from datetime import timedelta
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Engine, TextClause, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
@@ -43,16 +45,49 @@ def connection_string(url: str) -> str:
     return make_conninfo(**(_DEFAULTS | given))
 
 
-def connect_engine(url: str, *, pool_size: int = 1, isolation_level: str = "AUTOCOMMIT") -> Engine:
+class BoundedConnection(psycopg.Connection[Any]):
+    """A connection that does not wait for ever.
+
+    The keepalives see a peer that is gone. A proxy that is there and passes nothing on looks alive to them, and a
+    sender would hang in it until somebody looks.
+    """
+
+    answer_within: timedelta | None = None
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        if timeout is None and self.answer_within is not None:
+            timeout = self.answer_within.total_seconds()
+        try:
+            return super().wait(gen, interval, timeout)
+        except psycopg.OperationalError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:  # the answer may still come: to nobody
+                self.close()
+            raise
+
+
+def connect_engine(
+    url: str,
+    *,
+    pool_size: int = 1,
+    isolation_level: str = "AUTOCOMMIT",
+    answer_within: timedelta | None = None,
+) -> Engine:
     """Return an engine on which every statement is a transaction of its own, unless another level is asked for.
 
     It holds nothing in the session (no prepared statements, no settings), so that PgBouncer may hand each
-    transaction to another server connection. Parameters stay out of error messages.
+    transaction to another server connection. Parameters stay out of error messages. A connection on which no answer
+    comes for `answer_within` is given up with an OperationalError: nobody knows whether the statement was executed.
     """
     conninfo = connection_string(url)
+
+    def connect() -> psycopg.Connection[Any]:
+        connection = BoundedConnection.connect(conninfo, prepare_threshold=None)
+        connection.answer_within = answer_within
+        return connection
+
     return create_engine(
         "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(conninfo, prepare_threshold=None),
+        creator=connect,
         isolation_level=isolation_level,
         hide_parameters=True,
         pool_size=pool_size,
@@ -77,10 +112,11 @@ def check_revision(engine: Engine) -> None:
             raise DatabaseError("the database is not migrated: run `alembic upgrade head`") from error
         raise DatabaseError(f"the database cannot be reached: {first_line(error)}") from error
     if found != REVISION:
-        raise DatabaseError(
-            f"the database is at revision {found}, this version of mailroom needs {REVISION}:"
-            " run `alembic upgrade head` with this version"
+        older = str(found) < REVISION
+        cure = (
+            "run `alembic upgrade head` with this version" if older else "upgrade mailroom to the version that made it"
         )
+        raise DatabaseError(f"the database is at revision {found}, this version of mailroom needs {REVISION}: {cure}")
 
 
 def first_line(error: DBAPIError) -> str:

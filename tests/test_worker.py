@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, event, text
 
+from mailroom import database
 from mailroom.simulator import Fault, Simulator
 from tests.proxy import HalfOpenProxy
 from tests.running import count, drained, eventually, transport, working
@@ -93,6 +94,22 @@ def test_a_listen_connection_that_is_silently_dead_is_noticed_and_made_again(
             eventually(lambda: proxy.connections >= 2, "it connects again")
             caplog.set_level("INFO")
             eventually(lambda: "listen restored" in caplog.text, "and proves it")
+
+
+def test_a_sender_does_not_hang_in_a_connection_that_is_silently_dead(
+    engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine.connect() as connection, HalfOpenProxy(url) as proxy:
+        through = database.connect_engine(proxy.url, pool_size=4, answer_within=timedelta(seconds=1))
+        with working(through, transport(simulator, monkeypatch), concurrency=2, sweep_interval=0.2):
+            eventually(lambda: proxy.connections >= 1, "the worker is connected")
+            proxy.freeze()
+            add_accounts(connection, 20)
+            threading.Event().wait(1)
+            proxy.thaw()
+            eventually(lambda: drained(connection), "all is sent over new connections")
+            assert simulator.ledger.counts().mails == 20
+        through.dispose()
 
 
 def test_a_lone_activation_waits_for_company_only_so_long(

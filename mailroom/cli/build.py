@@ -5,7 +5,9 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Final
 
 from sqlalchemy import Engine
 
@@ -15,6 +17,9 @@ from mailroom.settings import PREFIX, Settings
 from mailroom.transport import DebugTransport, Transport
 
 log = logging.getLogger(__name__)
+
+# Longer than a statement takes on a database in trouble; short of the lease, which lasts while a claim is waited for.
+ANSWER_WITHIN: Final = timedelta(seconds=20)
 
 
 def start_log() -> None:
@@ -32,9 +37,11 @@ def start_log() -> None:
 
 
 @contextlib.contextmanager
-def open_database(settings: Settings, *, pool_size: int = 1) -> Iterator[Engine]:
+def open_database(
+    settings: Settings, *, pool_size: int = 1, answer_within: timedelta | None = ANSWER_WITHIN
+) -> Iterator[Engine]:
     """Give an engine on a database that answers and is at the right revision; DatabaseError otherwise."""
-    engine = database.connect_engine(settings.database_url, pool_size=pool_size)
+    engine = database.connect_engine(settings.database_url, pool_size=pool_size, answer_within=answer_within)
     try:
         database.check_revision(engine)
         yield engine
