@@ -1,5 +1,6 @@
 """The environment, read once, checked and typed. Everything below the command line takes plain values."""
 
+import os
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -126,6 +127,13 @@ def load(*required: str, **overrides: Any) -> Settings:
             meaning = Settings.model_fields[name].description
             raise SettingsError(f"{PREFIX}{name.upper()} is not set: {meaning}")
     return settings
+
+
+def unknown_variables() -> list[str]:
+    """Return the MAILROOM_ variables of the environment that nothing reads: most likely misspelt."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    ours = {name for name in os.environ if name.upper().startswith(PREFIX) and not name.startswith(f"{PREFIX}TEST_")}
+    return sorted(name for name in ours if name.upper() not in known)
 
 
 def _explain(detail: Any) -> str:

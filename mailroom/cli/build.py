@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
@@ -13,7 +12,7 @@ from sqlalchemy import Engine
 
 from mailroom import database
 from mailroom.sender import Limits
-from mailroom.settings import PREFIX, Settings
+from mailroom.settings import Settings, unknown_variables
 from mailroom.transport import DebugTransport, Transport
 
 log = logging.getLogger(__name__)
@@ -30,10 +29,8 @@ def start_log() -> None:
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%S%z",
     )
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    for name in sorted(os.environ):
-        if name.upper().startswith(PREFIX) and name.upper() not in known and not name.startswith(f"{PREFIX}TEST_"):
-            log.warning("unknown variable %s: is it misspelt?", name)
+    for name in unknown_variables():
+        log.warning("unknown variable %s: is it misspelt?", name)
 
 
 @contextlib.contextmanager
