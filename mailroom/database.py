@@ -112,10 +112,8 @@ def check_revision(engine: Engine) -> None:
             raise DatabaseError("the database is not migrated: run `alembic upgrade head`") from error
         raise DatabaseError(f"the database cannot be reached: {first_line(error)}") from error
     if found != REVISION:
-        older = str(found) < REVISION
-        cure = (
-            "run `alembic upgrade head` with this version" if older else "upgrade mailroom to the version that made it"
-        )
+        older = found is None or found < REVISION
+        cure = "run `alembic upgrade head` with it" if older else "install the version that migrated it"
         raise DatabaseError(f"the database is at revision {found}, this version of mailroom needs {REVISION}: {cure}")
 
 

@@ -286,13 +286,18 @@ def test_a_database_without_tables_is_to_be_migrated(empty_url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arrange", "found"), [("UPDATE {} SET version_num = '9999'", "9999"), ("DELETE FROM {}", "None")]
+    ("arrange", "found", "cure"),
+    [
+        ("UPDATE {} SET version_num = '9999'", "9999", "install the version that migrated it"),
+        ("UPDATE {} SET version_num = '0001'", "0001", "run `alembic upgrade head`"),
+        ("DELETE FROM {}", "None", "run `alembic upgrade head`"),
+    ],
 )
-def test_a_database_of_another_revision_is_refused_by_both_names(engine: Engine, arrange: str, found: str) -> None:
+def test_a_database_of_another_revision_is_refused_by_both_names(
+    engine: Engine, arrange: str, found: str, cure: str
+) -> None:
     with engine.connect() as connection:
         connection.execute(text(arrange.format(database.VERSION_TABLE)))
 
-    with pytest.raises(
-        DatabaseError, match=f"revision {found}, .* needs {database.REVISION}: run `alembic upgrade head`"
-    ):
+    with pytest.raises(DatabaseError, match=f"revision {found}, .* needs {database.REVISION}: {cure}"):
         database.check_revision(engine)
