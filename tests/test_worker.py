@@ -142,12 +142,13 @@ def test_a_full_batch_and_a_recovery_do_not_wait(
             eventually(lambda: simulator.ledger.counts().mails == 11, "the tenth fills the batch")
 
 
+@pytest.mark.parametrize("backlog", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_a_recovery_overtakes_a_backlog_of_bulk(
-    engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, backlog: int
 ) -> None:
     with engine.connect() as connection:
         [account] = add_accounts(connection, 1, status="active", prefix="active")
-        add_accounts(connection, 5_000)
+        add_accounts(connection, backlog)
         with working(engine, transport(simulator, monkeypatch), listen=direct_url):
             eventually(lambda: simulator.ledger.counts().mails > 100, "the backlog is being sent")
             token = ask_recovery(connection, account)
