@@ -9,7 +9,7 @@ from mailroom.job import Deferred, Outcome, Rejected, Sent, Unconfirmed, Untried
 MAX_ATTEMPTS: Final = 6
 FIRST_DELAY: Final = timedelta(seconds=2)
 LONGEST_DELAY: Final = timedelta(seconds=120)
-# A fault of the account costs the job nothing; the sender's own pause sets the pace, this only spreads the jobs.
+# A fault of the account costs the job nothing; the sender's own backoff sets the pace, this only spreads the jobs.
 UNCHARGED_DELAY: Final = timedelta(seconds=10)
 # How long a late answer may still take to arrive before an unconfirmed mail is sent again.
 GRACE: Final = timedelta(seconds=5)

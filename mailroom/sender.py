@@ -14,10 +14,10 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from mailroom import queue, tokens
+from mailroom.backoff import Backoff
 from mailroom.database import first_line, is_transient
 from mailroom.errors import TransportError
 from mailroom.job import Batch, Deferred, Job, Outcome, Unconfirmed, Untried
-from mailroom.pause import Pause
 from mailroom.queue import Claim, Floors, View
 from mailroom.retry import Verdict, judge
 from mailroom.transport import Mail, Transport
@@ -38,7 +38,7 @@ class Limits:
 
 
 class Sender:
-    """Works one batch at a time. `floors` and `pause` are shared by the senders of a process."""
+    """Works one batch at a time. `floors` and `backoff` are shared by the senders of a process."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Sender:
         key: bytes,
         limits: Limits,
         floors: Floors,
-        pause: Pause,
+        backoff: Backoff,
     ) -> None:
         self._engine = engine
         self._transport = transport
@@ -57,7 +57,7 @@ class Sender:
         self._key = key
         self._limits = limits
         self._floors = floors
-        self._pause = pause
+        self._backoff = backoff
 
     def work_batch(self) -> int:
         """Claim, send and settle one batch; return how many jobs were taken, 0 if there was nothing to claim.
@@ -145,14 +145,14 @@ class Sender:
             return close(connection)
 
     def _mind_the_account(self, outcomes: Sequence[Outcome]) -> None:
-        """Pause the senders when a call shows a fault that the next call would meet as well."""
+        """Backoff the senders when a call shows a fault that the next call would meet as well."""
         told = [outcome for outcome in outcomes if not isinstance(outcome, Untried)]
         faults = [outcome for outcome in told if _is_everybodys(outcome)]
         if faults and (len(faults) == len(told) or isinstance(faults[0], Deferred)):
             jitter = random.random()  # noqa: S311 - spreads retries
-            self._pause.fault(faults[0].code, faults[0].reason, now=time.monotonic(), jitter=jitter)
+            self._backoff.fault(faults[0].code, faults[0].reason, now=time.monotonic(), jitter=jitter)
         elif told:
-            self._pause.success()
+            self._backoff.success()
 
 
 def _is_everybodys(outcome: Outcome) -> TypeGuard[Deferred | Unconfirmed]:

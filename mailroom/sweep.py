@@ -9,7 +9,7 @@ from enum import Enum, auto
 from sqlalchemy import Engine
 
 from mailroom import queue
-from mailroom.pause import Pause
+from mailroom.backoff import Backoff
 from mailroom.queue import Rescued
 from mailroom.sender import Sender
 
@@ -25,7 +25,12 @@ class Swept(Enum):
 
 
 def sweep(
-    engine: Engine, sender: Sender, *, pause: Pause, longest: timedelta, stopping: Callable[[], bool] = lambda: False
+    engine: Engine,
+    sender: Sender,
+    *,
+    backoff: Backoff,
+    longest: timedelta,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Swept:
     """Rescue, and then work until nothing is due, `longest` is over, or it is `stopping`.
 
@@ -38,7 +43,7 @@ def sweep(
     while time.monotonic() < deadline and not stopping():
         if sender.work_batch() == 0:
             return Swept.DRAINED
-        if pause.is_open:
+        if backoff.is_open:
             return Swept.REFUSED
     with engine.connect() as connection:
         return Swept.LEFT if sender.look(connection).ready else Swept.DRAINED

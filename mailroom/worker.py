@@ -13,9 +13,9 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
 from mailroom import queue
+from mailroom.backoff import Backoff
 from mailroom.database import first_line
 from mailroom.errors import MailroomError, TransportError
-from mailroom.pause import Pause
 from mailroom.queue import Floors
 from mailroom.sender import Limits, Sender
 from mailroom.sweep import log_rescued
@@ -49,7 +49,7 @@ class Worker:
         self._limits = limits
         self._sweep_interval = sweep_interval
         self._floors = Floors()
-        self._pause = Pause()
+        self._backoff = Backoff()
         self._senders = [
             Sender(
                 engine,
@@ -58,7 +58,7 @@ class Worker:
                 key=key,
                 limits=limits,
                 floors=self._floors,
-                pause=self._pause,
+                backoff=self._backoff,
             )
             for number in range(concurrency)
         ]
@@ -192,7 +192,7 @@ class Worker:
     def _may_claim(self) -> bool:
         """Wait while the account is at fault; False once the worker stops."""
         while not self._stopping.is_set():
-            wait = self._pause.remaining(time.monotonic())
+            wait = self._backoff.remaining(time.monotonic())
             if not wait:
                 return True
             self._stopping.wait(wait.total_seconds())

@@ -20,9 +20,9 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from mailroom import ses as ses_transport
+from mailroom.backoff import Backoff
 from mailroom.database import connect_engine
 from mailroom.job import Action
-from mailroom.pause import Pause
 from mailroom.queue import Floors
 from mailroom.sender import Limits, Sender
 from mailroom.simulator import Fault, Simulator
@@ -188,7 +188,7 @@ def test_no_fault_of_ses_brings_anything_to_light(
 ) -> None:
     with engine.connect() as connection:
         canaries = Canaries(connection)
-    sender = Sender(engine, transport, name="worker", key=KEY, limits=LIMITS, floors=Floors(), pause=Pause())
+    sender = Sender(engine, transport, name="worker", key=KEY, limits=LIMITS, floors=Floors(), backoff=Backoff())
     for fault in FAULTS:
         simulator.faults.clear()
         with engine.connect() as connection:  # as if for the first time
@@ -227,7 +227,7 @@ def test_no_fault_of_the_database_brings_anything_to_light(
         connection.execute(text("ALTER TABLE deliveries ADD CONSTRAINT none_sent CHECK (outcome <> 'sent')"))
     own = connect_engine(make_conninfo(url, password=PASSWORD), pool_size=3)
     with pytest.raises(DBAPIError) as refused:
-        Sender(own, transport, name="w", key=KEY, limits=LIMITS, floors=Floors(), pause=Pause()).work_batch()
+        Sender(own, transport, name="w", key=KEY, limits=LIMITS, floors=Floors(), backoff=Backoff()).work_batch()
     assert canaries.found_in("".join(traceback.format_exception(refused.value))) == []
 
     worker = Worker(own, transport, key=KEY, limits=LIMITS, concurrency=1, sweep_interval=timedelta(milliseconds=50))

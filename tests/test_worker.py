@@ -179,7 +179,7 @@ def test_a_throttled_account_costs_no_attempt_and_is_said_once(
         eventually(lambda: drained(connection), "all is sent")
         assert count(connection, "deliveries WHERE outcome = 'sent' AND attempt > 0") == 0
         assert misplaced(connection) == []
-    assert caplog.text.count("paused code=TooManyRequestsException") == 1
+    assert caplog.text.count("backing off code=TooManyRequestsException") == 1
     assert simulator.ledger.counts().requests <= 3 + 4 + 20 + 4
 
 

@@ -13,10 +13,10 @@ from typing import Annotated
 import typer
 
 from mailroom import settings
+from mailroom.backoff import Backoff
 from mailroom.cli.build import limits, open_database, open_transport, start_log
 from mailroom.database import connection_string
 from mailroom.errors import MailroomError
-from mailroom.pause import Pause
 from mailroom.queue import Floors
 from mailroom.sender import Limits, Sender
 from mailroom.settings import Settings
@@ -85,7 +85,7 @@ def sweep(
     given = settings.load("database_url", "secret_key", batch_limit=batch_limit, queue_name=queue_name)
     transport = open_transport(given, connections=1, output_path=given.ses_output_path)
     with open_database(given) as engine:
-        pause = Pause()
+        backoff = Backoff()
         sender = Sender(
             engine,
             transport,
@@ -93,12 +93,12 @@ def sweep(
             key=given.secret_key,
             limits=Limits(given.queue_name, given.batch_limit, timedelta(0), given.lease),
             floors=Floors(),
-            pause=pause,
+            backoff=backoff,
         )
         stopping = threading.Event()
         with stopped_by_signal(stopping.set):
             swept = sweep_once(
-                engine, sender, pause=pause, longest=timedelta(seconds=max_seconds), stopping=stopping.is_set
+                engine, sender, backoff=backoff, longest=timedelta(seconds=max_seconds), stopping=stopping.is_set
             )
     if swept is Swept.REFUSED:
         raise MailroomError("SES takes no mail at present, for the reason logged above; the jobs wait")

@@ -7,11 +7,11 @@ from typing import Final
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE: Final = timedelta(seconds=1)
-LONGEST_PAUSE: Final = timedelta(seconds=30)
+FIRST_WAIT: Final = timedelta(seconds=1)
+LONGEST_WAIT: Final = timedelta(seconds=30)
 
 
-class Pause:
+class Backoff:
     """Closed at first. A fault opens it; while it is open one sender at a time may try, less and less often.
 
     `now` is in monotonic seconds. It says why once when it opens, and once when it is over. The faults of calls that
@@ -36,10 +36,10 @@ class Pause:
             return timedelta(0)
 
     def fault(self, code: str, reason: str, *, now: float, jitter: float) -> None:
-        """Note that the account is at fault; `jitter` in 0..1 takes up to half of the pause off."""
+        """Note that the account is at fault; `jitter` in 0..1 takes up to half of the wait off."""
         with self._lock:
             if self._faults == 0:
-                log.warning("paused code=%s reason=%r", code, reason)
+                log.warning("backing off code=%s reason=%r", code, reason)
             elif not self._trying and now < self._until:
                 return
             self._trying = False
@@ -59,4 +59,4 @@ class Pause:
         return self._faults > 0
 
     def _length(self) -> timedelta:
-        return min(FIRST_PAUSE * 2.0 ** min(self._faults - 1, 16), LONGEST_PAUSE)
+        return min(FIRST_WAIT * 2.0 ** min(self._faults - 1, 16), LONGEST_WAIT)
