@@ -4,9 +4,9 @@ Sources: the service model `sesv2` for names and HTTP codes, the SES developer g
 """
 
 from enum import Enum, auto
-from typing import Final, assert_never
+from typing import Final
 
-from mailroom.job import Deferred, Outcome, Rejected, Unconfirmed
+from mailroom.job import Deferred, Outcome, Rejected, Scope, Unconfirmed
 
 
 class Fault(Enum):
@@ -14,7 +14,12 @@ class Fault(Enum):
 
     MAIL = auto()  # this recipient or content: another attempt would end the same
     TEMPORARY = auto()  # nobody's in particular: try again, and count
-    ACCOUNT = auto()  # the account's or its configuration's: wait until somebody mends it
+    THROTTLED = auto()  # ours, for sending too fast: wait a moment
+    LOCAL = auto()  # this machine's, which cannot call: others may
+    ACCOUNT = auto()  # the account's: wait until somebody mends it
+    CONFIGURATION_SET = auto()  # likewise
+    IDENTITY = auto()  # our sender's, likewise
+    TEMPLATE = auto()  # that of one action's template, likewise
     UNKNOWN = auto()  # it may have been accepted
 
 
@@ -28,11 +33,11 @@ EXCEPTIONS: Final = {
     "InternalServiceErrorException": Fault.UNKNOWN,
     "InvalidNextTokenException": Fault.TEMPORARY,
     "LimitExceededException": Fault.ACCOUNT,
-    "MailFromDomainNotVerifiedException": Fault.ACCOUNT,
+    "MailFromDomainNotVerifiedException": Fault.IDENTITY,
     "MessageRejected": Fault.MAIL,
-    "NotFoundException": Fault.ACCOUNT,
+    "NotFoundException": Fault.TEMPLATE,
     "SendingPausedException": Fault.ACCOUNT,
-    "TooManyRequestsException": Fault.ACCOUNT,
+    "TooManyRequestsException": Fault.THROTTLED,
 
     "AccessDenied": Fault.ACCOUNT,
     "AccessDeniedException": Fault.ACCOUNT,
@@ -51,8 +56,8 @@ EXCEPTIONS: Final = {
     "ServiceUnavailable": Fault.UNKNOWN,
     "ServiceUnavailableException": Fault.UNKNOWN,
     "SignatureDoesNotMatch": Fault.ACCOUNT,
-    "Throttling": Fault.ACCOUNT,
-    "ThrottlingException": Fault.ACCOUNT,
+    "Throttling": Fault.THROTTLED,
+    "ThrottlingException": Fault.THROTTLED,
     "UnrecognizedClientException": Fault.ACCOUNT,
 }  # fmt: skip
 
@@ -61,30 +66,48 @@ STATUSES: Final = {
     "ACCOUNT_DAILY_QUOTA_EXCEEDED": Fault.ACCOUNT,
     "ACCOUNT_SENDING_PAUSED": Fault.ACCOUNT,
     "ACCOUNT_SUSPENDED": Fault.ACCOUNT,
-    "ACCOUNT_THROTTLED": Fault.ACCOUNT,
-    "CONFIGURATION_SET_NOT_FOUND": Fault.ACCOUNT,
-    "CONFIGURATION_SET_SENDING_PAUSED": Fault.ACCOUNT,
+    "ACCOUNT_THROTTLED": Fault.THROTTLED,
+    "CONFIGURATION_SET_NOT_FOUND": Fault.CONFIGURATION_SET,
+    "CONFIGURATION_SET_SENDING_PAUSED": Fault.CONFIGURATION_SET,
     "FAILED": Fault.TEMPORARY,
     "INVALID_PARAMETER": Fault.MAIL,
-    "INVALID_SENDING_POOL_NAME": Fault.ACCOUNT,
-    "MAIL_FROM_DOMAIN_NOT_VERIFIED": Fault.ACCOUNT,
+    "INVALID_SENDING_POOL_NAME": Fault.CONFIGURATION_SET,
+    "MAIL_FROM_DOMAIN_NOT_VERIFIED": Fault.IDENTITY,
     "MESSAGE_REJECTED": Fault.MAIL,
-    "TEMPLATE_NOT_FOUND": Fault.ACCOUNT,
+    "TEMPLATE_NOT_FOUND": Fault.TEMPLATE,
     "TRANSIENT_FAILURE": Fault.TEMPORARY,
 }
 
+# What tells apart what SES answers with the same code.
 _NOT_VERIFIED: Final = "not verified"
+_DAILY_QUOTA: Final = "daily message quota"
+_CONFIGURATION_SET: Final = "configuration set"
+
+_REASONS: Final = {
+    Fault.THROTTLED: "SES asks to send more slowly",
+    Fault.LOCAL: "this machine cannot call SES",
+    Fault.ACCOUNT: "SES refuses the account",
+    Fault.CONFIGURATION_SET: "SES refuses the configuration set",
+    Fault.IDENTITY: "SES refuses the sender",
+    Fault.TEMPLATE: "SES has no such template",
+}
+_SCOPES: Final = {
+    Fault.ACCOUNT: Scope.ACCOUNT,
+    Fault.CONFIGURATION_SET: Scope.CONFIGURATION_SET,
+    Fault.IDENTITY: Scope.IDENTITY,
+    Fault.TEMPLATE: Scope.ACTION,
+}
 
 
 def exception_fault(code: str, *, http_status: int, message: str, source: str) -> Fault:
     """Say whose fault an error answer to a whole call is. An unknown code is never taken for a verdict on the mail."""
     unlisted = Fault.UNKNOWN if http_status >= 500 else Fault.TEMPORARY
-    return _unless_ours(EXCEPTIONS.get(code, unlisted), message, source)
+    return _by_message(EXCEPTIONS.get(code, unlisted), message, source)
 
 
 def status_fault(status: str, *, message: str, source: str) -> Fault:
     """Say whose fault the status of an entry is."""
-    return _unless_ours(STATUSES.get(status, Fault.TEMPORARY), message, source)
+    return _by_message(STATUSES.get(status, Fault.TEMPORARY), message, source)
 
 
 def outcome(fault: Fault, code: str) -> Outcome:
@@ -94,21 +117,30 @@ def outcome(fault: Fault, code: str) -> Outcome:
             return Rejected(code, "SES refuses this mail")
         case Fault.TEMPORARY:
             return Deferred(code, "a temporary fault at SES", charged=True)
-        case Fault.ACCOUNT:
-            return Deferred(code, "SES refuses the account or its configuration", charged=False)
         case Fault.UNKNOWN:
             return Unconfirmed(code, "SES answered with a fault of its own")
         case _:
-            assert_never(fault)
+            return Deferred(code, _REASONS[fault], charged=False, scope=_SCOPES.get(fault))
 
 
-def _unless_ours(fault: Fault, message: str, source: str) -> Fault:
-    """A rejection that names our own sender as not verified is the account's fault, not the recipient's."""
-    if fault is not Fault.MAIL or _NOT_VERIFIED not in message:
-        return fault
-    address = _identity(source)
+def _by_message(fault: Fault, message: str, source: str) -> Fault:
+    """Tell apart what one code may mean; a rejection that names our own sender as not verified is not the mail's."""
+    text = message.lower()
+    match fault:
+        case Fault.THROTTLED if _DAILY_QUOTA in text:
+            return Fault.ACCOUNT
+        case Fault.TEMPLATE if _CONFIGURATION_SET in text:
+            return Fault.CONFIGURATION_SET
+        case Fault.MAIL if _NOT_VERIFIED in text and _names(message, _identity(source)):
+            return Fault.IDENTITY
+        case _:
+            return fault
+
+
+def _names(message: str, address: str) -> bool:
+    """Whether a message lists our address or its domain, after its last colon."""
     named = [_identity(identity) for identity in message.rpartition(":")[2].split(",")]
-    return Fault.ACCOUNT if address in named or address.partition("@")[2] in named else fault
+    return address in named or address.partition("@")[2] in named
 
 
 def _identity(named: str) -> str:

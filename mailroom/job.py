@@ -70,17 +70,27 @@ class Rejected:
     reason: str
 
 
+class Scope(StrEnum):
+    """What a fault that is not the mail's keeps from being sent: everything, or the mails of one action."""
+
+    ACCOUNT = "account"
+    CONFIGURATION_SET = "configuration_set"
+    IDENTITY = "identity"
+    ACTION = "action"
+
+
 @dataclass(frozen=True, slots=True)
 class Deferred:
     """Not accepted, for certain; worth another attempt later.
 
-    `charged` is False when the fault is the account's (throttled, paused, misconfigured), not the mail's:
-    such an attempt costs the job nothing, and the sender backs off.
+    `charged` is False when the fault is not the mail's: such an attempt costs the job nothing. With a `scope` it is
+    one that every sender of the fleet would meet; without, one of this moment or this machine.
     """
 
     code: str
     reason: str
     charged: bool
+    scope: Scope | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from botocore.model import ServiceModel
 
 from mailroom import classify
 from mailroom.classify import Fault, exception_fault, status_fault
-from mailroom.job import Deferred, Rejected, Unconfirmed
+from mailroom.job import Deferred, Rejected, Scope, Unconfirmed
 from mailroom.simulator.service import entry_statuses
 
 SOURCE = "Mailroom <noreply@Example.com>"
@@ -68,8 +68,8 @@ def test_an_unknown_status_of_an_entry_is_temporary() -> None:
 def test_our_own_sender_unverified_is_the_accounts_fault(named: str) -> None:
     for source in (SOURCE, "noreply@example.com"):
         for code in ("MessageRejected", "BadRequestException"):
-            assert exception_fault(code, http_status=400, message=REFUSED + named, source=source) is Fault.ACCOUNT
-        assert status_fault("MESSAGE_REJECTED", message=REFUSED + named, source=source) is Fault.ACCOUNT
+            assert exception_fault(code, http_status=400, message=REFUSED + named, source=source) is Fault.IDENTITY
+        assert status_fault("MESSAGE_REJECTED", message=REFUSED + named, source=source) is Fault.IDENTITY
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,12 @@ def test_only_a_refusal_is_read_for_our_sender() -> None:
     [
         (Fault.MAIL, Rejected, None),
         (Fault.TEMPORARY, Deferred, True),
+        (Fault.THROTTLED, Deferred, False),
+        (Fault.LOCAL, Deferred, False),
         (Fault.ACCOUNT, Deferred, False),
+        (Fault.CONFIGURATION_SET, Deferred, False),
+        (Fault.IDENTITY, Deferred, False),
+        (Fault.TEMPLATE, Deferred, False),
         (Fault.UNKNOWN, Unconfirmed, None),
     ],
 )
@@ -110,3 +115,23 @@ def test_each_fault_has_its_outcome(
     assert isinstance(found, outcome)
     assert found.code == "SomeCode"
     assert getattr(found, "charged", None) is charged
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "scope"),
+    [
+        ("TooManyRequestsException", "Maximum sending rate exceeded.", None),
+        ("TooManyRequestsException", "Daily message quota exceeded.", Scope.ACCOUNT),
+        ("Throttling", "Daily message quota exceeded.", Scope.ACCOUNT),
+        ("NotFoundException", "Template activationv1 does not exist.", Scope.ACTION),
+        ("NotFoundException", "Configuration set default does not exist.", Scope.CONFIGURATION_SET),
+        ("MailFromDomainNotVerifiedException", "", Scope.IDENTITY),
+        ("SendingPausedException", "", Scope.ACCOUNT),
+        ("AccessDeniedException", "", Scope.ACCOUNT),
+    ],
+)
+def test_a_fault_that_all_would_meet_says_what_it_stops(code: str, message: str, scope: Scope | None) -> None:
+    fault = exception_fault(code, http_status=400, message=message, source=SOURCE)
+    found = classify.outcome(fault, code)
+    assert isinstance(found, Deferred)
+    assert (found.charged, found.scope) == (False, scope)

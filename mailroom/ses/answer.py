@@ -16,7 +16,7 @@ def fault(error: ClientError, *, source: str) -> tuple[Fault, str]:
     """Say whose fault an error answer is, and its code."""
     code = str(error.response.get("Error", {}).get("Code", "Unknown"))
     if error.operation_name not in _SENDING:
-        return Fault.ACCOUNT, code
+        return Fault.LOCAL, code
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
     message = str(error.response.get("Error", {}).get("Message", ""))
     return classify.exception_fault(code, http_status=status, message=message, source=source), code
