@@ -18,6 +18,7 @@ class Priority(IntEnum):
     URGENT = 0
     NORMAL = 1
     BULK = 2
+    QUARANTINE = 3
 
 
 @dataclass(frozen=True, slots=True)

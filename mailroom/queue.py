@@ -49,11 +49,15 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a look found: lanes with a batch to claim now, when the next is (None: nothing waits), leases run out."""
+    """What a look found: lanes with a batch to claim now, when there is more to do (None: nothing waits).
+
+    `rescuable`: leases have run out. `probeable`: a pause can be tried.
+    """
 
     ready: int
     next: timedelta | None
     rescuable: bool
+    probeable: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +110,13 @@ def claim(
     batch_timeout: timedelta,
     lease: timedelta,
     floors: Floors,
+    probing: str = "",
 ) -> Claim:
     """Take due jobs of one priority and action, at most `batch_limit`, and open a batch that holds for `lease`.
 
     Nothing is taken before a batch is full or its oldest job has waited `batch_timeout`; urgent jobs and jobs that
     come back do not wait. Jobs whose token or account no longer asks for the mail are over in the same statement.
+    What is paused is passed over, except for the pause of the scope `probing`. Jobs in quarantine are taken alone.
     """
     seen = floors.read()
     rows = connection.execute(
@@ -122,6 +128,7 @@ def claim(
             "batch_timeout": batch_timeout,
             "lease": lease,
             "slack": SLACK,
+            "probing": probing,
             **_lanes(seen),
         },
     ).all()
@@ -187,7 +194,7 @@ def look(connection: Connection, *, queue: str, batch_limit: int, batch_timeout:
         },
     ).one()
     upcoming = None if row.next_seconds is None else timedelta(seconds=row.next_seconds)
-    return View(ready=row.ready, next=upcoming, rescuable=row.rescuable)
+    return View(ready=row.ready, next=upcoming, rescuable=row.rescuable, probeable=row.probeable)
 
 
 def _beginnings() -> dict[Lane, Position]:

@@ -9,6 +9,7 @@ from sqlalchemy import (
     ForeignKey,
     Identity,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     SmallInteger,
@@ -68,7 +69,7 @@ jobs = Table(
     Column("token", BigInteger, primary_key=True, autoincrement=False),
     Column("due_at", moment, nullable=False),
     Column("action", token_action, nullable=False),
-    Column("priority", SmallInteger, CheckConstraint("priority BETWEEN 0 AND 2"), nullable=False),
+    Column("priority", SmallInteger, CheckConstraint("priority BETWEEN 0 AND 3"), nullable=False),
     Column("attempt", SmallInteger, nullable=False, server_default=text("0")),
     Column("queue", Text, nullable=False),
     Index("jobs_claim_idx", "queue", "priority", "action", "due_at", "token"),
@@ -106,4 +107,15 @@ deliveries = Table(
     Column("error", Text),
     Index("deliveries_token_idx", "token"),
     Index("deliveries_created_at_idx", "created_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
+)
+
+pauses = Table(
+    "pauses",
+    metadata,
+    Column("scope", Text, primary_key=True),
+    Column("code", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("opened_at", moment, nullable=False, server_default=func.now()),
+    Column("probe_at", moment),
+    Column("probes", Integer, nullable=False, server_default=text("0")),
 )

@@ -5,21 +5,22 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final, TypeGuard
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
-from mailroom import queue, tokens
+from mailroom import pauses, queue, tokens
 from mailroom.backoff import Backoff
 from mailroom.database import first_line, is_transient
 from mailroom.errors import TransportError
-from mailroom.job import Batch, Deferred, Job, Outcome, Unconfirmed, Untried
+from mailroom.job import Action, Batch, Deferred, Job, Outcome, Rejected, Scope, Sent, Unconfirmed, Untried
 from mailroom.queue import Claim, Floors, View
 from mailroom.retry import Verdict, judge
+from mailroom.schema import jobs
 from mailroom.transport import Mail, Transport
 
 log = logging.getLogger(__name__)
@@ -67,16 +68,28 @@ class Sender:
         the database takes it.
         """
         began = time.monotonic()  # before the claim: a lease is never taken for longer than it is
-        claim = self._claim()
-        for over in claim.over:
-            what = (over.token, over.action, over.outcome, over.error_code)
-            log.info("mail token=%d action=%s outcome=%s code=%s", *what)
+        claim = self._claim(self._limits)
+        _log_over(claim)
         if claim.batch is not None:
             self._work(claim.batch, began)
         return claim.taken
 
-    def _claim(self) -> Claim:
-        limits = self._limits
+    def probe(self) -> bool:
+        """Try with one mail whether a pause can end; False if there is none to be tried now."""
+        with self._engine.connect() as connection:
+            scope = pauses.probe(connection)
+        if scope is None:
+            return False
+        began = time.monotonic()
+        claim = self._claim(replace(self._limits, batch_limit=1, batch_timeout=timedelta(0)), probing=scope)
+        _log_over(claim)
+        if claim.batch is not None and any(_is_fine(outcome) for outcome in self._work(claim.batch, began)):
+            with self._engine.connect() as connection:
+                if pauses.close_pause(connection, scope):
+                    log.info("resumed scope=%s", scope)
+        return True
+
+    def _claim(self, limits: Limits, probing: str = "") -> Claim:
         with self._engine.connect() as connection:
             return queue.claim(
                 connection,
@@ -86,6 +99,7 @@ class Sender:
                 batch_timeout=limits.batch_timeout,
                 lease=limits.lease,
                 floors=self._floors,
+                probing=probing,
             )
 
     def look(self, connection: Connection) -> View:
@@ -99,20 +113,28 @@ class Sender:
             floors=self._floors,
         )
 
-    def _work(self, batch: Batch, began: float) -> None:
+    def is_paused(self) -> bool:
+        """Whether there are due jobs of this queue and something is paused: they wait for that."""
+        with self._engine.connect() as connection:
+            due = select(jobs.c.token).where(jobs.c.queue == self._limits.queue, jobs.c.due_at <= func.now()).limit(1)
+            return bool(pauses.read(connection)) and connection.execute(due).first() is not None
+
+    def _work(self, batch: Batch, began: float) -> Sequence[Outcome]:
+        """Send and settle a batch; return what became of its mails, nothing if there was no time for a call."""
         within = self._limits.lease - timedelta(seconds=time.monotonic() - began)
         if within < self._transport.longest_call:
             self._surely(batch, lambda connection: queue.release(connection, batch))
             log.warning("batch id=%d released: too little of its lease was left", batch.id)
-            return
+            return []
         outcomes = self._send(batch, within)
         verdicts = [
             judge(outcome, attempt=job.attempt, jitter=random.random())  # noqa: S311 - spreads retries
             for job, outcome in zip(batch.jobs, outcomes, strict=True)
         ]
         owned = self._surely(batch, lambda connection: queue.settle(connection, batch, verdicts))
-        self._mind_the_account(outcomes)
         _log_batch(batch, verdicts, owned=owned, seconds=time.monotonic() - began)
+        self._mind_the_account(batch.action, outcomes)
+        return outcomes
 
     def _send(self, batch: Batch, within: timedelta) -> Sequence[Outcome]:
         at_fault: Outcome = Deferred("InternalError", "a fault in mailroom; its log says more", charged=True)
@@ -144,20 +166,42 @@ class Sender:
         with self._engine.connect() as connection:
             return close(connection)
 
-    def _mind_the_account(self, outcomes: Sequence[Outcome]) -> None:
-        """Backoff the senders when a call shows a fault that the next call would meet as well."""
+    def _mind_the_account(self, action: Action, outcomes: Sequence[Outcome]) -> None:
+        """Pause the fleet for a fault that all would meet, or back off for one of this moment or this machine."""
         told = [outcome for outcome in outcomes if not isinstance(outcome, Untried)]
-        faults = [outcome for outcome in told if _is_everybodys(outcome)]
-        if faults and (len(faults) == len(told) or isinstance(faults[0], Deferred)):
+        scoped = [outcome for outcome in told if isinstance(outcome, Deferred) and outcome.scope is not None]
+        local = [outcome for outcome in told if _is_local(outcome)]
+        if scoped:
+            self._pause_fleet(action, scoped[0])
+        if local and (len(local) == len(told) or isinstance(local[0], Deferred)):
             jitter = random.random()  # noqa: S311 - spreads retries
-            self._backoff.fault(faults[0].code, faults[0].reason, now=time.monotonic(), jitter=jitter)
+            self._backoff.fault(local[0].code, local[0].reason, now=time.monotonic(), jitter=jitter)
         elif told:
             self._backoff.success()
 
+    def _pause_fleet(self, action: Action, fault: Deferred) -> None:
+        scope = pauses.scope_name(fault.scope or Scope.ACCOUNT, action)
+        with self._engine.connect() as connection:
+            if pauses.open_pause(connection, scope, code=fault.code, reason=fault.reason):
+                log.warning("paused scope=%s code=%s reason=%r", scope, fault.code, fault.reason)
 
-def _is_everybodys(outcome: Outcome) -> TypeGuard[Deferred | Unconfirmed]:
-    """Whether a fault is the account's, or SES's own: not that of one mail."""
-    return isinstance(outcome, Unconfirmed) or (isinstance(outcome, Deferred) and not outcome.charged)
+
+def _is_local(outcome: Outcome) -> TypeGuard[Deferred | Unconfirmed]:
+    """Whether a fault is not the mail's, and yet nothing that the fleet should stop for."""
+    if isinstance(outcome, Deferred):
+        return not outcome.charged and outcome.scope is None
+    return isinstance(outcome, Unconfirmed)
+
+
+def _is_fine(outcome: Outcome) -> bool:
+    """Whether SES took the mail for what it is: accepted, or refused for its own sake."""
+    return isinstance(outcome, Sent | Rejected) or (isinstance(outcome, Deferred) and outcome.charged)
+
+
+def _log_over(claim: Claim) -> None:
+    for over in claim.over:
+        what = (over.token, over.action, over.outcome, over.error_code)
+        log.info("mail token=%d action=%s outcome=%s code=%s", *what)
 
 
 def _mail(job: Job, key: bytes) -> Mail:

@@ -21,7 +21,7 @@ class Swept(Enum):
 
     DRAINED = auto()  # nothing that was due is left
     LEFT = auto()  # the time was up, or it was stopped
-    REFUSED = auto()  # the account is at fault: sending on would be in vain
+    REFUSED = auto()  # what is left is paused, or cannot be sent from here at the moment
 
 
 def sweep(
@@ -40,9 +40,11 @@ def sweep(
     with engine.connect() as connection:
         while rescued := queue.rescue(connection):
             log_rescued(rescued)
+    while time.monotonic() < deadline and sender.probe():
+        pass
     while time.monotonic() < deadline and not stopping():
         if sender.work_batch() == 0:
-            return Swept.DRAINED
+            return Swept.REFUSED if sender.is_paused() else Swept.DRAINED
         if backoff.is_open:
             return Swept.REFUSED
     with engine.connect() as connection:

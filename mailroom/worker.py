@@ -63,6 +63,7 @@ class Worker:
             for number in range(concurrency)
         ]
         self._stopping = threading.Event()
+        self._probeable = threading.Event()
         self._failure: MailroomError | None = None
         self._outage = False
         # What wakes the process, and what wakes one sender: True for work, False to stop. SimpleQueue, since a signal
@@ -128,7 +129,9 @@ class Worker:
             if view.rescuable:
                 log_rescued(queue.rescue(connection))
                 view = self._senders[0].look(connection)
-        self._start_senders(view.ready)
+        if view.probeable:
+            self._probeable.set()
+        self._start_senders(view.ready + view.probeable)
         return view.next
 
     def _keep_looking(self) -> None:
@@ -177,6 +180,9 @@ class Worker:
         """Work until nothing is left to claim. A full batch starts another sender: where it came from is more."""
         worked = False
         try:
+            if self._probeable.is_set():
+                self._probeable.clear()
+                worked = sender.probe()
             while self._may_claim() and (taken := sender.work_batch()) > 0:
                 worked = True
                 if taken >= self._limits.batch_limit:

@@ -200,7 +200,7 @@ def test_queues_are_apart(conn: Connection) -> None:
     conn.execute(text("SET LOCAL mailroom.queue = 'other'"))
     tokens = enqueue(conn)
     assert claim(conn).taken == 0
-    assert look(conn) == View(ready=0, next=None, rescuable=False)
+    assert look(conn) == View(ready=0, next=None, rescuable=False, probeable=False)
     batch = take(conn, name="other")
     assert tokens_of(batch) == tokens
     queue.release(conn, batch)
@@ -741,7 +741,7 @@ def would_claim(
 def test_a_job_that_is_put_off_for_ever_does_not_blind_a_look(conn: Connection) -> None:
     enqueue(conn)
     conn.execute(text("UPDATE jobs SET due_at = 'infinity'"))
-    assert look(conn) == View(ready=0, next=None, rescuable=False)
+    assert look(conn) == View(ready=0, next=None, rescuable=False, probeable=False)
     enqueue_recovery(conn)
     conn.execute(text("UPDATE jobs SET due_at = 'infinity' WHERE action = 'activation'"))
     assert look(conn).ready == 1

@@ -2,8 +2,9 @@
 --
 -- Binds: queue, worker, batch_limit, batch_timeout, lease and slack (intervals), and a row for each lane, that is
 -- each priority and action, in four arrays: priorities, actions, floors_due_at, floors_token. A lane's floor is where
--- the last claim in it ended (NULL: the beginning); below it lie rows that are dead but not yet vacuumed. It never reaches into the last
--- moments (slack), in which commits may still land out of order; the sweep finds what committed later than that.
+-- the last claim in it ended (NULL: the beginning); below it lie rows that are dead but not yet vacuumed. It never
+-- reaches into the last moments (slack), in which commits may still land out of order; the sweep finds what committed
+-- later than that. Lanes that are paused are passed over, but for the pause of the scope `probing` (empty: none).
 --
 -- Returns a row for each job taken: to be sent in the batch, or already over, with its outcome.
 --
@@ -15,6 +16,10 @@ WITH lane AS MATERIALIZED (
       FROM unnest(CAST(:priorities AS smallint[]), CAST(:actions AS token_action[]),
                   CAST(:floors_due_at AS timestamptz[]), CAST(:floors_token AS bigint[]))
            AS given (priority, action, floor_due_at, floor_token)
+     WHERE NOT EXISTS (
+           SELECT FROM pauses
+            WHERE pauses.scope IN ('account', 'configuration_set', 'identity', CAST(given.action AS text), 'queue:' || :queue)
+              AND pauses.scope <> :probing)
 ),
 -- The lanes in which a batch is full, or has waited long enough, the most urgent first. Urgent jobs never wait, nor do
 -- jobs that come back for another attempt: they have waited. This look takes no locks, so that a batch that is not yet
@@ -61,8 +66,11 @@ due AS MATERIALIZED (
      LIMIT :batch_limit
        FOR UPDATE SKIP LOCKED
 ),
+-- A job in quarantine is taken alone: it may be what kills its worker.
 taken AS (
-    DELETE FROM jobs USING due WHERE jobs.token = due.token
+    DELETE FROM jobs
+     USING (SELECT token FROM due LIMIT (SELECT CASE priority WHEN 3 THEN 1 ELSE :batch_limit END FROM chosen)) AS due
+     WHERE jobs.token = due.token
     RETURNING jobs.token, jobs.due_at, jobs.priority, jobs.action, jobs.attempt
 ),
 -- What is so now decides. An acceptance that arrived after its batch was rescued is kept as a late row: the mail is

@@ -3,7 +3,8 @@
 -- Binds: queue, priorities, actions, floors_due_at, floors_token, slack, batch_limit, batch_timeout, as for claim.
 --
 -- Returns one row: how many batches could be claimed now (counting up to one a lane), the seconds until the next one
--- could be (NULL: nothing waits), and whether a lease has run out.
+-- could be or the next pause can be probed (NULL: nothing waits), whether a lease has run out, and whether a pause can
+-- be probed now.
 WITH lane AS MATERIALIZED (
     SELECT given.priority, given.action,
            least(coalesce(given.floor_due_at, '-infinity'), now() - :slack) AS floor_due_at,
@@ -11,6 +12,9 @@ WITH lane AS MATERIALIZED (
       FROM unnest(CAST(:priorities AS smallint[]), CAST(:actions AS token_action[]),
                   CAST(:floors_due_at AS timestamptz[]), CAST(:floors_token AS bigint[]))
            AS given (priority, action, floor_due_at, floor_token)
+     WHERE NOT EXISTS (
+           SELECT FROM pauses
+            WHERE pauses.scope IN ('account', 'configuration_set', 'identity', CAST(given.action AS text), 'queue:' || :queue))
 ),
 -- When a batch of this lane may leave: at once if it is urgent or comes back for another attempt, else once it is full,
 -- or once its oldest job has waited long enough. least() passes over a NULL.
@@ -29,6 +33,8 @@ leaves AS MATERIALIZED (
      GROUP BY lane.priority, lane.action
 )
 SELECT (SELECT count(*) FROM leaves WHERE leaves_at <= now()) AS ready,
-       (SELECT CAST(extract(epoch FROM min(leaves_at) - now()) AS double precision) FROM leaves
-         WHERE leaves_at > now() AND leaves_at < 'infinity') AS next_seconds,
-       EXISTS (SELECT FROM batches WHERE lease_until < now()) AS rescuable
+       (SELECT CAST(extract(epoch FROM min(at) - now()) AS double precision)
+          FROM (SELECT leaves_at FROM leaves UNION ALL SELECT probe_at FROM pauses) AS upcoming (at)
+         WHERE at > now() AND at < 'infinity') AS next_seconds,
+       EXISTS (SELECT FROM batches WHERE lease_until < now()) AS rescuable,
+       EXISTS (SELECT FROM pauses WHERE probe_at <= now()) AS probeable

@@ -3,7 +3,8 @@
 -- Binds: batch_limit (batches at a time), max_attempts, grace (an interval).
 --
 -- SES may have accepted any of these mails, so each attempt is charged and on record as unconfirmed. A job comes due
--- after the grace, in which a late answer may still arrive; one that has no attempt left fails.
+-- after the grace, in which a late answer may still arrive; one that has no attempt left fails. A job whose batch is
+-- lost for the second time may be what kills its worker: it goes to quarantine (priority 3), and takes no others along.
 --
 -- Returns a row for each job, with the batch it was in and whether it has failed.
 --
@@ -16,11 +17,18 @@ WITH lost AS (
     RETURNING id, queue, worker, action, priority, tokens, attempts
 ),
 job AS MATERIALIZED (
-    SELECT lost.id AS batch, lost.queue, lost.worker, lost.action, lost.priority, held.token, held.attempt,
+    SELECT lost.id AS batch, lost.queue, lost.worker, lost.action, held.token, held.attempt,
+           CASE WHEN lost_before.batch IS NOT NULL THEN 3 ELSE lost.priority END AS priority,
            tokens.account, held.attempt + 1 >= :max_attempts AS failed
       FROM lost
      CROSS JOIN LATERAL unnest(lost.tokens, lost.attempts) AS held (token, attempt)
       LEFT JOIN tokens ON tokens.id = held.token
+      LEFT JOIN LATERAL (
+           SELECT deliveries.batch
+             FROM deliveries
+            WHERE deliveries.token = held.token AND deliveries.error_code = 'LeaseExpired'
+            LIMIT 1
+           ) AS lost_before ON held.attempt > 0
 ),
 logged AS (
     INSERT INTO deliveries (token, account, batch, action, outcome, attempt, error_code, error)

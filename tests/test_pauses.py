@@ -1,0 +1,164 @@
+"""Pauses of the whole fleet: opened by what SES answers, seen by everybody, ended by one mail that goes through."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from mailroom import pauses, queue
+from mailroom.job import Action, Scope
+from mailroom.queue import Floors
+from mailroom.simulator import Fault, Simulator
+from mailroom.simulator.templates import default_content
+from tests.running import count, drained, eventually, transport, working
+from tests.world import add_accounts, ask_recovery, misplaced, rows
+
+THROUGH_PGBOUNCER = True
+
+
+def claimed(connection: Connection, probing: str = "") -> list[int]:
+    """The tokens that a claim takes."""
+    claim = queue.claim(
+        connection,
+        queue="mailroom",
+        worker="test",
+        batch_limit=50,
+        batch_timeout=timedelta(0),
+        lease=timedelta(seconds=30),
+        floors=Floors(),
+        probing=probing,
+    )
+    return [job.token for job in claim.batch.jobs] if claim.batch else []
+
+
+def waiting(connection: Connection) -> tuple[int, int]:
+    """An activation and a recovery that wait, as tokens."""
+    [account] = add_accounts(connection, 1, status="active", prefix="active")
+    add_accounts(connection, 1)
+    [activation] = rows(connection, "SELECT max(token) AS token FROM jobs")
+    recovery = ask_recovery(connection, account)
+    connection.execute(text("UPDATE jobs SET due_at = now()"))  # in one transaction now() stands still
+    return activation.token, recovery
+
+
+@pytest.mark.parametrize("scope", ["account", "configuration_set", "identity", "queue:mailroom"])
+def test_a_pause_of_everything_stops_every_claim(conn: Connection, scope: str) -> None:
+    activation, recovery = waiting(conn)
+    assert pauses.open_pause(conn, scope, code="Fault", reason="a reason")
+    assert claimed(conn) == []
+    assert pauses.close_pause(conn, scope)
+    assert [claimed(conn), claimed(conn)] == [[recovery], [activation]]
+
+
+def test_a_pause_of_one_action_leaves_the_other_alone(conn: Connection) -> None:
+    _, recovery = waiting(conn)
+    pauses.open_pause(conn, pauses.scope_name(Scope.ACTION, Action.ACTIVATION), code="Fault", reason="a reason")
+    assert [claimed(conn), claimed(conn)] == [[recovery], []]
+
+
+def test_a_pause_of_another_queue_is_nothing_to_us(conn: Connection) -> None:
+    _, recovery = waiting(conn)
+    pauses.open_pause(conn, pauses.queue_scope("other"), code="Fault", reason="a reason")
+    assert claimed(conn) == [recovery]
+
+
+def test_a_probe_passes_its_own_pause_and_no_other(conn: Connection) -> None:
+    activation, _ = waiting(conn)
+    pauses.open_pause(conn, "activation", code="Fault", reason="a reason")
+    pauses.open_pause(conn, "password_recovery", code="Fault", reason="a reason")
+    assert claimed(conn, probing="activation") == [activation]
+
+
+def test_only_the_first_to_meet_a_fault_opens_its_pause(conn: Connection) -> None:
+    assert [pauses.open_pause(conn, "account", code=code, reason="a reason") for code in "AB"] == [True, False]
+    assert [pause.code for pause in pauses.read(conn)] == ["A"]
+
+
+def test_one_prober_at_a_time_and_later_and_later(conn: Connection) -> None:
+    pauses.open_pause(conn, "account", code="Fault", reason="a reason")
+    assert pauses.probe(conn) is None
+    waits = []
+    for _ in range(8):
+        conn.execute(text("UPDATE pauses SET probe_at = now() - interval '1 ms'"))
+        assert [pauses.probe(conn), pauses.probe(conn)] == ["account", None]
+        [row] = rows(conn, "SELECT round(extract(epoch FROM probe_at - clock_timestamp())) AS wait FROM pauses")
+        waits.append(int(row.wait))
+    assert waits == [4, 8, 16, 32, 60, 60, 60, 60]
+
+
+def test_a_pause_by_hand_ends_by_hand(conn: Connection) -> None:
+    pauses.open_pause(conn, "account", code="Fault", reason="a reason")
+    pauses.open_pause(conn, "account", code=pauses.BY_HAND, reason="maintenance", probed=False)
+    assert pauses.probe(conn) is None
+    assert not pauses.close_pause(conn, "account")
+    assert pauses.close_pause(conn, "account", by_hand=True)
+    assert pauses.read(conn) == []
+
+
+def test_a_missing_template_stops_its_action_until_it_is_there(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    simulator.templates.delete("activationv1")
+    with engine.connect() as connection, working(engine, transport(simulator, monkeypatch), sweep_interval=0.2):
+        [account] = add_accounts(connection, 1, status="active", prefix="active")
+        add_accounts(connection, 30)
+        eventually(lambda: pauses.read(connection), "the action is paused")
+        assert [pause.scope for pause in pauses.read(connection)] == ["activation"]
+        ask_recovery(connection, account)
+        eventually(lambda: simulator.ledger.counts().mails == 1, "the other action flows")
+        simulator.templates.create("activationv1", default_content("activationv1"))
+        connection.execute(text("UPDATE jobs SET due_at = now()"))
+        eventually(lambda: not pauses.read(connection), "a probe ends the pause")
+        connection.execute(text("UPDATE jobs SET due_at = now()"))
+        eventually(lambda: drained(connection), "all is sent")
+        assert count(connection, "deliveries WHERE outcome = 'sent' AND attempt = 0") == 31
+        assert misplaced(connection) == []
+    assert caplog.text.count("paused scope=activation code=") == 1
+    assert caplog.text.count("resumed scope=activation") == 1
+
+
+@pytest.mark.parametrize(
+    ("scope", "fault"),
+    [
+        ("account", Fault(error="AccountSuspendedException", times=None)),
+        ("account", Fault(error="SendingPausedException", times=None)),
+        ("account", Fault(error="LimitExceededException", times=None)),
+        ("account", Fault(error="AccessDeniedException", status=403, times=None)),
+        ("account", Fault(error="TooManyRequestsException", message="Daily message quota exceeded.", times=None)),
+        ("configuration_set", Fault(error="NotFoundException", message="Configuration set x.", times=None)),
+        ("identity", Fault(error="MailFromDomainNotVerifiedException", times=None)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.error,
+)
+def test_an_answer_pauses_its_scope_and_a_probe_ends_it(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, scope: str, fault: Fault
+) -> None:
+    simulator.faults.add(fault)
+    with engine.connect() as connection, working(engine, transport(simulator, monkeypatch), sweep_interval=0.2):
+        add_accounts(connection, 20)
+        eventually(lambda: pauses.read(connection), "it is paused")
+        assert [pause.scope for pause in pauses.read(connection)] == [scope]
+        requests = simulator.ledger.counts().requests
+        assert requests <= 3
+        simulator.faults.clear()
+        connection.execute(text("UPDATE jobs SET due_at = now()"))
+        connection.execute(text("UPDATE pauses SET probe_at = now()"))
+        eventually(lambda: not pauses.read(connection), "a probe ends the pause")
+        connection.execute(text("UPDATE jobs SET due_at = now()"))
+        eventually(lambda: drained(connection), "all is sent")
+        assert count(connection, "deliveries WHERE outcome = 'sent' AND attempt = 0") == 20
+        assert misplaced(connection) == []
+
+
+def test_a_job_whose_batch_was_lost_twice_is_taken_alone(conn: Connection) -> None:
+    add_accounts(conn, 3)
+    for _ in range(2):
+        conn.execute(text("UPDATE jobs SET due_at = now()"))
+        assert len(claimed(conn)) == 3
+        conn.execute(text("UPDATE batches SET lease_until = now() - interval '1 second'"))
+        queue.rescue(conn)
+    assert {row.priority for row in rows(conn, "SELECT priority FROM jobs")} == {3}
+    conn.execute(text("UPDATE jobs SET due_at = now()"))
+    assert [len(claimed(conn)) for _ in range(4)] == [1, 1, 1, 0]
+    assert misplaced(conn) == []
