@@ -25,7 +25,7 @@ from mypy_boto3_sesv2 import SESV2Client
 
 from mailroom import classify, ses
 from mailroom.errors import SettingsError
-from mailroom.job import Action, Deferred, Outcome, Sent, Unconfirmed, Untried
+from mailroom.job import Action, Deferred, Outcome, Scope, Sent, Unconfirmed, Untried
 from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.service import entry_statuses, error_statuses
 from mailroom.transport import CONNECT_TRIES, LONGEST_CALL, Mail
@@ -120,6 +120,11 @@ def kinds(outcomes: Sequence[Outcome]) -> list[str]:
         ("charged" if outcome.charged else "free") if isinstance(outcome, Deferred) else type(outcome).__name__.lower()
         for outcome in outcomes
     ]
+
+
+def in_a_row(kind: str, count: int) -> list[str]:
+    """What becomes of so many mails that meet the same: of refusals only the first is believed."""
+    return [kind] + ["charged" if kind == "rejected" else kind] * (count - 1)
 
 
 def codes(outcomes: Sequence[Outcome]) -> set[str]:
@@ -413,7 +418,7 @@ def test_an_exception_does_what_the_table_says(
     status = error_statuses().get(name, 503 if name in UNCONFIRMED else 400)
     simulator.faults.add(Fault(error=name, status=status, times=None))
     outcomes = send(transport, mails(count))
-    assert (kinds(outcomes), codes(outcomes)) == ([EXPECTED[name]] * count, {name})
+    assert (kinds(outcomes), codes(outcomes)) == (in_a_row(EXPECTED[name], count), {name})
     assert simulator.ledger.mails == []
 
 
@@ -435,7 +440,7 @@ def test_an_unverified_identity_is_ours_or_the_recipients(
     for count in (1, 2):
         simulator.faults.clear()
         simulator.faults.add(Fault(error="MessageRejected", message=REFUSED + identity, times=None))
-        assert kinds(send(transport, mails(count))) == [kind] * count
+        assert kinds(send(transport, mails(count))) == in_a_row(kind, count)
 
 
 def test_in_the_sandbox_only_the_strangers_are_rejected(simulator: Simulator, transport: ses.SesTransport) -> None:
@@ -696,10 +701,37 @@ def test_two_bad_mails_are_both_found(simulator: Simulator, transport: ses.SesTr
     assert simulator.ledger.duplicates() == {}
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_all_may_be_bad(simulator: Simulator, transport: ses.SesTransport, count: int) -> None:
-    assert kinds(send(transport, mails(count, range(count)))) == ["rejected"] * count
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_when_all_are_refused_only_the_first_is_believed(
+    simulator: Simulator, transport: ses.SesTransport, count: int
+) -> None:
+    assert kinds(send(transport, mails(count, range(count)))) == ["rejected"] + ["charged"] * (count - 1)
     assert len(simulator.ledger.requests) == 2 * count - 1
+
+
+def test_five_refused_alike_blow_the_fuse_and_end_the_search(simulator: Simulator, transport: ses.SesTransport) -> None:
+    simulator.faults.add(Fault(error="BadRequestException", times=None))
+    outcomes = send(transport, mails(50))
+    assert sorted(kinds(outcomes)) == ["free"] * 5 + ["untried"] * 45
+    assert {outcome.scope for outcome in outcomes if isinstance(outcome, Deferred)} == {Scope.ACTION}
+    assert len(simulator.ledger.requests) <= 16
+
+
+def test_the_fuse_blows_over_single_mails_too_and_mends_with_the_first_that_is_accepted(
+    simulator: Simulator, transport: ses.SesTransport
+) -> None:
+    simulator.faults.add(Fault(error="BadRequestException", times=6))
+    singles = [send(transport, [mail])[0] for mail in mails(8)]
+    assert kinds(singles) == ["rejected"] + ["charged"] * 3 + ["free"] * 2 + ["sent"] * 2
+    scopes = [outcome.scope for outcome in singles if isinstance(outcome, Deferred)]
+    assert scopes == [None] * 3 + [Scope.ACTION] * 2
+    simulator.faults.add(Fault(error="BadRequestException"))
+    assert kinds(send(transport, mails(1))) == ["rejected"]
+
+
+def test_the_same_recipient_again_does_not_blow_the_fuse(simulator: Simulator, transport: ses.SesTransport) -> None:
+    simulator.faults.add(Fault(error="BadRequestException", times=None))
+    assert kinds([send(transport, mails(1))[0] for _ in range(6)]) == ["rejected"] * 6
 
 
 @pytest.mark.parametrize("before", [0, 1, 2])

@@ -7,13 +7,14 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mailroom import classify
 from mailroom.address import ascii_address
 from mailroom.classify import Fault
+from mailroom.fuse import BLOWS_AT, Fuse
 from mailroom.job import Action, Deferred, Outcome, Rejected, Sent, Untried
 from mailroom.ses import answer, network, request
 from mailroom.ses.request import Entry
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from mypy_boto3_sesv2 import SESV2Client
 
 log = logging.getLogger(__name__)
+
+# SES: at most 50 destinations in a call.
+LARGEST_BATCH: Final = 50
 
 
 class SesTransport:
@@ -41,6 +45,7 @@ class SesTransport:
         self.source = source
         self._config_set = config_set
         self._output_path = output_path
+        self._fuse = Fuse()
         config: Any = client.meta.config
         self.longest_call = (
             CONNECT_TRIES * timedelta(seconds=config.connect_timeout)
@@ -56,7 +61,8 @@ class SesTransport:
         outcomes: list[Outcome] = [Rejected("UnsupportedAddress", "SES cannot mail to this address")] * len(mails)
         call = _Call(self, action, batch, deadline)
         entries = [(mails[place], addresses[place] or "") for place in possible]
-        for place, outcome in zip(possible, call.outcomes(entries), strict=True):
+        weighed = self._fuse.weigh(action, [address for _, address in entries], call.outcomes(entries))
+        for place, outcome in zip(possible, weighed, strict=True):
             outcomes[place] = outcome
         return outcomes
 
@@ -92,8 +98,8 @@ class SesTransport:
 class _Call:
     """The call for one batch. Where SES refuses it whole for some mail's sake, it is halved down to that mail.
 
-    Halving takes at most 12 calls for one bad mail in 50. It stops in time for the lease, and when the account turns
-    out to be at fault: what is left then waits.
+    Halving takes at most 12 calls for one bad mail in 50. It stops in time for the lease, when the account turns out to
+    be at fault, and when one mail after another is refused and none accepted: what is left then waits.
     """
 
     def __init__(self, transport: SesTransport, action: Action, batch: int | None, deadline: float) -> None:
@@ -102,6 +108,7 @@ class _Call:
         self._batch = batch
         self._deadline = deadline
         self._in_vain = False
+        self._refused = 0
 
     def outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
         if not entries:
@@ -111,7 +118,11 @@ class _Call:
         found = self._try(entries)
         if found is None:
             return self._halved(entries)
-        self._in_vain = any(isinstance(one, Deferred) and not one.charged for one in found)
+        if any(isinstance(one, Sent) for one in found):
+            self._refused = -LARGEST_BATCH  # never again in this call: the configuration is sound
+        self._refused += sum(isinstance(one, Rejected) for one in found)
+        at_fault = any(isinstance(one, Deferred) and not one.charged for one in found)
+        self._in_vain = at_fault or self._refused >= BLOWS_AT
         return found
 
     def _halved(self, entries: Sequence[Entry]) -> list[Outcome]:
