@@ -105,6 +105,7 @@ deliveries = Table(
     Column("message_id", Text),
     Column("error_code", Text),
     Column("error", Text),
+    Column("retried_at", moment),
     Index("deliveries_token_idx", "token"),
     Index("deliveries_created_at_idx", "created_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
 )

@@ -24,7 +24,8 @@ THROUGH_PGBOUNCER = True
 PLACES = """
     SELECT token, 'waits' AS place FROM jobs
     UNION ALL SELECT unnest(tokens), 'in flight' FROM batches
-    UNION ALL SELECT token, 'over' FROM deliveries WHERE NOT late AND outcome NOT IN ('deferred', 'unconfirmed')
+    UNION ALL SELECT token, 'over' FROM deliveries
+     WHERE NOT late AND retried_at IS NULL AND outcome NOT IN ('deferred', 'unconfirmed')
 """
 
 ACCOUNTS = "SELECT id FROM accounts ORDER BY id"

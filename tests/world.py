@@ -10,7 +10,8 @@ MISPLACED = text(
     WITH place AS (
         SELECT token FROM jobs
         UNION ALL SELECT unnest(tokens) FROM batches
-        UNION ALL SELECT token FROM deliveries WHERE NOT late AND outcome NOT IN ('deferred', 'unconfirmed')
+        UNION ALL SELECT token FROM deliveries
+         WHERE NOT late AND retried_at IS NULL AND outcome NOT IN ('deferred', 'unconfirmed')
     )
     SELECT coalesce(place.token, tokens.id) AS token, count(place.token) AS places
       FROM place FULL JOIN tokens ON tokens.id = place.token
