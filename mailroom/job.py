@@ -25,7 +25,8 @@ class Priority(IntEnum):
 class Job:
     """One mail that a token asks for, with all that is needed to write it. Its identity is the token's id.
 
-    `attempt` counts the charged attempts before this one. Personal data and secrets stay out of `repr`.
+    `attempt` counts the charged attempts before this one; `resend` says that the mail may be out already. Personal
+    data and secrets stay out of `repr`.
     """
 
     token: int
@@ -36,6 +37,7 @@ class Job:
     login: str = field(repr=False)
     secret: bytes = field(repr=False)
     code: str = field(repr=False)
+    resend: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +112,15 @@ class Untried:
 
 
 Outcome = Sent | Rejected | Deferred | Unconfirmed | Untried
+
+
+@dataclass(frozen=True, slots=True)
+class SesAccount:
+    """What SES allows the account: mails a second and in 24 hours, -1 for no limit, and how many it has had."""
+
+    max_send_rate: float
+    max_24_hour_send: float
+    sent_last_24_hours: float
+    sending_enabled: bool
+    production_access: bool
+    enforcement: str

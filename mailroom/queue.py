@@ -173,10 +173,14 @@ def release(connection: Connection, batch: Batch) -> bool:
     return settle(connection, batch, [])
 
 
-def rescue(connection: Connection) -> list[Rescued]:
-    """Give back the jobs of batches whose lease ran out, at most RESCUED_BATCHES batches at a time."""
+def rescue(connection: Connection, *, resend_after: timedelta | None = GRACE) -> list[Rescued]:
+    """Give back the jobs of batches whose lease ran out, at most RESCUED_BATCHES batches at a time.
+
+    They come due after `resend_after`; None holds them until somebody decides.
+    """
     rows = connection.execute(
-        statement("rescue"), {"batch_limit": RESCUED_BATCHES, "max_attempts": MAX_ATTEMPTS, "grace": GRACE}
+        statement("rescue"),
+        {"batch_limit": RESCUED_BATCHES, "max_attempts": MAX_ATTEMPTS, "resend_after": resend_after},
     ).all()
     return [Rescued(r.batch, r.worker, Action(r.action), r.token, r.attempt, r.failed) for r in rows]
 
@@ -227,4 +231,4 @@ def _claimed(rows: Sequence[Row[Any]]) -> Claim:
 
 def _jobs(rows: Iterable[Row[Any]]) -> Iterable[Job]:
     for r in rows:
-        yield Job(r.token, r.account, Action(r.action), r.attempt, r.email, r.login, bytes(r.secret), r.code)
+        yield Job(r.token, r.account, Action(r.action), r.attempt, r.email, r.login, bytes(r.secret), r.code, r.resend)

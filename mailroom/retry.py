@@ -11,7 +11,7 @@ FIRST_DELAY: Final = timedelta(seconds=2)
 LONGEST_DELAY: Final = timedelta(seconds=120)
 # A fault of the account costs the job nothing; the sender's own backoff sets the pace, this only spreads the jobs.
 UNCHARGED_DELAY: Final = timedelta(seconds=10)
-# How long a late answer may still take to arrive before an unconfirmed mail is sent again.
+# How long a late answer may still take to arrive before an unconfirmed mail is sent again, unless a setting says so.
 GRACE: Final = timedelta(seconds=5)
 
 
@@ -27,10 +27,10 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """The job goes back, with this many attempts charged, and is due after this long."""
+    """The job goes back, with this many attempts charged, and is due after this long; None: it is held."""
 
     attempt: int
-    after: timedelta
+    after: timedelta | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,11 @@ def retry_delay(attempt: int, *, jitter: float) -> timedelta:
     return min(FIRST_DELAY * 2.0 ** min(attempt, 16), LONGEST_DELAY) * (1 - jitter)
 
 
-def judge(outcome: Outcome, *, attempt: int, jitter: float) -> Verdict:
+def judge(outcome: Outcome, *, attempt: int, jitter: float, resend_after: timedelta | None = GRACE) -> Verdict:
     """Decide what follows from an outcome of a job with `attempt` charged attempts before this one.
 
-    An unconfirmed mail whose attempts are used up leaves two rows: that it may be out, and that it has failed.
+    An unconfirmed mail is sent again after `resend_after` at the earliest; None holds it until somebody decides. An
+    unconfirmed mail whose attempts are used up leaves two rows: that it may be out, and that it has failed.
     """
     charged = attempt + 1
     match outcome:
@@ -70,7 +71,8 @@ def judge(outcome: Outcome, *, attempt: int, jitter: float) -> Verdict:
             return Verdict((Delivery("unconfirmed", error_code=code, error=reason), failed))
         case Unconfirmed(code, reason):
             unconfirmed = Delivery("unconfirmed", error_code=code, error=reason)
-            return Verdict((unconfirmed,), Again(charged, max(GRACE, retry_delay(attempt, jitter=jitter))))
+            wait = None if resend_after is None else max(resend_after, retry_delay(attempt, jitter=jitter))
+            return Verdict((unconfirmed,), Again(charged, wait))
         case Untried():
             return Verdict(())
         case _:

@@ -19,7 +19,7 @@ from mailroom.database import first_line, is_transient
 from mailroom.errors import TransportError
 from mailroom.job import Action, Batch, Deferred, Job, Outcome, Rejected, Scope, Sent, Unconfirmed, Untried
 from mailroom.queue import Claim, Floors, View
-from mailroom.retry import Verdict, judge
+from mailroom.retry import GRACE, Verdict, judge
 from mailroom.schema import jobs
 from mailroom.transport import Mail, Transport
 
@@ -30,12 +30,13 @@ LONGEST_SETTLE_WAIT: Final = timedelta(seconds=5)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Which jobs are claimed, how many at a time, and for how long."""
+    """Which jobs are claimed, how many at a time, for how long, and when an unconfirmed mail is sent again, if ever."""
 
     queue: str
     batch_limit: int
     batch_timeout: timedelta
     lease: timedelta
+    resend_after: timedelta | None = GRACE
 
 
 class Sender:
@@ -56,7 +57,7 @@ class Sender:
         self._transport = transport
         self._name = name
         self._key = key
-        self._limits = limits
+        self.limits = limits
         self._floors = floors
         self._backoff = backoff
 
@@ -68,7 +69,7 @@ class Sender:
         the database takes it.
         """
         began = time.monotonic()  # before the claim: a lease is never taken for longer than it is
-        claim = self._claim(self._limits)
+        claim = self._claim(self.limits)
         _log_over(claim)
         if claim.batch is not None:
             self._work(claim.batch, began)
@@ -81,7 +82,7 @@ class Sender:
         if scope is None:
             return False
         began = time.monotonic()
-        claim = self._claim(replace(self._limits, batch_limit=1, batch_timeout=timedelta(0)), probing=scope)
+        claim = self._claim(replace(self.limits, batch_limit=1, batch_timeout=timedelta(0)), probing=scope)
         _log_over(claim)
         if claim.batch is not None and any(_is_fine(outcome) for outcome in self._work(claim.batch, began)):
             with self._engine.connect() as connection:
@@ -104,7 +105,7 @@ class Sender:
 
     def look(self, connection: Connection) -> View:
         """See what there is to do for a sender with these limits."""
-        limits = self._limits
+        limits = self.limits
         return queue.look(
             connection,
             queue=limits.queue,
@@ -116,19 +117,24 @@ class Sender:
     def is_paused(self) -> bool:
         """Whether there are due jobs of this queue and something is paused: they wait for that."""
         with self._engine.connect() as connection:
-            due = select(jobs.c.token).where(jobs.c.queue == self._limits.queue, jobs.c.due_at <= func.now()).limit(1)
+            due = select(jobs.c.token).where(jobs.c.queue == self.limits.queue, jobs.c.due_at <= func.now()).limit(1)
             return bool(pauses.read(connection)) and connection.execute(due).first() is not None
 
     def _work(self, batch: Batch, began: float) -> Sequence[Outcome]:
         """Send and settle a batch; return what became of its mails, nothing if there was no time for a call."""
-        within = self._limits.lease - timedelta(seconds=time.monotonic() - began)
+        within = self.limits.lease - timedelta(seconds=time.monotonic() - began)
         if within < self._transport.longest_call:
             self._surely(batch, lambda connection: queue.release(connection, batch))
             log.warning("batch id=%d released: too little of its lease was left", batch.id)
             return []
         outcomes = self._send(batch, within)
         verdicts = [
-            judge(outcome, attempt=job.attempt, jitter=random.random())  # noqa: S311 - spreads retries
+            judge(
+                outcome,
+                attempt=job.attempt,
+                jitter=random.random(),  # noqa: S311 - spreads retries
+                resend_after=self.limits.resend_after,
+            )
             for job, outcome in zip(batch.jobs, outcomes, strict=True)
         ]
         owned = self._surely(batch, lambda connection: queue.settle(connection, batch, verdicts))
@@ -206,7 +212,7 @@ def _log_over(claim: Claim) -> None:
 
 def _mail(job: Job, key: bytes) -> Mail:
     secret = tokens.sign(job.secret, action=job.action, key=key, code=job.code)
-    return Mail(token=job.token, address=job.email, login=job.login, secret=secret, code=job.code)
+    return Mail(token=job.token, address=job.email, login=job.login, secret=secret, code=job.code, alone=job.resend)
 
 
 def _log_settle_retry(state: RetryCallState, batch: Batch) -> None:

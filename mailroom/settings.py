@@ -4,7 +4,7 @@ import os
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -85,6 +85,12 @@ class Settings(BaseSettings):
     batch_limit: int = Field(10, ge=1, le=50, description="most jobs in a batch")
     sweep_interval: Milliseconds = Field(timedelta(milliseconds=5_000), description="how often a worker sweeps")
     lease: Milliseconds = Field(timedelta(milliseconds=30_000), description="how long a claim holds")
+    on_unconfirmed: Literal["resend", "hold"] = Field(
+        "resend", description="what to do with a mail of which nobody knows whether it is out"
+    )
+    unconfirmed_wait: Milliseconds = Field(
+        timedelta(milliseconds=5_000), description="how long to wait for a late answer before a mail is sent again"
+    )
     debug: bool = Field(False, description="print each request to stdout instead of sending it")
     ses_config_set: Annotated[str, _matching(r"[A-Za-z0-9_-]{0,64}", "at most 64 letters, digits, _ or -")] = Field(
         "default", description="configuration set; empty: none"

@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import Connection, Integer, Interval, cast, func, literal, select
 
 from mailroom.job import Action, Priority
-from mailroom.schema import batches, deliveries, jobs
+from mailroom.schema import batches, deliveries, jobs, pauses
 
 PERIODS: Final = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
 
@@ -34,10 +34,22 @@ class InFlight:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """What is paused for the whole fleet, why, and since when. `by_hand`: it ends by hand."""
+
+    scope: str
+    code: str
+    reason: str
+    seconds: float
+    by_hand: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """All of it. `outcomes` counts the deliveries of each period by outcome, late ones apart as `late`."""
 
     waiting: tuple[Waiting, ...]
+    paused: tuple[Paused, ...]
     in_flight: InFlight
     outcomes: dict[str, dict[str, int]]
 
@@ -46,6 +58,7 @@ def read(connection: Connection) -> Status:
     """Read the status. Counting reads all of `jobs`: a second for ten million."""
     return Status(
         _waiting(connection),
+        _paused(connection),
         _in_flight(connection),
         {name: _outcomes(connection, age) for name, age in PERIODS.items()},
     )
@@ -62,6 +75,15 @@ def _waiting(connection: Connection) -> tuple[Waiting, ...]:
         Waiting(queue, Priority(priority), Action(action), count, due, float(seconds))
         for queue, priority, action, count, due, seconds in rows
     )
+
+
+def _paused(connection: Connection) -> tuple[Paused, ...]:
+    seconds = func.extract("epoch", func.now() - pauses.c.opened_at)
+    by_hand = pauses.c.probe_at.is_(None)
+    rows = connection.execute(
+        select(pauses.c.scope, pauses.c.code, pauses.c.reason, seconds, by_hand).order_by(pauses.c.opened_at)
+    )
+    return tuple(Paused(scope, code, reason, float(age), held) for scope, code, reason, age, held in rows)
 
 
 def _in_flight(connection: Connection) -> InFlight:

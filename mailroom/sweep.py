@@ -38,7 +38,7 @@ def sweep(
     """
     deadline = time.monotonic() + longest.total_seconds()
     with engine.connect() as connection:
-        while rescued := queue.rescue(connection):
+        while rescued := queue.rescue(connection, resend_after=sender.limits.resend_after):
             log_rescued(rescued)
     while time.monotonic() < deadline and sender.probe():
         pass

@@ -21,13 +21,17 @@ LONGEST_CALL: Final = CONNECT_TRIES * CONNECT_TIMEOUT + READ_TIMEOUT + (CONNECT_
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """One mail, ready to be handed over: `secret` is the signed token. `token` is None where it is not known."""
+    """One mail, ready to be handed over: `secret` is the signed token. `token` is None where it is not known.
+
+    A mail that is to go `alone` shares no call with others.
+    """
 
     token: int | None
     address: str = field(repr=False)
     login: str = field(repr=False)
     secret: str = field(repr=False)
     code: str = field(repr=False)
+    alone: bool = False
 
     def data(self, action: Action) -> str:
         """Return the JSON object that fills the action's template."""

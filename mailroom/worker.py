@@ -127,7 +127,7 @@ class Worker:
         with self._engine.connect() as connection:
             view = self._senders[0].look(connection)
             if view.rescuable:
-                log_rescued(queue.rescue(connection))
+                log_rescued(queue.rescue(connection, resend_after=self._limits.resend_after))
                 view = self._senders[0].look(connection)
         if view.probeable:
             self._probeable.set()

@@ -42,6 +42,8 @@ DEFAULTS = {
     "batch_limit": 10,
     "sweep_interval": ms(5_000),
     "lease": ms(30_000),
+    "on_unconfirmed": "resend",
+    "unconfirmed_wait": timedelta(seconds=5),
     "debug": False,
     "ses_config_set": "default",
     "ses_source": "noreply@localhost",

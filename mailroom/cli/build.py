@@ -62,4 +62,5 @@ def open_transport(settings: Settings, *, connections: int, output_path: Path | 
 
 def limits(settings: Settings) -> Limits:
     """Return how jobs are claimed."""
-    return Limits(settings.queue_name, settings.batch_limit, settings.batch_timeout, settings.lease)
+    resend_after = settings.unconfirmed_wait if settings.on_unconfirmed == "resend" else None
+    return Limits(settings.queue_name, settings.batch_limit, settings.batch_timeout, settings.lease, resend_after)

@@ -35,6 +35,10 @@ def _print(found: Status) -> None:
         lane = (row.queue, f"{row.priority.value} {row.priority.name.lower()}", row.action)
         waiting.add_row(*lane, f"{row.jobs:,}", f"{row.due:,}", age)
     console.print(waiting if found.waiting else "waiting: nothing")
+    for pause in found.paused:
+        since = timedelta(seconds=round(pause.seconds))
+        ends = "until resumed by hand" if pause.by_hand else "until a probe goes through"
+        console.print(f"paused: {pause.scope} for {since}, {ends}: {pause.code}, {pause.reason}")
     flight = found.in_flight
     console.print(f"in flight: {flight.jobs:,} jobs in {flight.batches:,} batches, {flight.overdue:,} past their lease")
     outcomes = Table("outcome", title="outcomes", title_justify="left")

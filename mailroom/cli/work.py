@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from types import FrameType
 from typing import Annotated
@@ -18,7 +19,7 @@ from mailroom.cli.build import limits, open_database, open_transport, start_log
 from mailroom.database import connection_string
 from mailroom.errors import MailroomError
 from mailroom.queue import Floors
-from mailroom.sender import Limits, Sender
+from mailroom.sender import Sender
 from mailroom.settings import Settings
 from mailroom.sweep import Swept
 from mailroom.sweep import sweep as sweep_once
@@ -91,7 +92,7 @@ def sweep(
             transport,
             name=f"{socket.gethostname()}/{os.getpid()}/sweep",
             key=given.secret_key,
-            limits=Limits(given.queue_name, given.batch_limit, timedelta(0), given.lease),
+            limits=replace(limits(given), batch_timeout=timedelta(0)),
             floors=Floors(),
             backoff=backoff,
         )

@@ -60,8 +60,14 @@ class SesTransport:
         possible = [place for place, address in enumerate(addresses) if address is not None]
         outcomes: list[Outcome] = [Rejected("UnsupportedAddress", "SES cannot mail to this address")] * len(mails)
         call = _Call(self, action, batch, deadline)
+        # Those that go alone come last: what there is no time for goes back as it was.
+        possible.sort(key=lambda place: mails[place].alone)
         entries = [(mails[place], addresses[place] or "") for place in possible]
-        weighed = self._fuse.weigh(action, [address for _, address in entries], call.outcomes(entries))
+        together = [entry for entry in entries if not entry[0].alone]
+        found = call.outcomes(together)
+        for entry in entries[len(together) :]:
+            found += call.outcomes([entry])
+        weighed = self._fuse.weigh(action, [address for _, address in entries], found)
         for place, outcome in zip(possible, weighed, strict=True):
             outcomes[place] = outcome
         return outcomes

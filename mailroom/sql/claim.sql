@@ -78,7 +78,7 @@ taken AS (
 -- to save a sort, PostgreSQL might walk the log by id, from its beginning.
 looked_up AS MATERIALIZED (
     SELECT taken.*, tokens.account, tokens.secret, tokens.code, tokens.expires_at, accounts.email, accounts.login,
-           accepted.batch AS accepted_in, accepted.message_id,
+           accepted.batch AS accepted_in, accepted.message_id, unconfirmed.batch IS NOT NULL AS resend,
            CAST(CASE
                WHEN accepted.batch IS NOT NULL THEN 'sent'
                WHEN tokens.id IS NULL OR tokens.consumed_at IS NOT NULL THEN 'cancelled'
@@ -104,6 +104,12 @@ looked_up AS MATERIALIZED (
             ORDER BY deliveries.created_at
             LIMIT 1
            ) AS accepted ON taken.attempt > 0
+      LEFT JOIN LATERAL (
+           SELECT deliveries.batch
+             FROM deliveries
+            WHERE deliveries.token = taken.token AND deliveries.outcome = 'unconfirmed'
+            LIMIT 1
+           ) AS unconfirmed ON taken.attempt > 0
 ),
 -- A late activation gets its life back. A token that somebody has locked is being consumed or deleted: leave it.
 renewable AS MATERIALIZED (
@@ -135,6 +141,6 @@ batch AS (
     RETURNING id
 )
 SELECT (SELECT id FROM batch) AS batch, token, due_at, priority, action, attempt, account,
-       email, login, secret, code, outcome, error_code
+       email, login, secret, code, resend, outcome, error_code
   FROM looked_up
  ORDER BY due_at, token

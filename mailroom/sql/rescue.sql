@@ -1,9 +1,9 @@
 -- Give back the jobs of batches whose lease ran out.
 --
--- Binds: batch_limit (batches at a time), max_attempts, grace (an interval).
+-- Binds: batch_limit (batches at a time), max_attempts, resend_after (an interval; NULL: never).
 --
 -- SES may have accepted any of these mails, so each attempt is charged and on record as unconfirmed. A job comes due
--- after the grace, in which a late answer may still arrive; one that has no attempt left fails. A job whose batch is
+-- after resend_after, in which a late answer may still arrive, or is held; one that has no attempt left fails. A job whose batch is
 -- lost for the second time may be what kills its worker: it goes to quarantine (priority 3), and takes no others along.
 --
 -- Returns a row for each job, with the batch it was in and whether it has failed.
@@ -42,7 +42,7 @@ logged AS (
 ),
 again AS (
     INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
-    SELECT token, now() + :grace, action, priority, attempt + 1, queue
+    SELECT token, coalesce(now() + CAST(:resend_after AS interval), 'infinity'), action, priority, attempt + 1, queue
       FROM job
      WHERE NOT failed
     ON CONFLICT (token) DO NOTHING

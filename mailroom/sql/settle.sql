@@ -1,7 +1,7 @@
 -- Record what became of the jobs of a batch, and close the batch.
 --
 -- Binds: batch, action, and a row for each delivery in arrays: tokens, accounts, attempts, outcomes, message_ids,
--- error_codes, errors; and for each job that is to be tried again: again_tokens, again_attempts, again_after.
+-- error_codes, errors; and for each job that is to be tried again: again_tokens, again_attempts, again_after (NULL: it is held, due never, until somebody decides).
 -- A job of the batch without a final delivery goes back to jobs, also when nothing is said of it (release): then
 -- uncharged, and due when the oldest of its batch was.
 --
@@ -35,8 +35,9 @@ logged AS (
 ),
 again AS (
     INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
-    SELECT held.token, coalesce(now() + retry.after, closed.due_at), closed.action, closed.priority,
-           coalesce(retry.attempt, held.attempt), closed.queue
+    SELECT held.token,
+           CASE WHEN retry.token IS NULL THEN closed.due_at ELSE coalesce(now() + retry.after, 'infinity') END,
+           closed.action, closed.priority, coalesce(retry.attempt, held.attempt), closed.queue
       FROM closed
      CROSS JOIN LATERAL unnest(closed.tokens, closed.attempts) AS held (token, attempt)
       LEFT JOIN unnest(CAST(:again_tokens AS bigint[]), CAST(:again_attempts AS smallint[]),

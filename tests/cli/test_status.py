@@ -47,6 +47,7 @@ def test_the_table_and_the_json_tell_of_a_run(here: Here, ses: Simulator, url: s
             {"queue": "a[/b]:smile:", "priority": 0, "action": "password_recovery", "jobs": 1, "due": 1},
             {"queue": "a[/b]:smile:", "priority": 2, "action": "activation", "jobs": 1234, "due": 1234},
         ],
+        "paused": [],
         "in_flight": {"batches": 0, "jobs": 0, "overdue": 0},
         "outcomes": {"hour": {"sent": 3}, "day": {"sent": 3, "rejected": 1}},
     }

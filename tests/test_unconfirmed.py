@@ -1,0 +1,87 @@
+"""Mails that may or may not be out: sent again one by one, after a while, or held until somebody decides."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, text
+
+from mailroom import queue
+from mailroom.job import Unconfirmed
+from mailroom.retry import GRACE, judge
+from mailroom.simulator import Fault, Simulator
+from tests.running import count, drained, eventually, transport, working
+from tests.world import add_accounts, misplaced
+
+HELD = "jobs WHERE due_at = 'infinity'"
+
+
+def test_they_are_sent_again_one_by_one_with_the_same_token(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.faults.add(Fault(accept_then="drop"))
+    sends = transport(simulator, monkeypatch)
+    with engine.connect() as connection, working(engine, sends, sweep_interval=0.2, resend_after=timedelta(0)):
+        add_accounts(connection, 4)
+        eventually(lambda: count(connection, "deliveries WHERE outcome = 'unconfirmed'") == 4, "nobody knows")
+        connection.execute(text("UPDATE jobs SET due_at = now()"))
+        eventually(lambda: drained(connection), "all is sent again")
+        assert misplaced(connection) == []
+    assert [request.operation for request in simulator.ledger.requests] == ["SendBulkEmail"] + ["SendEmail"] * 4
+    links = [mail.variables["secret"] for mail in simulator.ledger.mails]
+    assert sorted(links[:4]) == sorted(links[4:])
+
+
+def test_they_can_be_held_until_somebody_decides(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.faults.add(Fault(accept_then="drop"))
+    sends = transport(simulator, monkeypatch)
+    with engine.connect() as connection, working(engine, sends, sweep_interval=0.1, resend_after=None):
+        add_accounts(connection, 4)
+        eventually(lambda: count(connection, HELD) == 4, "they are held")
+        assert misplaced(connection) == []
+        add_accounts(connection, 2, prefix="other")
+        eventually(lambda: simulator.ledger.counts().mails == 6, "the others leave")
+        assert count(connection, HELD) == 4
+        connection.execute(text("UPDATE jobs SET due_at = now()"))
+        eventually(lambda: drained(connection), "once released they leave")
+    assert simulator.ledger.counts().mails == 10
+
+
+def test_a_lost_batch_can_be_held_as_well(engine: Engine) -> None:
+    with engine.connect() as connection:
+        add_accounts(connection, 3)
+        queue.claim(
+            connection,
+            queue="mailroom",
+            worker="test",
+            batch_limit=10,
+            batch_timeout=timedelta(0),
+            lease=timedelta(0),
+            floors=queue.Floors(),
+        )
+        assert len(queue.rescue(connection, resend_after=None)) == 3
+        assert count(connection, HELD) == 3
+        assert misplaced(connection) == []
+
+
+def test_the_wait_is_a_setting_and_never_shorter_than_the_backoff() -> None:
+    nobody_knows = Unconfirmed("ReadTimeoutError", "no answer")
+    for after, expected in ((GRACE, GRACE), (timedelta(minutes=5), timedelta(minutes=5)), (timedelta(0), 2)):
+        again = judge(nobody_knows, attempt=0, jitter=0, resend_after=after).again
+        assert again is not None
+        assert again.after == (expected if isinstance(expected, timedelta) else timedelta(seconds=expected))
+    held = judge(nobody_knows, attempt=0, jitter=0, resend_after=None).again
+    assert held is not None
+    assert held.after is None
+
+
+def test_a_job_that_is_held_is_due_never(engine: Engine) -> None:
+    with engine.connect() as connection:
+        add_accounts(connection, 1)
+        connection.execute(text("UPDATE jobs SET due_at = 'infinity', attempt = 1"))
+        view = queue.look(
+            connection, queue="mailroom", batch_limit=10, batch_timeout=timedelta(0), floors=queue.Floors()
+        )
+        assert (view.ready, view.next) == (0, None)
+        assert count(connection, HELD) == 1
