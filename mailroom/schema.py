@@ -6,6 +6,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     DateTime,
+    Double,
     ForeignKey,
     Identity,
     Index,
@@ -119,4 +120,36 @@ pauses = Table(
     Column("opened_at", moment, nullable=False, server_default=func.now()),
     Column("probe_at", moment),
     Column("probes", Integer, nullable=False, server_default=text("0")),
+)
+
+ses_account = Table(
+    "ses_account",
+    metadata,
+    Column("one", Boolean, CheckConstraint("one"), primary_key=True, server_default=text("true")),
+    Column("refresh_due_at", moment, nullable=False, server_default=text("'-infinity'")),
+    Column("fetched_at", moment),
+    Column("max_send_rate", Double),
+    Column("max_24_hour_send", Double),
+    Column("sent_last_24_hours", Double),
+    Column("granted_before", BigInteger, nullable=False, server_default=text("0")),
+    Column("sending_enabled", Boolean),
+    Column("production_access", Boolean),
+    Column("enforcement", Text),
+)
+
+permits = Table(
+    "permits",
+    metadata,
+    Column("bucket", Text, primary_key=True),
+    Column("level", Double, nullable=False, server_default=text("0")),
+    Column("filled_at", moment, nullable=False, server_default=func.clock_timestamp()),
+    Column("granted", BigInteger, nullable=False, server_default=text("0")),
+    Column(
+        "slowdown",
+        Double,
+        CheckConstraint("slowdown > 0 AND slowdown <= 1"),
+        nullable=False,
+        server_default=text("1"),
+    ),
+    Column("throttled_at", moment, nullable=False, server_default=text("'-infinity'")),
 )

@@ -1,0 +1,14 @@
+-- Cut the rate, since SES has throttled a call, and empty the bucket.
+--
+-- Binds: cut (what is left of the rate), least_pace, recovery_per_second, once_in (an interval: the answers to calls
+-- that were in the air together tell one thing).
+--
+-- Returns a row with the share of the rate that is left, or none if that was told already.
+--
+-- Locks: the bucket.
+UPDATE permits
+   SET slowdown = greatest(:least_pace, :cut * least(
+           1, slowdown + :recovery_per_second * extract(epoch FROM clock_timestamp() - throttled_at))),
+       throttled_at = clock_timestamp(), level = 0, filled_at = clock_timestamp()
+ WHERE bucket = 'mails' AND throttled_at < clock_timestamp() - :once_in
+RETURNING slowdown
