@@ -1,0 +1,61 @@
+-- Forget tokens that have long been over: all their deliveries, and the tokens themselves. A token that stayed without
+-- its deliveries would look as if it had never been mailed, and be mailed again.
+--
+-- Binds: after (look at deliveries with higher ids), looks (how many to look at), older_than (an interval).
+--
+-- A token is forgotten whole or not at all: when its newest delivery is old enough, it is neither waiting nor in
+-- flight, and it is finished and was consumed or ran out as long ago; or when it is gone, with its account.
+--
+-- Returns one row: how many deliveries and tokens were deleted, and after which id to go on (NULL: that was all).
+--
+-- Locks: tokens by id, skipping what others hold, then deliveries by id.
+WITH looked AS MATERIALIZED (
+    SELECT id, token, created_at < now() - CAST(:older_than AS interval) AS old
+      FROM deliveries
+     WHERE id > :after
+     ORDER BY id
+     LIMIT :looks
+),
+in_flight AS MATERIALIZED (
+    SELECT unnest(tokens) AS token FROM batches
+),
+over AS MATERIALIZED (
+    SELECT candidate.token, told.ids, kept.id IS NULL AS gone
+      FROM (SELECT DISTINCT token FROM looked WHERE old) AS candidate
+     CROSS JOIN LATERAL (SELECT count(*) AS jobs FROM jobs WHERE jobs.token = candidate.token) AS waiting
+     CROSS JOIN LATERAL (
+           SELECT array_agg(id) AS ids, max(created_at) AS newest_at,
+                  count(*) FILTER (
+                      WHERE NOT late AND retried_at IS NULL AND outcome NOT IN ('deferred', 'unconfirmed')) AS finals
+             FROM deliveries
+            WHERE deliveries.token = candidate.token
+           ) AS told
+      LEFT JOIN LATERAL (
+           SELECT id, coalesce(consumed_at, expires_at) AS ended_at FROM tokens WHERE id = candidate.token LIMIT 1
+           ) AS kept ON true
+     WHERE waiting.jobs = 0
+       AND NOT EXISTS (SELECT FROM in_flight WHERE in_flight.token = candidate.token)
+       AND told.newest_at < now() - CAST(:older_than AS interval)
+       AND (kept.id IS NULL OR (told.finals > 0 AND kept.ended_at < now() - CAST(:older_than AS interval)))
+),
+-- Asked again under the lock, of the row as it is then.
+mine AS MATERIALIZED (
+    SELECT id
+      FROM tokens
+     WHERE id = ANY (ARRAY(SELECT token FROM over WHERE NOT gone))
+       AND coalesce(consumed_at, expires_at) < now() - CAST(:older_than AS interval)
+     ORDER BY id
+       FOR UPDATE SKIP LOCKED
+),
+forgotten AS (
+    DELETE FROM tokens WHERE id = ANY (ARRAY(SELECT id FROM mine)) RETURNING id
+),
+cleared AS (
+    DELETE FROM deliveries
+     WHERE id = ANY (ARRAY(
+           SELECT unnest(ids) AS id FROM over WHERE gone OR token IN (SELECT id FROM mine) ORDER BY 1))
+    RETURNING id
+)
+SELECT (SELECT count(*) FROM cleared) AS deliveries,
+       (SELECT count(*) FROM forgotten) AS tokens,
+       (SELECT max(id) FROM looked HAVING count(*) = :looks AND bool_or(old)) AS after

@@ -1,0 +1,55 @@
+-- Enqueue tokens that are in no place: no job, no batch, no final delivery. A trigger was disabled, or a backup restored.
+--
+-- Binds: below (look at tokens with lower ids; NULL: from the newest), looks (how many tokens to look at), horizon (an
+-- interval: leave older ones alone; NULL: there is none), queue (which the jobs go to: nobody knows which they were for).
+--
+-- It must run alone (see queue.reconcile): another one might enqueue a token after this statement's snapshot, and have
+-- it sent before this one's insert. Everything else moves a token from one place to another in one commit, so that one
+-- snapshot always finds it.
+--
+-- A consumed token needs no mail. A recovery that has run out is enqueued, and the claim puts it on record as expired.
+-- One that was tried before counts as tried, so that the claim looks for a late acceptance.
+--
+-- Returns one row: the tokens enqueued, and below which id to go on (NULL: that was all).
+--
+-- Locks: nothing but the new jobs.
+WITH looked AS MATERIALIZED (
+    SELECT id, action, consumed_at, created_at,
+           created_at > coalesce(now() - CAST(:horizon AS interval), '-infinity') AS near
+      FROM tokens
+     WHERE id < coalesce(CAST(:below AS bigint), 9223372036854775807)
+     ORDER BY id DESC
+     LIMIT :looks
+),
+in_flight AS MATERIALIZED (
+    SELECT unnest(tokens) AS token FROM batches
+),
+-- Counted, since PostgreSQL may turn a NOT EXISTS into a table of all that matches, made from the whole log.
+lost AS MATERIALIZED (
+    SELECT looked.id, looked.action, told.deliveries > 0 AS tried
+      FROM looked
+     CROSS JOIN LATERAL (SELECT count(*) AS jobs FROM jobs WHERE jobs.token = looked.id) AS waiting
+     CROSS JOIN LATERAL (
+           SELECT count(*) AS deliveries,
+                  count(*) FILTER (
+                      WHERE NOT late AND retried_at IS NULL AND outcome NOT IN ('deferred', 'unconfirmed')) AS finals
+             FROM deliveries
+            WHERE deliveries.token = looked.id
+           ) AS told
+     WHERE looked.near AND looked.consumed_at IS NULL
+       AND waiting.jobs = 0 AND told.finals = 0
+       AND NOT EXISTS (SELECT FROM in_flight WHERE in_flight.token = looked.id)
+),
+found AS (
+    INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
+    SELECT id, clock_timestamp(), action,
+           CASE WHEN action = 'password_recovery' THEN 0
+                WHEN (SELECT count(*) FROM lost WHERE action = 'activation') > 50 THEN 2
+                ELSE 1 END,
+           CASE WHEN tried THEN 1 ELSE 0 END, :queue
+      FROM lost
+    ON CONFLICT (token) DO NOTHING
+    RETURNING token
+)
+SELECT ARRAY(SELECT token FROM found ORDER BY token) AS enqueued,
+       (SELECT min(id) FROM looked HAVING count(*) = :looks AND bool_and(near)) AS below
