@@ -27,6 +27,16 @@ def _milliseconds(value: object) -> timedelta:
     return timedelta(milliseconds=int(str(value)))
 
 
+def days(value: object) -> timedelta | None:
+    """Read a number of days, such as 90d. Raises ValueError, which says what is accepted."""
+    if value is None or isinstance(value, timedelta):
+        return value
+    found = re.fullmatch(r"([1-9][0-9]{0,3})d", str(value))
+    if found is None:
+        raise ValueError("a number of days, 1d to 9999d")
+    return timedelta(days=int(found[1]))
+
+
 def _ms(duration: timedelta) -> int:
     return duration // timedelta(milliseconds=1)
 
@@ -94,6 +104,9 @@ class Settings(BaseSettings):
     debug: bool = Field(False, description="print each request to stdout instead of sending it")
     ses_config_set: Annotated[str, _matching(r"[A-Za-z0-9_-]{0,64}", "at most 64 letters, digits, _ or -")] = Field(
         "default", description="configuration set; empty: none"
+    prune_after: Annotated[timedelta | None, BeforeValidator(days)] = Field(
+        None, description="delete what has been over for so many days, as in 90d; by default nothing is deleted"
+    )
     )
     ses_source: Annotated[str, _matching(r"[ -~]*[!-?A-~]@[!-?A-~][ -~]*", "an ASCII sender address")] = Field(
         "noreply@localhost", description="sender address"

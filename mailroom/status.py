@@ -6,6 +6,8 @@ from typing import Final
 
 from sqlalchemy import Connection, Integer, Interval, cast, func, literal, select
 
+from mailroom import health
+from mailroom.health import Health
 from mailroom.job import Action, Priority
 from mailroom.schema import batches, deliveries, jobs, pauses
 
@@ -46,21 +48,29 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """All of it. `outcomes` counts the deliveries of each period by outcome, late ones apart as `late`."""
+    """All of it. `outcomes` counts the deliveries of each period by outcome, late ones apart as `late`.
+
+    `warnings` has what a person should look into, by code, and `health` the figures behind it.
+    """
 
     waiting: tuple[Waiting, ...]
     paused: tuple[Paused, ...]
     in_flight: InFlight
     outcomes: dict[str, dict[str, int]]
+    warnings: dict[str, str]
+    health: Health
 
 
 def read(connection: Connection) -> Status:
     """Read the status. Counting reads all of `jobs`: a second for ten million."""
+    found = health.read(connection)
     return Status(
         _waiting(connection),
         _paused(connection),
         _in_flight(connection),
         {name: _outcomes(connection, age) for name, age in PERIODS.items()},
+        health.warnings(found),
+        found,
     )
 
 

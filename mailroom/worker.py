@@ -20,7 +20,8 @@ from mailroom.queue import Floors
 from mailroom.sender import Limits, Sender
 from mailroom.sweep import log_rescued
 from mailroom.transport import Transport
-from mailroom.wakeup import URGENT, Listener
+from mailroom.upkeep import Upkeep
+from mailroom.wakeup import STEP, URGENT, Listener
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +44,13 @@ class Worker:
         limits: Limits,
         concurrency: int,
         sweep_interval: timedelta,
+        prune_after: timedelta | None = None,
     ) -> None:
         """`engine` needs a pool of `concurrency` + 2 connections."""
         self._engine = engine
         self._limits = limits
         self._sweep_interval = sweep_interval
+        self._upkeep = Upkeep(engine, queue=limits.queue, prune_after=prune_after)
         self._floors = Floors()
         self._backoff = Backoff()
         self._senders = [
@@ -142,6 +145,8 @@ class Worker:
                 sweep_at = time.monotonic() + self._sweep_interval.total_seconds()
             upcoming = self._look_if_possible(sweep=sweep)
             wait = min(soon, upcoming or soon, timedelta(seconds=max(0.0, sweep_at - time.monotonic())))
+            if sweep and not self._outage:
+                self._upkeep.step(time.monotonic())
             soon = FIRST_LOOK if self._wait_for_poke(wait) else soon * 2
 
     def _look_if_possible(self, *, sweep: bool) -> timedelta | None:

@@ -40,6 +40,7 @@ app.command(epilog=EXIT_CODES)(pauses.pause)
 app.command(epilog=EXIT_CODES)(pauses.resume)
 app.add_typer(tokens.app, name="tokens", epilog=EXIT_CODES)
 app.command(epilog=EXIT_CODES)(database.migrate)
+app.command(epilog=EXIT_CODES)(database.prune)
 app.command(epilog=EXIT_CODES)(local.simulator)
 app.command(epilog=EXIT_CODES)(local.demo)
 

@@ -3,11 +3,12 @@
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
+from rich.console import Console
 from sqlalchemy import Engine
 
 from mailroom import database
@@ -31,6 +32,13 @@ def start_log() -> None:
     )
     for name in unknown_variables():
         log.warning("unknown variable %s: is it misspelt?", name)
+
+
+@contextlib.contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """Give what tells of the progress of a long command: on a terminal, and else to nobody."""
+    with Console(stderr=True, markup=False).status("") as shown:
+        yield shown.update
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
-"""`migrate`: the schema, also where there is no checkout."""
+"""`migrate` and `prune`: the schema, also where there is no checkout, and how much history is in it."""
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from alembic import command
@@ -10,9 +11,10 @@ from sqlalchemy.exc import DBAPIError
 
 import mailroom
 from mailroom import settings
-from mailroom.cli.build import start_log
+from mailroom.cli.build import open_database, progress, start_log
 from mailroom.database import REVISION, connect_engine, first_line
 from mailroom.errors import DatabaseError
+from mailroom.upkeep import prune_all
 
 
 def migrate() -> None:
@@ -20,6 +22,24 @@ def migrate() -> None:
     start_log()
     upgrade(settings.load("database_url").database_url)
     typer.echo(f"the database is at revision {REVISION}")
+
+
+def prune(
+    *,
+    older_than: Annotated[str | None, typer.Option(help="Days, as in 90d; else MAILROOM_PRUNE_AFTER.")] = None,
+) -> None:
+    """Delete the deliveries of tokens that have been over for so long, and those tokens. It cannot be undone.
+
+    A few thousand rows at a time, a commit each: it may run at any moment, and be stopped at any moment.
+    """
+    given = settings.load("database_url", "prune_after", prune_after=older_than)
+    assert given.prune_after is not None  # noqa: S101 - it is required
+    deliveries = tokens = 0
+    with open_database(given) as engine, progress() as tell:
+        for step in prune_all(engine, older_than=given.prune_after):
+            deliveries, tokens = deliveries + step.deliveries, tokens + step.tokens
+            tell(f"deleted {deliveries:,} deliveries and {tokens:,} tokens")
+    typer.echo(f"deleted {deliveries:,} deliveries and {tokens:,} tokens")
 
 
 def upgrade(url: str) -> None:

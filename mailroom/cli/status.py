@@ -48,3 +48,5 @@ def _print(found: Status) -> None:
     for name in names:
         outcomes.add_row(name, *(f"{counts.get(name, 0):,}" for counts in found.outcomes.values()))
     console.print(outcomes if names else "outcomes: none in the last day")
+    for code, words in found.warnings.items():
+        console.print(f"warning: {code}: {words}")

@@ -12,10 +12,11 @@ from types import FrameType
 from typing import Annotated
 
 import typer
+from sqlalchemy import Engine
 
 from mailroom import settings
 from mailroom.backoff import Backoff
-from mailroom.cli.build import limits, open_database, open_transport, start_log
+from mailroom.cli.build import limits, open_database, open_transport, progress, start_log
 from mailroom.database import connection_string
 from mailroom.errors import MailroomError
 from mailroom.queue import Floors
@@ -23,6 +24,7 @@ from mailroom.sender import Sender
 from mailroom.settings import Settings
 from mailroom.sweep import Swept
 from mailroom.sweep import sweep as sweep_once
+from mailroom.upkeep import LOOKS, log_reconciled, reconcile, reconcile_all
 from mailroom.wakeup import Listener
 from mailroom.worker import Worker
 
@@ -66,6 +68,7 @@ def worker(
             limits=limits(given),
             concurrency=concurrency,
             sweep_interval=given.sweep_interval,
+            prune_after=given.prune_after,
         )
         run_until_stopped(work, listener(given, work) if listen else None)
 
@@ -73,6 +76,7 @@ def worker(
 def sweep(
     *,
     max_seconds: Annotated[float, typer.Option(min=0, help="Stop claiming after this long.")] = 300,
+    full: Annotated[bool, typer.Option("--full", help="Look at every token for lost jobs, not at the newest.")] = False,
     batch_limit: BatchLimit = None,
     queue_name: QueueName = None,
 ) -> None:
@@ -100,6 +104,10 @@ def sweep(
         with stopped_by_signal(stopping.set):
             swept = sweep_once(
                 engine, sender, backoff=backoff, longest=timedelta(seconds=max_seconds), stopping=stopping.is_set
+            if full:
+                reconcile_fully(engine, given.queue_name, stopping=stopping.is_set)
+            else:
+                log_reconciled(reconcile(engine, queue=given.queue_name))
             )
     if swept is Swept.REFUSED:
         raise MailroomError("SES takes no mail at present, for the reason logged above; the jobs wait")
@@ -109,6 +117,18 @@ def sweep(
 
 def listener(given: Settings, work: Worker) -> Listener:
     """Return the listener that wakes a worker."""
+def reconcile_fully(engine: Engine, queue: str, *, stopping: Callable[[], bool]) -> None:
+    """Look at every token there is."""
+    with progress() as tell:
+        looked = found = 0
+        for step in reconcile_all(engine, queue=queue):
+            log_reconciled(step)
+            looked, found = looked + LOOKS, found + len(step.enqueued)
+            tell(f"looked at {looked:,} tokens, enqueued {found:,}")
+            if stopping():
+                return
+
+
     return Listener(
         connection_string(given.listen_database_url or given.database_url),
         given.channel_name,

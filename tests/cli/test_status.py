@@ -39,6 +39,8 @@ def test_the_table_and_the_json_tell_of_a_run(here: Here, ses: Simulator, url: s
     ended = here("status", "--json", env={"MAILROOM_DATABASE_URL": url})
     assert (ended.code, ended.err) == (0, "")
     found = json.loads(ended.out)
+    assert found.pop("health").keys() >= {"holder", "held_seconds", "dead_jobs", "vacuumed", "waited_seconds"}
+    assert found.pop("warnings")["OldJob0"].startswith("the oldest urgent job has been due for 1728")
     ages = [row.pop("oldest_seconds") for row in found["waiting"]]
     assert 172_800 <= ages[0] < 172_900
     assert 0 < ages[1] < 100

@@ -83,6 +83,34 @@ def test_a_fault_of_the_account_fails(here: Here, ses: Simulator, url: str, engi
         assert {row.attempt for row in rows(connection, "SELECT attempt FROM jobs")} == {0}
 
 
+def lose_jobs(engine: Engine, count: int, *, days_ago: int = 0) -> None:
+    """Insert accounts as a session that replicates does: no trigger makes a job."""
+    with engine.connect() as connection:
+        add_accounts(connection, count)
+        connection.execute(text("DELETE FROM jobs"))
+        connection.execute(
+            text("UPDATE tokens SET created_at = now() - make_interval(days => :days)"), {"days": days_ago}
+        )
+
+
+def test_tokens_without_a_job_are_mailed(
+    here: Here, ses: Simulator, url: str, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    lose_jobs(engine, 3)
+    assert here("sweep", env=sending(url, ses)).code == 0
+    assert outcomes(engine) == ["sent"] * 3
+    assert "reconciled tokens=3 first=1" in caplog.messages
+
+
+def test_old_ones_are_mailed_if_somebody_says_so(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
+    lose_jobs(engine, 3, days_ago=30)
+    assert here("sweep", env=sending(url, ses)).code == 0
+    assert ses.ledger.mails == []
+    ended = here("sweep", "--full", env=sending(url, ses))
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    assert outcomes(engine) == ["sent"] * 3
+
+
 def test_lost_batches_are_rescued(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
     add(engine, 3)
     with engine.connect() as connection:
