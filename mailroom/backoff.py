@@ -46,6 +46,13 @@ class Backoff:
             self._faults += 1
             self._until = now + self._length().total_seconds() * (1 - jitter / 2)
 
+    def untried(self) -> None:
+        """Give the right to try back: there was nothing to try with. The next who has something need not wait."""
+        with self._lock:
+            if self._trying:
+                self._trying = False
+                self._until = 0.0
+
     def success(self) -> None:
         """Note that the account is fine."""
         with self._lock:

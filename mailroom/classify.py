@@ -78,6 +78,8 @@ STATUSES: Final = {
     "TRANSIENT_FAILURE": Fault.TEMPORARY,
 }
 
+THROTTLES: Final = frozenset(code for code, fault in (EXCEPTIONS | STATUSES).items() if fault is Fault.THROTTLED)
+
 # What tells apart what SES answers with the same code.
 _NOT_VERIFIED: Final = "not verified"
 _DAILY_QUOTA: Final = "daily message quota"

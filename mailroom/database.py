@@ -81,8 +81,10 @@ def connect_engine(
     conninfo = connection_string(url)
 
     def connect() -> psycopg.Connection[Any]:
-        connection = BoundedConnection.connect(conninfo, prepare_threshold=None)
+        connection = BoundedConnection.connect(conninfo, prepare_threshold=None, autocommit=True)
         connection.answer_within = answer_within
+        # The application's database may have another; psycopg reads this one alone. PgBouncer keeps it for a client.
+        connection.execute("SET datestyle TO ISO")
         return connection
 
     return create_engine(
@@ -107,6 +109,7 @@ def check_revision(engine: Engine) -> None:
     try:
         with engine.connect() as connection:
             found = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608 - a constant
+            isolation = connection.scalar(text("SHOW default_transaction_isolation"))
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.errors.UndefinedTable):
             raise DatabaseError("the database is not migrated: run `alembic upgrade head`") from error
@@ -115,6 +118,11 @@ def check_revision(engine: Engine) -> None:
         older = found is None or found < REVISION
         cure = "run `alembic upgrade head` with it" if older else "install the version that migrated it"
         raise DatabaseError(f"the database is at revision {found}, this version of mailroom needs {REVISION}: {cure}")
+    if isolation != "read committed":
+        raise DatabaseError(
+            f"transactions of this role are {isolation} by default, and mailroom needs read committed:"
+            " ALTER ROLE … SET default_transaction_isolation = 'read committed'"
+        )
 
 
 def first_line(error: DBAPIError) -> str:
@@ -122,10 +130,10 @@ def first_line(error: DBAPIError) -> str:
     return " ".join(str(error.orig).split("\n")[0].split())
 
 
-def is_transient(error: BaseException) -> bool:
-    """Whether the same statement may well succeed later: the server is away, failing over, or chose a victim."""
-    if not isinstance(error, DBAPIError):
-        return False
-    return isinstance(
-        error.orig, psycopg.OperationalError | psycopg.InterfaceError | psycopg.errors.ReadOnlySqlTransaction
-    )
+def is_worth_repeating(error: BaseException) -> bool:
+    """Whether a settlement that failed may succeed later: always, unless its own values are at fault.
+
+    The server is away or failing over, a partition is missing, a right was revoked, an index is corrupt: somebody will
+    mend it, and what SES has answered must not be thrown away until then.
+    """
+    return isinstance(error, DBAPIError) and not isinstance(error.orig, psycopg.DataError)

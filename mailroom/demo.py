@@ -97,6 +97,7 @@ def worker_environment(database_url: str, ses_url: str, key: bytes) -> Mapping[s
         "MAILROOM_DATABASE_URL": database_url,
         "MAILROOM_SECRET_KEY": key.hex(),
         "MAILROOM_BATCH_TIMEOUT": BATCH_TIMEOUT,
+        "MAILROOM_SES_BULK_RATE": "unlimited",
         "AWS_ENDPOINT_URL_SESV2": ses_url,
         "AWS_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "demo",

@@ -111,8 +111,13 @@ class EmbeddedPostgres:
         if not self._account:
             return binaries
         with contextlib.suppress(OSError):  # nobody may not run it
-            version = [str(binaries / "postgres"), "--version"]
-            if subprocess.run(version, cwd="/", capture_output=True, check=False, **self._account).returncode == 0:
+            asked = [str(binaries / "postgres"), "--version"]
+            if subprocess.run(asked, cwd="/", capture_output=True, check=False, **self._account).returncode == 0:
                 return binaries
-        shutil.copytree(binaries.parent, self._folder / "postgresql", symlinks=True)
-        return self._folder / "postgresql" / "bin"
+        # The programs find their libraries by the way from one to the other: that is kept.
+        version, package = binaries.parent, binaries.parent.parent
+        shutil.copytree(version, self._folder / package.name / version.name, symlinks=True)
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.exists():
+            shutil.copytree(libraries, self._folder / libraries.name, symlinks=True)
+        return self._folder / package.name / version.name / binaries.name

@@ -18,6 +18,8 @@ from mailroom.retry import GRACE, MAX_ATTEMPTS, Verdict
 
 Lane = tuple[Priority, Action]
 LANES: Final[tuple[Lane, ...]] = tuple(product(Priority, Action))
+URGENT_LANES: Final = tuple(lane for lane in LANES if lane[0] is Priority.URGENT)
+OTHER_LANES: Final = tuple(lane for lane in LANES if lane[0] is not Priority.URGENT)
 
 # Commits land out of order by this much without a claim missing them; what is later waits for the sweep.
 SLACK: Final = timedelta(seconds=1)
@@ -101,7 +103,7 @@ class Floors:
             self._floors = _beginnings()
 
 
-def claim(
+def claim(  # noqa: PLR0913 - what the one statement binds
     connection: Connection,
     *,
     queue: str,
@@ -110,9 +112,10 @@ def claim(
     batch_timeout: timedelta,
     lease: timedelta,
     floors: Floors,
+    lanes: Sequence[Lane] = LANES,
     probing: str = "",
 ) -> Claim:
-    """Take due jobs of one priority and action, at most `batch_limit`, and open a batch that holds for `lease`.
+    """Take due jobs of one of these lanes, at most `batch_limit`, and open a batch that holds for `lease`.
 
     Nothing is taken before a batch is full or its oldest job has waited `batch_timeout`; urgent jobs and jobs that
     come back do not wait. Jobs whose token or account no longer asks for the mail are over in the same statement.
@@ -129,7 +132,7 @@ def claim(
             "lease": lease,
             "slack": SLACK,
             "probing": probing,
-            **_lanes(seen),
+            **_lanes(seen, lanes),
         },
     ).all()
     if rows:
@@ -185,8 +188,16 @@ def rescue(connection: Connection, *, resend_after: timedelta | None = GRACE) ->
     return [Rescued(r.batch, r.worker, Action(r.action), r.token, r.attempt, r.failed) for r in rows]
 
 
-def look(connection: Connection, *, queue: str, batch_limit: int, batch_timeout: timedelta, floors: Floors) -> View:
-    """See what there is to do, and if nothing, when there will be. Changes nothing."""
+def look(
+    connection: Connection,
+    *,
+    queue: str,
+    batch_limit: int,
+    batch_timeout: timedelta,
+    floors: Floors,
+    lanes: Sequence[Lane] = LANES,
+) -> View:
+    """See what there is to do in these lanes, and if nothing, when there will be. Changes nothing."""
     row = connection.execute(
         statement("look"),
         {
@@ -194,7 +205,7 @@ def look(connection: Connection, *, queue: str, batch_limit: int, batch_timeout:
             "batch_limit": batch_limit,
             "batch_timeout": batch_timeout,
             "slack": SLACK,
-            **_lanes(floors.read()),
+            **_lanes(floors.read(), lanes),
         },
     ).one()
     upcoming = None if row.next_seconds is None else timedelta(seconds=row.next_seconds)
@@ -206,11 +217,11 @@ def _beginnings() -> dict[Lane, Position]:
     return {lane: Position(None, 0) for lane in LANES}
 
 
-def _lanes(floors: dict[Lane, Position]) -> dict[str, list[Any]]:
-    positions = [floors[lane] for lane in LANES]
+def _lanes(floors: dict[Lane, Position], lanes: Sequence[Lane]) -> dict[str, list[Any]]:
+    positions = [floors[lane] for lane in lanes]
     return {
-        "priorities": [priority.value for priority, _ in LANES],
-        "actions": [action.value for _, action in LANES],
+        "priorities": [priority.value for priority, _ in lanes],
+        "actions": [action.value for _, action in lanes],
         "floors_due_at": [position.due_at for position in positions],
         "floors_token": [position.token for position in positions],
     }

@@ -13,12 +13,13 @@ from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
-from mailroom import pauses, queue, tokens
+from mailroom import classify, pauses, queue, tokens
 from mailroom.backoff import Backoff
-from mailroom.database import first_line, is_transient
+from mailroom.database import first_line, is_worth_repeating
 from mailroom.errors import TransportError
-from mailroom.job import Action, Batch, Deferred, Job, Outcome, Rejected, Scope, Sent, Unconfirmed, Untried
-from mailroom.queue import Claim, Floors, View
+from mailroom.job import Action, Batch, Deferred, Job, Outcome, Priority, Rejected, Scope, Sent, Unconfirmed, Untried
+from mailroom.permits import NO_LIMIT, Permit, Permits
+from mailroom.queue import LANES, OTHER_LANES, URGENT_LANES, Claim, Floors, Lane, View
 from mailroom.retry import GRACE, Verdict, judge
 from mailroom.schema import jobs
 from mailroom.transport import Mail, Transport
@@ -26,6 +27,8 @@ from mailroom.transport import Mail, Transport
 log = logging.getLogger(__name__)
 
 LONGEST_SETTLE_WAIT: Final = timedelta(seconds=5)
+# After so many urgent batches in a row, the other lanes come first once: a flood of recoveries starves nobody.
+URGENT_RUN: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +42,16 @@ class Limits:
     resend_after: timedelta | None = GRACE
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What became of one claim: how many jobs it took, and whether that is all it might, so that there may be more."""
+
+    taken: int
+    full: bool
+
+
 class Sender:
-    """Works one batch at a time. `floors` and `backoff` are shared by the senders of a process."""
+    """Works one batch at a time. `floors`, `backoff` and `permits` are shared by the senders of a process."""
 
     def __init__(
         self,
@@ -52,6 +63,7 @@ class Sender:
         limits: Limits,
         floors: Floors,
         backoff: Backoff,
+        permits: Permits = NO_LIMIT,
     ) -> None:
         self._engine = engine
         self._transport = transport
@@ -60,37 +72,68 @@ class Sender:
         self.limits = limits
         self._floors = floors
         self._backoff = backoff
+        self._permits = permits
+        self._urgent_run = 0
 
-    def work_batch(self) -> int:
-        """Claim, send and settle one batch; return how many jobs were taken, 0 if there was nothing to claim.
+    def work_batch(self) -> Work | None:
+        """Claim, send and settle one batch; None if there is no permit to send now (see `permit_wait`).
 
         Raises TransportError, with the batch given back, if the transport takes no more; and DBAPIError if the claim
         fails: then nothing was taken, or what was taken is rescued after its lease. A settlement is repeated until
         the database takes it.
         """
+        permit = self._permits.take(self.limits.batch_limit, urgent_waits=self._urgent_waits)
+        if permit is None:
+            return None
         began = time.monotonic()  # before the claim: a lease is never taken for longer than it is
-        claim = self._claim(self.limits)
+        claim = self._claim_permitted(permit)
         _log_over(claim)
         if claim.batch is not None:
-            self._work(claim.batch, began)
-        return claim.taken
+            self._work(claim.batch, began, permit)
+        return Work(claim.taken, full=claim.taken >= permit.count)
+
+    def permit_wait(self) -> timedelta:
+        """How long until there may be a permit for mail that is not urgent."""
+        return self._permits.wait()
 
     def probe(self) -> bool:
         """Try with one mail whether a pause can end; False if there is none to be tried now."""
+        permit = self._permits.take(1, urgent_waits=lambda: True)
+        if permit is None:
+            return False
         with self._engine.connect() as connection:
             scope = pauses.probe(connection)
         if scope is None:
+            self._permits.give_back(permit, permit.count)
             return False
         began = time.monotonic()
         claim = self._claim(replace(self.limits, batch_limit=1, batch_timeout=timedelta(0)), probing=scope)
         _log_over(claim)
-        if claim.batch is not None and any(_is_fine(outcome) for outcome in self._work(claim.batch, began)):
+        if claim.batch is not None and any(_is_fine(outcome) for outcome in self._work(claim.batch, began, permit)):
             with self._engine.connect() as connection:
                 if pauses.close_pause(connection, scope):
                     log.info("resumed scope=%s", scope)
         return True
 
-    def _claim(self, limits: Limits, probing: str = "") -> Claim:
+    def _claim_permitted(self, permit: Permit) -> Claim:
+        """Claim no more than is permitted, and give back what is left of the permit."""
+        lanes = URGENT_LANES if permit.urgent else LANES
+        others_first = self._urgent_run >= URGENT_RUN and not permit.only_urgent
+        limits = replace(self.limits, batch_limit=permit.count)
+        claim = self._claim(limits, lanes=OTHER_LANES if others_first else lanes)
+        if others_first and claim.taken == 0:
+            claim = self._claim(limits, lanes=lanes)
+        used = len(claim.batch.jobs) if claim.batch is not None else 0
+        self._permits.give_back(permit, permit.count - used)
+        is_urgent = claim.batch is not None and claim.batch.priority is Priority.URGENT
+        self._urgent_run = self._urgent_run + 1 if is_urgent and not others_first else 0
+        return claim
+
+    def _urgent_waits(self) -> bool:
+        with self._engine.connect() as connection:
+            return self.look(connection, lanes=URGENT_LANES).ready > 0
+
+    def _claim(self, limits: Limits, *, lanes: Sequence[Lane] = LANES, probing: str = "") -> Claim:
         with self._engine.connect() as connection:
             return queue.claim(
                 connection,
@@ -100,10 +143,11 @@ class Sender:
                 batch_timeout=limits.batch_timeout,
                 lease=limits.lease,
                 floors=self._floors,
+                lanes=lanes,
                 probing=probing,
             )
 
-    def look(self, connection: Connection) -> View:
+    def look(self, connection: Connection, *, lanes: Sequence[Lane] = LANES) -> View:
         """See what there is to do for a sender with these limits."""
         limits = self.limits
         return queue.look(
@@ -112,7 +156,14 @@ class Sender:
             batch_limit=limits.batch_limit,
             batch_timeout=limits.batch_timeout,
             floors=self._floors,
+            lanes=lanes,
         )
+
+    def starts_over(self) -> bool:
+        """Look again from the beginning of the queue, for what came back or committed late; whether there is any."""
+        self._floors.clear()
+        with self._engine.connect() as connection:
+            return self.look(connection).ready > 0
 
     def is_paused(self) -> bool:
         """Whether there are due jobs of this queue and something is paused: they wait for that."""
@@ -120,11 +171,17 @@ class Sender:
             due = select(jobs.c.token).where(jobs.c.queue == self.limits.queue, jobs.c.due_at <= func.now()).limit(1)
             return bool(pauses.read(connection)) and connection.execute(due).first() is not None
 
-    def _work(self, batch: Batch, began: float) -> Sequence[Outcome]:
+    def _work(self, batch: Batch, began: float, permit: Permit) -> Sequence[Outcome]:
         """Send and settle a batch; return what became of its mails, nothing if there was no time for a call."""
+        if time.monotonic() > permit.until:
+            self._surely(batch, lambda connection: queue.release(connection, batch))
+            log.info("batch id=%d released: the claim took longer than its permit holds", batch.id)
+            return []
         within = self.limits.lease - timedelta(seconds=time.monotonic() - began)
         if within < self._transport.longest_call:
             self._surely(batch, lambda connection: queue.release(connection, batch))
+            reason = "the claim took too long for the lease"
+            self._backoff.fault("OutOfTime", reason, now=time.monotonic(), jitter=random.random())  # noqa: S311 - spreads
             log.warning("batch id=%d released: too little of its lease was left", batch.id)
             return []
         outcomes = self._send(batch, within)
@@ -140,6 +197,7 @@ class Sender:
         owned = self._surely(batch, lambda connection: queue.settle(connection, batch, verdicts))
         _log_batch(batch, verdicts, owned=owned, seconds=time.monotonic() - began)
         self._mind_the_account(batch.action, outcomes)
+        self._mind_the_rate(outcomes)
         return outcomes
 
     def _send(self, batch: Batch, within: timedelta) -> Sequence[Outcome]:
@@ -162,7 +220,7 @@ class Sender:
     def _surely(self, batch: Batch, close: Callable[[Connection], bool]) -> bool:
         """Close a batch for certain: the answers of SES are worth the wait for a database that is down."""
         attempts = Retrying(
-            retry=retry_if_exception(is_transient),
+            retry=retry_if_exception(is_worth_repeating),
             wait=wait_random_exponential(multiplier=0.1, max=LONGEST_SETTLE_WAIT.total_seconds()),
             before_sleep=lambda state: _log_settle_retry(state, batch),
         )
@@ -179,11 +237,18 @@ class Sender:
         local = [outcome for outcome in told if _is_local(outcome)]
         if scoped:
             self._pause_fleet(action, scoped[0])
-        if local and (len(local) == len(told) or isinstance(local[0], Deferred)):
+        if local and (len(local) == len(told) or any(isinstance(fault, Deferred) for fault in local)):
             jitter = random.random()  # noqa: S311 - spreads retries
             self._backoff.fault(local[0].code, local[0].reason, now=time.monotonic(), jitter=jitter)
         elif told:
             self._backoff.success()
+
+    def _mind_the_rate(self, outcomes: Sequence[Outcome]) -> None:
+        """Slow the fleet down when SES asks for it."""
+        if any(_is_throttled(outcome) for outcome in outcomes):
+            pace = self._permits.throttled()
+            if pace is not None:
+                log.warning("throttled by SES: the fleet slows down to %.0f %% of its rate", pace * 100)
 
     def _pause_fleet(self, action: Action, fault: Deferred) -> None:
         scope = pauses.scope_name(fault.scope or Scope.ACCOUNT, action)
@@ -197,6 +262,11 @@ def _is_local(outcome: Outcome) -> TypeGuard[Deferred | Unconfirmed]:
     if isinstance(outcome, Deferred):
         return not outcome.charged and outcome.scope is None
     return isinstance(outcome, Unconfirmed)
+
+
+def _is_throttled(outcome: Outcome) -> bool:
+    """Whether SES took it for too much at once; the quota of a day is another matter, and has a scope."""
+    return isinstance(outcome, Deferred) and outcome.scope is None and outcome.code in classify.THROTTLES
 
 
 def _is_fine(outcome: Outcome) -> bool:

@@ -17,6 +17,7 @@ PREFIX: Final = "MAILROOM_"
 # Values that are never repeated in a message, nor in the repr of the settings.
 SECRET: Final = {"database_url", "listen_database_url", "secret_key"}
 SHORTEST_SWEEP_INTERVAL: Final = timedelta(milliseconds=10)
+LEAST_RATE: Final = 0.01
 
 
 def _milliseconds(value: object) -> timedelta:
@@ -49,6 +50,20 @@ def _secret_key(value: object) -> bytes:
     return bytes.fromhex(str(value))
 
 
+def _rate(value: object) -> float:
+    if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", str(value)) is None or float(str(value)) < LEAST_RATE:
+        raise ValueError(f"a number a second, at least {LEAST_RATE:g}")
+    return float(str(value))
+
+
+def _mail_rate(value: object) -> float | None:
+    return None if value in (None, "") else _rate(value)
+
+
+def _call_rate(value: object) -> float | None:
+    return None if value in (None, "unlimited") else _rate(value)
+
+
 def _matching(pattern: str, meaning: str) -> AfterValidator:
     def check(value: str) -> str:
         if re.fullmatch(pattern, value) is None:
@@ -68,6 +83,12 @@ def _database_url(value: str, info: ValidationInfo) -> str:
 
 Milliseconds = Annotated[timedelta, BeforeValidator(_milliseconds)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+
+
+# A claim takes its time, and a call begins only if it can end within the lease.
+SHORTEST_LEASE: Final = LONGEST_CALL + timedelta(seconds=3)
+# Each check is a notification, and each of those a lock of the whole cluster.
+SHORTEST_HEALTHCHECK: Final = timedelta(seconds=1)
 
 
 class Settings(BaseSettings):
@@ -98,18 +119,24 @@ class Settings(BaseSettings):
     on_unconfirmed: Literal["resend", "hold"] = Field(
         "resend", description="what to do with a mail of which nobody knows whether it is out"
     )
+    prune_after: Annotated[timedelta | None, BeforeValidator(days)] = Field(
+        None, description="delete what has been over for so many days, as in 90d; by default nothing is deleted"
+    )
     unconfirmed_wait: Milliseconds = Field(
         timedelta(milliseconds=5_000), description="how long to wait for a late answer before a mail is sent again"
     )
     debug: bool = Field(False, description="print each request to stdout instead of sending it")
     ses_config_set: Annotated[str, _matching(r"[A-Za-z0-9_-]{0,64}", "at most 64 letters, digits, _ or -")] = Field(
         "default", description="configuration set; empty: none"
-    prune_after: Annotated[timedelta | None, BeforeValidator(days)] = Field(
-        None, description="delete what has been over for so many days, as in 90d; by default nothing is deleted"
-    )
     )
     ses_source: Annotated[str, _matching(r"[ -~]*[!-?A-~]@[!-?A-~][ -~]*", "an ASCII sender address")] = Field(
         "noreply@localhost", description="sender address"
+    )
+    ses_rate: Annotated[float | None, BeforeValidator(_mail_rate)] = Field(
+        None, description="most mails a second of the whole fleet; by default 0.9 of what SES allows the account"
+    )
+    ses_bulk_rate: Annotated[float | None, BeforeValidator(_call_rate)] = Field(
+        1, description="most bulk calls a second of the whole fleet, or unlimited"
     )
     # botocore reads AWS_DEFAULT_REGION alone, while every other AWS tool reads this one.
     aws_region: str | None = Field(None, validation_alias="AWS_REGION", description="region of SES")
@@ -121,8 +148,13 @@ class Settings(BaseSettings):
             raise self._unfit("sweep_interval", f"at least {_ms(SHORTEST_SWEEP_INTERVAL)} ms")
         if self.healthcheck_interval < self.batch_timeout:
             raise self._unfit("healthcheck_interval", f"at least MAILROOM_BATCH_TIMEOUT, {_ms(self.batch_timeout)} ms")
-        if self.lease <= LONGEST_CALL:
-            raise self._unfit("lease", f"more than the longest SES call, {_ms(LONGEST_CALL)} ms")
+        if self.lease < SHORTEST_LEASE:
+            longest = (
+                f"{_ms(SHORTEST_LEASE)} ms: the longest SES call and {_ms(SHORTEST_LEASE - LONGEST_CALL)} ms to spare"
+            )
+            raise self._unfit("lease", f"at least {longest}")
+        if self.healthcheck_interval < SHORTEST_HEALTHCHECK:
+            raise self._unfit("healthcheck_interval", f"at least {_ms(SHORTEST_HEALTHCHECK)} ms")
         return self
 
     def _unfit(self, name: str, accepted: str) -> ValueError:

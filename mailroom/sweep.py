@@ -10,6 +10,7 @@ from sqlalchemy import Engine
 
 from mailroom import queue
 from mailroom.backoff import Backoff
+from mailroom.permits import ASK_AGAIN
 from mailroom.queue import Rescued
 from mailroom.sender import Sender
 
@@ -34,7 +35,7 @@ def sweep(
 ) -> Swept:
     """Rescue, and then work until nothing is due, `longest` is over, or it is `stopping`.
 
-    Safe beside workers and other sweeps.
+    It waits for permits as long as that. Safe beside workers and other sweeps.
     """
     deadline = time.monotonic() + longest.total_seconds()
     with engine.connect() as connection:
@@ -43,7 +44,11 @@ def sweep(
     while time.monotonic() < deadline and sender.probe():
         pass
     while time.monotonic() < deadline and not stopping():
-        if sender.work_batch() == 0:
+        work = sender.work_batch()
+        if work is None:
+            time.sleep(min(sender.permit_wait(), ASK_AGAIN).total_seconds())
+            continue
+        if work.taken == 0 and not sender.starts_over():
             return Swept.REFUSED if sender.is_paused() else Swept.DRAINED
         if backoff.is_open:
             return Swept.REFUSED

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Final, Protocol, TextIO
 
 from mailroom import actions
+from mailroom.errors import TransportError
 from mailroom.job import Action, Outcome, Sent
 
 # How long one call may take, retries of a connection that was never made included. A lease has to be longer. The
@@ -62,8 +63,13 @@ class DebugTransport:
 
     def send(self, action: Action, mails: Sequence[Mail], *, batch: int | None, within: timedelta) -> Sequence[Outcome]:
         template = actions.TEMPLATES[action]
-        for mail in mails:
-            data = mail.data(action)
-            self._out.write(f"batch={batch} token={mail.token} template={template} to={mail.address} {data}\n")
-        self._out.flush()
+        lines = [
+            f"batch={batch} token={mail.token} template={template} to={mail.address} {mail.data(action)}\n"
+            for mail in mails
+        ]
+        try:
+            self._out.writelines(lines)
+            self._out.flush()
+        except OSError as error:
+            raise TransportError(f"the output is closed, and the batch given back: {error.strerror}") from error
         return [Sent(message_id=f"debug-{batch}-{mail.token}") for mail in mails]

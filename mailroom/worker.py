@@ -16,6 +16,7 @@ from mailroom import queue
 from mailroom.backoff import Backoff
 from mailroom.database import first_line
 from mailroom.errors import MailroomError, TransportError
+from mailroom.permits import ASK_AGAIN, NO_LIMIT, Permits
 from mailroom.queue import Floors
 from mailroom.sender import Limits, Sender
 from mailroom.sweep import log_rescued
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 FIRST_LOOK: Final = timedelta(milliseconds=100)
 OUTAGE_WAIT: Final = timedelta(seconds=1)
 WORKED: Final = "worked"
+# A sender waits for a permit, but not for the next day's quota.
+LONGEST_PERMIT_WAIT: Final = timedelta(seconds=5)
 
 
 class Worker:
@@ -45,6 +48,7 @@ class Worker:
         concurrency: int,
         sweep_interval: timedelta,
         prune_after: timedelta | None = None,
+        permits: Permits = NO_LIMIT,
     ) -> None:
         """`engine` needs a pool of `concurrency` + 2 connections."""
         self._engine = engine
@@ -62,6 +66,7 @@ class Worker:
                 limits=limits,
                 floors=self._floors,
                 backoff=self._backoff,
+                permits=permits,
             )
             for number in range(concurrency)
         ]
@@ -80,9 +85,8 @@ class Worker:
         Raises TransportError if the transport takes no more, MailroomError if a sender died.
         """
         threads = [threading.Thread(target=self._serve, args=(sender,)) for sender in self._senders]
-        if listener is not None:
-            threads.append(threading.Thread(target=listener.run, daemon=True))
-        for thread in threads:
+        listening = None if listener is None else threading.Thread(target=listener.run, daemon=True)
+        for thread in [*threads, *([listening] if listening else [])]:
             thread.start()
         log.info("worker started queue=%s concurrency=%d", self._limits.queue, len(self._senders))
         try:
@@ -93,6 +97,8 @@ class Worker:
                 listener.stop()
             for thread in threads:
                 thread.join()
+            if listening is not None:
+                listening.join(2 * STEP.total_seconds())  # it may hang in a connection, and nothing depends on it
         log.info("worker stopped")
         if self._failure is not None:
             raise self._failure
@@ -129,7 +135,7 @@ class Worker:
             self._floors.clear()
         with self._engine.connect() as connection:
             view = self._senders[0].look(connection)
-            if view.rescuable:
+            while view.rescuable:
                 log_rescued(queue.rescue(connection, resend_after=self._limits.resend_after))
                 view = self._senders[0].look(connection)
         if view.probeable:
@@ -144,10 +150,10 @@ class Worker:
             if sweep:
                 sweep_at = time.monotonic() + self._sweep_interval.total_seconds()
             upcoming = self._look_if_possible(sweep=sweep)
-            wait = min(soon, upcoming or soon, timedelta(seconds=max(0.0, sweep_at - time.monotonic())))
             if sweep and not self._outage:
                 self._upkeep.step(time.monotonic())
-            soon = FIRST_LOOK if self._wait_for_poke(wait) else soon * 2
+            wait = min(soon, upcoming or soon, timedelta(seconds=max(0.0, sweep_at - time.monotonic())))
+            soon = FIRST_LOOK if self._wait_for_poke(wait) else min(soon * 2, self._sweep_interval)
 
     def _look_if_possible(self, *, sweep: bool) -> timedelta | None:
         try:
@@ -182,15 +188,21 @@ class Worker:
                 self._fail(MailroomError("a sender died; the log says why"))
 
     def _work_off(self, sender: Sender) -> None:
-        """Work until nothing is left to claim. A full batch starts another sender: where it came from is more."""
+        """Work until nothing is left to claim. A full claim starts another sender: where it came from is more."""
         worked = False
         try:
             if self._probeable.is_set():
                 self._probeable.clear()
                 worked = sender.probe()
-            while self._may_claim() and (taken := sender.work_batch()) > 0:
+            while self._may_claim():
+                work = sender.work_batch()
+                if work is None and self._await_permit(sender):
+                    continue
+                if work is None or work.taken == 0:
+                    self._backoff.untried()
+                    break
                 worked = True
-                if taken >= self._limits.batch_limit:
+                if work.full:
                     self._start_senders(1)
         except DBAPIError as error:
             self._note_outage(error)
@@ -208,6 +220,15 @@ class Worker:
                 return True
             self._stopping.wait(wait.total_seconds())
         return False
+
+    def _await_permit(self, sender: Sender) -> bool:
+        """Wait a moment for a permit; False if there will be none for long, and looking again is enough."""
+        self._backoff.untried()
+        wait = sender.permit_wait()
+        if wait > LONGEST_PERMIT_WAIT:
+            return False
+        self._stopping.wait(min(wait, ASK_AGAIN).total_seconds())
+        return True
 
     def _fail(self, error: MailroomError) -> None:
         self._failure = error

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from psycopg.conninfo import make_conninfo
+
 from mailroom.embedded import free_port
 
 PROGRAM = Path("/usr/sbin/pgbouncer")
@@ -42,6 +44,20 @@ class PgBouncer:
         self._ini.write_text(f"{settings}auth_file = {users}\nlogfile = {self._folder / 'log'}\n")
 
     def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def url(self, direct: str) -> str:
+        """The URL through it to the database of a direct URL."""
+        return make_conninfo(direct, port=self.port)
+
+    def restart(self) -> None:
+        """Kill it, with all its connections, and start it anew on the same port."""
+        self._process.kill()
+        self._process.wait()
+        self._start()
+
+    def _start(self) -> None:
         account = []
         if os.geteuid() == 0:  # it refuses to be root
             nobody = pwd.getpwnam("nobody")
@@ -50,7 +66,6 @@ class PgBouncer:
             account = ["-u", "nobody"]
         with (self._folder / "output").open("w") as out:
             self._process = subprocess.Popen([PROGRAM, *account, self._ini], stdout=out, stderr=out)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None

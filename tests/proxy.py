@@ -22,6 +22,7 @@ class HalfOpenProxy:
         self._flowing = threading.Event()
         self._flowing.set()
         self._ended = threading.Event()
+        self._dropping = threading.Event()
         self._frozen: list[socket.socket] = []
         self._thread = threading.Thread(target=self._run)
 
@@ -32,6 +33,10 @@ class HalfOpenProxy:
     def thaw(self) -> None:
         """Let new connections through; those that were frozen stay so, for ever."""
         self._flowing.set()
+
+    def drop(self) -> None:
+        """Close all connections; new ones are let through."""
+        self._dropping.set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -52,6 +57,11 @@ class HalfOpenProxy:
             if not self._flowing.is_set():
                 self._frozen += pairs  # neither read nor closed again
                 pairs = {}
+            if self._dropping.is_set():
+                for one in pairs:
+                    one.close()
+                pairs = {}
+                self._dropping.clear()
             ready, _, _ = select.select([self._listener, *pairs], [], [], 0.05)
             for source in ready:
                 if source is self._listener:
@@ -62,7 +72,11 @@ class HalfOpenProxy:
 
     def _accept(self, pairs: dict[socket.socket, socket.socket]) -> None:
         client, _ = self._listener.accept()
-        server = socket.create_connection(self._target)
+        try:
+            server = socket.create_connection(self._target)
+        except OSError:  # the server is down
+            client.close()
+            return
         pairs[client], pairs[server] = server, client
         self.connections += 1
 

@@ -568,3 +568,12 @@ def test_a_role_that_may_only_consume_tokens_activates_accounts(conn: Connection
 
     conn.execute(text("RESET ROLE"))
     assert status(conn, account) == "active"
+
+
+@pytest.mark.parametrize("function", ["make_activation_tokens", "activate_account", "enqueue_jobs"])
+def test_nobody_can_put_our_triggers_on_a_table_of_their_own(conn: Connection, function: str) -> None:
+    conn.execute(text("CREATE ROLE mallory"))
+    conn.execute(text("SET LOCAL ROLE mallory"))
+    conn.execute(text("CREATE TEMP TABLE bait (id bigint, account bigint)"))
+    with pytest.raises(ProgrammingError, match=f"permission denied for function {function}"):
+        conn.execute(text(f"CREATE TRIGGER t AFTER INSERT ON bait EXECUTE FUNCTION {function}()"))

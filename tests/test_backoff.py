@@ -114,3 +114,12 @@ def test_it_says_once_why_and_once_that_it_is_over(caplog: pytest.LogCaptureFixt
         ("WARNING", "backing off code=TooManyRequestsException reason='throttled'"),
         ("INFO", "resumed faults=2"),
     ]
+
+
+def test_who_had_nothing_to_try_with_gives_the_right_back() -> None:
+    backoff = Backoff()
+    for now in (100, 200, 300, 400):
+        backoff.fault("TooManyRequestsException", "throttled", now=now, jitter=0)
+        assert backoff.remaining(now + 60) == NOTHING
+    backoff.untried()
+    assert backoff.remaining(461) == NOTHING

@@ -762,7 +762,7 @@ def test_no_call_begins_that_could_outlast_the_lease(simulator: Simulator, trans
 def test_the_search_ends_with_the_lease(simulator: Simulator, transport: ses.SesTransport) -> None:
     simulator.faults.add(Fault(error="BadRequestException", latency_ms=600, times=None))
     outcomes = send(transport, mails(50), within=transport.longest_call + timedelta(seconds=1))
-    assert (kinds(outcomes), codes(outcomes)) == (["untried"] * 50, {"OutOfTime"})
+    assert (kinds(outcomes), codes(outcomes)) == (["charged"] * 50, {"OutOfTime"})
     assert 1 <= len(simulator.ledger.requests) <= 2
 
 

@@ -218,3 +218,56 @@ def test_a_late_answer_of_a_frozen_worker_prevents_a_second_mail(
         assert misplaced(connection) == []
         final = "deliveries WHERE outcome = 'sent' AND NOT late AND message_id IS NOT NULL"
         assert count(connection, final) == 1
+
+
+def test_a_worker_stays_idle_for_as_long_as_it_likes(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda _c, _cu, statement, *_: looks.append(statement))
+    with engine.connect() as connection, working(engine, transport(simulator, monkeypatch), sweep_interval=0.01):
+        eventually(lambda: len(looks) > 100, "it has looked a hundred times")
+        add_accounts(connection, 1)
+        eventually(lambda: drained(connection), "it still works")
+
+
+def test_a_worker_reads_its_moments_whatever_the_date_style_of_the_database(
+    engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine.connect() as connection:
+        name = connection.scalar(text("SELECT quote_ident(current_database())"))
+        connection.execute(text(f"ALTER DATABASE {name} SET datestyle = 'SQL, DMY'"))
+    connecting_anew = database.connect_engine(url, pool_size=4)
+    with engine.connect() as connection, working(connecting_anew, transport(simulator, monkeypatch)):
+        add_accounts(connection, 3)
+        eventually(lambda: drained(connection), "all is sent")
+        assert count(connection, "deliveries WHERE outcome = 'sent'") == 3
+    connecting_anew.dispose()
+
+
+def test_what_ses_has_accepted_is_settled_once_whatever_keeps_it_from_being(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with engine.connect() as connection:
+        connection.execute(text("ALTER TABLE deliveries ADD CONSTRAINT missing_partition CHECK (false) NOT VALID"))
+        add_accounts(connection, 3)
+        with working(engine, transport(simulator, monkeypatch)):
+            eventually(lambda: "not settled yet" in caplog.text, "settling fails")
+            connection.execute(text("ALTER TABLE deliveries DROP CONSTRAINT missing_partition"))
+            eventually(lambda: drained(connection), "it is settled")
+        assert count(connection, "deliveries WHERE outcome = 'sent'") == 3
+    assert simulator.ledger.counts().mails == 3
+
+
+def test_a_job_that_committed_late_is_found_by_the_sweep(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sends = transport(simulator, monkeypatch)
+    with engine.connect() as connection, engine.connect() as late, working(engine, sends, sweep_interval=0.3):
+        transaction = late.execution_options(isolation_level="READ COMMITTED").begin()
+        add_accounts(late, 1, prefix="late")
+        late.execute(text("UPDATE jobs SET due_at = due_at - interval '1 minute'"))
+        add_accounts(connection, 3)
+        eventually(lambda: simulator.ledger.counts().mails == 3, "the others are sent")
+        transaction.commit()
+        eventually(lambda: simulator.ledger.counts().mails == 4, "the sweep finds it")

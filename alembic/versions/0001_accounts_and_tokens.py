@@ -158,8 +158,15 @@ COMMENT ON FUNCTION consume_token IS
 """
 
 
+# Whoever may call them may put them on a table of their own, and have them write what they like. Firing a trigger
+# needs no right.
+RIGHTS = """
+REVOKE EXECUTE ON FUNCTION make_activation_tokens(), activate_account() FROM PUBLIC;
+"""
+
+
 def upgrade() -> None:
-    for statements in (ACCOUNTS, TOKENS, STATUS, ACTIVATION, CONSUME):
+    for statements in (ACCOUNTS, TOKENS, STATUS, ACTIVATION, CONSUME, RIGHTS):
         op.execute(statements)
 
 

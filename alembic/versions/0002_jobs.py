@@ -110,13 +110,15 @@ BEGIN
       FROM added;
 
     IF wakes IS NOT NULL THEN
-        PERFORM pg_notify('token_insert', wakes);
+        PERFORM pg_notify(coalesce(nullif(current_setting('mailroom.channel', true), ''), 'token_insert'), wakes);
     END IF;
     RETURN NULL;
 END $$;
 
 CREATE TRIGGER enqueue_jobs AFTER INSERT ON tokens
     REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION enqueue_jobs();
+
+REVOKE EXECUTE ON FUNCTION enqueue_jobs() FROM PUBLIC;
 """
 
 

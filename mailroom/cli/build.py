@@ -12,9 +12,12 @@ from rich.console import Console
 from sqlalchemy import Engine
 
 from mailroom import database
+from mailroom.job import SesAccount
+from mailroom.permits import NO_LIMIT, FleetPermits, Permits
 from mailroom.sender import Limits
 from mailroom.settings import Settings, unknown_variables
 from mailroom.transport import DebugTransport, Transport
+from mailroom.watch import AccountWatch
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,22 @@ def open_transport(settings: Settings, *, connections: int, output_path: Path | 
         config_set=settings.ses_config_set,
         output_path=output_path,
     )
+
+
+@contextlib.contextmanager
+def open_permits(settings: Settings, engine: Engine) -> Iterator[Permits]:
+    """Give the permits of the fleet, and keep fresh what SES allows the account; where nothing is sent, no limit."""
+    if settings.debug:
+        yield NO_LIMIT
+        return
+
+    def ask() -> SesAccount:
+        from mailroom import ses  # noqa: PLC0415 - as above
+
+        return ses.account(ses.connect_to_ask(region=settings.aws_region))
+
+    with AccountWatch(engine, ask).watching():
+        yield FleetPermits(engine, mail_rate=settings.ses_rate, bulk_rate=settings.ses_bulk_rate)
 
 
 def limits(settings: Settings) -> Limits:

@@ -20,7 +20,7 @@ from mailroom.cli.work import (
     run_until_stopped,
     stopped_by_signal,
 )
-from mailroom.errors import LineError, TransportError
+from mailroom.errors import LineError, SettingsError, TransportError
 from mailroom.job import Action, Rejected, Sent
 from mailroom.pipe import LONGEST_LINE, PipeTransport, parse
 from mailroom.transport import LONGEST_CALL, Mail, Transport
@@ -43,6 +43,8 @@ def collect(
     The lines hold addresses and secrets: pipe them to `mailroom send`.
     """
     start_log()
+    if sys.stdout is None:
+        raise SettingsError("the standard output is closed: collect has nowhere to write")
     _write_utf8(sys.stdout)
     given = settings.load(
         "database_url", "secret_key", batch_limit=batch_limit, batch_timeout=batch_timeout, queue_name=queue_name
@@ -73,6 +75,8 @@ def send() -> None:
     What has been read counts as sent, so SIGTERM or SIGINT does not end it before the input does; a second one does.
     """
     start_log()
+    if sys.stdin is None:
+        raise SettingsError("the standard input is closed: send has nothing to read")
     given = settings.load()
     output_path = given.ses_output_path or DEFAULT_OUTPUT_PATH
     with stopped_by_signal(lambda: log.info("stopping when the input ends")):

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 
 from mailroom import settings
 from mailroom.backoff import Backoff
-from mailroom.cli.build import limits, open_database, open_transport, progress, start_log
+from mailroom.cli.build import limits, open_database, open_permits, open_transport, progress, start_log
 from mailroom.database import connection_string
 from mailroom.errors import MailroomError
 from mailroom.queue import Floors
@@ -60,7 +60,7 @@ def worker(
         queue_name=queue_name,
     )
     transport = open_transport(given, connections=concurrency, output_path=given.ses_output_path)
-    with open_database(given, pool_size=concurrency + 2) as engine:
+    with open_database(given, pool_size=concurrency + 3) as engine, open_permits(given, engine) as permits:
         work = Worker(
             engine,
             transport,
@@ -69,6 +69,7 @@ def worker(
             concurrency=concurrency,
             sweep_interval=given.sweep_interval,
             prune_after=given.prune_after,
+            permits=permits,
         )
         run_until_stopped(work, listener(given, work) if listen else None)
 
@@ -82,6 +83,8 @@ def sweep(
 ) -> None:
     """Send all that is due, then exit; for cron.
 
+    First it enqueues tokens that have no job, though they should: the trigger was disabled, or a backup restored.
+
     Safe beside workers and other sweeps. SIGTERM or SIGINT: claim nothing more, finish the call in the air, settle it.
 
     Exit codes: 0 drained, 3 due jobs are left, 1 failed, 2 wrong settings or usage.
@@ -89,7 +92,7 @@ def sweep(
     start_log()
     given = settings.load("database_url", "secret_key", batch_limit=batch_limit, queue_name=queue_name)
     transport = open_transport(given, connections=1, output_path=given.ses_output_path)
-    with open_database(given) as engine:
+    with open_database(given, pool_size=2) as engine, open_permits(given, engine) as permits:
         backoff = Backoff()
         sender = Sender(
             engine,
@@ -99,15 +102,16 @@ def sweep(
             limits=replace(limits(given), batch_timeout=timedelta(0)),
             floors=Floors(),
             backoff=backoff,
+            permits=permits,
         )
         stopping = threading.Event()
         with stopped_by_signal(stopping.set):
-            swept = sweep_once(
-                engine, sender, backoff=backoff, longest=timedelta(seconds=max_seconds), stopping=stopping.is_set
             if full:
                 reconcile_fully(engine, given.queue_name, stopping=stopping.is_set)
             else:
                 log_reconciled(reconcile(engine, queue=given.queue_name))
+            swept = sweep_once(
+                engine, sender, backoff=backoff, longest=timedelta(seconds=max_seconds), stopping=stopping.is_set
             )
     if swept is Swept.REFUSED:
         raise MailroomError("SES takes no mail at present, for the reason logged above; the jobs wait")
@@ -115,8 +119,6 @@ def sweep(
         raise typer.Exit(3)
 
 
-def listener(given: Settings, work: Worker) -> Listener:
-    """Return the listener that wakes a worker."""
 def reconcile_fully(engine: Engine, queue: str, *, stopping: Callable[[], bool]) -> None:
     """Look at every token there is."""
     with progress() as tell:
@@ -129,6 +131,8 @@ def reconcile_fully(engine: Engine, queue: str, *, stopping: Callable[[], bool])
                 return
 
 
+def listener(given: Settings, work: Worker) -> Listener:
+    """Return the listener that wakes a worker."""
     return Listener(
         connection_string(given.listen_database_url or given.database_url),
         given.channel_name,

@@ -21,10 +21,12 @@ def connect(
     connections: int,
     connect_timeout: timedelta = CONNECT_TIMEOUT,
     read_timeout: timedelta = READ_TIMEOUT,
+    attempts: int = 1,
 ) -> "SESV2Client":
-    """Return a client that sends each request exactly once, whatever the environment says about retries.
+    """Return a client that sends each request once, or up to `attempts` times, whatever the environment says.
 
-    botocore's default sends a bulk call up to five times after a time-out: 250 mails for 50. Without `region` it comes
+    More than once is for questions: botocore's default sends a bulk call up to five times after a time-out, 250 mails
+    for 50. Without `region` it comes
     from boto3's own chain, as credentials and endpoint do; SettingsError if they make no sense or are missing. One
     client serves `connections` threads. Validation is off: requests are built here alone, and SES checks what botocore
     does not.
@@ -32,7 +34,7 @@ def connect(
     for name in ("boto3", "botocore", "urllib3"):  # at DEBUG they print request bodies, secrets included
         logging.getLogger(name).setLevel(logging.WARNING)
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": 1},
+        retries={"mode": "standard", "total_max_attempts": attempts},
         connect_timeout=connect_timeout.total_seconds(),
         read_timeout=read_timeout.total_seconds(),
         max_pool_connections=connections,

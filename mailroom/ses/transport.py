@@ -114,6 +114,7 @@ class _Call:
         self._batch = batch
         self._deadline = deadline
         self._in_vain = False
+        self._searching = False
         self._refused = 0
 
     def outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
@@ -133,6 +134,7 @@ class _Call:
 
     def _halved(self, entries: Sequence[Entry]) -> list[Outcome]:
         """Send the halves of what was refused whole. Where the first is fine, the culprit must be in the second."""
+        self._searching = True
         middle = len(entries) // 2
         first, second = entries[:middle], entries[middle:]
         outcomes = self.outcomes(first)
@@ -144,6 +146,8 @@ class _Call:
         """Make one call; None if it was refused whole for the sake of some mail that is still to be found."""
         transport = self._transport
         if time.monotonic() + transport.longest_call.total_seconds() > self._deadline:
+            if self._searching:  # charged, or the same mails would be searched in the same way for ever
+                return [Deferred("OutOfTime", "the lease ended the search for a mail", charged=True)] * len(entries)
             return [Untried("OutOfTime")] * len(entries)
         try:
             answered = transport.request(self._action, entries, batch=self._batch)

@@ -75,6 +75,7 @@ def worker_environment(url: str, **more: str) -> dict[str, str]:
         "MAILROOM_SECRET_KEY": KEY_HEX,
         "MAILROOM_BATCH_LIMIT": "50",
         "MAILROOM_BATCH_TIMEOUT": "0",
+        "MAILROOM_SES_BULK_RATE": "unlimited",
         "AWS_REGION": "eu-west-1",
         "AWS_ACCESS_KEY_ID": "bench",
         "AWS_SECRET_ACCESS_KEY": "bench",

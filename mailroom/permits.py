@@ -1,0 +1,219 @@
+"""What a process holds of the fleet's permits: taken in blocks before jobs are claimed, used soon, or given back."""
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Final, Protocol
+
+from sqlalchemy import Engine
+
+from mailroom import rates
+from mailroom.rates import HOLD, Bucket, Granted
+
+# A process that was refused asks again after this long, or when there can be a permit, if that is later. Within HOLD,
+# so that a process that sends alone finds nothing of the rate gone to waste.
+ASK_AGAIN: Final = timedelta(seconds=0.25)
+# How long a claim may take that is made with the last permits of a block.
+FOR_THE_CLAIM: Final = timedelta(seconds=0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """The right to hand `count` mails to SES before `until`, a monotonic moment; `call` is that to make it one bulk call.
+
+    `urgent`: meant for urgent mail; `only_urgent`: for nothing else, also where others would have their turn.
+    """
+
+    count: int
+    urgent: bool = False
+    only_urgent: bool = False
+    until: float = float("inf")
+    call: "Permit | None" = None
+
+
+class Permits(Protocol):
+    """Where a sender gets its permits from. Safe to share between threads."""
+
+    def take(self, wanted: int, *, urgent_waits: Callable[[], bool]) -> Permit | None:
+        """Take a permit for up to `wanted` mails; None if there is none now.
+
+        Where only the reserve is left, `urgent_waits` is asked whether there is mail that may use it.
+        """
+        ...  # pragma: no cover
+
+    def give_back(self, permit: Permit, unused: int) -> None:
+        """Give back what the claim did not need; all of it means that nothing waits."""
+        ...  # pragma: no cover
+
+    def throttled(self) -> float | None:
+        """Take note that SES asks to send more slowly; return the share of the rate that is left if that is new."""
+        ...  # pragma: no cover
+
+    def wait(self) -> timedelta:
+        """How long until there may be a permit for mail that is not urgent."""
+        ...  # pragma: no cover
+
+
+class NoLimit:
+    """Permits without end, for what does not go to SES."""
+
+    def take(self, wanted: int, *, urgent_waits: Callable[[], bool]) -> Permit | None:
+        """As many as are wanted."""
+        return Permit(wanted)
+
+    def give_back(self, permit: Permit, unused: int) -> None:
+        """There are more."""
+
+    def throttled(self) -> float | None:
+        """There is no rate to cut."""
+        return None
+
+    def wait(self) -> timedelta:
+        """None at all."""
+        return timedelta(0)
+
+
+NO_LIMIT: Final[Permits] = NoLimit()
+
+
+class FleetPermits:
+    """Permits that the whole fleet shares.
+
+    `mail_rate` is what the settings allow, mails a second (None: what the account does); `bulk_rate` counts bulk calls
+    (None: no limit). Where no bulk call may be made, a permit is for one mail.
+    """
+
+    def __init__(self, engine: Engine, *, mail_rate: float | None, bulk_rate: float | None) -> None:
+        self._engine = engine
+        self._mails = _Block(engine, Bucket.MAILS, mail_rate, urgent=False)
+        self._urgent = _Block(engine, Bucket.MAILS, mail_rate, urgent=True)
+        self._bulk = None if bulk_rate is None else _Block(engine, Bucket.BULK_CALLS, bulk_rate, urgent=True)
+        self._blocks = [self._mails, self._urgent, *([self._bulk] if self._bulk is not None else [])]
+        self._look_again_at = 0.0
+
+    def take(self, wanted: int, *, urgent_waits: Callable[[], bool]) -> Permit | None:
+        """See `Permits.take`. Raises DBAPIError."""
+        permit = self._mails.take(wanted) or self._take_urgent(wanted, urgent_waits)
+        if permit is None or permit.count == 1 or self._bulk is None:
+            return permit
+        call = self._bulk.take(1)
+        if call is not None:
+            return replace(permit, call=call)
+        self._block(permit).put_back(permit, permit.count - 1)
+        return replace(permit, count=1)
+
+    def give_back(self, permit: Permit, unused: int) -> None:
+        """See `Permits.give_back`. What comes back stays with the process, for its other senders, while it holds."""
+        self._block(permit).put_back(permit, unused)
+        if self._bulk is not None and permit.call is not None and permit.count - unused <= 1:
+            self._bulk.put_back(permit.call, 1)
+        if unused == permit.count:
+            for block in self._blocks:
+                block.return_all()
+
+    def throttled(self) -> float | None:
+        """See `Permits.throttled`. What the process holds is void."""
+        for block in self._blocks:
+            block.void()
+        with self._engine.connect() as connection:
+            return rates.slow_down(connection)
+
+    def wait(self) -> timedelta:
+        """See `Permits.wait`."""
+        return self._mails.wait()
+
+    def _take_urgent(self, wanted: int, urgent_waits: Callable[[], bool]) -> Permit | None:
+        """Take of the reserve if urgent mail waits. Where none does, the process does not look again for a moment."""
+        now = time.monotonic()
+        if now < self._look_again_at:
+            return None
+        if urgent_waits():
+            return self._urgent.take(wanted)
+        self._look_again_at = now + ASK_AGAIN.total_seconds()
+        return None
+
+    def _block(self, permit: Permit) -> "_Block":
+        return self._urgent if permit.urgent else self._mails
+
+
+class _Block:
+    """What the process holds of one bucket, and how much it asks for: what it can use while it holds."""
+
+    def __init__(self, engine: Engine, bucket: Bucket, own_rate: float | None, *, urgent: bool) -> None:
+        self._engine = engine
+        self._bucket = bucket
+        self._own_rate = own_rate
+        self._urgent = urgent
+        self._lock = threading.Lock()
+        self._granted: Granted | None = None
+        self._left = 0
+        self._asked_at = 0.0
+        self._ask_again_at = 0.0
+
+    def take(self, wanted: int) -> Permit | None:
+        """Take of what is held, or ask for more if that is used up and it is time to ask."""
+        with self._lock:
+            now = time.monotonic()
+            if not self._holds(now) and now >= self._ask_again_at:
+                self._ask(wanted, now)
+            if self._granted is None or not self._holds(now):
+                return None
+            count = min(wanted, self._left)
+            self._left -= count
+            return Permit(count, self._urgent, self._granted.only_urgent, self._until)
+
+    def put_back(self, permit: Permit, unused: int) -> None:
+        """Hold again what a sender did not use; of a block that is gone, nothing."""
+        with self._lock:
+            if permit.until == self._until:
+                self._left += unused
+
+    def return_all(self) -> None:
+        """Give what is held back to the fleet."""
+        with self._lock:
+            granted, unused, self._left = self._granted, self._left, 0
+        if granted is not None and unused:
+            with self._engine.connect() as connection:
+                rates.give_back(connection, self._bucket, granted, unused)
+
+    def void(self) -> None:
+        """Use nothing of what is held."""
+        with self._lock:
+            self._left = 0
+
+    def wait(self) -> timedelta:
+        """How long until it is worth asking: nothing while something is held."""
+        with self._lock:
+            now = time.monotonic()
+            if self._holds(now):
+                return timedelta(0)
+            return timedelta(seconds=max(0.0, self._ask_again_at - now))
+
+    @property
+    def _until(self) -> float:
+        """When what is held is void: reckoned from before it was asked for, and so never too late."""
+        return self._asked_at + HOLD.total_seconds()
+
+    def _holds(self, now: float) -> bool:
+        return self._left > 0 and now < self._until - FOR_THE_CLAIM.total_seconds()
+
+    def _ask(self, wanted: int, now: float) -> None:
+        size = max(wanted, self._useful(now))
+        with self._engine.connect() as connection:
+            granted = rates.take(connection, self._bucket, size, own_rate=self._own_rate, urgent=self._urgent)
+        if granted.count:
+            self._granted, self._left, self._asked_at, self._ask_again_at = granted, granted.count, now, 0.0
+        else:
+            jitter = random.uniform(0.8, 1.2)  # noqa: S311 - keeps processes apart
+            self._left = 0
+            self._ask_again_at = now + max(granted.wait, ASK_AGAIN * jitter).total_seconds()
+
+    def _useful(self, now: float) -> int:
+        """How many were used of the last block; twice as many if they were gone in half of the time."""
+        if self._granted is None:
+            return 0
+        used = self._granted.count - self._left
+        return used * 2 if now < self._asked_at + HOLD.total_seconds() / 2 else used
