@@ -134,7 +134,12 @@ class Processes:
         self._started: list[Process] = []
 
     def start(self, *arguments: str, url: str, simulator: Simulator, **settings: str) -> Process:
-        environment = {"MAILROOM_DATABASE_URL": url, "MAILROOM_SECRET_KEY": KEY_HEX, "MAILROOM_BATCH_TIMEOUT": "0"}
+        environment = {
+            "MAILROOM_DATABASE_URL": url,
+            "MAILROOM_SECRET_KEY": KEY_HEX,
+            "MAILROOM_BATCH_TIMEOUT": "0",
+            "MAILROOM_SES_BULK_RATE": "unlimited",
+        }
         log = self._folder / f"{len(self._started)}.log"
         process = Process(list(arguments), environment | aws(simulator) | settings, log)
         self._started.append(process)

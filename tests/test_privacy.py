@@ -24,7 +24,7 @@ from mailroom.backoff import Backoff
 from mailroom.database import connect_engine
 from mailroom.job import Action
 from mailroom.queue import Floors
-from mailroom.sender import Limits, Sender
+from mailroom.sender import Limits, Sender, Work
 from mailroom.simulator import Fault, Simulator
 from mailroom.tokens import consume, sign
 from mailroom.worker import Worker

@@ -67,6 +67,7 @@ def test_its_settings_are_those_there_are_with_their_defaults() -> None:
         "MAILROOM_LISTEN_DATABASE_URL": "the same",
         "MAILROOM_SECRET_KEY": "required to send",
         "MAILROOM_PRUNE_AFTER": "never",
+        "MAILROOM_SES_RATE": "from SES",
         "MAILROOM_SES_OUTPUT_PATH": f"`./{DEFAULT_OUTPUT_PATH}`",
     }
     fields = {name: field for name, field in Settings.model_fields.items() if field.validation_alias is None}

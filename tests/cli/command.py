@@ -53,6 +53,7 @@ def sending(url: str | None, ses: Simulator) -> dict[str, str]:
         **({} if url is None else {"MAILROOM_DATABASE_URL": url}),
         "MAILROOM_SECRET_KEY": KEY_HEX,
         "MAILROOM_BATCH_TIMEOUT": "0",
+        "MAILROOM_SES_BULK_RATE": "unlimited",
         "MAILROOM_SWEEP_INTERVAL": "50",
         **aws(ses),
     }
