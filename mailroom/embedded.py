@@ -67,7 +67,7 @@ class EmbeddedPostgres:
     def start(self) -> None:
         """Start the server on its port, and return once it takes connections."""
         if not self._data.exists():
-            self._run("initdb", "-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync")
+            self.run("initdb", "-U", "postgres", "--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync")
         options = {
             "port": str(self.port),
             "listen_addresses": "127.0.0.1",
@@ -75,11 +75,11 @@ class EmbeddedPostgres:
             **self._settings,
         }
         flags = " ".join(f"-c {name}={value}" for name, value in options.items())
-        self._run("pg_ctl", "-w", "-t", str(STARTUP_SECONDS), "-l", str(self.log), "-o", flags, "start")
+        self.run("pg_ctl", "-w", "-t", str(STARTUP_SECONDS), "-l", str(self.log), "-o", flags, "start")
 
     def stop(self, mode: str = "fast") -> None:
         """Stop the server; `immediate` is the way a crash is imitated."""
-        self._run("pg_ctl", "-w", "-m", mode, "stop")
+        self.run("pg_ctl", "-w", "-m", mode, "stop")
 
     def __enter__(self) -> Self:
         try:
@@ -96,7 +96,8 @@ class EmbeddedPostgres:
             self.stop("immediate")
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _run(self, program: str, *arguments: str) -> None:
+    def run(self, program: str, *arguments: str) -> None:
+        """Run one of the programs of PostgreSQL on the data folder. Raises MailroomError with what it said."""
         command = [str(self._binaries / program), "-D", str(self._data), *arguments]
         with (self._folder / "output").open("w+") as output:
             # Its output goes to a file: the server keeps a pipe open, and whoever reads to its end would wait for ever.

@@ -106,6 +106,14 @@ class Storm:
         self.workers.remove(worker)
         self.start_worker()
 
+    def supervise(self) -> bool:
+        """Start anew what has ended, as whoever runs workers does; return True, for whoever waits."""
+        for worker in list(self.workers):
+            if worker.popen.poll() is not None:
+                self.events["ended"] += 1
+                self.replace(worker)
+        return True
+
     # What can happen
 
     def kill(self) -> None:
@@ -256,6 +264,7 @@ def _blow(storm: Storm, seconds: float, say: Callable[[str], None]) -> None:
     )
     ends = time.monotonic() + seconds
     while (left := ends - time.monotonic()) > 0:
+        storm.supervise()
         mishap = storm.chance.choice(mishaps)
         mishap()
         storm.events[mishap.__name__] += 1
@@ -270,7 +279,7 @@ def _calm(storm: Storm, threads: list[threading.Thread], say: Callable[[str], No
     for thread in threads[:-1]:
         thread.join()
     with storm.engine.connect() as connection:
-        eventually(lambda: drained(connection), "everything is over", seconds=CALM_SECONDS)
+        eventually(lambda: storm.supervise() and drained(connection), "everything is over", seconds=CALM_SECONDS)
     storm.over.set()
     threads[-1].join()
 
