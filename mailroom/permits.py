@@ -16,13 +16,15 @@ from mailroom.rates import HOLD, Bucket, Granted
 # A process that was refused asks again after this long, or when there can be a permit, if that is later. Within HOLD,
 # so that a process that sends alone finds nothing of the rate gone to waste.
 ASK_AGAIN: Final = timedelta(seconds=0.25)
+# What a process asks for at the most; where there is no limit, it would ask for twice as many again and again.
+LARGEST_BLOCK: Final = 10_000
 # How long a claim may take that is made with the last permits of a block.
 FOR_THE_CLAIM: Final = timedelta(seconds=0.1)
 
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """The right to hand `count` mails to SES before `until`, a monotonic moment; `call` is that to make it one bulk call.
+    """The right to hand `count` mails to SES before `until`, a monotonic moment; `call` makes it one bulk call.
 
     `urgent`: meant for urgent mail; `only_urgent`: for nothing else, also where others would have their turn.
     """
@@ -201,7 +203,7 @@ class _Block:
         return self._left > 0 and now < self._until - FOR_THE_CLAIM.total_seconds()
 
     def _ask(self, wanted: int, now: float) -> None:
-        size = max(wanted, self._useful(now))
+        size = min(max(wanted, self._useful(now)), LARGEST_BLOCK)
         with self._engine.connect() as connection:
             granted = rates.take(connection, self._bucket, size, own_rate=self._own_rate, urgent=self._urgent)
         if granted.count:

@@ -28,6 +28,7 @@ auth_type = trust
 max_client_conn = 500
 default_pool_size = 5
 server_reset_query =
+server_login_retry = 1
 """
 
 
