@@ -1,0 +1,54 @@
+-- Put jobs back that are over and were not sent, and make those due now that wait for later. One that is held (due
+-- never) may be out already: it is left to who decides that.
+--
+-- Binds: tokens (an array), queue (which a job that is put back goes to: its delivery does not say).
+--
+-- The fence is the final delivery: marking it as retried is what puts the job back, so two retries put back one. The
+-- job counts as tried: the claim looks for a late acceptance, and does not wait for a batch to fill. A token that is
+-- gone or consumed, or that SES is known to have taken after all, stays as it is.
+--
+-- Returns a row for each job: its token, and whether it had been over.
+--
+-- Locks: jobs by token, then deliveries by id, waiting for who holds them.
+WITH waiting AS MATERIALIZED (
+    SELECT token
+      FROM jobs
+     WHERE token = ANY (CAST(:tokens AS bigint[])) AND due_at < 'infinity'
+     ORDER BY token
+       FOR UPDATE
+),
+hastened AS (
+    UPDATE jobs SET due_at = least(due_at, clock_timestamp()) FROM waiting WHERE jobs.token = waiting.token
+    RETURNING jobs.token
+),
+over AS MATERIALIZED (
+    SELECT deliveries.id
+      FROM deliveries
+      JOIN tokens ON tokens.id = deliveries.token AND tokens.consumed_at IS NULL
+     WHERE deliveries.token = ANY (CAST(:tokens AS bigint[]))
+       AND deliveries.outcome NOT IN ('sent', 'deferred', 'unconfirmed')
+       AND NOT deliveries.late AND deliveries.retried_at IS NULL
+       AND NOT EXISTS (
+           SELECT FROM deliveries AS taken WHERE taken.token = deliveries.token AND taken.outcome = 'sent')
+     ORDER BY deliveries.id
+       FOR UPDATE OF deliveries
+),
+revived AS (
+    UPDATE deliveries SET retried_at = clock_timestamp() FROM over
+     WHERE deliveries.id = over.id AND deliveries.retried_at IS NULL
+    RETURNING deliveries.token, deliveries.action
+),
+again AS (
+    INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
+    SELECT token, clock_timestamp(), action,
+           CASE WHEN action = 'password_recovery' THEN 0
+                WHEN (SELECT count(*) FROM revived WHERE action = 'activation') > 50 THEN 2
+                ELSE 1 END,
+           1, :queue
+      FROM revived
+    RETURNING token
+)
+SELECT token, false AS was_over FROM hastened
+UNION ALL
+SELECT token, true FROM again
+ORDER BY token

@@ -1,0 +1,321 @@
+"""`jobs`: what an operator sees of single jobs, and does to them; and what the queue makes of that."""
+
+import json
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, text
+
+from mailroom.simulator import Fault, Simulator
+from tests.cli.command import sending
+from tests.cli.conftest import Here
+from tests.world import add_accounts, ask_recovery, misplaced, rows
+
+CLAIM = (
+    "WITH taken AS (DELETE FROM jobs WHERE token = 1 RETURNING *)"
+    " INSERT INTO batches (queue, worker, action, priority, due_at, tokens, attempts, lease_until)"
+    " SELECT queue, 'test', action, priority, due_at, ARRAY[token], ARRAY[attempt], now() + interval '1 minute'"
+    " FROM taken"
+)
+
+
+@pytest.fixture
+def env(ses: Simulator, url: str) -> dict[str, str]:
+    return sending(url, ses) | {"COLUMNS": "200"}
+
+
+@pytest.fixture(autouse=True)
+def _each_token_is_in_one_place(engine: Engine) -> Any:
+    yield
+    with engine.connect() as connection:
+        assert misplaced(connection) == []
+
+
+def execute(engine: Engine, *statements: str) -> None:
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+def add(engine: Engine, count: int, prefix: str = "user") -> None:
+    with engine.connect() as connection:
+        add_accounts(connection, count, prefix=prefix)
+
+
+def reject(here: Here, ses: Simulator, engine: Engine, env: dict[str, str], count: int = 1) -> None:
+    """Let mails to new accounts have been rejected."""
+    add(engine, count, prefix="rejected")
+    assert here("sweep", env=env).code == 0
+    execute(engine, "UPDATE deliveries SET outcome = 'rejected', message_id = NULL, error_code = 'MessageRejected'")
+    ses.reset()
+
+
+def listed(here: Here, env: dict[str, str], *options: str) -> list[dict[str, Any]]:
+    ended = here("jobs", "list", "--json", *options, env=env)
+    assert (ended.code, ended.err) == (0, ""), ended
+    found: list[dict[str, Any]] = json.loads(ended.out)
+    return found
+
+
+def tokens(here: Here, env: dict[str, str], *options: str) -> list[int]:
+    return [row["token"] for row in listed(here, env, *options)]
+
+
+# Looking
+
+
+def test_what_waits_is_held_or_in_flight_is_listed(here: Here, env: dict[str, str], engine: Engine) -> None:
+    add(engine, 4)
+    execute(engine, CLAIM, "UPDATE jobs SET due_at = 'infinity' WHERE token = 4")
+    found = listed(here, env)
+    assert [(row["token"], row["state"], row["priority"]) for row in found] == [
+        (1, "in flight", 1),
+        (2, "waiting", 1),
+        (3, "waiting", 1),
+        (4, "held", 1),
+    ]
+    assert (found[0]["batch"], found[3]["at"]) == (1, None)
+    assert tokens(here, env, "--limit", "2") == [1, 2]
+
+
+def test_what_is_on_record_is_listed_by_its_outcome_the_newest_first(
+    here: Here, ses: Simulator, env: dict[str, str], engine: Engine
+) -> None:
+    reject(here, ses, engine, env, 2)
+    add(engine, 2)
+    assert here("sweep", env=env).code == 0
+    assert tokens(here, env) == []
+    assert tokens(here, env, "--outcome", "sent") == [4, 3]
+    assert tokens(here, env, "--outcome", "sent", "--outcome", "rejected") == [4, 3, 2, 1]
+    assert tokens(here, env, "--code", "MessageRejected") == [2, 1]
+    [row] = listed(here, env, "--outcome", "rejected", "--token", "1")
+    assert (row["state"], row["outcome"], row["account"], row["attempt"]) == ("over", "rejected", 1, 0)
+
+
+def test_they_are_found_by_token_account_queue_and_time(here: Here, env: dict[str, str], engine: Engine) -> None:
+    with engine.connect() as connection:
+        add_accounts(connection, 2)
+        connection.execute(text("SET mailroom.queue = 'news'"))
+        add_accounts(connection, 1, prefix="news")
+        [active] = add_accounts(connection, 1, status="active", prefix="active")
+        ask_recovery(connection, active)
+        connection.execute(text("RESET mailroom.queue"))
+        connection.execute(text("UPDATE jobs SET due_at = '2026-01-02 03:04Z' WHERE token = 2"))
+    assert tokens(here, env, "--queue", "news") == [4, 3]
+    assert tokens(here, env, "--account", "4") == [4]
+    assert tokens(here, env, "--token", "3", "--token", "1") == [1, 3]
+    assert tokens(here, env, "--until", "1h") == [2]
+    assert tokens(here, env, "--since", "1h") == [4, 1, 3]
+    assert tokens(here, env, "--since", "2026-01-02T03:04", "--until", "2026-01-02T03:05") == [2]
+    assert tokens(here, env, "--since", "2026-01-02T03:04:01", "--until", "2026-01-03") == []
+    assert tokens(here, env, "--until", "2026-01-02T04:04:01+01:00") == [2]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("list --outcome lost", "'lost' is no outcome: sent, rejected"),
+        ("list --since yesterday", "'yesterday' is no moment"),
+        ("list --outcome sent --queue news", "--queue is for jobs that wait"),
+        ("retry", "name tokens"),
+        ("drop", "name tokens"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(here: Here, env: dict[str, str], options: str, words: str) -> None:
+    here("jobs", *options.split(), env=env).assert_one_line(2, words)
+
+
+def test_addresses_are_shown_only_if_asked_for(here: Here, ses: Simulator, env: dict[str, str], engine: Engine) -> None:
+    reject(here, ses, engine, env)
+    add(engine, 1)
+    for command in (["list"], ["list", "--outcome", "rejected"], ["show", "1"], ["show", "2"]):
+        for form in ([], ["--json"]):
+            assert "@" not in here("jobs", *command, *form, env=env).out
+            shown = here("jobs", *command, "--show-addresses", *form, env=env).out
+            assert "1@example.com" in shown
+    secrets = [row for row in listed(here, env, "--show-addresses") if {"secret", "code_digits"} & row.keys()]
+    assert secrets == []
+
+
+def test_the_table_for_people_is_not_cut(here: Here, env: dict[str, str], engine: Engine) -> None:
+    assert here("jobs", "list", env=env).out == "no jobs\n"
+    execute(engine, "SET mailroom.queue = 'a[/b]:smile:'")
+    add(engine, 1)
+    execute(engine, "UPDATE jobs SET queue = 'a[/b]:smile:', due_at = '2026-01-02 03:04Z'")
+    out = here("jobs", "list", env=env | {"COLUMNS": "20"}).out
+    [line] = [line for line in out.splitlines() if "activation" in line]
+    for cell in ("waiting", "2026-01-02 03:04:00Z", "a[/b]:smile:", "normal"):
+        assert cell in line
+
+
+def test_show_tells_the_whole_history(here: Here, ses: Simulator, env: dict[str, str], engine: Engine) -> None:
+    add(engine, 1)
+    ses.faults.add(Fault(operation="SendEmail", accept_then="drop"))
+    here("sweep", env=env)
+    execute(engine, "UPDATE jobs SET due_at = now()")
+    told = json.loads(here("jobs", "show", "1", "--json", env=env).out)
+    assert (told["token"]["id"], told["token"]["consumed_at"]) == (1, None)
+    assert [(row["state"], row["outcome"]) for row in told["history"]] == [("tried", "unconfirmed"), ("waiting", None)]
+    assert here("sweep", env=env).code == 0
+    told = json.loads(here("jobs", "show", "1", "--json", env=env).out)
+    assert [(row["state"], row["outcome"]) for row in told["history"]] == [("tried", "unconfirmed"), ("over", "sent")]
+    assert told["history"][1]["message_id"]
+    out = here("jobs", "show", "1", env=env).out
+    assert out.startswith("token 1 of account 1: made ")
+    assert "unconfirmed" in out
+
+
+def test_show_of_a_token_that_is_gone_or_never_was(here: Here, env: dict[str, str], engine: Engine) -> None:
+    add(engine, 1)
+    execute(engine, "DELETE FROM accounts")
+    assert here("jobs", "show", "1", env=env).out.startswith("token 1: gone")
+    here("jobs", "show", "7", env=env).assert_one_line(1, "nothing is known of a token 7")
+
+
+# Retry
+
+
+@pytest.mark.parametrize("outcome", ["rejected", "failed", "expired", "cancelled", "suppressed"])
+def test_what_is_over_and_was_not_sent_can_be_tried_again(
+    here: Here, ses: Simulator, env: dict[str, str], engine: Engine, outcome: str
+) -> None:
+    reject(here, ses, engine, env)
+    execute(engine, f"UPDATE deliveries SET outcome = '{outcome}'")  # noqa: S608 - one of the words above
+    assert here("jobs", "retry", "1", env=env).out == "put back 1, made due 0\n"
+    with engine.connect() as connection:
+        assert misplaced(connection) == []
+        assert rows(connection, "SELECT token, priority, attempt, queue FROM jobs") == [(1, 1, 1, "mailroom")]
+    assert here("sweep", env=env).code == 0
+    told = json.loads(here("jobs", "show", "1", "--json", env=env).out)["history"]
+    assert [(row["state"], row["outcome"]) for row in told] == [("retried", outcome), ("over", "sent")]
+
+
+def test_a_retry_is_not_a_delivery_that_prune_or_reconcile_could_stumble_over(
+    here: Here, ses: Simulator, env: dict[str, str], engine: Engine
+) -> None:
+    reject(here, ses, engine, env)
+    here("jobs", "retry", "1", env=env)
+    execute(
+        engine,
+        "UPDATE deliveries SET created_at = now() - interval '100 days'",
+        "UPDATE tokens SET created_at = now() - interval '100 days', expires_at = now() - interval '100 days'",
+    )
+    assert here("prune", "--older-than", "90d", env=env).out == "deleted 0 deliveries and 0 tokens\n"
+    execute(engine, "DELETE FROM jobs")  # lost, after all
+    assert here("sweep", "--full", env=env).code == 0
+    assert ses.ledger.counts().mails == 1
+
+
+def test_many_are_chosen_by_what_became_of_them(
+    here: Here, ses: Simulator, env: dict[str, str], engine: Engine
+) -> None:
+    reject(here, ses, engine, env, 60)
+    add(engine, 5)
+    assert here("sweep", env=env).code == 0
+    assert here("jobs", "retry", "--outcome", "rejected", "--limit", "2", env=env).out == "put back 2, made due 0\n"
+    assert here("jobs", "retry", "--outcome", "sent", env=env).out == "put back 0, made due 0\n"
+    done = json.loads(here("jobs", "retry", "--outcome", "rejected", "--since", "1h", "--json", env=env).out)
+    assert (len(done["put_back"]), done["made_due"], done["left"]) == (58, [], {})
+    with engine.connect() as connection:
+        assert rows(connection, "SELECT priority, count(*) FROM jobs GROUP BY 1 ORDER BY 1") == [(1, 2), (2, 58)]
+    assert here("jobs", "retry", "--outcome", "rejected", env=env).out == "put back 0, made due 0\n"
+
+
+def test_what_waits_for_later_comes_due(here: Here, env: dict[str, str], engine: Engine) -> None:
+    add(engine, 3)
+    execute(
+        engine,
+        "UPDATE jobs SET due_at = now() + interval '1 hour' WHERE token < 3",
+        "UPDATE jobs SET due_at = now() - interval '1 hour' WHERE token = 3",
+    )
+    assert here("jobs", "retry", "1", "3", env=env).out == "put back 0, made due 2\n"
+    with engine.connect() as connection:
+        due = rows(connection, "SELECT token, due_at < now() - interval '30 minutes' FROM jobs WHERE due_at <= now()")
+    assert sorted(due) == [(1, False), (3, True)]  # who has waited long keeps its place
+
+
+def test_what_was_sent_is_held_in_flight_or_consumed_is_left(
+    here: Here, ses: Simulator, env: dict[str, str], engine: Engine
+) -> None:
+    reject(here, ses, engine, env)
+    execute(engine, "UPDATE tokens SET consumed_at = now()")
+    add(engine, 1)
+    assert here("sweep", env=env).code == 0
+    add(engine, 2, prefix="more")
+    execute(engine, CLAIM.replace("token = 1", "token = 3"), "UPDATE jobs SET due_at = 'infinity' WHERE token = 4")
+    ended = here("jobs", "retry", "1", "2", "3", "4", "5", env=env)
+    assert (ended.code, ended.out) == (1, "put back 0, made due 0\n")
+    for words in ("1 (rejected)", "2 (sent)", "3 (in flight)", "4 (held)", "5 (nothing is known of it)"):
+        assert words in ended.err
+
+
+def test_what_ses_took_after_all_is_not_sent_again(
+    here: Here, ses: Simulator, env: dict[str, str], engine: Engine
+) -> None:
+    reject(here, ses, engine, env)
+    execute(
+        engine,
+        "UPDATE deliveries SET outcome = 'failed'",
+        "INSERT INTO deliveries (token, account, batch, action, outcome, attempt, late)"
+        " SELECT token, account, 9, action, 'sent', 0, true FROM deliveries",
+    )
+    assert here("jobs", "retry", "1", env=env).code == 1
+    assert here("sweep", env=env).code == 0
+    assert ses.ledger.mails == []
+
+
+def test_an_answer_that_comes_after_the_retry_is_heard_too(
+    here: Here, ses: Simulator, env: dict[str, str], engine: Engine
+) -> None:
+    reject(here, ses, engine, env)
+    assert here("jobs", "retry", "1", env=env).code == 0
+    execute(
+        engine,
+        "INSERT INTO deliveries (token, account, batch, action, outcome, attempt, late)"
+        " SELECT token, account, 9, action, 'sent', 0, true FROM deliveries",
+    )
+    assert here("sweep", env=env).code == 0
+    assert ses.ledger.mails == []
+    assert listed(here, env, "--outcome", "sent")[0]["code"] == "AcceptedLate"
+
+
+def test_a_job_goes_back_to_the_queue_that_is_named(
+    here: Here, ses: Simulator, env: dict[str, str], engine: Engine
+) -> None:
+    reject(here, ses, engine, env)
+    here("jobs", "retry", "1", "--queue-name", "news", env=env)
+    assert tokens(here, env, "--queue", "news") == [1]
+
+
+# Drop
+
+
+def test_a_job_that_is_dropped_is_cancelled_and_never_mailed(
+    here: Here, ses: Simulator, env: dict[str, str], engine: Engine
+) -> None:
+    add(engine, 3)
+    execute(engine, "UPDATE jobs SET due_at = 'infinity' WHERE token = 2")
+    assert here("jobs", "drop", "1", "2", env=env).out == "dropped 2\n"
+    assert here("sweep", env=env).code == 0
+    assert ses.ledger.counts().mails == 1
+    dropped = listed(here, env, "--code", "Dropped")
+    assert [(row["token"], row["account"], row["outcome"]) for row in dropped] == [
+        (2, 2, "cancelled"),
+        (1, 1, "cancelled"),
+    ]
+
+
+def test_what_is_in_flight_or_over_is_not_dropped(here: Here, env: dict[str, str], engine: Engine) -> None:
+    add(engine, 1)
+    execute(engine, CLAIM)
+    ended = here("jobs", "drop", "1", "--json", env=env)
+    assert (ended.code, json.loads(ended.out)) == (1, {"dropped": [], "left": {"1": "in flight"}})
+
+
+def test_a_whole_queue_can_be_dropped(here: Here, env: dict[str, str], engine: Engine) -> None:
+    add(engine, 1200)
+    add(engine, 1, prefix="kept")
+    execute(engine, "UPDATE jobs SET queue = 'news' WHERE token <= 1200")
+    assert here("jobs", "drop", "--queue", "news", env=env).out == "dropped 1,200\n"
+    assert tokens(here, env) == [1201]
+    assert here("jobs", "retry", "--code", "Dropped", env=env).out == "put back 1,200, made due 0\n"
