@@ -3,7 +3,7 @@
 --
 -- Binds: tokens (an array), queue (which a job that is put back goes to: its delivery does not say).
 --
--- The fence is the final delivery: marking it as retried is what puts the job back, so two retries put back one. The
+-- The fence is the final delivery: who locks it and finds it unmarked puts the job back, so two retries put back one. The
 -- job counts as tried: the claim looks for a late acceptance, and does not wait for a batch to fill. A token that is
 -- gone or consumed, or that SES is known to have taken after all, stays as it is.
 --
@@ -35,7 +35,7 @@ over AS MATERIALIZED (
 ),
 revived AS (
     UPDATE deliveries SET retried_at = clock_timestamp() FROM over
-     WHERE deliveries.id = over.id AND deliveries.retried_at IS NULL
+     WHERE deliveries.id = over.id
     RETURNING deliveries.token, deliveries.action
 ),
 again AS (

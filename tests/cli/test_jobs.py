@@ -1,14 +1,18 @@
 """`jobs`: what an operator sees of single jobs, and does to them; and what the queue makes of that."""
 
 import json
+import threading
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
+from mailroom import jobs
+from mailroom.jobs import Retried
 from mailroom.simulator import Fault, Simulator
 from tests.cli.command import sending
 from tests.cli.conftest import Here
+from tests.running import count, eventually
 from tests.world import add_accounts, ask_recovery, misplaced, rows
 
 CLAIM = (
@@ -16,6 +20,12 @@ CLAIM = (
     " INSERT INTO batches (queue, worker, action, priority, due_at, tokens, attempts, lease_until)"
     " SELECT queue, 'test', action, priority, due_at, ARRAY[token], ARRAY[attempt], now() + interval '1 minute'"
     " FROM taken"
+)
+
+
+SENT = (
+    "INSERT INTO deliveries (token, account, batch, action, outcome, attempt)"
+    " SELECT id, account, 9, action, 'sent', 1 FROM tokens"
 )
 
 
@@ -33,8 +43,12 @@ def _each_token_is_in_one_place(engine: Engine) -> Any:
 
 def execute(engine: Engine, *statements: str) -> None:
     with engine.connect() as connection:
-        for statement in statements:
-            connection.execute(text(statement))
+        execute_on(connection, *statements)
+
+
+def execute_on(connection: Connection, *statements: str) -> None:
+    for statement in statements:
+        connection.execute(text(statement))
 
 
 def add(engine: Engine, count: int, prefix: str = "user") -> None:
@@ -202,8 +216,30 @@ def test_a_retry_is_not_a_delivery_that_prune_or_reconcile_could_stumble_over(
     )
     assert here("prune", "--older-than", "90d", env=env).out == "deleted 0 deliveries and 0 tokens\n"
     execute(engine, "DELETE FROM jobs")  # lost, after all
+    assert here("prune", "--older-than", "90d", env=env).out == "deleted 0 deliveries and 0 tokens\n"
     assert here("sweep", "--full", env=env).code == 0
     assert ses.ledger.counts().mails == 1
+
+
+def test_two_retries_at_once_put_back_one_job(here: Here, ses: Simulator, env: dict[str, str], engine: Engine) -> None:
+    """The second one waits for the first. By then its job has been sent, so that no key keeps the second one out."""
+    reject(here, ses, engine, env)
+    second: list[Retried] = []
+
+    def retry() -> None:
+        with engine.connect() as connection:
+            second.append(jobs.retry(connection, [1], queue="mailroom"))
+
+    thread = threading.Thread(target=retry)
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as first, first.begin():
+        assert jobs.retry(first, [1], queue="mailroom").put_back == [1]
+        thread.start()
+        with engine.connect() as looking:
+            eventually(lambda: count(looking, "pg_locks WHERE NOT granted"), "the second waits")
+        execute_on(first, "DELETE FROM jobs", SENT)
+    thread.join()
+    assert second == [Retried([], [])]
+    assert tokens(here, env) == []
 
 
 def test_many_are_chosen_by_what_became_of_them(
