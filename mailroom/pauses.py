@@ -36,6 +36,11 @@ def scope_name(scope: Scope, action: Action) -> str:
     return action.value if scope is Scope.ACTION else scope.value
 
 
+def covering(action: Action) -> list[str]:
+    """Return the scopes that keep an action's mails from being sent, queues aside."""
+    return [scope_name(scope, action) for scope in Scope]
+
+
 def queue_scope(queue: str) -> str:
     """Return the scope of a queue."""
     return f"queue:{queue}"

@@ -113,13 +113,13 @@ def claim(  # noqa: PLR0913 - what the one statement binds
     lease: timedelta,
     floors: Floors,
     lanes: Sequence[Lane] = LANES,
-    probing: str = "",
+    probing: bool = False,
 ) -> Claim:
     """Take due jobs of one of these lanes, at most `batch_limit`, and open a batch that holds for `lease`.
 
     Nothing is taken before a batch is full or its oldest job has waited `batch_timeout`; urgent jobs and jobs that
     come back do not wait. Jobs whose token or account no longer asks for the mail are over in the same statement.
-    What is paused is passed over, except for the pause of the scope `probing`. Jobs in quarantine are taken alone.
+    What is paused is passed over; when `probing`, only what is paused by hand. Jobs in quarantine are taken alone.
     """
     seen = floors.read()
     rows = connection.execute(

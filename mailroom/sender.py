@@ -107,13 +107,20 @@ class Sender:
             self._permits.give_back(permit, permit.count)
             return False
         began = time.monotonic()
-        claim = self._claim(replace(self.limits, batch_limit=1, batch_timeout=timedelta(0)), probing=scope)
+        lanes = [lane for lane in LANES if scope not in list(Action) or lane[1] == scope]
+        limits = replace(self.limits, batch_limit=1, batch_timeout=timedelta(0))
+        claim = self._claim(limits, lanes=lanes, probing=True)
         _log_over(claim)
         if claim.batch is not None and any(_is_fine(outcome) for outcome in self._work(claim.batch, began, permit)):
-            with self._engine.connect() as connection:
+            self._resume(claim.batch.action)
+        return True
+
+    def _resume(self, action: Action) -> None:
+        """End the pauses that a mail of this action has passed: it went through."""
+        with self._engine.connect() as connection:
+            for scope in pauses.covering(action):
                 if pauses.close_pause(connection, scope):
                     log.info("resumed scope=%s", scope)
-        return True
 
     def _claim_permitted(self, permit: Permit) -> Claim:
         """Claim no more than is permitted, and give back what is left of the permit."""
@@ -133,7 +140,7 @@ class Sender:
         with self._engine.connect() as connection:
             return self.look(connection, lanes=URGENT_LANES).ready > 0
 
-    def _claim(self, limits: Limits, *, lanes: Sequence[Lane] = LANES, probing: str = "") -> Claim:
+    def _claim(self, limits: Limits, *, lanes: Sequence[Lane] = LANES, probing: bool = False) -> Claim:
         with self._engine.connect() as connection:
             return queue.claim(
                 connection,

@@ -16,7 +16,7 @@ from tests.world import add_accounts, ask_recovery, misplaced, rows
 THROUGH_PGBOUNCER = True
 
 
-def claimed(connection: Connection, probing: str = "") -> list[int]:
+def claimed(connection: Connection, *, probing: bool = False) -> list[int]:
     """The tokens that a claim takes."""
     claim = queue.claim(
         connection,
@@ -62,11 +62,28 @@ def test_a_pause_of_another_queue_is_nothing_to_us(conn: Connection) -> None:
     assert claimed(conn) == [recovery]
 
 
-def test_a_probe_passes_its_own_pause_and_no_other(conn: Connection) -> None:
-    activation, _ = waiting(conn)
-    pauses.open_pause(conn, "activation", code="Fault", reason="a reason")
-    pauses.open_pause(conn, "password_recovery", code="Fault", reason="a reason")
-    assert claimed(conn, probing="activation") == [activation]
+def test_a_probe_passes_all_pauses_but_those_by_hand(conn: Connection) -> None:
+    activation, recovery = waiting(conn)
+    for scope in ("account", "identity", "activation"):
+        pauses.open_pause(conn, scope, code="Fault", reason="a reason")
+    pauses.open_pause(conn, "password_recovery", code=pauses.BY_HAND, reason="a reason", probed=False)
+    assert claimed(conn) == []
+    assert claimed(conn, probing=True) == [activation]
+    assert pauses.close_pause(conn, "password_recovery", by_hand=True)
+    assert claimed(conn, probing=True) == [recovery]
+
+
+def test_pauses_that_cover_each_other_all_end(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine.connect() as connection:
+        add_accounts(connection, 3)
+        for scope in ("account", "identity", "configuration_set", "activation"):
+            pauses.open_pause(connection, scope, code="Fault", reason="a reason")
+        connection.execute(text("UPDATE pauses SET probe_at = now()"))
+        with working(engine, transport(simulator, monkeypatch), sweep_interval=0.2):
+            eventually(lambda: drained(connection), "all is sent")
+        assert pauses.read(connection) == []
 
 
 def test_only_the_first_to_meet_a_fault_opens_its_pause(conn: Connection) -> None:

@@ -4,7 +4,8 @@
 -- each priority and action, in four arrays: priorities, actions, floors_due_at, floors_token. A lane's floor is where
 -- the last claim in it ended (NULL: the beginning); below it lie rows that are dead but not yet vacuumed. It never
 -- reaches into the last moments (slack), in which commits may still land out of order; the sweep finds what committed
--- later than that. Lanes that are paused are passed over, but for the pause of the scope `probing` (empty: none).
+-- later than that. Lanes that are paused are passed over; when `probing` (a boolean) only those that are by hand: where
+-- several pauses cover a lane, each alone would keep the others from ever being tried.
 --
 -- Returns a row for each job taken: to be sent in the batch, or already over, with its outcome.
 --
@@ -19,7 +20,7 @@ WITH lane AS MATERIALIZED (
      WHERE NOT EXISTS (
            SELECT FROM pauses
             WHERE pauses.scope IN ('account', 'configuration_set', 'identity', CAST(given.action AS text), 'queue:' || :queue)
-              AND pauses.scope <> :probing)
+              AND (pauses.probe_at IS NULL OR NOT :probing))
 ),
 -- The lanes in which a batch is full, or has waited long enough, the most urgent first. Urgent jobs never wait, nor do
 -- jobs that come back for another attempt: they have waited. This look takes no locks, so that a batch that is not yet
