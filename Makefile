@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint types check bench format lock
+.PHONY: help demo test lint types check storm bench format lock
 .DEFAULT_GOAL := help
 
 help:            ## list the targets
@@ -22,6 +22,9 @@ types: .venv/ok  ## strict types
 	$(BIN)/mypy
 
 check: lint types test  ## all of it, as CI does
+
+storm: .venv/ok  ## let everything go wrong for ten minutes; STORM='--seed N --seconds S --mails M'
+	$(BIN)/python -m tests.storm $(STORM)
 
 bench: .venv/ok  ## measure, and print the tables of docs/benchmarks.md
 	$(BIN)/python -m tests.benchmarks $(BENCH)

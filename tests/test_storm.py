@@ -1,0 +1,20 @@
+"""A minute of the storm; `make storm` has ten."""
+
+import pytest
+
+from tests import pgbouncer
+from tests.conftest import GIVEN, missing
+from tests.storm import run
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(420)
+def test_whatever_goes_wrong_no_mail_is_lost_and_none_is_doubled_off_the_record() -> None:
+    if GIVEN:
+        pytest.skip("a server that was given is not ours to crash")
+    if not pgbouncer.PROGRAM.exists():
+        missing(f"Debian's PgBouncer, {pgbouncer.PROGRAM}")
+    books = run(seed=1, seconds=60, goal=6_000, say=print)
+    assert books.balance, books
+    assert books.samples > 10
+    assert books.outcomes["sent"] > 1_000
