@@ -27,13 +27,18 @@ class AccountWatch:
         self._engine = engine
         self._ask = ask
         self._stopping = threading.Event()
+        self._looked = threading.Event()
         self._trouble = ""
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Look in a thread of its own, at once and then every LOOK_EVERY, until the end of the block."""
+        """Look in a thread of its own, at once and then every LOOK_EVERY, until the end of the block.
+
+        The block begins once the first look is over, or after LOOK_EVERY.
+        """
         thread = threading.Thread(target=self._keep_looking, daemon=True)
         thread.start()
+        self._looked.wait(LOOK_EVERY.total_seconds())
         try:
             yield
         finally:
@@ -66,6 +71,7 @@ class AccountWatch:
 
     def _keep_looking(self) -> None:
         self.refresh()
+        self._looked.set()
         while not self._stopping.wait(LOOK_EVERY.total_seconds()):
             self.refresh()
 

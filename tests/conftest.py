@@ -22,6 +22,12 @@ from mailroom.simulator import Simulator
 from tests import pgbouncer
 from tests.running import Processes
 
+# As if SES had said for ever that the account has no limits; tests of the rate say otherwise.
+UNLIMITED = text(
+    "UPDATE ses_account SET fetched_at = now(), refresh_due_at = 'infinity', max_send_rate = -1, max_24_hour_send = -1,"
+    " sent_last_24_hours = 0, sending_enabled = true, production_access = true, enforcement = 'HEALTHY'"
+)
+
 ROOT = Path(__file__).parent.parent
 GIVEN = os.environ.get("MAILROOM_TEST_DATABASE_URL")
 BINARIES = {"pg18": None, "pg15": Path("/usr/lib/postgresql/15/bin")}
@@ -121,6 +127,10 @@ def template(server: Server) -> Iterator[str]:
     name = f"mailroom_template_{os.getpid()}"
     server.execute(f"CREATE DATABASE {name}")
     migrate(server.database_url(name))
+    engine = database.connect_engine(server.database_url(name))
+    with engine.connect() as connection:
+        connection.execute(UNLIMITED)
+    engine.dispose()
     yield name
     server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 

@@ -201,6 +201,8 @@ def test_no_fault_of_ses_brings_anything_to_light(
             )
         simulator.faults.add(Fault(**{**_set(fault), "times": 2}))
         for _ in range(2):  # a batch of two of each action
+            with engine.connect() as connection:
+                connection.execute(text("DELETE FROM pauses"))
             assert sender.work_batch() == Work(2, full=False)
         sender._floors.clear()
     with engine.connect() as connection:
