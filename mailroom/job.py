@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
+from typing import Final
 
 
 class Action(StrEnum):
@@ -48,6 +49,17 @@ class Batch:
     action: Action
     priority: Priority
     jobs: tuple[Job, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryLimits:
+    """How many recovery mails one account gets in any 15 minutes and in any 24 hours; 0: none at all."""
+
+    per_15_minutes: int
+    per_day: int
+
+
+RECOVERY_LIMITS: Final = RecoveryLimits(per_15_minutes=3, per_day=10)
 
 
 @dataclass(frozen=True, slots=True)

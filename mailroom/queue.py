@@ -13,7 +13,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row
 
 from mailroom.database import statement
-from mailroom.job import Action, Batch, Job, Position, Priority
+from mailroom.job import RECOVERY_LIMITS, Action, Batch, Job, Position, Priority, RecoveryLimits
 from mailroom.retry import GRACE, MAX_ATTEMPTS, Verdict
 
 Lane = tuple[Priority, Action]
@@ -114,11 +114,13 @@ def claim(  # noqa: PLR0913 - what the one statement binds
     floors: Floors,
     lanes: Sequence[Lane] = LANES,
     probing: bool = False,
+    recoveries: RecoveryLimits = RECOVERY_LIMITS,
 ) -> Claim:
     """Take due jobs of one of these lanes, at most `batch_limit`, and open a batch that holds for `lease`.
 
     Nothing is taken before a batch is full or its oldest job has waited `batch_timeout`; urgent jobs and jobs that
-    come back do not wait. Jobs whose token or account no longer asks for the mail are over in the same statement.
+    come back do not wait. Jobs whose token or account no longer asks for the mail are over in the same statement, and
+    so are recoveries that a newer one supersedes, or of which the account has had its share.
     What is paused is passed over; when `probing`, only what is paused by hand. Jobs in quarantine are taken alone.
     """
     seen = floors.read()
@@ -132,6 +134,8 @@ def claim(  # noqa: PLR0913 - what the one statement binds
             "lease": lease,
             "slack": SLACK,
             "probing": probing,
+            "recoveries_per_15_minutes": recoveries.per_15_minutes,
+            "recoveries_per_day": recoveries.per_day,
             **_lanes(seen, lanes),
         },
     ).all()

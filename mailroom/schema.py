@@ -63,6 +63,12 @@ tokens = Table(
     UniqueConstraint("secret", name="tokens_secret_key"),
     Index("tokens_account_idx", "account"),
 )
+Index(
+    "tokens_recovery_idx",
+    tokens.c.account,
+    tokens.c.id,
+    postgresql_where=text("action = 'password_recovery'"),
+)
 
 jobs = Table(
     "jobs",
@@ -109,6 +115,12 @@ deliveries = Table(
     Column("retried_at", moment),
     Index("deliveries_token_idx", "token"),
     Index("deliveries_created_at_idx", "created_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
+)
+Index(
+    "deliveries_recovery_idx",
+    deliveries.c.account,
+    deliveries.c.created_at,
+    postgresql_where=text("action = 'password_recovery' AND outcome IN ('sent', 'unconfirmed')"),
 )
 
 pauses = Table(

@@ -17,7 +17,21 @@ from mailroom import classify, pauses, queue, tokens
 from mailroom.backoff import Backoff
 from mailroom.database import first_line, is_worth_repeating
 from mailroom.errors import TransportError
-from mailroom.job import Action, Batch, Deferred, Job, Outcome, Priority, Rejected, Scope, Sent, Unconfirmed, Untried
+from mailroom.job import (
+    RECOVERY_LIMITS,
+    Action,
+    Batch,
+    Deferred,
+    Job,
+    Outcome,
+    Priority,
+    RecoveryLimits,
+    Rejected,
+    Scope,
+    Sent,
+    Unconfirmed,
+    Untried,
+)
 from mailroom.permits import NO_LIMIT, Permit, Permits
 from mailroom.queue import LANES, OTHER_LANES, URGENT_LANES, Claim, Floors, Lane, View
 from mailroom.retry import GRACE, Verdict, judge
@@ -40,6 +54,7 @@ class Limits:
     batch_timeout: timedelta
     lease: timedelta
     resend_after: timedelta | None = GRACE
+    recoveries: RecoveryLimits = RECOVERY_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +167,7 @@ class Sender:
                 floors=self._floors,
                 lanes=lanes,
                 probing=probing,
+                recoveries=limits.recoveries,
             )
 
     def look(self, connection: Connection, *, lanes: Sequence[Lane] = LANES) -> View:

@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from mailroom.database import connection_string
 from mailroom.errors import SettingsError
+from mailroom.job import RECOVERY_LIMITS, RecoveryLimits
 from mailroom.transport import LONGEST_CALL
 
 PREFIX: Final = "MAILROOM_"
@@ -125,6 +126,10 @@ class Settings(BaseSettings):
     unconfirmed_wait: Milliseconds = Field(
         timedelta(milliseconds=5_000), description="how long to wait for a late answer before a mail is sent again"
     )
+    recoveries_per_15_minutes: int = Field(
+        RECOVERY_LIMITS.per_15_minutes, ge=0, le=1_000_000, description="most recovery mails to one account; 0: none"
+    )
+    recoveries_per_day: int = Field(RECOVERY_LIMITS.per_day, ge=0, le=1_000_000, description="the same in 24 hours")
     debug: bool = Field(False, description="print each request to stdout instead of sending it")
     ses_config_set: Annotated[str, _matching(r"[A-Za-z0-9_-]{0,64}", "at most 64 letters, digits, _ or -")] = Field(
         "default", description="configuration set; empty: none"
@@ -141,6 +146,11 @@ class Settings(BaseSettings):
     # botocore reads AWS_DEFAULT_REGION alone, while every other AWS tool reads this one.
     aws_region: str | None = Field(None, validation_alias="AWS_REGION", description="region of SES")
     ses_output_path: Path | None = Field(None, description="where raw SES error answers are kept")
+
+    @property
+    def recovery_limits(self) -> RecoveryLimits:
+        """How many recovery mails one account gets."""
+        return RecoveryLimits(self.recoveries_per_15_minutes, self.recoveries_per_day)
 
     @model_validator(mode="after")
     def _hold_together(self) -> Self:

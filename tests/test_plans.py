@@ -156,7 +156,7 @@ def test_a_claim_goes_by_index(used: Connection) -> None:
         claim(used, floors)
     for plan in plans:
         assert plan.scans("jobs") == {"jobs_claim_idx", "jobs_pkey"}
-        assert plan.scans("tokens") == {"tokens_pkey"}
+        assert plan.scans("tokens") == {"tokens_pkey", "tokens_recovery_idx"}
         assert plan.scans("accounts") == {"accounts_pkey"}
         assert plan.scans("deliveries") == {"deliveries_token_idx"}
 

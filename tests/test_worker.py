@@ -33,11 +33,11 @@ def test_a_recovery_is_at_ses_within_100_ms_of_its_commit(
     engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with engine.connect() as connection:
-        [account] = add_accounts(connection, 1, status="active")
+        accounts = add_accounts(connection, 200, status="active")
         with working(engine, transport(simulator, monkeypatch), listen=direct_url):
             eventually(lambda: rows(connection, LISTENING), "the worker listens")
             waits: list[float] = []
-            for _ in range(200):
+            for account in accounts:
                 token = ask_recovery(connection, account)
                 eventually(lambda: simulator.ledger.counts().mails > len(waits), "the mail is there")
                 [accepted] = [m.accepted_at for m in simulator.ledger.newest(1)]

@@ -90,4 +90,11 @@ def open_permits(settings: Settings, engine: Engine) -> Iterator[Permits]:
 def limits(settings: Settings) -> Limits:
     """Return how jobs are claimed."""
     resend_after = settings.unconfirmed_wait if settings.on_unconfirmed == "resend" else None
-    return Limits(settings.queue_name, settings.batch_limit, settings.batch_timeout, settings.lease, resend_after)
+    return Limits(
+        settings.queue_name,
+        settings.batch_limit,
+        settings.batch_timeout,
+        settings.lease,
+        resend_after,
+        settings.recovery_limits,
+    )

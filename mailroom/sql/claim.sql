@@ -7,9 +7,12 @@
 -- later than that. Lanes that are paused are passed over; when `probing` (a boolean) only those that are by hand: where
 -- several pauses cover a lane, each alone would keep the others from ever being tried.
 --
+-- Of one account's recoveries, at most recoveries_per_15_minutes and recoveries_per_day are mailed.
+--
 -- Returns a row for each job taken: to be sent in the batch, or already over, with its outcome.
 --
--- Locks: jobs (skipping what others hold), then tokens (likewise). It waits for nobody.
+-- Locks: jobs (skipping what others hold), then the recoveries of an account, then tokens (skipping). It waits for
+-- nobody but another claim that is about to mail a recovery of the same account.
 WITH lane AS MATERIALIZED (
     SELECT given.priority, given.action,
            least(coalesce(given.floor_due_at, '-infinity'), now() - :slack) AS floor_due_at,
@@ -77,23 +80,24 @@ taken AS (
 -- What is so now decides. An acceptance that arrived after its batch was rescued is kept as a late row: the mail is
 -- out, and is not sent again. Only a job that was tried before can have one. It is ordered by its moment, not its id:
 -- to save a sort, PostgreSQL might walk the log by id, from its beginning.
-looked_up AS MATERIALIZED (
+--
+-- Of an account's recoveries only the newest is mailed, and only so many in a time: recovery_fits. It is asked last,
+-- since it locks, and after the sort (PostgreSQL leaves volatile functions for then), so that all claims lock accounts
+-- in one order.
+examined AS MATERIALIZED (
     SELECT taken.*, tokens.account, tokens.secret, tokens.code, tokens.expires_at, accounts.email, accounts.login,
            accepted.batch AS accepted_in, accepted.message_id, unconfirmed.batch IS NOT NULL AS resend,
-           CAST(CASE
-               WHEN accepted.batch IS NOT NULL THEN 'sent'
-               WHEN tokens.id IS NULL OR tokens.consumed_at IS NOT NULL THEN 'cancelled'
-               WHEN accounts.status <> CASE taken.action WHEN 'activation' THEN 'provisioned' ELSE 'active' END
-                    ::account_status THEN 'cancelled'
-               WHEN taken.action = 'password_recovery' AND tokens.expires_at <= now() THEN 'expired'
-           END AS delivery_outcome) AS outcome,
            CASE
                WHEN accepted.batch IS NOT NULL THEN 'AcceptedLate'
                WHEN tokens.id IS NULL THEN 'TokenGone'
                WHEN tokens.consumed_at IS NOT NULL THEN 'TokenConsumed'
-               WHEN taken.action = 'password_recovery' AND tokens.expires_at <= now()
-                    AND accounts.status = 'active' THEN 'TokenExpired'
-               ELSE 'AccountStatus'
+               WHEN accounts.status <> CASE taken.action WHEN 'activation' THEN 'provisioned' ELSE 'active' END
+                    ::account_status THEN 'AccountStatus'
+               WHEN taken.action = 'activation' THEN NULL
+               WHEN tokens.expires_at <= now() THEN 'TokenExpired'
+               WHEN newer.id IS NOT NULL THEN 'Superseded'
+               WHEN NOT recovery_fits(tokens.account, tokens.id, :recoveries_per_15_minutes, :recoveries_per_day)
+                    THEN 'TooManyRecoveries'
            END AS error_code
       FROM taken
       LEFT JOIN tokens ON tokens.id = taken.token
@@ -102,15 +106,34 @@ looked_up AS MATERIALIZED (
            SELECT deliveries.batch, deliveries.message_id
              FROM deliveries
             WHERE deliveries.token = taken.token AND deliveries.outcome = 'sent' AND deliveries.late
+              AND taken.attempt > 0
             ORDER BY deliveries.created_at
             LIMIT 1
-           ) AS accepted ON taken.attempt > 0
+           ) AS accepted ON true
       LEFT JOIN LATERAL (
            SELECT deliveries.batch
              FROM deliveries
-            WHERE deliveries.token = taken.token AND deliveries.outcome = 'unconfirmed'
+            WHERE deliveries.token = taken.token AND deliveries.outcome = 'unconfirmed' AND taken.attempt > 0
             LIMIT 1
-           ) AS unconfirmed ON taken.attempt > 0
+           ) AS unconfirmed ON true
+      LEFT JOIN LATERAL (
+           SELECT others.id
+             FROM tokens AS others
+            WHERE others.account = tokens.account AND others.id > tokens.id AND others.action = 'password_recovery'
+              AND taken.action = 'password_recovery'
+            ORDER BY others.id DESC
+            LIMIT 1
+           ) AS newer ON true
+     ORDER BY tokens.account
+),
+looked_up AS MATERIALIZED (
+    SELECT *,
+           CAST(CASE
+               WHEN error_code = 'AcceptedLate' THEN 'sent'
+               WHEN error_code = 'TokenExpired' THEN 'expired'
+               WHEN error_code IS NOT NULL THEN 'cancelled'
+           END AS delivery_outcome) AS outcome
+      FROM examined
 ),
 -- A late activation gets its life back. A token that somebody has locked is being consumed or deleted: leave it.
 renewable AS MATERIALIZED (

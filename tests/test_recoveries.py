@@ -1,0 +1,364 @@
+"""Recovery mails to one account: the newest alone, and no more than its share, whoever asks and however many claim."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from threading import Barrier
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from mailroom import queue
+from mailroom.job import RECOVERY_LIMITS, Batch, Deferred, Outcome, RecoveryLimits, Rejected, Sent, Unconfirmed
+from mailroom.queue import Claim, Floors
+from mailroom.retry import judge
+from mailroom.simulator import Simulator
+from tests.running import drained, eventually, transport, working
+from tests.world import add_accounts, ask_recovery, misplaced, rows
+
+SENT = Sent("m-1")
+UNCONFIRMED = Unconfirmed("ReadTimeout", "no answer")
+
+
+def claim(connection: Connection, *, limits: RecoveryLimits = RECOVERY_LIMITS, batch_limit: int = 50) -> Claim:
+    return queue.claim(
+        connection,
+        queue="mailroom",
+        worker="test",
+        batch_limit=batch_limit,
+        batch_timeout=timedelta(0),
+        lease=timedelta(seconds=30),
+        floors=Floors(),
+        recoveries=limits,
+    )
+
+
+def settle(connection: Connection, batch: Batch | None, outcome: Outcome) -> None:
+    assert batch is not None
+    assert queue.settle(connection, batch, [judge(outcome, attempt=job.attempt, jitter=0) for job in batch.jobs])
+
+
+def ask(connection: Connection, account: int, count: int = 1) -> list[int]:
+    """Ask for recoveries, due a minute ago; return their tokens."""
+    tokens = [ask_recovery(connection, account) for _ in range(count)]
+    make_due(connection)
+    return tokens
+
+
+def make_due(connection: Connection) -> None:
+    connection.execute(text("UPDATE jobs SET due_at = now() - interval '1 minute'"))
+
+
+def active(connection: Connection, prefix: str = "user") -> int:
+    return add_accounts(connection, 1, status="active", prefix=prefix)[0]
+
+
+def mailed(found: Claim) -> list[int]:
+    return [] if found.batch is None else [job.token for job in found.batch.jobs]
+
+
+def over(found: Claim) -> list[tuple[int, str, str]]:
+    return [(each.token, each.outcome, each.error_code) for each in found.over]
+
+
+def mail(connection: Connection, account: int, count: int = 1) -> None:
+    """Ask for one recovery after another, and let each be sent."""
+    for _ in range(count):
+        [token] = ask(connection, account)
+        found = claim(connection)
+        assert mailed(found) == [token]
+        settle(connection, found.batch, SENT)
+
+
+def age(connection: Connection, minutes: int) -> None:
+    """Let all that was delivered have been delivered so much earlier."""
+    earlier = "UPDATE deliveries SET created_at = created_at - make_interval(mins => :minutes)"
+    connection.execute(text(earlier), {"minutes": minutes})
+
+
+def refused(connection: Connection, account: int, **how: Any) -> bool:
+    """Ask once more; whether that is refused for its number."""
+    [token] = ask(connection, account)
+    found = claim(connection, **how)
+    assert (mailed(found), over(found)) in [([token], []), ([], [(token, "cancelled", "TooManyRecoveries")])]
+    return found.batch is None
+
+
+# The newest alone
+
+
+def test_of_the_recoveries_that_wait_only_the_newest_is_mailed(conn: Connection) -> None:
+    first, second, newest = ask(conn, active(conn), 3)
+
+    found = claim(conn)
+
+    assert mailed(found) == [newest]
+    assert over(found) == [(first, "cancelled", "Superseded"), (second, "cancelled", "Superseded")]
+    assert misplaced(conn) == []
+
+
+def test_recoveries_of_other_accounts_supersede_nothing(conn: Connection) -> None:
+    ada, bob = add_accounts(conn, 2, status="active")
+    tokens = ask(conn, ada) + ask(conn, bob)
+    assert mailed(claim(conn)) == tokens
+
+
+def test_an_activation_neither_supersedes_nor_is_superseded(conn: Connection) -> None:
+    """Not even one that an application made twice for an account."""
+    [account] = add_accounts(conn, 1)
+    conn.execute(text("INSERT INTO tokens (action, account) VALUES ('activation', :account)"), {"account": account})
+    make_due(conn)
+    assert len(mailed(claim(conn))) == 2
+
+    account = active(conn, "known")
+    [recovery] = ask(conn, account)
+    conn.execute(text("INSERT INTO tokens (action, account) VALUES ('activation', :account)"), {"account": account})
+    assert mailed(claim(conn)) == [recovery]
+
+
+def test_a_recovery_that_comes_back_is_superseded_by_what_was_asked_meanwhile(conn: Connection) -> None:
+    account = active(conn)
+    [old] = ask(conn, account)
+    settle(conn, claim(conn).batch, Deferred("TransientFailure", "later", charged=True))
+
+    [new] = ask(conn, account)
+    found = claim(conn)
+
+    assert (mailed(found), over(found)) == ([new], [(old, "cancelled", "Superseded")])
+    assert misplaced(conn) == []
+
+
+def test_a_deleted_recovery_supersedes_nothing(conn: Connection) -> None:
+    old, new = ask(conn, active(conn), 2)
+    conn.execute(text("DELETE FROM tokens WHERE id = :new"), {"new": new})
+    found = claim(conn)
+    assert (mailed(found), over(found)) == ([old], [(new, "cancelled", "TokenGone")])
+
+
+# Its share
+
+
+def test_an_account_gets_three_mails_in_a_quarter_of_an_hour(conn: Connection) -> None:
+    account, other = add_accounts(conn, 2, status="active")
+    mail(conn, account, 3)
+
+    assert refused(conn, account)
+    assert not refused(conn, other)
+    assert misplaced(conn) == []
+
+    age(conn, 15)
+    assert not refused(conn, account)
+
+
+def test_an_account_gets_ten_mails_a_day(conn: Connection) -> None:
+    account = active(conn)
+    for _ in range(5):
+        mail(conn, account, 2)
+        age(conn, 16)
+    assert refused(conn, account)
+
+    age(conn, 24 * 60 - 16 * 5)
+    assert not refused(conn, account)
+
+
+def test_mails_in_flight_count(conn: Connection) -> None:
+    account = active(conn)
+    batches = []
+    for _ in range(3):
+        ask(conn, account)
+        batches.append(claim(conn).batch)
+    assert refused(conn, account)
+
+    assert batches[0] is not None
+    assert queue.release(conn, batches[0])  # and given back they do not
+    conn.execute(text("DELETE FROM jobs"))
+    assert not refused(conn, account)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "counts"),
+    [
+        (SENT, True),
+        (UNCONFIRMED, True),
+        (Rejected("MessageRejected", "no"), False),
+        (Deferred("TransientFailure", "later", charged=True), False),
+        (Deferred("Throttled", "later", charged=False), False),
+    ],
+)
+def test_what_counts_is_what_may_have_reached_somebody(conn: Connection, outcome: Outcome, counts: bool) -> None:
+    account = active(conn)
+    ask(conn, account)
+    settle(conn, claim(conn).batch, outcome)
+    conn.execute(text("DELETE FROM jobs"))  # what is to be tried again would only be superseded
+
+    assert refused(conn, account, limits=RecoveryLimits(1, 10)) == counts
+
+
+def test_what_was_refused_does_not_count(conn: Connection) -> None:
+    account = active(conn)
+    mail(conn, account, 3)
+    assert all(refused(conn, account) for _ in range(4))
+    age(conn, 15)
+    assert not refused(conn, account, limits=RecoveryLimits(1, 4))
+
+
+def test_a_mail_that_may_be_out_does_not_stand_in_its_own_way(conn: Connection) -> None:
+    """Whatever the limit: refusing to send it again could lose it."""
+    [token] = ask(conn, active(conn))
+    for _ in range(3):
+        found = claim(conn, limits=RecoveryLimits(1, 1))
+        assert mailed(found) == [token]
+        settle(conn, found.batch, UNCONFIRMED)
+        make_due(conn)
+
+
+def test_copies_of_a_mail_count_as_one(conn: Connection) -> None:
+    account = active(conn)
+    ask(conn, account)
+    for outcome in (UNCONFIRMED, UNCONFIRMED, SENT):
+        settle(conn, claim(conn).batch, outcome)
+        make_due(conn)
+    assert not refused(conn, account, limits=RecoveryLimits(2, 2))
+
+
+def test_an_account_can_be_allowed_none(conn: Connection) -> None:
+    assert refused(conn, active(conn), limits=RecoveryLimits(0, 10))
+    assert refused(conn, active(conn, "other"), limits=RecoveryLimits(3, 0))
+
+
+# Claims at once
+
+
+def wait_for_lock(engine: Engine) -> None:
+    """Return once a backend of this database waits for a lock."""
+    waits = (
+        "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+        " AND wait_event_type = 'Lock' AND wait_event = 'advisory'"
+    )
+    with engine.connect() as watcher:
+        eventually(lambda: rows(watcher, waits), "a claim waits")
+
+
+def test_of_two_claims_at_once_the_second_sees_what_the_first_took(engine: Engine) -> None:
+    limits = RecoveryLimits(1, 10)
+    with (
+        engine.connect().execution_options(isolation_level="READ COMMITTED") as first,
+        engine.connect() as second,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        account = active(second)
+        [taken] = ask(second, account)
+        assert mailed(claim(first, limits=limits)) == [taken]  # and has not committed
+        late = ask_recovery(second, account)
+        answer = thread.submit(claim, second, limits=limits)
+        wait_for_lock(engine)
+        first.commit()
+
+        found = answer.result(timeout=30)
+        assert (mailed(found), over(found)) == ([], [(late, "cancelled", "TooManyRecoveries")])
+        assert misplaced(second) == []
+
+
+def test_claims_lock_accounts_in_one_order_however_long_their_jobs_waited(engine: Engine) -> None:
+    locks = "SELECT pg_try_advisory_xact_lock(hashtext('mailroom recovery'), hashint8(:account))"
+    with (
+        engine.connect().execution_options(isolation_level="READ COMMITTED") as holder,
+        engine.connect() as claimer,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        low, high = add_accounts(claimer, 2, status="active")
+        waited_longer, waited = ask(claimer, high) + ask(claimer, low)
+        longer = "UPDATE jobs SET due_at = due_at - interval '1 minute' WHERE token = :token"
+        claimer.execute(text(longer), {"token": waited_longer})
+        assert rows(holder, locks, account=low) == [(True,)]
+        answer = thread.submit(claim, claimer)
+        wait_for_lock(engine)
+        free = rows(holder, locks, account=high)  # the claim waits for the lower, and holds no higher
+        holder.commit()
+        assert mailed(answer.result(timeout=30)) == [waited_longer, waited]
+        assert free == [(True,)]
+
+
+def test_fifty_requests_at_once_and_eight_senders_make_three_mails(
+    engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine.connect() as connection:
+        account = active(connection)
+    everybody = Barrier(8)
+
+    def request(_: int) -> None:
+        with engine.connect() as connection:
+            everybody.wait()
+            for _ in range(10):
+                ask_recovery(connection, account)
+
+    sends = transport(simulator, monkeypatch)
+    with working(engine, sends, concurrency=8, listen=direct_url, sweep_interval=0.1), ThreadPoolExecutor(8) as threads:
+        list(threads.map(request, range(8)))
+        with engine.connect() as connection:
+            eventually(lambda: drained(connection), "all is over")
+    with engine.connect() as connection:
+        assert misplaced(connection) == []
+    assert 1 <= simulator.ledger.counts().mails <= 3
+
+
+# Its cost
+
+
+def scanned(connection: Connection, relation: str) -> tuple[int, int]:
+    """How often an index was asked, or a table read from its beginning, in this transaction; and what that returned."""
+    counted = "SELECT pg_stat_get_xact_numscans(r), pg_stat_get_xact_tuples_returned(r) FROM CAST(:r AS regclass) AS r"
+    [(scans, entries)] = rows(connection, counted.replace(":r ::regclass", "CAST(:r AS regclass)"), r=relation)
+    return scans, entries
+
+
+def cost(engine: Engine, act: Callable[[Connection], object]) -> dict[str, tuple[int, int]]:
+    """Count what something reads, and undo it."""
+    names = ("tokens", "deliveries", "tokens_recovery_idx", "tokens_account_idx", "deliveries_recovery_idx")
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+        before = {name: scanned(connection, name) for name in names}
+        act(connection)
+        after = {name: scanned(connection, name) for name in names}
+        connection.rollback()
+    return {name: (after[name][0] - before[name][0], after[name][1] - before[name][1]) for name in names}
+
+
+@pytest.mark.parametrize("analysed", [False, True])
+def test_an_activation_costs_nothing_of_it(engine: Engine, analysed: bool) -> None:
+    with engine.connect() as connection:
+        add_accounts(connection, 1_000)
+        make_due(connection)
+        if analysed:
+            connection.execute(text("VACUUM ANALYZE"))
+    paid = cost(engine, claim)
+    assert [paid[name] for name in ("tokens_recovery_idx", "deliveries_recovery_idx", "deliveries")] == [(0, 0)] * 3
+
+
+@pytest.mark.parametrize("analysed", [False, True])
+def test_a_flood_drains_at_the_same_cost_from_its_beginning_to_its_end(engine: Engine, analysed: bool) -> None:
+    """One entry of an index for each job, that of the newest; nothing is read from its beginning, and one is mailed."""
+    flood = "INSERT INTO tokens (action, account) SELECT 'password_recovery', :account FROM generate_series(1, 2000)"
+    with engine.connect() as connection:
+        for table in ("jobs", "tokens", "deliveries"):
+            connection.execute(text(f"ALTER TABLE {table} SET (autovacuum_enabled = off)"))
+        account = active(connection)
+        mail(connection, account, 2)  # functions keep the plans that they make on tables as small as these
+        connection.execute(text(flood), {"account": account})
+        make_due(connection)
+        if analysed:
+            connection.execute(text("VACUUM ANALYZE"))
+        first = cost(engine, claim)
+        found = [claim(connection) for _ in range(39)]
+        last = cost(engine, claim)
+        assert first == {
+            "tokens": (0, 0),
+            "deliveries": (0, 0),
+            "tokens_recovery_idx": (50, 50),
+            "tokens_account_idx": (0, 0),
+            "deliveries_recovery_idx": (0, 0),
+        }
+        assert last == first | {"tokens_recovery_idx": (50, 49), "deliveries_recovery_idx": (1, 2)}
+        found.append(claim(connection))
+        assert [len(mailed(each)) for each in found] == [0] * 39 + [1]
+        assert misplaced(connection) == []
