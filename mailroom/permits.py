@@ -21,6 +21,8 @@ LARGEST_BLOCK: Final = 10_000
 # How long a claim may take that is made with the last permits of a block.
 FOR_THE_CLAIM: Final = timedelta(seconds=0.1)
 
+Clock = Callable[[], float]
+
 
 @dataclass(frozen=True, slots=True)
 class Permit:
@@ -88,11 +90,14 @@ class FleetPermits:
     (None: no limit). Where no bulk call may be made, a permit is for one mail.
     """
 
-    def __init__(self, engine: Engine, *, mail_rate: float | None, bulk_rate: float | None) -> None:
+    def __init__(
+        self, engine: Engine, *, mail_rate: float | None, bulk_rate: float | None, clock: Clock = time.monotonic
+    ) -> None:
         self._engine = engine
-        self._mails = _Block(engine, Bucket.MAILS, mail_rate, urgent=False)
-        self._urgent = _Block(engine, Bucket.MAILS, mail_rate, urgent=True)
-        self._bulk = None if bulk_rate is None else _Block(engine, Bucket.BULK_CALLS, bulk_rate, urgent=True)
+        self._clock = clock
+        self._mails = _Block(engine, clock, Bucket.MAILS, mail_rate, urgent=False)
+        self._urgent = _Block(engine, clock, Bucket.MAILS, mail_rate, urgent=True)
+        self._bulk = None if bulk_rate is None else _Block(engine, clock, Bucket.BULK_CALLS, bulk_rate, urgent=True)
         self._blocks = [self._mails, self._urgent, *([self._bulk] if self._bulk is not None else [])]
         self._look_again_at = 0.0
 
@@ -129,7 +134,7 @@ class FleetPermits:
 
     def _take_urgent(self, wanted: int, urgent_waits: Callable[[], bool]) -> Permit | None:
         """Take of the reserve if urgent mail waits. Where none does, the process does not look again for a moment."""
-        now = time.monotonic()
+        now = self._clock()
         if now < self._look_again_at:
             return None
         if urgent_waits():
@@ -144,8 +149,9 @@ class FleetPermits:
 class _Block:
     """What the process holds of one bucket, and how much it asks for: what it can use while it holds."""
 
-    def __init__(self, engine: Engine, bucket: Bucket, own_rate: float | None, *, urgent: bool) -> None:
+    def __init__(self, engine: Engine, clock: Clock, bucket: Bucket, own_rate: float | None, *, urgent: bool) -> None:
         self._engine = engine
+        self._clock = clock
         self._bucket = bucket
         self._own_rate = own_rate
         self._urgent = urgent
@@ -158,7 +164,7 @@ class _Block:
     def take(self, wanted: int) -> Permit | None:
         """Take of what is held, or ask for more if that is used up and it is time to ask."""
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             if not self._holds(now) and now >= self._ask_again_at:
                 self._ask(wanted, now)
             if self._granted is None or not self._holds(now):
@@ -189,7 +195,7 @@ class _Block:
     def wait(self) -> timedelta:
         """How long until it is worth asking: nothing while something is held."""
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             if self._holds(now):
                 return timedelta(0)
             return timedelta(seconds=max(0.0, self._ask_again_at - now))

@@ -163,5 +163,5 @@ permits = Table(
         nullable=False,
         server_default=text("1"),
     ),
-    Column("throttled_at", moment, nullable=False, server_default=text("'-infinity'")),
+    Column("throttled_at", moment),
 )

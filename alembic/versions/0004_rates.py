@@ -35,7 +35,7 @@ CREATE TABLE permits (
     filled_at    timestamptz      NOT NULL DEFAULT clock_timestamp(),
     granted      bigint           NOT NULL DEFAULT 0,
     slowdown     double precision NOT NULL DEFAULT 1 CHECK (slowdown > 0 AND slowdown <= 1),
-    throttled_at timestamptz      NOT NULL DEFAULT '-infinity'
+    throttled_at timestamptz
 ) WITH (
     fillfactor = 10,
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0

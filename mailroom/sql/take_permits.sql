@@ -24,7 +24,7 @@ account AS MATERIALIZED (
       FROM ses_account
      WHERE :bucket = 'mails'
 ),
--- least() passes over a NULL, which is no limit.
+-- least() passes over a NULL: no limit, or never throttled.
 limits AS MATERIALIZED (
     SELECT clock.*,
            CASE WHEN :bucket <> 'mails' THEN CAST(:own_rate AS double precision)
@@ -37,7 +37,8 @@ limits AS MATERIALIZED (
            account.max_24_hour_send - account.sent_last_24_hours
                - (clock.granted - account.granted_before) AS quota_left,
            account.max_24_hour_send * :quota_reserve AS quota_reserved,
-           greatest(extract(epoch FROM account.refresh_due_at - clock.now), 1) AS refresh_seconds
+           extract(epoch FROM least(greatest(account.refresh_due_at, clock.now + interval '1 second'),
+                                    clock.now + interval '1 minute') - clock.now) AS refresh_seconds
       FROM clock
       LEFT JOIN account ON true
 ),
