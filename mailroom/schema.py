@@ -70,6 +70,13 @@ Index(
     postgresql_where=text("action = 'password_recovery'"),
 )
 
+guesses = Table(
+    "guesses",
+    metadata,
+    Column("token", BigInteger, ForeignKey("tokens.id", ondelete="CASCADE"), primary_key=True, autoincrement=False),
+    Column("made", SmallInteger, nullable=False),
+)
+
 jobs = Table(
     "jobs",
     metadata,

@@ -6,7 +6,9 @@ The message is the action's path and the secret, and for a recovery also the fiv
 
 import base64
 import hmac
-from typing import Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, TypeGuard
 
 from sqlalchemy import Connection, func, literal, select
 
@@ -42,8 +44,7 @@ def verify(token: str, *, action: Action, key: bytes, code: str | None = None) -
     Raises ValueError for a key that is not 32 bytes: with an empty one, anybody's token would verify.
     """
     _check_key(key)
-    raw = _decode(token)
-    secret, mac = raw[:SECRET_BYTES], raw[SECRET_BYTES:]
+    secret, mac = _split(token)
     try:
         expected = _mac(secret, action=action, key=key, code=code)
     except ValueError:
@@ -60,12 +61,20 @@ def consume(connection: Connection, token: str, *, action: Action, key: bytes, c
     account in the same transaction, which is the caller's to commit. Raises TokenError when the token does not
     verify, does not exist, has expired or was consumed before. Call it on POST, never on GET: link scanners fetch
     every address they see.
+
+    A recovery stands few guesses at its code (`most_guesses` in SQL); when they are used up it is refused, also with
+    the right code. What is not five digits is refused uncounted. A guess is counted before anything is compared, and
+    committed on a connection of its own, so it counts whatever becomes of the caller's transaction. That connection is
+    made outside the engine's pool, and only for a token that exists and has guesses left.
     """
+    if action is Action.PASSWORD_RECOVERY and not (_is_code(code) and _count_guess(connection, _split(token)[0])):
+        raise TokenError
     secret = verify(token, action=action, key=key, code=code)
     consumed = func.consume_token(
         secret,
         literal(action.value, schema.token_action),
         code if action is Action.PASSWORD_RECOVERY else None,
+        True,  # counted, as far as there is something to count
     )
     account: int | None = connection.scalar(select(consumed))
     if account is None:
@@ -73,18 +82,54 @@ def consume(connection: Connection, token: str, *, action: Action, key: bytes, c
     return account
 
 
+def _count_guess(connection: Connection, secret: bytes) -> bool:
+    """Count a guess at a recovery's code, for good; whether there was one left."""
+    if not connection.scalar(select(func.guesses_left(secret))):
+        return False
+    counted = select(func.count_guess(secret))
+    with _beside(connection) as own:
+        if own.scalar(counted):
+            return True
+    # The last guess was taken meanwhile; or the token is one that the caller has not committed, so that nobody else
+    # can have it, and its guesses may go the way of the token.
+    return bool(connection.scalar(counted))
+
+
+@contextmanager
+def _beside(connection: Connection) -> Iterator[Connection]:
+    """Give another connection to the same database, on which each statement commits.
+
+    It is none of the pool's: callers who hold one each and wait for a second would wait for each other.
+    """
+    pool = connection.engine.pool.recreate()
+    try:
+        with Connection(connection.engine, pool.connect()) as own:
+            yield own.execution_options(isolation_level="AUTOCOMMIT")
+    finally:
+        pool.dispose()
+
+
 def _check_key(key: bytes) -> None:
     if len(key) != KEY_BYTES:
         raise ValueError("a key is 32 bytes")
 
 
+def _is_code(code: str | None) -> TypeGuard[str]:
+    return code is not None and len(code) == 5 and code.isascii() and code.isdigit()
+
+
 def _mac(secret: bytes, *, action: Action, key: bytes, code: str | None) -> bytes:
     message = _PATHS[action] + secret
     if action is Action.PASSWORD_RECOVERY:
-        if code is None or len(code) != 5 or not (code.isascii() and code.isdigit()):
+        if not _is_code(code):
             raise ValueError("a recovery code is five ASCII digits")
         message += code.encode("ascii")
     return hmac.digest(key, message, "sha256")
+
+
+def _split(token: str) -> tuple[bytes, bytes]:
+    raw = _decode(token)
+    return raw[:SECRET_BYTES], raw[SECRET_BYTES:]
 
 
 def _encode(raw: bytes) -> str:
