@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mailroom.database import connection_string
 from mailroom.errors import SettingsError
@@ -43,12 +43,12 @@ def _ms(duration: timedelta) -> int:
     return duration // timedelta(milliseconds=1)
 
 
-def _secret_key(value: object) -> bytes:
-    if isinstance(value, bytes):
+def _secret_keys(value: object) -> tuple[bytes, ...]:
+    if isinstance(value, tuple):
         return value
-    if re.fullmatch(r"[0-9a-fA-F]{64}", str(value)) is None:
-        raise ValueError("64 hex digits")
-    return bytes.fromhex(str(value))
+    if re.fullmatch(r"[0-9a-fA-F]{64}(,[0-9a-fA-F]{64})*", str(value)) is None:
+        raise ValueError("64 hex digits, or several such keys with commas between them")
+    return tuple(bytes.fromhex(key) for key in str(value).split(","))
 
 
 def _rate(value: object) -> float:
@@ -101,8 +101,10 @@ class Settings(BaseSettings):
     listen_database_url: DatabaseUrl = Field(
         "", repr=False, description="a direct connection for LISTEN, where the first goes through PgBouncer"
     )
-    secret_key: Annotated[bytes, BeforeValidator(_secret_key)] = Field(
-        b"", repr=False, description="64 hex digits that sign the tokens; required to send"
+    secret_key: Annotated[tuple[bytes, ...], NoDecode, BeforeValidator(_secret_keys)] = Field(
+        (),
+        repr=False,
+        description="64 hex digits, required to send; of several, by commas, the first signs and all verify",
     )
     channel_name: Annotated[str, _matching(r"\S{1,63}", "1 to 63 characters without blanks")] = Field(
         "token_insert", description="LISTEN channel"
@@ -146,6 +148,11 @@ class Settings(BaseSettings):
     # botocore reads AWS_DEFAULT_REGION alone, while every other AWS tool reads this one.
     aws_region: str | None = Field(None, validation_alias="AWS_REGION", description="region of SES")
     ses_output_path: Path | None = Field(None, description="where raw SES error answers are kept")
+
+    @property
+    def signing_key(self) -> bytes:
+        """The key that signs. There must be one."""
+        return self.secret_key[0]
 
     @property
     def recovery_limits(self) -> RecoveryLimits:

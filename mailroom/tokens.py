@@ -6,7 +6,7 @@ The message is the action's path and the secret, and for a recovery also the fiv
 
 import base64
 import hmac
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, TypeGuard
 
@@ -20,6 +20,9 @@ SECRET_BYTES: Final = 32
 KEY_BYTES: Final = 32
 SIGNED_CHARACTERS: Final = 86
 
+# One key, or several, of which any may have signed: the old and the new one, while one takes the other's place.
+Keys = bytes | Sequence[bytes]
+
 _PATHS: Final = {Action.ACTIVATION: b"/activate", Action.PASSWORD_RECOVERY: b"/recover"}
 
 
@@ -31,31 +34,30 @@ def sign(secret: bytes, *, action: Action, key: bytes, code: str | None = None) 
     """
     if len(secret) != SECRET_BYTES:
         raise ValueError("a secret is 32 bytes")
-    _check_key(key)
+    _checked(key)
     return _encode(secret + _mac(secret, action=action, key=key, code=code))
 
 
-def verify(token: str, *, action: Action, key: bytes, code: str | None = None) -> bytes:
-    """Return the 32-byte secret of a token that `sign` made with the same action, key and code.
+def verify(token: str, *, action: Action, key: Keys, code: str | None = None) -> bytes:
+    """Return the 32-byte secret of a token that `sign` made with the same action, code and key, or one of these keys.
 
     Raises TokenError, always the same, for everything else: wrong length or alphabet, padding, base64 that is not
-    canonical, another action, code or key. The comparison takes the same time wherever the difference is.
-    This proves who made the token, not that it is still good: see `consume`.
-    Raises ValueError for a key that is not 32 bytes: with an empty one, anybody's token would verify.
+    canonical, another action, code or key. The comparison takes the same time wherever the difference is, and
+    whichever key it is. This proves who made the token, not that it is still good: see `consume`.
+    Raises ValueError for no key or one that is not 32 bytes: with an empty one, anybody's token would verify.
     """
-    _check_key(key)
+    keys = _checked(key)
     secret, mac = _split(token)
-    try:
-        expected = _mac(secret, action=action, key=key, code=code)
-    except ValueError:
-        raise TokenError from None
-    if not hmac.compare_digest(mac, expected):
+    if action is Action.PASSWORD_RECOVERY and not _is_code(code):
+        raise TokenError
+    fits = [hmac.compare_digest(mac, _mac(secret, action=action, key=each, code=code)) for each in keys]
+    if not any(fits):
         raise TokenError
     return secret
 
 
-def consume(connection: Connection, token: str, *, action: Action, key: bytes, code: str | None = None) -> int:
-    """Verify a token, mark it consumed, and return the id of its account.
+def consume(connection: Connection, token: str, *, action: Action, key: Keys, code: str | None = None) -> int:
+    """Verify a token, mark it consumed, and return the id of its account. `key`: one, or all that may have signed it.
 
     The mark is atomic: of any number of callers one succeeds. Consuming an activation token activates a provisioned
     account in the same transaction, which is the caller's to commit. Raises TokenError when the token does not
@@ -67,6 +69,7 @@ def consume(connection: Connection, token: str, *, action: Action, key: bytes, c
     committed on a connection of its own, so it counts whatever becomes of the caller's transaction. That connection is
     made outside the engine's pool, and only for a token that exists and has guesses left.
     """
+    _checked(key)  # before a guess is spent on it
     if action is Action.PASSWORD_RECOVERY and not (_is_code(code) and _count_guess(connection, _split(token)[0])):
         raise TokenError
     secret = verify(token, action=action, key=key, code=code)
@@ -109,9 +112,11 @@ def _beside(connection: Connection) -> Iterator[Connection]:
         pool.dispose()
 
 
-def _check_key(key: bytes) -> None:
-    if len(key) != KEY_BYTES:
+def _checked(key: Keys) -> Sequence[bytes]:
+    keys = [key] if isinstance(key, bytes) else key
+    if not keys or any(len(each) != KEY_BYTES for each in keys):
         raise ValueError("a key is 32 bytes")
+    return keys
 
 
 def _is_code(code: str | None) -> TypeGuard[str]:

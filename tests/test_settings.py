@@ -33,7 +33,7 @@ def complaint(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> str:
 DEFAULTS = {
     "database_url": "",
     "listen_database_url": "",
-    "secret_key": b"",
+    "secret_key": (),
     "channel_name": "token_insert",
     "queue_name": "mailroom",
     "healthcheck_interval": ms(270_000),
@@ -65,8 +65,9 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     [
         ("DATABASE_URL", URL, URL),
         ("LISTEN_DATABASE_URL", URL, URL),
-        ("SECRET_KEY", KEY_HEX, KEY),
-        ("SECRET_KEY", KEY_HEX.upper(), KEY),
+        ("SECRET_KEY", KEY_HEX, (KEY,)),
+        ("SECRET_KEY", KEY_HEX.upper(), (KEY,)),
+        ("SECRET_KEY", f"{'00' * 32},{KEY_HEX}", (bytes(32), KEY)),
         ("CHANNEL_NAME", "new_mail", "new_mail"),
         ("QUEUE_NAME", "newsletter", "newsletter"),
         ("HEALTHCHECK_INTERVAL", "60000", ms(60_000)),
@@ -162,6 +163,9 @@ def test_a_value_that_cannot_be_read_is_named(
         ("SECRET_KEY", CANARY + KEY_HEX[6:], "64 hex digits"),
         ("SECRET_KEY", KEY_HEX + "00", "64 hex digits"),
         ("SECRET_KEY", KEY_HEX + "\n", "64 hex digits"),
+        ("SECRET_KEY", KEY_HEX + ",", "64 hex digits"),
+        ("SECRET_KEY", f"{KEY_HEX}, {KEY_HEX}", "64 hex digits"),
+        ("SECRET_KEY", f"{KEY_HEX},{CANARY}", "64 hex digits"),
         ("DATABASE_URL", "", "a postgresql:// URL"),
         ("DATABASE_URL", CANARY, "a postgresql:// URL"),
         ("DATABASE_URL", f"mysql://ada:{CANARY}@db/app", "a postgresql:// URL"),
@@ -185,7 +189,7 @@ def test_a_secret_that_cannot_be_read_is_not_shown(
 def test_the_settings_do_not_show_their_secrets() -> None:
     loaded = settings.load(database_url=f"postgresql://ada:{CANARY}@db/app", secret_key=KEY_HEX)
 
-    assert loaded.secret_key == KEY
+    assert (loaded.secret_key, loaded.signing_key) == ((KEY,), KEY)
     for shown in (repr(loaded), str(loaded)):
         assert CANARY not in shown
         assert KEY_HEX not in shown

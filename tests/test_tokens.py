@@ -198,6 +198,39 @@ def test_an_empty_key_makes_nobodys_token_good() -> None:
         tokens.verify(forged, action=Action.ACTIVATION, key=b"")
 
 
+@settings(deadline=None)
+@given(keys=st.lists(secrets, min_size=1, max_size=4), which=st.integers(0, 3))
+def test_any_of_several_keys_may_have_signed(keys: list[bytes], which: int) -> None:
+    signer = keys[which % len(keys)]
+    token = tokens.sign(SECRET, action=Action.ACTIVATION, key=signer)
+
+    assert tokens.verify(token, action=Action.ACTIVATION, key=keys) == SECRET
+    others = [key for key in keys if key != signer]
+    if others:
+        with pytest.raises(TokenError):
+            tokens.verify(token, action=Action.ACTIVATION, key=others)
+
+
+def test_all_keys_are_compared_whichever_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    compare = hmac.compare_digest
+
+    def counting(one: bytes, other: bytes) -> bool:
+        compared.append(other)
+        return compare(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", counting)
+    for keys in ((KEY, OTHER_KEY, SECRET), (OTHER_KEY, SECRET, KEY)):
+        tokens.verify(ORIGINAL, action=Action.ACTIVATION, key=keys)
+    assert len(compared) == 6
+
+
+@pytest.mark.parametrize("keys", [(), (KEY, b""), (b"", KEY), (KEY, KEY[:31])])
+def test_each_of_several_keys_is_32_bytes_and_there_is_one(keys: tuple[bytes, ...]) -> None:
+    with pytest.raises(ValueError, match="32 bytes"):
+        tokens.verify(ORIGINAL, action=Action.ACTIVATION, key=keys)
+
+
 # Consuming
 
 
@@ -233,6 +266,24 @@ def test_consuming_a_recovery_returns_its_account(conn: Connection) -> None:
     [account] = add_accounts(conn, 1, status="active")
 
     assert consume(conn, signed(conn, ask_recovery(conn, account))) == account
+
+
+@pytest.mark.parametrize("keys", [(KEY, OTHER_KEY), (OTHER_KEY, KEY)])
+def test_a_recovery_is_consumed_with_any_of_several_keys(conn: Connection, keys: tuple[bytes, ...]) -> None:
+    [account] = add_accounts(conn, 1, status="active")
+    token, action, code = signed(conn, ask_recovery(conn, account))
+
+    assert tokens.consume(conn, token, action=action, key=keys, code=code) == account
+    assert rows(conn, "SELECT made FROM guesses") == [(1,)]
+
+
+def test_a_key_that_is_none_costs_no_guess(conn: Connection) -> None:
+    [account] = add_accounts(conn, 1, status="active")
+    token, action, code = signed(conn, ask_recovery(conn, account))
+
+    with pytest.raises(ValueError, match="32 bytes"):
+        tokens.consume(conn, token, action=action, key=b"", code=code)
+    assert rows(conn, "SELECT FROM guesses") == []
 
 
 def test_an_activation_needs_no_code_and_ignores_a_given_one(conn: Connection) -> None:

@@ -53,7 +53,7 @@ def collect(
         work = Worker(
             engine,
             PipeTransport(sys.stdout),
-            key=given.secret_key,
+            key=given.signing_key,
             limits=limits(given),
             concurrency=1,
             sweep_interval=given.sweep_interval,

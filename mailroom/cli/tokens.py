@@ -46,7 +46,7 @@ def sign(token: Annotated[int, typer.Argument(help="The id of a row of tokens.")
     if row is None:
         raise MailroomError(f"there is no token {token}")
     action = Action(row.action)
-    typer.echo(signing.sign(bytes(row.secret), action=action, key=given.secret_key, code=row.code))
+    typer.echo(signing.sign(bytes(row.secret), action=action, key=given.signing_key, code=row.code))
     if action is Action.PASSWORD_RECOVERY:
         typer.echo(row.code)
 

@@ -64,7 +64,7 @@ def worker(
         work = Worker(
             engine,
             transport,
-            key=given.secret_key,
+            key=given.signing_key,
             limits=limits(given),
             concurrency=concurrency,
             sweep_interval=given.sweep_interval,
@@ -98,7 +98,7 @@ def sweep(
             engine,
             transport,
             name=f"{socket.gethostname()}/{os.getpid()}/sweep",
-            key=given.secret_key,
+            key=given.signing_key,
             limits=replace(limits(given), batch_timeout=timedelta(0)),
             floors=Floors(),
             backoff=backoff,

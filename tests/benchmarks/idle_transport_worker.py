@@ -27,7 +27,7 @@ def main(concurrency: int) -> None:
         worker = Worker(
             engine,
             NoTransport(),
-            key=given.secret_key,
+            key=given.signing_key,
             limits=limits(given),
             concurrency=concurrency,
             sweep_interval=given.sweep_interval,

@@ -38,6 +38,19 @@ def test_a_recovery_needs_its_code(here: Here) -> None:
         assert (ended.code, ended.out, ended.err) == (1, "", INVALID)
 
 
+def test_of_several_keys_the_first_signs_and_all_verify(here: Here, url: str, engine: Engine) -> None:
+    new = "11" * 32
+    assert here("tokens", "verify", ACTIVATION, env={"MAILROOM_SECRET_KEY": f"{new},{KEY_HEX}"}).code == 0
+    assert here("tokens", "verify", ACTIVATION, env={"MAILROOM_SECRET_KEY": new}).err == INVALID
+
+    with engine.connect() as connection:
+        add_accounts(connection, 1)
+        [(token, secret)] = rows(connection, "SELECT id, secret FROM tokens")
+    rotating = {"MAILROOM_SECRET_KEY": f"{new},{KEY_HEX}", "MAILROOM_DATABASE_URL": url}
+    signed = here("tokens", "sign", str(token), env=rotating).out.strip()
+    assert signed == sign(secret, action=Action.ACTIVATION, key=bytes.fromhex(new))
+
+
 def test_a_token_may_begin_with_a_hyphen(here: Here) -> None:
     secret = b"\xfb" + bytes(31)
     token = sign(secret, action=Action.ACTIVATION, key=KEY)
