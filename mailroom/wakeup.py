@@ -13,6 +13,7 @@ from psycopg import sql
 
 log = logging.getLogger(__name__)
 
+DEFAULT_CHANNEL: Final = "token_insert"
 URGENT: Final = "0"
 PING: Final = "ping "
 # A ping that takes longer than this, or than the health-check interval, has been lost.
@@ -21,6 +22,24 @@ FIRST_WAIT: Final = timedelta(seconds=1)
 LONGEST_WAIT: Final = timedelta(seconds=60)
 # How soon the thread notices that it is to stop, or that a ping is lost.
 STEP: Final = timedelta(seconds=0.5)
+
+
+def hears_itself(conninfo: str, channel: str, ping: Callable[[str, str], object]) -> str | None:
+    """Listen, send a notification with `ping`, and wait for it; return what was wrong, or None."""
+    payload = PING + uuid.uuid4().hex
+    try:
+        with psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as connection:
+            connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+            ping(channel, payload)
+            deadline = time.monotonic() + PING_PATIENCE.total_seconds()
+            while (left := deadline - time.monotonic()) > 0:
+                # Taken to its end each time: a generator that is left half way keeps the connection locked.
+                heard = [notification.payload for notification in connection.notifies(timeout=left, stop_after=1)]
+                if payload in heard:
+                    return None
+    except psycopg.Error as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    return "a notification to oneself does not arrive (a pooler without LISTEN?)"
 
 
 class Listener:

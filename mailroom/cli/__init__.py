@@ -5,7 +5,7 @@ import sys
 import typer
 from sqlalchemy.exc import DBAPIError
 
-from mailroom.cli import database, jobs, local, pauses, pipe, status, tokens, work
+from mailroom.cli import database, doctor, jobs, local, pauses, pipe, status, tokens, work
 from mailroom.database import first_line
 from mailroom.errors import DatabaseError, MailroomError, SettingsError
 from mailroom.settings import PREFIX, Settings
@@ -38,6 +38,7 @@ app.command(epilog=EXIT_CODES)(pipe.send)
 app.command("status", epilog=EXIT_CODES)(status.show)
 app.command(epilog=EXIT_CODES)(pauses.pause)
 app.command(epilog=EXIT_CODES)(pauses.resume)
+app.command(epilog=EXIT_CODES)(doctor.doctor)
 app.add_typer(jobs.app, name="jobs", epilog=EXIT_CODES)
 app.add_typer(tokens.app, name="tokens", epilog=EXIT_CODES)
 app.command(epilog=EXIT_CODES)(database.migrate)

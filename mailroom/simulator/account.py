@@ -27,6 +27,8 @@ class Account(BaseModel):
     production_access_enabled: bool = True
     """Without it, only the mailbox simulator's addresses receive."""
     missing_configuration_sets: frozenset[str] = frozenset()
+    unverified_identities: frozenset[str] = frozenset()
+    missing_identities: frozenset[str] = frozenset()
     reject_bulk_on_bad_address: bool = False
     """Answer a bulk call with 400 for one bad address, as SES documents for its first version."""
     reject_bulk_on_missing_template: bool = False

@@ -60,10 +60,15 @@ def list_email_templates(ses: Ses, call: Call) -> Response:
     return Response({"TemplatesMetadata": page, **more})
 
 
-def get_email_identity(_: Ses, call: Call) -> Response:
-    """Every identity is verified here."""
-    kind = "EMAIL_ADDRESS" if "@" in call.members["EmailIdentity"] else "DOMAIN"
-    return Response({"IdentityType": kind, "VerifiedForSendingStatus": True, "VerificationStatus": "SUCCESS"})
+def get_email_identity(ses: Ses, call: Call) -> Response:
+    """Every identity is there and verified, except those of which the account says otherwise. Sending minds neither."""
+    name = call.members["EmailIdentity"]
+    if name in ses.account.missing_identities:
+        raise not_found(f"Email identity {name} does not exist.")
+    verified = name not in ses.account.unverified_identities
+    kind = "EMAIL_ADDRESS" if "@" in name else "DOMAIN"
+    status = "SUCCESS" if verified else "PENDING"
+    return Response({"IdentityType": kind, "VerifiedForSendingStatus": verified, "VerificationStatus": status})
 
 
 def get_configuration_set(ses: Ses, call: Call) -> Response:

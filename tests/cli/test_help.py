@@ -10,7 +10,21 @@ WIDE = {"COLUMNS": "200"}
 
 @pytest.mark.parametrize(
     "command",
-    ["", "worker", "sweep", "collect", "send", "status", "migrate", "prune", "jobs", "tokens", "simulator", "demo"],
+    [
+        "",
+        "worker",
+        "sweep",
+        "collect",
+        "send",
+        "status",
+        "migrate",
+        "prune",
+        "jobs",
+        "doctor",
+        "tokens",
+        "simulator",
+        "demo",
+    ],
 )
 def test_every_command_tells_its_exit_codes(here: Here, command: str) -> None:
     ended = here(*command.split(), "--help", env=WIDE)

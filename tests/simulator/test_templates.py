@@ -62,3 +62,8 @@ def test_identities_and_configuration_sets_are_there(ses: Simulator, client: SES
     ses.account.missing_configuration_sets = frozenset({"default"})
     with pytest.raises(client.exceptions.NotFoundException):
         client.get_configuration_set(ConfigurationSetName="default")
+    ses.account.unverified_identities = frozenset({"example.com"})
+    assert not client.get_email_identity(EmailIdentity="example.com")["VerifiedForSendingStatus"]
+    ses.account.missing_identities = frozenset({"example.com"})
+    with pytest.raises(client.exceptions.NotFoundException):
+        client.get_email_identity(EmailIdentity="example.com")

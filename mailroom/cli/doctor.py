@@ -1,0 +1,84 @@
+"""`doctor`: a check a line, and the cure for what it finds."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from mailroom import checkup, database, settings
+from mailroom.cli.build import ANSWER_WITHIN
+from mailroom.errors import SettingsError
+from mailroom.finding import Finding, Level, failed, ok, warning
+from mailroom.settings import Settings
+
+
+def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Check all that mailroom needs: settings, key, database, LISTEN, and what SES has. Sends nothing, changes nothing.
+
+    Exit 1 if a check fails; warnings are for you to weigh.
+    """
+    findings = list(_examine())
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings]))
+    else:
+        for finding in findings:
+            cure = f" -> {finding.cure}" if finding.cure else ""
+            typer.echo(f"{finding.level:8}{finding.check}: {finding.words}{cure}")
+    if any(finding.level is Level.FAILED for finding in findings):
+        raise typer.Exit(1)
+
+
+def _examine() -> Iterator[Finding]:
+    try:
+        given = settings.load()
+    except SettingsError as error:
+        yield failed("settings", str(error), "correct the variable; nothing else can be checked before")
+        return
+    yield _variables()
+    yield _key(given)
+    yield from _database(given)
+    yield from _ses(given)
+
+
+def _variables() -> Finding:
+    unknown = settings.unknown_variables()
+    if unknown:
+        return warning(
+            "settings", f"nothing reads {', '.join(unknown)}", "is it misspelt? `mailroom --help` lists them"
+        )
+    return ok("settings", "all can be read")
+
+
+def _key(given: Settings) -> Finding:
+    if not given.secret_key:
+        return failed(
+            "key", "MAILROOM_SECRET_KEY is not set", "the key that your verifiers have; a new one: openssl rand -hex 32"
+        )
+    return ok("key", "is set")
+
+
+def _database(given: Settings) -> list[Finding]:
+    if not given.database_url:
+        return [failed("database", "MAILROOM_DATABASE_URL is not set", "postgresql://user@host/name")]
+    engine = database.connect_engine(given.database_url, answer_within=ANSWER_WITHIN)
+    listening = database.connection_string(given.listen_database_url or given.database_url)
+    try:
+        return checkup.examine(engine, listening=listening, channel=given.channel_name)
+    finally:
+        engine.dispose()
+
+
+def _ses(given: Settings) -> list[Finding]:
+    if given.debug:
+        return [
+            warning("ses", "MAILROOM_DEBUG is set: mails are printed, not sent", "unset it where mails should leave")
+        ]
+    from mailroom import ses  # noqa: PLC0415 - boto3 takes a third of a second: not before the rest is checked
+
+    try:
+        client = ses.connect_to_ask(region=given.aws_region)
+    except SettingsError as error:
+        return [failed("ses", str(error), "see there")]
+    return ses.examine(client, source=given.ses_source, config_set=given.ses_config_set)

@@ -1,0 +1,261 @@
+"""`doctor`: every check passes where all is well, and each fails, with its cure, for what it is there for."""
+
+import json
+
+import pytest
+from sqlalchemy import Engine, text
+
+from mailroom.checkup import FUNCTIONS, TRIGGERS
+from mailroom.embedded import free_port
+from mailroom.ses.checkup import variables
+from mailroom.simulator import Fault, Simulator
+from mailroom.simulator.templates import default_content
+from tests.cli.command import sending
+from tests.cli.conftest import Here
+from tests.world import add_accounts, rows
+
+CHECKS = [
+    *("settings", "key", "database", "triggers", "functions", "clock", "queue", "channel", "listen"),
+    *("account", "identity", "configuration set", "template activationv1", "template passwordrecoveryv1"),
+]
+
+
+@pytest.fixture
+def env(ses: Simulator, url: str) -> dict[str, str]:
+    return sending(url, ses) | {"MAILROOM_SES_SOURCE": "Ada <noreply@mail.example.com>"}
+
+
+def ill(here: Here, env: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """What is not well: by check, its level, and its words with the cure. The exit code has to fit."""
+    ended = here("doctor", "--json", env=env)
+    found = {row["check"]: row for row in json.loads(ended.out)}
+    wrong = {name: row for name, row in found.items() if row["level"] != "ok"}
+    assert ended.code == int(any(row["level"] == "failed" for row in wrong.values()))
+    assert all(row["cure"] for row in wrong.values())
+    return {name: (row["level"], f"{row['words']} -> {row['cure']}") for name, row in wrong.items()}
+
+
+def assert_one(here: Here, env: dict[str, str], check: str, level: str, *words: str) -> None:
+    wrong = ill(here, env)
+    assert wrong.keys() == {check}
+    assert wrong[check][0] == level
+    for word in words:
+        assert word in wrong[check][1]
+
+
+def execute(engine: Engine, *statements: str) -> None:
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+def test_where_all_is_well_every_line_says_so(here: Here, ses: Simulator, env: dict[str, str]) -> None:
+    assert ill(here, env) == {}
+    ended = here("doctor", env=env)
+    assert (ended.code, ended.err) == (0, "")
+    assert [line.split(":")[0] for line in ended.out.splitlines()] == [f"ok      {check}" for check in CHECKS]
+    assert ses.ledger.mails == []
+
+
+def test_settings_that_cannot_be_read(here: Here, env: dict[str, str]) -> None:
+    ended = here("doctor", env=env | {"MAILROOM_BATCH_LIMIT": "51"})
+    assert (ended.code, ended.out.count("\n")) == (1, 1)
+    assert ended.out.startswith("failed  settings: MAILROOM_BATCH_LIMIT: '51' is not accepted")
+
+
+def test_settings_that_nothing_reads(here: Here, env: dict[str, str]) -> None:
+    assert_one(here, env | {"MAILROOM_BATCH_LIMITS": "5"}, "settings", "warning", "MAILROOM_BATCH_LIMITS")
+
+
+def test_no_key(here: Here, env: dict[str, str]) -> None:
+    del env["MAILROOM_SECRET_KEY"]
+    assert_one(here, env, "key", "failed", "MAILROOM_SECRET_KEY is not set")
+
+
+def test_no_database(here: Here, env: dict[str, str]) -> None:
+    env["MAILROOM_DATABASE_URL"] = f"postgresql://ada:hunter2@127.0.0.1:{free_port()}/app"
+    assert_one(here, env, "database", "failed", "Connection refused")
+    del env["MAILROOM_DATABASE_URL"]
+    assert_one(here, env, "database", "failed", "MAILROOM_DATABASE_URL is not set")
+
+
+def test_a_database_of_another_revision(here: Here, env: dict[str, str], engine: Engine) -> None:
+    execute(engine, "UPDATE mailroom_alembic_version SET version_num = '0001'")
+    assert_one(here, env, "database", "failed", "0001", "alembic upgrade head")
+
+
+@pytest.mark.parametrize("trigger", TRIGGERS)
+def test_a_trigger_that_is_disabled(here: Here, env: dict[str, str], engine: Engine, trigger: str) -> None:
+    execute(engine, f"ALTER TABLE {TRIGGERS[trigger]} DISABLE TRIGGER {trigger}")
+    assert_one(here, env, "triggers", "failed", f"disabled: {trigger}", f"ENABLE TRIGGER {trigger}", "sweep --full")
+
+
+def test_a_trigger_that_fires_for_replicas_alone(here: Here, env: dict[str, str], engine: Engine) -> None:
+    execute(engine, "ALTER TABLE tokens ENABLE REPLICA TRIGGER enqueue_jobs")
+    assert_one(here, env, "triggers", "failed", "disabled: enqueue_jobs")
+
+
+def test_a_trigger_that_is_gone(here: Here, env: dict[str, str], engine: Engine) -> None:
+    execute(engine, "DROP TRIGGER enqueue_jobs ON tokens")
+    assert_one(here, env, "triggers", "failed", "missing: enqueue_jobs")
+
+
+def test_a_role_for_which_no_trigger_fires(here: Here, env: dict[str, str], engine: Engine) -> None:
+    execute(
+        engine,
+        "DO $$ BEGIN EXECUTE format("
+        "'ALTER DATABASE %I SET session_replication_role = replica', current_database()); END $$",
+    )
+    assert_one(here, env, "triggers", "failed", "session_replication_role is replica")
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_function_without_a_path_of_its_own(here: Here, env: dict[str, str], engine: Engine, function: str) -> None:
+    execute(engine, f"ALTER FUNCTION {function} RESET search_path")
+    assert_one(here, env, "functions", "failed", function)
+
+
+def test_the_triggers_that_it_knows_are_those_there_are(engine: Engine) -> None:
+    with engine.connect() as connection:
+        there = rows(
+            connection,
+            "SELECT tgname, relname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid WHERE NOT tgisinternal",
+        )
+        functions = rows(  # an immutable one looks at no table
+            connection,
+            "SELECT DISTINCT proname FROM pg_proc WHERE provolatile <> 'i'"
+            " AND pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'public')",
+        )
+    assert {row.tgname: row.relname for row in there} == TRIGGERS
+    assert {row.proname for row in functions} == set(FUNCTIONS)
+
+
+def test_a_queue_that_suffers(here: Here, env: dict[str, str], engine: Engine) -> None:
+    execute(engine, "ALTER TABLE jobs SET (autovacuum_enabled = off)")
+    assert_one(here, env, "queue", "warning", "NoAutovacuum")
+
+
+def test_triggers_that_notify_another_channel(here: Here, env: dict[str, str]) -> None:
+    assert_one(here, env | {"MAILROOM_CHANNEL_NAME": "news"}, "channel", "warning", "mailroom.channel", "news")
+
+
+def test_a_connection_that_cannot_listen(here: Here, env: dict[str, str]) -> None:
+    env["MAILROOM_LISTEN_DATABASE_URL"] = f"postgresql://ada@127.0.0.1:{free_port()}/app"
+    assert_one(here, env, "listen", "failed", "refused", "MAILROOM_LISTEN_DATABASE_URL", "--no-listen")
+
+
+@pytest.mark.slow  # it has to wait for what does not come
+def test_a_connection_that_listens_elsewhere(here: Here, env: dict[str, str], empty_url: str) -> None:
+    """As behind a pooler that forgets LISTEN, no notification ever comes."""
+    env["MAILROOM_LISTEN_DATABASE_URL"] = empty_url
+    assert_one(here, env, "listen", "failed", "does not arrive")
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "words"),
+    [
+        ({"enforcement_status": "SHUTDOWN"}, "failed", "suspended"),
+        ({"enforcement_status": "PROBATION"}, "warning", "PROBATION"),
+        ({"sending_enabled": False}, "failed", "paused"),
+        ({"production_access_enabled": False}, "warning", "sandbox"),
+        ({"max_24_hour_send": 0.0}, "ok", ""),
+        ({"max_24_hour_send": 2.0}, "failed", "used up: 2 of 2"),
+        ({"max_24_hour_send": 2.2}, "warning", "nearly used up"),
+        ({"max_24_hour_send": 50_000.0}, "ok", ""),
+    ],
+)
+def test_the_account(
+    here: Here, ses: Simulator, env: dict[str, str], engine: Engine, changes: dict[str, object], level: str, words: str
+) -> None:
+    with engine.connect() as connection:
+        add_accounts(connection, 2)
+    assert here("sweep", env=env).code == 0
+    for name, value in changes.items():
+        setattr(ses.account, name, value)
+    if level == "ok":
+        assert ill(here, env) == {}
+    else:
+        assert_one(here, env, "account", level, words)
+
+
+def test_a_sender_is_verified_by_itself_its_domain_or_one_above(
+    here: Here, ses: Simulator, env: dict[str, str]
+) -> None:
+    ses.account.missing_identities = frozenset({"noreply@mail.example.com", "mail.example.com"})
+    assert ill(here, env) == {}
+    ses.account.missing_identities |= {"example.com"}
+    assert_one(here, env, "identity", "failed", "neither noreply@mail.example.com nor its domain")
+    ses.account.missing_identities = frozenset()
+    ses.account.unverified_identities = frozenset({"noreply@mail.example.com"})
+    assert ill(here, env) == {}
+    ses.account.unverified_identities |= {"mail.example.com", "example.com"}
+    assert_one(here, env, "identity", "failed", "noreply@mail.example.com is not verified")
+
+
+def test_a_configuration_set_that_is_missing(here: Here, ses: Simulator, env: dict[str, str]) -> None:
+    ses.account.missing_configuration_sets = frozenset({"default"})
+    assert_one(here, env, "configuration set", "failed", "default does not exist")
+    assert ill(here, env | {"MAILROOM_SES_CONFIG_SET": ""}) == {}
+
+
+def test_a_template_that_is_missing(here: Here, ses: Simulator, env: dict[str, str]) -> None:
+    ses.templates.delete("passwordrecoveryv1")
+    assert_one(here, env, "template passwordrecoveryv1", "failed", "does not exist", "create-email-template")
+
+
+@pytest.mark.parametrize(
+    ("text_part", "level", "words"),
+    [
+        ("{{secret}} {{name}}", "failed", "uses name"),
+        ("{{secret}} {{code}}", "failed", "uses code"),
+        ("{{login_text}}", "failed", "no {{secret}}"),
+    ],
+)
+def test_a_template_that_mailroom_cannot_fill(
+    here: Here, ses: Simulator, env: dict[str, str], text_part: str, level: str, words: str
+) -> None:
+    ses.templates.update("activationv1", {"Subject": "Hello {{login_text}}", "Text": text_part})
+    assert_one(here, env, "template activationv1", level, words)
+
+
+def test_a_template_without_a_text_part(here: Here, ses: Simulator, env: dict[str, str]) -> None:
+    content = {name: part for name, part in default_content("activationv1").items() if name != "Text"}
+    ses.templates.update("activationv1", content)
+    assert_one(here, env, "template activationv1", "warning", "no text part")
+
+
+@pytest.mark.parametrize(
+    ("template", "names"),
+    [
+        ("Hello {{login}} and {{{ login_text }}}", {"login", "login_text"}),
+        ("{{! note }}{{#if code}}{{code}}{{else}}{{~secret~}}{{/if}}", {"code", "secret"}),
+        ("{{&login}} {{> footer}} {{user.name}}", {"login", "footer", "user.name"}),
+        ("no { braces } {{}}", set()),
+    ],
+)
+def test_what_a_template_needs(template: str, names: set[str]) -> None:
+    assert variables(template) == names
+
+
+def test_credentials_that_may_only_send_are_a_warning(here: Here, ses: Simulator, env: dict[str, str]) -> None:
+    for operation in ("GetAccount", "GetEmailIdentity", "GetConfigurationSet", "GetEmailTemplate"):
+        ses.faults.add(Fault(operation=operation, error="AccessDeniedException", status=403, times=None))
+    wrong = ill(here, env)
+    assert list(wrong) == CHECKS[9:]
+    assert {level for level, _ in wrong.values()} == {"warning"}
+
+
+def test_an_ses_that_cannot_be_reached(here: Here, env: dict[str, str]) -> None:
+    env["AWS_ENDPOINT_URL_SESV2"] = f"http://127.0.0.1:{free_port()}"
+    wrong = ill(here, env)
+    assert list(wrong) == CHECKS[9:]
+    assert all("EndpointConnectionError" in words for _, words in wrong.values())
+
+
+def test_no_credentials(here: Here, env: dict[str, str]) -> None:
+    del env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"]
+    assert_one(here, env, "ses", "failed", "no AWS credentials")
+
+
+def test_mails_that_are_only_printed(here: Here, env: dict[str, str]) -> None:
+    assert_one(here, env | {"MAILROOM_DEBUG": "true"}, "ses", "warning", "MAILROOM_DEBUG")
