@@ -84,7 +84,11 @@ def connect_engine(
         connection = BoundedConnection.connect(conninfo, prepare_threshold=None, autocommit=True)
         connection.answer_within = answer_within
         # The application's database may have another; psycopg reads this one alone. PgBouncer keeps it for a client.
-        connection.execute("SET datestyle TO ISO")
+        try:
+            connection.execute("SET datestyle TO ISO")
+        except psycopg.Error:
+            connection.close()
+            raise
         return connection
 
     return create_engine(

@@ -72,6 +72,7 @@ def test_a_fault_of_the_account_costs_a_job_nothing(attempt: int, jitter: float)
     assert outcomes_of(verdict) == ["deferred"]
     assert verdict.again is not None
     assert verdict.again.attempt == attempt
+    assert verdict.again.after is not None
     assert verdict.again.after >= timedelta(0)
 
 
@@ -79,6 +80,7 @@ def test_a_fault_of_the_account_costs_a_job_nothing(attempt: int, jitter: float)
 def test_an_unconfirmed_mail_waits_out_the_grace(attempt: int, jitter: float) -> None:
     verdict = judge(unconfirmed, attempt=attempt, jitter=jitter)
     if verdict.again is not None:
+        assert verdict.again.after is not None
         assert GRACE <= verdict.again.after <= LONGEST_DELAY
 
 

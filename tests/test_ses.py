@@ -97,8 +97,9 @@ def transport(simulator: Simulator, client: SESV2Client) -> ses.SesTransport:
 
 
 def mail(token: int = 1, address: str | None = None, **changes: str) -> Mail:
-    data = {"login": f"user{token}", "secret": f"s{token}", "code": "01234", **changes}
-    return Mail(token=token, address=address or f"user{token}@example.com", **data)
+    login, secret = changes.get("login", f"user{token}"), changes.get("secret", f"s{token}")
+    address = address or f"user{token}@example.com"
+    return Mail(token=token, address=address, login=login, secret=secret, code=changes.get("code", "01234"))
 
 
 # A tag has at most 256 characters: for one with this token SES refuses a bulk call whole.

@@ -85,7 +85,7 @@ class Mailroom(RuleBasedStateMachine):
         self.held: list[Held] = []
         self.tokens: set[int] = set()
         self.inserts = 0
-        self.execute("TRUNCATE accounts, tokens, jobs, batches, deliveries")
+        self.execute("TRUNCATE accounts, tokens, jobs, batches, deliveries CASCADE")
 
     def execute(self, sql: str, **binds: object) -> None:
         self.connection.execute(text(sql), binds)

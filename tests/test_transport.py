@@ -11,7 +11,7 @@ LI = Mail(token=2, address="li@example.com", login="li", secret="t0ken", code="5
 
 
 def test_a_mail_keeps_its_data_out_of_its_repr() -> None:
-    assert repr(JO) == "Mail(token=1)"
+    assert repr(JO) == "Mail(token=1, alone=False)"
 
 
 def test_debugging_prints_each_mail_and_calls_it_sent() -> None:

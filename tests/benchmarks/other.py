@@ -79,7 +79,7 @@ def measure_idle() -> Idle:
 
 
 def _empty(connection: Connection) -> None:
-    connection.execute(text("TRUNCATE accounts, tokens, jobs, batches, deliveries RESTART IDENTITY"))
+    connection.execute(text("TRUNCATE accounts, tokens, jobs, batches, deliveries RESTART IDENTITY CASCADE"))
     connection.execute(text("CHECKPOINT"))
 
 
