@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, event, text
 
-from mailroom import queue
+from mailroom import health, queue, upkeep
+from mailroom import jobs as operations
 from mailroom.job import Batch, Sent
 from mailroom.queue import LANES, Floors
 from mailroom.retry import judge
@@ -244,3 +245,100 @@ def test_under_an_old_snapshot_a_claim_does_not_walk_over_what_is_done(engine: E
         assert cost(engine, lambda connection: claim(connection, floors)) <= before <= BOUND
         assert cost(engine, lambda connection: look(connection, floors)) <= BOUND
         assert cost(engine, lambda connection: add_accounts(connection, 1, prefix="new")) <= len(LANES)
+
+
+def finish_old(connection: Connection) -> None:
+    """Let every other token have been sent long ago, and its delivery be the oldest there is."""
+    connection.execute(text("DELETE FROM jobs WHERE token % 2 = 0"))
+    connection.execute(text("UPDATE deliveries SET outcome = 'sent' WHERE token % 2 = 0"))
+    connection.execute(text("UPDATE deliveries SET created_at = now() - interval '100 days'"))
+    connection.execute(text("UPDATE tokens SET expires_at = now() - interval '100 days'"))
+
+
+def plans_of(engine: Engine, act: Callable[[], object]) -> list[Plan]:
+    """Collect the plans of what takes an engine, and opens its own connection."""
+    plans: list[Plan] = []
+
+    def explain(_: Connection, cursor: Any, sql: str, parameters: Any, *__: Any) -> None:
+        if sql.startswith("--"):
+            cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", parameters)
+            plans.append(Plan(cursor.fetchone()[0]))
+
+    event.listen(engine, "before_cursor_execute", explain)
+    try:
+        act()
+    finally:
+        event.remove(engine, "before_cursor_execute", explain)
+    return plans
+
+
+@pytest.mark.parametrize("analysed", [False, True])
+def test_upkeep_goes_by_index(engine: Engine, full: Connection, analysed: bool) -> None:
+    finish_old(full)
+    if analysed:
+        full.execute(text("VACUUM ANALYZE"))
+    [reconciled] = plans_of(engine, lambda: upkeep.reconcile(engine, queue="mailroom", looks=LIMIT))
+    assert reconciled.scans("tokens") == {"tokens_pkey"}
+    assert reconciled.scans("jobs") == {"jobs_pkey"}
+    assert reconciled.scans("deliveries") == {"deliveries_token_idx"}
+    with explained(full) as plans:
+        pruned = upkeep.prune(full, older_than=timedelta(days=90), looks=LIMIT)
+    assert (pruned.deliveries, pruned.tokens) == (LIMIT / 2, LIMIT / 2)
+    assert plans[0].scans("tokens") == {"tokens_pkey"}
+    assert plans[0].scans("jobs") == {"jobs_pkey"}
+    assert plans[0].scans("deliveries") == {"deliveries_pkey", "deliveries_token_idx"}
+
+
+@pytest.mark.parametrize("analysed", [False, True])
+def test_what_operators_do_goes_by_index(full: Connection, analysed: bool) -> None:
+    full.execute(text("UPDATE deliveries SET outcome = 'failed' WHERE token % 2 = 0"))
+    full.execute(text("DELETE FROM jobs WHERE token % 2 = 0"))
+    if analysed:
+        full.execute(text("VACUUM ANALYZE"))
+    with explained(full) as plans:
+        health.read(full)
+        assert operations.retry(full, [1, 2], queue="mailroom").put_back == [2]
+        assert operations.drop(full, [1]) == [1]
+    looked, retried, dropped = plans
+    assert looked.scans("jobs") == {"jobs_claim_idx"}
+    assert (retried.scans("jobs"), retried.scans("deliveries")) == (
+        {"jobs_pkey"},
+        {"deliveries_token_idx", "deliveries_pkey"},
+    )
+    assert (dropped.scans("jobs"), dropped.scans("deliveries")) == ({"jobs_pkey"}, set())
+
+
+def log_read(connection: Connection) -> int:
+    """How many rows and index entries of deliveries this session has read."""
+    read: int = connection.execute(
+        text(
+            "SELECT pg_stat_get_xact_tuples_returned('deliveries'::regclass)"
+            " + pg_stat_get_xact_tuples_returned('deliveries_pkey'::regclass)"
+            " + pg_stat_get_xact_tuples_returned('deliveries_token_idx'::regclass)"
+        )
+    ).scalar_one()
+    return read
+
+
+def test_a_prune_reads_no_more_than_it_looks_at_of_a_long_log(engine: Engine) -> None:
+    with engine.connect() as connection:
+        leave_alone(connection)
+        fill(connection, MANY)
+        finish_old(connection)
+        connection.execute(text("VACUUM deliveries"))
+    with transaction(engine) as connection:
+        before = log_read(connection)
+        assert upkeep.prune(connection, older_than=timedelta(days=90), looks=LIMIT).deliveries == LIMIT / 2
+        assert log_read(connection) - before <= 4 * LIMIT
+        connection.rollback()
+
+
+def test_a_prune_with_nothing_to_do_does_not_look_for_it_to_the_end(engine: Engine) -> None:
+    with engine.connect() as connection:
+        leave_alone(connection)
+        fill(connection, MANY)
+    with transaction(engine) as connection:
+        before = log_read(connection)
+        assert upkeep.prune(connection, older_than=timedelta(days=90), looks=LIMIT).after is None
+        assert log_read(connection) - before <= 4 * LIMIT
+        connection.rollback()
