@@ -5,7 +5,7 @@ import sys
 import typer
 from sqlalchemy.exc import DBAPIError
 
-from mailroom.cli import database, doctor, jobs, local, pauses, pipe, status, tokens, work
+from mailroom.cli import database, doctor, grants, jobs, local, pauses, pipe, status, tokens, work
 from mailroom.database import first_line
 from mailroom.errors import DatabaseError, MailroomError, SettingsError
 from mailroom.settings import PREFIX, Settings
@@ -43,6 +43,7 @@ app.add_typer(jobs.app, name="jobs", epilog=EXIT_CODES)
 app.add_typer(tokens.app, name="tokens", epilog=EXIT_CODES)
 app.command(epilog=EXIT_CODES)(database.migrate)
 app.command(epilog=EXIT_CODES)(database.prune)
+app.command("grants", epilog=EXIT_CODES)(grants.grant)
 app.command(epilog=EXIT_CODES)(local.simulator)
 app.command(epilog=EXIT_CODES)(local.demo)
 

@@ -1,0 +1,310 @@
+"""`grants`: each role logs in, does all of its work, and is refused the rest."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import count
+from os import getpid
+
+import pytest
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from psycopg.errors import InsufficientPrivilege
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import ProgrammingError
+
+from mailroom import database, schema, tokens, upkeep
+from mailroom.errors import TokenError
+from mailroom.grants import GRANTS
+from mailroom.job import Action
+from mailroom.simulator import Simulator
+from tests.cli.command import sending
+from tests.cli.conftest import Here
+from tests.conftest import Server, migrate, missing
+from tests.running import drained, eventually, transport, working
+from tests.world import KEY, add_accounts, ask_recovery, misplaced, rows
+
+PARTS = ("app", "worker", "viewer")
+PASSWORD = "no secret: a role of a test"
+TABLES = {table.name for table in schema.metadata.sorted_tables}
+_numbers = count()
+
+
+@contextmanager
+def roles_on(server: Server, url: str) -> Iterator[dict[str, str]]:
+    """Roles that log in, with names that need quotes; they are dropped with all that they were granted."""
+    owner = database.connect_engine(url)
+    names = {part: f'the "{part}": 100%s {getpid()}-{next(_numbers)}' for part in PARTS}
+    quoted = [sql.Identifier(name).as_string() for name in names.values()]
+    with owner.connect() as connection:
+        raw = connection.execution_options(no_parameters=True)
+        if not connection.scalar(text("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")):
+            missing("a superuser, to make roles")
+        for name in quoted:
+            raw.exec_driver_sql(f"CREATE ROLE {name} LOGIN PASSWORD '{PASSWORD}'")
+        try:
+            yield names
+        finally:
+            for name in quoted:
+                raw.exec_driver_sql(f"DROP OWNED BY {name}")
+                raw.exec_driver_sql(f"DROP ROLE {name}")
+    owner.dispose()
+
+
+@pytest.fixture
+def roles(server: Server, url: str) -> Iterator[dict[str, str]]:
+    with roles_on(server, url) as names:
+        yield names
+
+
+def log_in(url: str, role: str) -> str:
+    return make_conninfo(url, user=role, password=PASSWORD)
+
+
+@contextmanager
+def session(url: str, role: str) -> Iterator[Connection]:
+    """What an application has: every statement commits, here."""
+    engine = database.connect_engine(log_in(url, role))
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def asked(roles: dict[str, str]) -> list[str]:
+    return [word for part, name in roles.items() for word in (f"--{part}", name)]
+
+
+@pytest.fixture
+def granted(here: Here, roles: dict[str, str], url: str) -> dict[str, str]:
+    """The roles after `grants --apply`."""
+    assert here("grants", *asked(roles), "--apply", env={"MAILROOM_DATABASE_URL": url}).code == 0
+    return roles
+
+
+def refused(connection: Connection, *statements: str) -> list[str]:
+    """Which of these are refused for want of a right."""
+    found = []
+    for statement in statements:
+        try:
+            connection.execute(text(statement))
+        except ProgrammingError as error:
+            if isinstance(error.orig, InsufficientPrivilege):
+                found.append(statement)
+    return found
+
+
+def reads(*names: str) -> list[str]:
+    return [f"SELECT * FROM {name} LIMIT 1" for name in names]  # noqa: S608 - the names of tables
+
+
+def writes(*names: str) -> list[str]:
+    return [
+        words.format(name)
+        for name in names
+        for words in ("DELETE FROM {}", "TRUNCATE {}", "INSERT INTO {} DEFAULT VALUES")
+    ]
+
+
+# What is printed
+
+
+def test_it_prints_sql_and_grants_nothing(here: Here, roles: dict[str, str], url: str) -> None:
+    ended = here("grants", *asked(roles), env={"MAILROOM_DATABASE_URL": url})
+
+    assert (ended.code, ended.err) == (0, "")
+    lines = ended.out.splitlines()
+    name = '"' + roles["viewer"].replace('"', '""') + '"'
+    assert f'GRANT SELECT ON TABLE "public"."jobs" TO {name};' in lines
+    assert f'GRANT USAGE ON SCHEMA "public" TO {name};' in lines
+    assert all(line.startswith("GRANT ") and line.endswith(";") for line in lines)
+    with session(url, roles["viewer"]) as connection:
+        assert refused(connection, *reads("jobs")) == reads("jobs")
+
+
+def test_what_it_prints_can_be_run(here: Here, roles: dict[str, str], url: str, engine: Engine) -> None:
+    ended = here("grants", "--viewer", roles["viewer"], env={"MAILROOM_DATABASE_URL": url})
+    with engine.connect() as connection:
+        connection.execution_options(no_parameters=True).exec_driver_sql(ended.out)
+    with session(url, roles["viewer"]) as connection:
+        assert refused(connection, *reads("jobs", "accounts")) == reads("accounts")
+
+
+def test_it_wants_a_role_that_exists(here: Here, url: str) -> None:
+    here("grants", env={"MAILROOM_DATABASE_URL": url}).assert_one_line(2, "--app ROLE")
+    nobody = here("grants", "--app", "nobody there", "--apply", env={"MAILROOM_DATABASE_URL": url})
+    nobody.assert_one_line(1, 'role "nobody there" does not exist')
+
+
+def test_it_grants_in_the_schema_where_mailroom_is(here: Here, server: Server, empty_url: str) -> None:
+    engine = database.connect_engine(empty_url)
+    with engine.connect() as connection:
+        connection.execute(text('CREATE SCHEMA "Mail Room"'))
+    engine.dispose()
+    url = make_conninfo(empty_url, options='-csearch_path="Mail\\ Room"')
+    migrate(url)
+    with roles_on(server, empty_url) as roles:
+        assert here("grants", *asked(roles), "--apply", env={"MAILROOM_DATABASE_URL": url}).code == 0
+        with session(url, roles["app"]) as connection:
+            [account] = add_accounts(connection, 1, status="active")
+            assert ask_recovery(connection, account)
+
+
+def test_every_table_has_been_thought_of() -> None:
+    """A new one is either for the worker and the viewer, or here as one that they have no business with."""
+    for part in ("worker", "viewer"):
+        named = {name.removeprefix("TABLE ") for name in GRANTS[part]}
+        assert named == TABLES - {"guesses"} | {database.VERSION_TABLE}
+
+
+# The application
+
+
+def test_an_application_lives_its_life(granted: dict[str, str], url: str, engine: Engine) -> None:
+    with session(url, granted["app"]) as connection, engine.connect() as owner:
+        account, other = add_accounts(connection, 2)
+        [(activation, secret)] = rows(owner, "SELECT id, secret FROM tokens WHERE account = :a", a=account)
+        link = tokens.sign(secret, action=Action.ACTIVATION, key=KEY)
+        assert tokens.consume(connection, link, action=Action.ACTIVATION, key=KEY) == account
+
+        recovery = ask_recovery(connection, account)
+        [(secret, code)] = rows(owner, "SELECT secret, code FROM tokens WHERE id = :t", t=recovery)
+        link = tokens.sign(secret, action=Action.PASSWORD_RECOVERY, key=KEY, code=code)
+        with pytest.raises(TokenError):
+            tokens.consume(connection, link, action=Action.PASSWORD_RECOVERY, key=KEY, code=f"{int(code) ^ 1:05}")
+        assert tokens.consume(connection, link, action=Action.PASSWORD_RECOVERY, key=KEY, code=code) == account
+
+        connection.execute(text("UPDATE accounts SET email = 'new@example.com' WHERE id = :a"), {"a": account})
+        connection.execute(text("UPDATE accounts SET status = 'suspended' WHERE id = :a"), {"a": account})
+        revoked = rows(connection, "DELETE FROM tokens WHERE account = :a RETURNING id, consumed_at", a=account)
+        assert {row.id for row in revoked} == {activation, recovery}
+        connection.execute(text("DELETE FROM accounts WHERE id = :a"), {"a": other})
+
+
+def test_an_application_sees_no_secret_and_touches_no_queue(granted: dict[str, str], url: str) -> None:
+    others = sorted(TABLES - {"accounts", "tokens"} | {database.VERSION_TABLE})
+    forbidden = [
+        "SELECT secret FROM tokens",
+        "SELECT code FROM tokens",
+        "UPDATE tokens SET consumed_at = now()",
+        "UPDATE tokens SET expires_at = 'infinity'",
+        "INSERT INTO tokens (action, account, code) VALUES ('password_recovery', 1, '00000')",
+        "INSERT INTO tokens (action, account, expires_at) VALUES ('password_recovery', 1, 'infinity')",
+        "UPDATE accounts SET activated_at = now()",
+        "TRUNCATE accounts",
+        "CREATE TABLE mine ()",
+        *reads(*others),
+        *writes(*others),
+    ]
+    with session(url, granted["app"]) as connection:
+        [account] = add_accounts(connection, 1, status="active")
+        ask_recovery(connection, account)
+        if rows(connection, "SELECT WHERE has_schema_privilege('public', 'CREATE')"):
+            forbidden.remove("CREATE TABLE mine ()")  # PostgreSQL 14 lets everybody
+        assert refused(connection, *forbidden) == forbidden
+
+
+# The worker
+
+
+def test_a_worker_sends_sweeps_and_tidies_up(
+    granted: dict[str, str],
+    url: str,
+    engine: Engine,
+    here: Here,
+    ses: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mine = log_in(url, granted["worker"])
+    own = database.connect_engine(mine, pool_size=4)
+    with engine.connect() as owner:
+        active = add_accounts(owner, 3, status="active", prefix="active")
+        add_accounts(owner, 12)
+        owner.execute(text("UPDATE tokens SET expires_at = now()"))  # a late activation is renewed
+        with working(own, transport(ses, monkeypatch), listen=mine, sweep_interval=0.2):
+            eventually(lambda: drained(owner), "the worker sends it all")
+            for account in active:
+                ask_recovery(owner, account)
+            eventually(lambda: drained(owner), "and what is asked meanwhile")
+        assert ses.ledger.counts().mails == 15
+
+        held = add_accounts(owner, 1, prefix="held")
+        environment = sending(mine, ses)
+        assert here("pause", "activation", env=environment).code == 0
+        assert here("sweep", env=environment).code == 1
+        assert here("resume", "activation", env=environment).code == 0
+        assert here("sweep", "--full", env=environment).code == 0
+        assert here("status", env=environment).code == 0
+        assert ses.ledger.counts().mails == 16
+
+        add_accounts(owner, 1, prefix="dropped")
+        [(dropped,)] = rows(owner, "SELECT token FROM jobs")
+        assert here("jobs", "drop", str(dropped), env=environment).code == 0
+        assert here("jobs", "retry", str(dropped), env=environment).code == 0
+        owner.execute(text("UPDATE batches SET lease_until = now()"))
+        assert here("sweep", env=environment).code == 0
+        assert misplaced(owner) == []
+
+        owner.execute(text("UPDATE deliveries SET created_at = created_at - interval '9 days'"))
+        owner.execute(text("UPDATE tokens SET expires_at = expires_at - interval '9 days'"))
+        with own.connect() as connection:
+            assert upkeep.prune(connection, older_than=timedelta(days=2)).tokens > 0
+        assert held
+    own.dispose()
+
+
+def test_a_worker_makes_no_accounts_and_no_tokens(granted: dict[str, str], url: str, engine: Engine) -> None:
+    forbidden = [
+        "INSERT INTO accounts (email, login) VALUES ('eve@example.com', 'eve')",
+        "UPDATE accounts SET email = 'eve@example.com'",
+        "UPDATE accounts SET status = 'active'",
+        "INSERT INTO tokens (action, account) VALUES ('password_recovery', 1)",
+        "UPDATE tokens SET consumed_at = now()",
+        "UPDATE tokens SET secret = sha256('')",
+        "UPDATE tokens SET account = 1",
+        "UPDATE deliveries SET outcome = 'sent'",
+        "SELECT consume_token(sha256(''), 'activation')",
+        "SELECT count_guess(sha256(''))",
+        "SELECT guesses_left(sha256(''))",
+        "DELETE FROM mailroom_alembic_version",
+        *reads("guesses"),
+        *writes("guesses", "accounts", "ses_account"),
+    ]
+    with engine.connect() as owner, session(url, granted["worker"]) as connection:
+        add_accounts(owner, 1)
+        assert refused(connection, *forbidden) == forbidden
+
+
+# Who only looks
+
+
+def test_a_viewer_sees_the_status(granted: dict[str, str], url: str, engine: Engine, here: Here) -> None:
+    with engine.connect() as owner:
+        add_accounts(owner, 3)
+        ask_recovery(owner, add_accounts(owner, 1, status="active", prefix="active")[0])
+    environment = {"MAILROOM_DATABASE_URL": log_in(url, granted["viewer"])}
+
+    found = json.loads(here("status", "--json", env=environment).out)
+    assert [row["jobs"] for row in found["waiting"]] == [1, 3]
+    assert here("jobs", "list", env=environment).code == 0
+    assert here("jobs", "list", "--show-addresses", env=environment).code == 1
+
+
+def test_a_viewer_sees_no_people_and_changes_nothing(granted: dict[str, str], url: str, engine: Engine) -> None:
+    everything = sorted(TABLES | {database.VERSION_TABLE})
+    forbidden = [
+        "SELECT email FROM accounts",
+        "SELECT login FROM accounts",
+        "SELECT secret FROM tokens",
+        "SELECT code FROM tokens",
+        "SELECT consume_token(sha256(''), 'activation')",
+        "UPDATE jobs SET due_at = now()",
+        "UPDATE pauses SET reason = ''",
+        *reads("guesses"),
+        *writes(*everything),
+    ]
+    with engine.connect() as owner, session(url, granted["viewer"]) as connection:
+        add_accounts(owner, 1)
+        assert refused(connection, *forbidden) == forbidden
