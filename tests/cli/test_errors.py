@@ -16,7 +16,7 @@ from tests.world import KEY_HEX, add_accounts
 
 ROOT = Path(__file__).parents[2]
 WORKING = ["worker", "sweep", "collect"]
-LOOKING = ["status", "tokens sign 1"]
+LOOKING = ["status", "jobs list", "jobs retry 1", "prune --older-than 90d", "tokens sign 1"]
 WITH_DATABASE = [*WORKING, *LOOKING]
 SENDING = ["worker", "sweep", "send"]
 SIGNING = [*WORKING, "tokens verify x", "tokens sign 1"]
