@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, Protocol
 
@@ -13,8 +13,8 @@ from sqlalchemy import Engine
 from mailroom import rates
 from mailroom.rates import HOLD, Bucket, Granted
 
-# A process that was refused asks again after this long, or when there can be a permit, if that is later. Within HOLD,
-# so that a process that sends alone finds nothing of the rate gone to waste.
+# A process that emptied the bucket asks again after this long, or when there can be a permit, if that is later. Within
+# HOLD, so that a process that sends alone finds nothing of the rate gone to waste.
 ASK_AGAIN: Final = timedelta(seconds=0.25)
 # What a process asks for at the most; where there is no limit, it would ask for twice as many again and again.
 LARGEST_BLOCK: Final = 10_000
@@ -103,14 +103,7 @@ class FleetPermits:
 
     def take(self, wanted: int, *, urgent_waits: Callable[[], bool]) -> Permit | None:
         """See `Permits.take`. Raises DBAPIError."""
-        permit = self._mails.take(wanted) or self._take_urgent(wanted, urgent_waits)
-        if permit is None or permit.count == 1 or self._bulk is None:
-            return permit
-        call = self._bulk.take(1)
-        if call is not None:
-            return replace(permit, call=call)
-        self._block(permit).put_back(permit, permit.count - 1)
-        return replace(permit, count=1)
+        return self._mails.take(wanted, self._bulk) or self._take_urgent(wanted, urgent_waits)
 
     def give_back(self, permit: Permit, unused: int) -> None:
         """See `Permits.give_back`. What comes back stays with the process, for its other senders, while it holds."""
@@ -138,7 +131,7 @@ class FleetPermits:
         if now < self._look_again_at:
             return None
         if urgent_waits():
-            return self._urgent.take(wanted)
+            return self._urgent.take(wanted, self._bulk)
         self._look_again_at = now + ASK_AGAIN.total_seconds()
         return None
 
@@ -161,8 +154,11 @@ class _Block:
         self._asked_at = 0.0
         self._ask_again_at = 0.0
 
-    def take(self, wanted: int) -> Permit | None:
-        """Take of what is held, or ask for more if that is used up and it is time to ask."""
+    def take(self, wanted: int, calls: "_Block | None" = None) -> Permit | None:
+        """Take of what is held, or ask for more if that is used up and it is time to ask.
+
+        For more than one it needs one of `calls` as well, where those are limited; without, one is all that is taken.
+        """
         with self._lock:
             now = self._clock()
             if not self._holds(now) and now >= self._ask_again_at:
@@ -170,8 +166,11 @@ class _Block:
             if self._granted is None or not self._holds(now):
                 return None
             count = min(wanted, self._left)
+            call = calls.take(1) if count > 1 and calls is not None else None
+            if calls is not None and call is None:
+                count = 1
             self._left -= count
-            return Permit(count, self._urgent, self._granted.only_urgent, self._until)
+            return Permit(count, self._urgent, self._granted.only_urgent, self._until, call)
 
     def put_back(self, permit: Permit, unused: int) -> None:
         """Hold again what a sender did not use; of a block that is gone, nothing."""
@@ -212,12 +211,13 @@ class _Block:
         size = min(max(wanted, self._useful(now)), LARGEST_BLOCK)
         with self._engine.connect() as connection:
             granted = rates.take(connection, self._bucket, size, own_rate=self._own_rate, urgent=self._urgent)
+        self._left = granted.count
         if granted.count:
-            self._granted, self._left, self._asked_at, self._ask_again_at = granted, granted.count, now, 0.0
-        else:
-            jitter = random.uniform(0.8, 1.2)  # noqa: S311 - keeps processes apart
-            self._left = 0
-            self._ask_again_at = now + max(granted.wait, ASK_AGAIN * jitter).total_seconds()
+            self._granted, self._asked_at = granted, now
+        # Whoever got less than it asked for has emptied the bucket, and lets it fill: a block is worth a round trip.
+        jitter = random.uniform(0.8, 1.2)  # noqa: S311 - keeps processes apart
+        wait = timedelta(0) if granted.count == size else max(granted.wait, ASK_AGAIN * jitter)
+        self._ask_again_at = now + wait.total_seconds()
 
     def _useful(self, now: float) -> int:
         """How many were used of the last block; twice as many if they were gone in half of the time."""

@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import ses
+from mailroom.permits import NO_LIMIT, Permits
 from mailroom.sender import Limits
 from mailroom.simulator import Simulator
 from mailroom.transport import Transport
@@ -71,6 +72,7 @@ def working(
     sweep_interval: float = 5,
     listen: str | None = None,
     healthcheck_interval: float = 270,
+    permits: Permits = NO_LIMIT,
     **changes: Any,
 ) -> Iterator[Worker]:
     """Run a worker in a thread; `listen` is the URL to LISTEN on. Stops it in order at the end."""
@@ -81,6 +83,7 @@ def working(
         limits=limits(**changes),
         concurrency=concurrency,
         sweep_interval=timedelta(seconds=sweep_interval),
+        permits=permits,
     )
     listener = listen and Listener(
         listen,

@@ -72,5 +72,5 @@ taken AS (
 )
 SELECT grants, coalesce(quota_left - quota_reserved < 1, false) AS only_urgent, cap AS per_second, now AS granted_at,
        CAST(CASE WHEN quota < 1 THEN refresh_seconds
-                 ELSE greatest(0, (1 + reserved - filled) / rate) END AS double precision) AS wait_seconds
+                 ELSE greatest(0, (1 + reserved - filled + grants) / rate) END AS double precision) AS wait_seconds
   FROM choice

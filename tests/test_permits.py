@@ -1,0 +1,285 @@
+"""What a process holds of the fleet's permits, who is served with them, and how it learns what SES allows."""
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, event, text
+
+from mailroom import ses
+from mailroom.backoff import Backoff
+from mailroom.errors import TransportError
+from mailroom.job import Action, Outcome, Sent, SesAccount
+from mailroom.permits import ASK_AGAIN, NO_LIMIT, FleetPermits, Permits
+from mailroom.queue import Floors
+from mailroom.rates import HOLD
+from mailroom.sender import Sender, Work
+from mailroom.simulator import Fault, Simulator
+from mailroom.transport import Mail
+from mailroom.watch import AccountWatch
+from tests.rating import let_pass, tell_account
+from tests.running import aws, count, drained, eventually, limits, transport, working
+from tests.world import KEY, add_accounts, ask_recovery, misplaced, rows
+
+
+class Clock:
+    """A monotonic clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic() + 1e6  # far ahead, so that for the sender nothing runs out
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Noting:
+    """A transport that notes what it is handed."""
+
+    longest_call = timedelta(0)
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Action, int]] = []
+
+    def send(self, action: Action, mails: Sequence[Mail], *, batch: int | None, within: timedelta) -> Sequence[Outcome]:
+        self.calls.append((action, len(mails)))
+        return [Sent("noted")] * len(mails)
+
+
+def nobody_urgent() -> bool:
+    return False
+
+
+def account(engine: Engine, max_send_rate: float, *, daily: float = -1, sent: float = 0) -> None:
+    """Let SES have said this, and the buckets be full."""
+    with engine.connect() as connection:
+        tell_account(connection, max_send_rate, daily=daily, sent=sent)
+        let_pass(connection, 3600)
+
+
+def granted(engine: Engine) -> int:
+    with engine.connect() as connection:
+        [row] = rows(connection, "SELECT granted FROM permits WHERE bucket = 'mails'")
+        return int(row.granted)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def permits(engine: Engine, clock: Callable[[], float], *, bulk_rate: float | None = None) -> FleetPermits:
+    return FleetPermits(engine, mail_rate=None, bulk_rate=bulk_rate, clock=clock)
+
+
+def sender(engine: Engine, sends: Noting, given: Permits, *, batch_limit: int = 10) -> Sender:
+    return Sender(
+        engine,
+        sends,
+        name="test",
+        key=KEY,
+        limits=limits(batch_limit=batch_limit),
+        floors=Floors(),
+        backoff=Backoff(),
+        permits=given,
+    )
+
+
+def test_a_block_serves_several_claims_and_its_size_follows_what_is_used(engine: Engine, clock: Clock) -> None:
+    account(engine, -1)
+    held = permits(engine, clock)
+    taken = []
+    for _ in range(15):  # all at once: the next block is twice as large
+        held.take(10, urgent_waits=nobody_urgent)
+        taken.append(granted(engine))
+    assert sorted(set(taken)) == [10, 30, 70, 150]
+    clock.now += HOLD.total_seconds()
+    held.take(10, urgent_waits=nobody_urgent)
+    assert granted(engine) == 230  # as many as were used of the last
+
+
+def test_what_was_held_too_long_is_not_used(engine: Engine, clock: Clock) -> None:
+    account(engine, 1000)
+    held = permits(engine, clock)
+    first = held.take(10, urgent_waits=nobody_urgent)
+    assert first is not None
+    held.give_back(first, 9)
+    clock.now += HOLD.total_seconds()
+    again = held.take(1, urgent_waits=nobody_urgent)
+    assert again is not None
+    assert again.until > first.until
+    held.give_back(first, 9)  # too late to be of use to anybody
+    assert [held.take(50, urgent_waits=nobody_urgent) is not None for _ in range(2)] == [True, True]
+    assert granted(engine) >= 12
+
+
+def test_a_claim_that_finds_nothing_gives_everything_back(engine: Engine, clock: Clock) -> None:
+    account(engine, 1000)
+    assert sender(engine, Noting(), permits(engine, clock, bulk_rate=1)).work_batch() == Work(0, full=False)
+    assert granted(engine) == 0
+
+
+def test_without_a_bulk_call_mails_leave_one_by_one(engine: Engine, clock: Clock) -> None:
+    account(engine, 1000)
+    sends = Noting()
+    works = sender(engine, sends, permits(engine, clock, bulk_rate=0.01))
+    with engine.connect() as connection:
+        add_accounts(connection, 20)
+        assert [works.work_batch() for _ in range(3)] == [Work(10, full=True), Work(1, full=True), Work(1, full=True)]
+    assert [size for _, size in sends.calls] == [10, 1, 1]
+
+
+def test_a_bulk_call_that_one_mail_did_not_need_is_there_for_the_next(engine: Engine, clock: Clock) -> None:
+    account(engine, 1000)
+    sends = Noting()
+    works = sender(engine, sends, permits(engine, clock, bulk_rate=0.01))
+    with engine.connect() as connection:
+        add_accounts(connection, 1)
+        works.work_batch()
+        add_accounts(connection, 9, prefix="more")
+        works.work_batch()
+    assert [size for _, size in sends.calls] == [1, 9]
+
+
+def test_a_claim_takes_no_more_than_is_permitted_and_then_waits(engine: Engine, clock: Clock) -> None:
+    account(engine, 10)  # the bucket holds 4.5, and the reserve is 0.9 of them
+    sends = Noting()
+    works = sender(engine, sends, permits(engine, clock))
+    with engine.connect() as connection:
+        add_accounts(connection, 20)
+        assert works.work_batch() == Work(3, full=True)
+        assert works.work_batch() is None
+        assert timedelta(0) < works.permit_wait() <= ASK_AGAIN * 1.2
+        assert misplaced(connection) == []
+    assert sends.calls == [(Action.ACTIVATION, 3)]
+
+
+def test_a_recovery_leaves_from_the_reserve(engine: Engine, clock: Clock) -> None:
+    account(engine, 10)
+    sends = Noting()
+    works = sender(engine, sends, permits(engine, clock))
+    with engine.connect() as connection:
+        [person] = add_accounts(connection, 1, status="active", prefix="person")
+        add_accounts(connection, 20)
+        works.work_batch()
+        ask_recovery(connection, person)
+        assert works.work_batch() == Work(1, full=True)
+    assert sends.calls[-1] == (Action.PASSWORD_RECOVERY, 1)
+
+
+def test_a_flood_of_recoveries_leaves_every_fifth_claim_to_others(engine: Engine) -> None:
+    sends = Noting()
+    works = sender(engine, sends, NO_LIMIT, batch_limit=1)
+    with engine.connect() as connection:
+        for person in add_accounts(connection, 40, status="active", prefix="person"):
+            ask_recovery(connection, person)
+        add_accounts(connection, 20)
+    for _ in range(20):
+        works.work_batch()
+    actions = [action for action, _ in sends.calls]
+    assert actions.count(Action.ACTIVATION) == 4
+    assert actions[:4] == [Action.PASSWORD_RECOVERY] * 4
+
+
+def test_the_last_of_the_quota_is_not_for_those_whose_turn_it_is(engine: Engine, clock: Clock) -> None:
+    account(engine, -1, daily=1000, sent=960)
+    sends = Noting()
+    works = sender(engine, sends, permits(engine, clock), batch_limit=1)
+    with engine.connect() as connection:
+        for person in add_accounts(connection, 20, status="active", prefix="person"):
+            ask_recovery(connection, person)
+        add_accounts(connection, 20)
+    for _ in range(20):
+        works.work_batch()
+    assert sends.calls == [(Action.PASSWORD_RECOVERY, 1)] * 20
+
+
+def test_a_batch_whose_permit_has_run_out_is_given_back(engine: Engine) -> None:
+    account(engine, 1000)
+    sends = Noting()
+    works = sender(engine, sends, permits(engine, lambda: 0.0))  # held since long before now
+    with engine.connect() as connection:
+        add_accounts(connection, 5)
+        assert works.work_batch() == Work(5, full=False)
+        assert count(connection, "jobs WHERE attempt = 0") == 5
+        assert misplaced(connection) == []
+    assert sends.calls == []
+
+
+def test_a_throttle_answer_slows_the_fleet_down(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    account(engine, 100)
+    simulator.faults.add(Fault(operation="SendEmail", error="TooManyRequestsException", times=1))
+    given = FleetPermits(engine, mail_rate=None, bulk_rate=1)
+    with engine.connect() as connection:
+        add_accounts(connection, 1)
+        with working(engine, transport(simulator, monkeypatch), permits=given):
+            eventually(lambda: "slows down to 70 %" in caplog.text, "the fleet slows down")
+            connection.execute(text("UPDATE jobs SET due_at = now()"))
+            eventually(lambda: drained(connection), "the mail is sent after all")
+        [row] = rows(connection, "SELECT slowdown FROM permits WHERE bucket = 'mails'")
+        assert row.slowdown == pytest.approx(0.7)
+        assert count(connection, "deliveries WHERE attempt > 0") == 0
+
+
+def test_when_the_quota_is_gone_nothing_spins_and_work_resumes_by_itself(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account(engine, -1, daily=100, sent=100)
+    statements: list[str] = []
+    with engine.connect() as connection:
+        add_accounts(connection, 20)
+        event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+        given = FleetPermits(engine, mail_rate=None, bulk_rate=None)
+        with working(engine, transport(simulator, monkeypatch), concurrency=4, sweep_interval=1, permits=given):
+            eventually(lambda: any("-- Take up to" in one for one in statements), "it has asked")
+            asked = sum("-- Take up to" in one for one in statements)
+            eventually(lambda: sum("-- Look whether" in one for one in statements) > 12, "it looks on")
+            assert sum("-- Take up to" in one for one in statements) <= asked + 8
+            assert simulator.ledger.counts().mails == 0
+            account(engine, -1, daily=200, sent=100)
+            given._mails._ask_again_at = 0.0  # as if the minute were over
+            eventually(lambda: drained(connection), "all is sent")
+
+
+def test_what_ses_says_of_the_account_is_kept(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in aws(simulator).items():
+        monkeypatch.setenv(name, value)
+    simulator.account.max_send_rate = 14
+    simulator.account.max_24_hour_send = 50_000
+    client = ses.connect_to_ask(region=None)
+    watch = AccountWatch(engine, lambda: ses.account(client))
+    with engine.connect() as connection:
+        connection.execute(text("UPDATE ses_account SET refresh_due_at = '-infinity'"))
+        assert watch.refresh()
+        assert not watch.refresh()  # for a minute
+        [row] = rows(connection, "SELECT * FROM ses_account")
+    assert (row.max_send_rate, row.max_24_hour_send, row.sent_last_24_hours) == (14, 50_000, 0)
+    assert (row.sending_enabled, row.production_access, row.enforcement) == (True, True, "HEALTHY")
+
+
+@pytest.mark.parametrize("trouble", ["AccessDeniedException", "ReadTimeoutError"])
+def test_an_account_that_may_not_be_asked_for_is_told_once(
+    engine: Engine, caplog: pytest.LogCaptureFixture, trouble: str
+) -> None:
+    def refuse() -> SesAccount:
+        raise TransportError(trouble)
+
+    watch = AccountWatch(engine, refuse)
+    for _ in range(3):
+        with engine.connect() as connection:
+            connection.execute(text("UPDATE ses_account SET refresh_due_at = '-infinity', fetched_at = NULL"))
+        assert watch.refresh()
+    assert caplog.text.count("account not known") == 1
+    assert trouble in caplog.text
+
+
+def test_a_refusal_of_ses_is_known_by_its_code(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in aws(simulator).items():
+        monkeypatch.setenv(name, value)
+    simulator.faults.add(Fault(operation="GetAccount", error="BadRequestException", times=1))
+    with pytest.raises(TransportError, match="BadRequestException"):
+        ses.account(ses.connect_to_ask(region=None))
