@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint types check storm bench format lock
+.PHONY: help demo test lint types check audit storm bench format lock
 .DEFAULT_GOAL := help
 
 help:            ## list the targets
@@ -13,15 +13,19 @@ demo: .venv/ok   ## show the whole path on this machine: PostgreSQL, SES simulat
 test: .venv/ok   ## run the tests; TEST='-m "not slow"' for the quick ones
 	$(BIN)/pytest $(TEST)
 
-lint: .venv/ok   ## style, formatting, and the import map
+lint: .venv/ok   ## style, formatting, the import map, and what bandit finds
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive mailroom alembic
 
 types: .venv/ok  ## strict types
 	$(BIN)/mypy
 
 check: lint types test  ## all of it, as CI does
+
+audit: lint      ## what bandit finds, and holes that are known in what we build on; needs the internet
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
 
 storm: .venv/ok  ## let everything go wrong for ten minutes; STORM='--seed N --seconds S --mails M'
 	$(BIN)/python -m tests.storm $(STORM)

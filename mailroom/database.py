@@ -112,7 +112,7 @@ def check_revision(engine: Engine) -> None:
     """Raise DatabaseError, with the cure, unless the database answers and is at this version's revision."""
     try:
         with engine.connect() as connection:
-            found = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608 - a constant
+            found = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608 - a constant  # nosec B608
             isolation = connection.scalar(text("SHOW default_transaction_isolation"))
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.errors.UndefinedTable):
