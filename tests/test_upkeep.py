@@ -13,8 +13,9 @@ from mailroom import queue, upkeep
 from mailroom.job import Batch, Deferred, Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue import Claim, Floors
 from mailroom.retry import judge
+from mailroom.simulator import Simulator
 from mailroom.upkeep import Reconciled, Upkeep
-from tests.running import count, eventually
+from tests.running import Processes, count, eventually
 from tests.world import add_accounts, ask_recovery, misplaced, rows
 
 THROUGH_PGBOUNCER = True
@@ -403,3 +404,16 @@ def test_what_the_database_refuses_is_said_once_and_stops_nothing_else(
     assert failed.startswith("prune failed, trying again: ")
     assert reconciled == f"reconciled tokens=1 first={lost}"
     assert len([message for message in caplog.messages if "prune failed" in message]) == 1
+
+
+def test_a_worker_that_runs_mails_what_was_lost_and_forgets_what_is_old(
+    url: str, connection: Connection, simulator: Simulator, processes: Processes
+) -> None:
+    old = mail(connection, 3)
+    age(connection, 91)
+    [lost] = lose_jobs(connection, "activation")
+    processes.worker("--no-listen", url=url, simulator=simulator, MAILROOM_PRUNE_AFTER="90d")
+    eventually(lambda: count(connection, "deliveries WHERE outcome = 'sent'") == 1, "the lost one is sent")
+    assert [mail.tags["mailroom_token"] for mail in simulator.ledger.mails] == [str(lost)]
+    assert rows(connection, "SELECT id FROM tokens") == [(lost,)]
+    assert lost not in old
