@@ -17,6 +17,8 @@ from mailroom.simulator import Simulator
 from tests.running import drained, eventually, transport, working
 from tests.world import add_accounts, ask_recovery, misplaced, rows
 
+THROUGH_PGBOUNCER = True
+
 SENT = Sent("m-1")
 UNCONFIRMED = Unconfirmed("ReadTimeout", "no answer")
 

@@ -21,10 +21,11 @@ CREATE INDEX deliveries_recovery_idx ON deliveries (account, created_at)
 # A mail that may have gone out twice is one mail: its copies are not the account's doing. `own` is not counted, or a
 # mail whose fate is unknown would stand in its own way.
 # Few mails are in flight, and an account may have a million tokens: hence the subquery, which cannot become a join.
-# enable_seqscan: PL/pgSQL keeps its plans, and one made on empty tables must not meet full ones.
+# enable_seqscan: PL/pgSQL keeps its plans, and one made on empty tables must not meet full ones. jit: before PostgreSQL
+# 18 that makes batches, which can only be scanned, look so dear that the plan is compiled, for a tenth of a second.
 FITS = """
 CREATE FUNCTION recovery_fits(owner bigint, own bigint, per_15_minutes integer, per_day integer) RETURNS boolean
-    LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET enable_seqscan = off AS $$
+    LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     lately bigint;
     today  bigint;
