@@ -182,6 +182,8 @@ class _Block:
         """Give what is held back to the fleet."""
         with self._lock:
             granted, unused, self._left = self._granted, self._left, 0
+            if unused:
+                self._ask_again_at = 0.0
         if granted is not None and unused:
             with self._engine.connect() as connection:
                 rates.give_back(connection, self._bucket, granted, unused)

@@ -50,7 +50,7 @@ class Worker:
         prune_after: timedelta | None = None,
         permits: Permits = NO_LIMIT,
     ) -> None:
-        """`engine` needs a pool of `concurrency` + 2 connections."""
+        """`engine` needs a pool of `concurrency` + 2 connections, and one more where the account is watched."""
         self._engine = engine
         self._limits = limits
         self._sweep_interval = sweep_interval

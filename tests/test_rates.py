@@ -3,6 +3,7 @@
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -93,7 +94,12 @@ def clock(connection: Connection) -> float:
     return found.timestamp()
 
 
-STEP = st.tuples(st.floats(0, 0.3), st.integers(1, 60), st.sampled_from([0.0, 0.3, 1.0]), st.floats(0, 0.4))
+STEP = st.tuples(
+    st.floats(0, 0.3),
+    st.sampled_from([1, 5, ENOUGH]),
+    st.sampled_from([0.0, 0.3, 1.0]),
+    st.sampled_from([0.1, 0.35, 0.5]),
+)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -115,9 +121,7 @@ def test_whatever_comes_back_and_when_the_bound_holds_for_what_is_used(
                 held.remove(due)
                 granted, unused, taken_at = due[1:]
                 shift = timedelta(seconds=passed - taken_at)
-                moved = Granted(
-                    granted.count, granted.only_urgent, granted.per_second, granted.granted_at - shift, granted.wait
-                )
+                moved = replace(granted, granted_at=granted.granted_at - shift)
                 rates.give_back(conn, Bucket.MAILS, moved, unused)
             granted = take(conn, wanted)
             unused = int(granted.count * share)
@@ -276,3 +280,15 @@ def test_one_of_many_asks_for_the_account(engine: Engine) -> None:
     with ThreadPoolExecutor(8) as pool:
         claimed = [granted for granted in pool.map(claim, range(16)) if granted is not None]
     assert claimed == [0]
+
+
+def test_what_comes_back_late_is_worth_less(conn: Connection) -> None:
+    """Were it not, those who took and those who got what came back would have more together than the bucket holds."""
+    tell_account(conn, 10)
+    fill(conn)
+    held = take(conn)
+    let_pass(conn, 0.4)
+    at_the_end_of_its_time = replace(held, granted_at=held.granted_at - timedelta(seconds=0.4))
+    used = take(conn)
+    rates.give_back(conn, Bucket.MAILS, at_the_end_of_its_time, held.count)
+    assert (held.count, used.count, take(conn).count) == (4, 4, 0)
