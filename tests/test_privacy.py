@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -229,11 +230,14 @@ def test_no_fault_of_the_database_brings_anything_to_light(
         canaries = Canaries(connection)
         connection.execute(text("ALTER TABLE deliveries ADD CONSTRAINT none_sent CHECK (outcome <> 'sent')"))
     own = connect_engine(make_conninfo(url, password=PASSWORD), pool_size=3)
-    worker = Worker(own, transport, key=KEY, limits=LIMITS, concurrency=1, sweep_interval=timedelta(milliseconds=50))
+    limits = replace(LIMITS, lease=timedelta(seconds=60))
+    worker = Worker(own, transport, key=KEY, limits=limits, concurrency=1, sweep_interval=timedelta(milliseconds=50))
     thread = threading.Thread(target=worker.run)
     thread.start()
     with engine.connect() as connection:
         eventually(lambda: "not settled yet" in everything.text, "the settlement is refused")
+        connection.execute(text("ALTER TABLE deliveries DROP CONSTRAINT none_sent"))
+        wait_for(connection, "SELECT count(*) = 4 FROM deliveries WHERE outcome = 'sent' AND NOT late")
         connection.execute(
             text(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -241,8 +245,6 @@ def test_no_fault_of_the_database_brings_anything_to_light(
             )
         )
         eventually(lambda: "database error" in everything.text, "the outage is noticed")
-        connection.execute(text("ALTER TABLE deliveries DROP CONSTRAINT none_sent"))
-        wait_for(connection, "SELECT count(*) = 4 FROM deliveries WHERE outcome = 'sent'")
         assert misplaced(connection) == []
         assert canaries.found_in(recorded(connection)) == []
     worker.stop()
