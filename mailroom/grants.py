@@ -43,8 +43,6 @@ GRANTS: Final[dict[str, dict[str, str]]] = {
         "TABLE batches": "SELECT",
         "TABLE deliveries": "SELECT",
         "TABLE pauses": "SELECT",
-        "TABLE permits": "SELECT",
-        "TABLE ses_account": "SELECT",
         f"TABLE {VERSION_TABLE}": "SELECT",
     },
 }

@@ -14,10 +14,10 @@ from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import ProgrammingError
 
-from mailroom import database, schema, tokens, upkeep
+from mailroom import database, rates, schema, tokens, upkeep
 from mailroom.errors import TokenError
 from mailroom.grants import GRANTS
-from mailroom.job import Action
+from mailroom.job import Action, SesAccount
 from mailroom.simulator import Simulator
 from tests.cli.command import sending
 from tests.cli.conftest import Here
@@ -154,9 +154,9 @@ def test_it_grants_in_the_schema_where_mailroom_is(here: Here, server: Server, e
 
 def test_every_table_has_been_thought_of() -> None:
     """A new one is either for the worker and the viewer, or here as one that they have no business with."""
-    for part in ("worker", "viewer"):
+    for part, none_of_its_business in {"worker": {"guesses"}, "viewer": {"guesses", "permits", "ses_account"}}.items():
         named = {name.removeprefix("TABLE ") for name in GRANTS[part]}
-        assert named == TABLES - {"guesses"} | {database.VERSION_TABLE}
+        assert named == TABLES - none_of_its_business | {database.VERSION_TABLE}
 
 
 # The application
@@ -249,7 +249,12 @@ def test_a_worker_sends_sweeps_and_tidies_up(
 
         owner.execute(text("UPDATE deliveries SET created_at = created_at - interval '9 days'"))
         owner.execute(text("UPDATE tokens SET expires_at = expires_at - interval '9 days'"))
+        owner.execute(text("UPDATE ses_account SET refresh_due_at = now()"))
         with own.connect() as connection:
+            permits = rates.claim_refresh(connection)
+            assert permits is not None
+            known = SesAccount(14, 50_000, 0, sending_enabled=True, production_access=True, enforcement="HEALTHY")
+            rates.store(connection, known, granted_before=permits)
             assert upkeep.prune(connection, older_than=timedelta(days=2)).tokens > 0
         assert held
     own.dispose()
