@@ -271,7 +271,8 @@ def test_no_process_shows_anything(
     """Its command line, its log, its statements while it works, and what is left when it is done."""
     with engine.connect() as connection:
         canaries = Canaries(connection)
-    simulator.faults.add(Fault(entries={0: "MESSAGE_REJECTED"}, message=PROSE), Fault(latency_ms=300))
+    refused = Fault(operation="SendBulkEmail", entries={0: "MESSAGE_REJECTED"}, message=PROSE)
+    simulator.faults.add(refused, Fault(operation="SendBulkEmail", latency_ms=300))
     with (
         subprocess.Popen(
             [sys.executable, "-m", "mailroom", *command.split()],

@@ -18,6 +18,8 @@ from tests.world import add_accounts, misplaced, rows
 
 pytestmark = pytest.mark.slow
 
+BULK = "SendBulkEmail"  # not the look at the account, which a worker begins with
+
 
 def sent_twice(simulator: Simulator) -> set[int]:
     return {int(token) for token in simulator.ledger.duplicates()}
@@ -52,7 +54,7 @@ def test_four_processes_of_four_senders_send_20000_mails_once_each(
 def test_sigterm_lets_slow_calls_finish_and_settles_them(
     engine: Engine, url: str, simulator: Simulator, processes: Processes
 ) -> None:
-    simulator.faults.add(Fault(latency_ms=1500, times=None))
+    simulator.faults.add(Fault(operation=BULK, latency_ms=1500, times=None))
     with engine.connect() as connection:
         add_accounts(connection, 200)
         worker = processes.worker("--concurrency", "4", url=url, simulator=simulator)
@@ -67,7 +69,7 @@ def test_sigterm_lets_slow_calls_finish_and_settles_them(
 
 
 def test_a_second_signal_ends_it_at_once(engine: Engine, url: str, simulator: Simulator, processes: Processes) -> None:
-    simulator.faults.add(Fault(accept_then="hang", times=None))
+    simulator.faults.add(Fault(operation=BULK, accept_then="hang", times=None))
     with engine.connect() as connection:
         add_accounts(connection, 10)
         worker = processes.worker(url=url, simulator=simulator)
@@ -82,7 +84,7 @@ def test_mails_of_a_killed_worker_leave_again_within_45_seconds(
     engine: Engine, url: str, simulator: Simulator, processes: Processes
 ) -> None:
     """At the default lease and sweep interval. Each such mail is on record as unconfirmed, and only those go twice."""
-    simulator.faults.add(Fault(accept_then="hang", times=2))
+    simulator.faults.add(Fault(operation=BULK, accept_then="hang", times=2))
     with engine.connect() as connection:
         add_accounts(connection, 60)
         worker = processes.worker("--concurrency", "2", url=url, simulator=simulator)
@@ -101,7 +103,7 @@ def test_mails_of_a_killed_worker_leave_again_within_45_seconds(
 def test_a_worker_frozen_past_its_lease_sends_nothing_twice_that_is_not_on_record(
     engine: Engine, url: str, simulator: Simulator, processes: Processes
 ) -> None:
-    simulator.faults.add(Fault(latency_ms=1000, times=1))
+    simulator.faults.add(Fault(operation=BULK, latency_ms=1000, times=1))
     with engine.connect() as connection:
         add_accounts(connection, 10)
         frozen = processes.worker(url=url, simulator=simulator)
@@ -138,7 +140,7 @@ def own_postgres(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
 def test_workers_outlive_a_database_that_crashes(
     own_postgres: EmbeddedPostgres, simulator: Simulator, processes: Processes
 ) -> None:
-    simulator.faults.add(Fault(latency_ms=20, times=None))
+    simulator.faults.add(Fault(operation=BULK, latency_ms=20, times=None))
     url = own_postgres.url()
     engine = database.connect_engine(url)
     with engine.connect() as connection:
@@ -164,7 +166,7 @@ def test_workers_outlive_a_database_that_crashes(
 def test_a_batch_is_settled_later_when_the_database_is_down_just_then(
     own_postgres: EmbeddedPostgres, simulator: Simulator, processes: Processes
 ) -> None:
-    simulator.faults.add(Fault(latency_ms=1500, times=1))
+    simulator.faults.add(Fault(operation=BULK, latency_ms=1500, times=1))
     url = own_postgres.url()
     engine = database.connect_engine(url)
     with engine.connect() as connection:
