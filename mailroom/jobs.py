@@ -1,4 +1,4 @@
-"""What an operator sees of jobs, waiting, in flight and over, and does to them: retry and drop."""
+"""What an operator sees of jobs, waiting, held, in flight and over, and does to them: retry, release and drop."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -39,8 +39,9 @@ Moment = datetime | timedelta
 class Filters:
     """Which jobs; what is not given, or empty, does not restrict.
 
-    With an outcome or a code they are attempts on record, else jobs that wait or are in flight. `since` and `until`
-    are of the attempt, or of when the job is due, or its batch claimed; a timedelta is so long ago.
+    With an outcome or a code they are attempts on record, else jobs that wait or are in flight; `held`: only those
+    that are held. `since` and `until` are of the attempt (of one that is held, of its last), or of when the job is due,
+    or its batch claimed; a timedelta is so long ago.
     """
 
     tokens: tuple[int, ...] = ()
@@ -50,6 +51,7 @@ class Filters:
     since: Moment | None = None
     until: Moment | None = None
     queue: str | None = None
+    held: bool = False
 
     @property
     def on_record(self) -> bool:
@@ -60,8 +62,8 @@ class Filters:
 @dataclass(frozen=True, slots=True)
 class Found:
     """A job that waits, is held or in flight, or an attempt on record: `over` if it decided, `retried` if that was
-    taken back, `late` if it came too late to, and `tried` if another one followed. `at` is when it is due, was claimed
-    or recorded. `email` and `login` are None unless they were asked for.
+    taken back, `late` if it came too late to, and `tried` if another one followed. `at` is when it is due, was claimed,
+    was recorded, or, if it is held, was tried last. `email` and `login` are None unless they were asked for.
     """
 
     token: int
@@ -102,13 +104,16 @@ class Retried:
 def find(
     connection: Connection, filters: Filters, *, limit: int | None = None, addresses: bool = False
 ) -> Iterator[Found]:
-    """Return attempts on record, the newest first, or jobs in flight and then those that wait, as they will leave."""
+    """Return attempts on record, the newest first; or jobs in flight, then those that wait, as they will leave, and
+    then those that are held.
+    """
     if filters.on_record:
         places = _attempts(filters).subquery()
         order: list[ColumnElement[Any]] = [places.c.number.desc()]
     else:
-        places = union_all(_in_flight(filters), _waiting(filters)).subquery()
-        order = [places.c.batch.nulls_last(), places.c.priority, places.c.at.nulls_last(), places.c.token]
+        waiting = _waiting(filters)
+        places = (waiting if filters.held else union_all(_in_flight(filters), waiting)).subquery()
+        order = [places.c.batch.nulls_last(), places.c.state == "held", places.c.priority, places.c.at, places.c.token]
     for row in connection.execute(_described(places, addresses=addresses).order_by(*order).limit(limit)):
         yield Found(*row)
 
@@ -140,12 +145,21 @@ def retry(connection: Connection, wanted: Iterable[int], *, queue: str) -> Retri
     return done
 
 
+def release(connection: Connection, wanted: Iterable[int]) -> list[int]:
+    """Let jobs that are held be sent again now, each alone; the rest is left. Return the tokens of these."""
+    return _changed(connection, "release_held", wanted)
+
+
 def drop(connection: Connection, wanted: Iterable[int]) -> list[int]:
     """Cancel jobs that wait or are held, on record as `Dropped`; what is in flight or over is left."""
-    dropped: list[int] = []
+    return _changed(connection, "drop", wanted)
+
+
+def _changed(connection: Connection, change: str, wanted: Iterable[int]) -> list[int]:
+    changed: list[int] = []
     for some in _chunks(wanted):
-        dropped += connection.execute(statement("drop"), {"tokens": some}).scalars()
-    return dropped
+        changed += connection.execute(statement(change), {"tokens": some}).scalars()
+    return changed
 
 
 def _chunks(wanted: Iterable[int]) -> Iterator[list[int]]:
@@ -155,15 +169,17 @@ def _chunks(wanted: Iterable[int]) -> Iterator[list[int]]:
 
 
 def _waiting(filters: Filters) -> Select[Any]:
-    """Jobs that wait. One that is held is due at no moment that Python could tell."""
-    due_at = func.nullif(jobs.c.due_at, literal_column("'infinity'"), type_=moment)
-    return _restricted(
+    """Jobs that wait or are held. One that is held is due never: its moment is that of its last attempt."""
+    is_held = jobs.c.due_at == literal_column("'infinity'")
+    last_tried = select(func.max(deliveries.c.created_at)).where(deliveries.c.token == jobs.c.token).scalar_subquery()
+    at = case((is_held, last_tried), else_=jobs.c.due_at)
+    found = _restricted(
         select(
             jobs.c.token,
             cast(null(), BigInteger).label("account"),
             jobs.c.action,
-            case((due_at.is_(None), "held"), else_="waiting").label("state"),
-            due_at.label("at"),
+            case((is_held, "held"), else_="waiting").label("state"),
+            at.label("at"),
             jobs.c.attempt,
             jobs.c.queue,
             jobs.c.priority,
@@ -173,9 +189,10 @@ def _waiting(filters: Filters) -> Select[Any]:
         ),
         filters,
         token=jobs.c.token,
-        at=jobs.c.due_at,
+        at=at,
         queue=jobs.c.queue,
     )
+    return found.where(is_held) if filters.held else found
 
 
 def _in_flight(filters: Filters) -> Select[Any]:

@@ -298,13 +298,15 @@ def test_what_operators_do_goes_by_index(full: Connection, analysed: bool) -> No
     with explained(full) as plans:
         health.read(full)
         assert operations.retry(full, [1, 2], queue="mailroom").put_back == [2]
+        assert operations.release(full, [3]) == []
         assert operations.drop(full, [1]) == [1]
-    looked, retried, dropped = plans
+    looked, retried, released, dropped = plans
     assert looked.scans("jobs") == {"jobs_claim_idx"}
     assert (retried.scans("jobs"), retried.scans("deliveries")) == (
         {"jobs_pkey"},
         {"deliveries_token_idx", "deliveries_pkey"},
     )
+    assert released.scans("jobs") == {"jobs_pkey"}
     assert (dropped.scans("jobs"), dropped.scans("deliveries")) == ({"jobs_pkey"}, set())
 
 

@@ -4,7 +4,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Annotated, Final
@@ -26,7 +26,8 @@ PERSONAL: Final = ("email", "login")
 MOMENT_HELP: Final = "so long ago (90s, 15m, 2h, 7d), or at a moment (2026-03-01, 2026-03-01T12:30, UTC unless it says)"
 
 app = typer.Typer(
-    help="Look at jobs, retry them, drop them. With --outcome or --code: attempts on record; else what is not over.",
+    help="Look at jobs, retry, release or drop them."
+    " With --outcome or --code: attempts on record; else what is not over.",
     no_args_is_help=True,
 )
 
@@ -39,6 +40,7 @@ Code = Annotated[str | None, typer.Option(help="With this error code.")]
 Since = Annotated[str | None, typer.Option(help=f"Not before: {MOMENT_HELP}.")]
 Until = Annotated[str | None, typer.Option(help=f"Before: {MOMENT_HELP}.")]
 Queue = Annotated[str | None, typer.Option(help="Waiting or in flight in this queue.")]
+Held = Annotated[bool, typer.Option("--held", help="Held: perhaps sent, until somebody decides.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ShowAddresses = Annotated[bool, typer.Option("--show-addresses", help="Show addresses and logins, which are personal.")]
@@ -54,12 +56,14 @@ def list_jobs(  # noqa: PLR0913 - an option each
     since: Since = None,
     until: Until = None,
     queue: Queue = None,
+    held: Held = False,
     limit: Limit = 100,
     show_addresses: ShowAddresses = False,
     as_json: AsJson = False,
 ) -> None:
-    """List what is in flight and what waits, as it will leave; or attempts on record, the newest first."""
-    filters = Filters(tuple(token or ()), account, tuple(outcome or ()), code, _moment(since), _moment(until), queue)
+    """List what is in flight, waits (as it will leave) and is held; or attempts on record, the newest first."""
+    outcomes, moments = tuple(outcome or ()), (_moment(since), _moment(until))
+    filters = Filters(tuple(token or ()), account, outcomes, code, *moments, queue, held)
     _check(filters)
     with _open() as connection:
         found = list(jobs.find(connection, filters, limit=limit, addresses=show_addresses))
@@ -126,7 +130,7 @@ def retry(  # noqa: PLR0913 - an option each
 
 
 @app.command()
-def drop(
+def release(
     tokens: Tokens = None,
     *,
     account: Account = None,
@@ -136,11 +140,38 @@ def drop(
     limit: Limit = None,
     as_json: AsJson = False,
 ) -> None:
-    """Cancel jobs that wait, for good; on record as Dropped. `jobs list` shows which.
+    """Send mails that are held after all, though they may be out: for who gets it twice it is the same link.
+
+    `jobs list --held` shows which. What SES is known to have taken meanwhile is not sent again, and what is not held is
+    left as it is. Exit 1 if a TOKEN was left.
+    """
+    moments = (_moment(since), _moment(until))
+    filters = Filters(tuple(tokens or ()), account, (), None, *moments, queue)
+    _check(filters, choose=True)
+    with _open() as connection:
+        released = jobs.release(connection, _chosen(connection, replace(filters, held=True), limit))
+        left = _left(connection, filters, set(released))
+    _tell({"released": released}, f"released {len(released):,}", left, as_json=as_json)
+
+
+@app.command()
+def drop(
+    tokens: Tokens = None,
+    *,
+    account: Account = None,
+    since: Since = None,
+    until: Until = None,
+    queue: Queue = None,
+    held: Held = False,
+    limit: Limit = None,
+    as_json: AsJson = False,
+) -> None:
+    """Cancel jobs that wait or are held, for good; on record as Dropped. `jobs list` shows which.
 
     What is in flight or over is left as it is. Exit 1 if a TOKEN was left.
     """
-    filters = Filters(tuple(tokens or ()), account, since=_moment(since), until=_moment(until), queue=queue)
+    moments = (_moment(since), _moment(until))
+    filters = Filters(tuple(tokens or ()), account, (), None, *moments, queue, held)
     _check(filters, choose=True)
     with _open() as connection:
         dropped = jobs.drop(connection, _chosen(connection, filters, limit))
@@ -171,6 +202,8 @@ def _check(filters: Filters, *, choose: bool = False) -> None:
     for outcome in filters.outcomes:
         if outcome not in delivery_outcome.enums:
             raise SettingsError(f"{outcome!r} is no outcome: {', '.join(delivery_outcome.enums)}")
+    if filters.on_record and filters.held:
+        raise SettingsError("--held is for jobs that are not over: an attempt on record is not held")
     if filters.on_record and filters.queue:
         raise SettingsError("--queue is for jobs that wait or are in flight: what is on record is of no queue")
     if choose and filters == Filters():

@@ -89,6 +89,7 @@ def test_what_waits_is_held_or_in_flight_is_listed(here: Here, env: dict[str, st
         (4, "held", 1),
     ]
     assert (found[0]["batch"], found[3]["at"]) == (1, None)
+    assert tokens(here, env, "--held") == [4]
     assert tokens(here, env, "--limit", "2") == [1, 2]
 
 
@@ -131,7 +132,9 @@ def test_they_are_found_by_token_account_queue_and_time(here: Here, env: dict[st
         ("list --outcome lost", "'lost' is no outcome: sent, rejected"),
         ("list --since yesterday", "'yesterday' is no moment"),
         ("list --outcome sent --queue news", "--queue is for jobs that wait"),
+        ("list --outcome unconfirmed --held", "--held is for jobs that are not over"),
         ("retry", "name tokens"),
+        ("release", "name tokens"),
         ("drop", "name tokens"),
     ],
 )
@@ -321,6 +324,76 @@ def test_a_job_goes_back_to_the_queue_that_is_named(
     reject(here, ses, engine, env)
     here("jobs", "retry", "1", "--queue-name", "news", env=env)
     assert tokens(here, env, "--queue", "news") == [1]
+
+
+# Release
+
+
+@pytest.fixture
+def held(here: Here, ses: Simulator, env: dict[str, str], engine: Engine) -> list[int]:
+    """Three mails that SES took without a word, and that are held."""
+    add(engine, 3)
+    ses.faults.add(Fault(operation="SendBulkEmail", accept_then="drop"))
+    here("sweep", env=env | {"MAILROOM_ON_UNCONFIRMED": "hold"})
+    with engine.connect() as connection:
+        assert count(connection, "jobs WHERE due_at = 'infinity'") == 3
+    return [1, 2, 3]
+
+
+def test_what_is_held_is_listed_with_when_it_was_tried(
+    here: Here, env: dict[str, str], engine: Engine, held: list[int]
+) -> None:
+    add(engine, 1, prefix="waiting")
+    execute(engine, "UPDATE deliveries SET created_at = '2026-01-02 03:04Z' WHERE token = 2")
+    assert tokens(here, env, "--held") == [2, 1, 3]
+    assert listed(here, env, "--held")[0]["at"] == "2026-01-02T03:04:00+00:00"
+    assert tokens(here, env, "--held", "--until", "1h") == [2]
+    assert tokens(here, env, "--held", "--since", "1h") == [1, 3]
+    assert tokens(here, env) == [4, 2, 1, 3]
+
+
+def test_what_is_released_is_sent_again_alone_and_the_rest_stays_held(
+    here: Here, ses: Simulator, env: dict[str, str], engine: Engine, held: list[int]
+) -> None:
+    assert here("jobs", "release", "1", "3", env=env).out == "released 2\n"
+    assert here("sweep", env=env | {"MAILROOM_ON_UNCONFIRMED": "hold"}).code == 0
+    assert [request.operation for request in ses.ledger.requests if "Send" in request.operation] == [
+        *("SendBulkEmail", "SendEmail", "SendEmail")
+    ]
+    assert tokens(here, env, "--held") == [2]
+
+
+def test_what_is_not_held_is_not_released(here: Here, env: dict[str, str], engine: Engine, held: list[int]) -> None:
+    add(engine, 1, prefix="waiting")
+    execute(engine, "UPDATE jobs SET due_at = now() + interval '1 hour' WHERE token = 4")
+    ended = here("jobs", "release", "1", "4", "5", "--json", env=env)
+    left = {"4": "waiting", "5": "nothing is known of it"}
+    assert (ended.code, json.loads(ended.out)) == (1, {"released": [1], "left": left})
+    assert here("jobs", "release", "--queue", "mailroom", env=env).out == "released 2\n"
+    with engine.connect() as connection:
+        assert count(connection, "jobs WHERE due_at > now()") == 1
+
+
+def test_what_ses_took_without_a_word_is_not_sent_again_once_that_is_known(
+    here: Here, ses: Simulator, env: dict[str, str], engine: Engine, held: list[int]
+) -> None:
+    execute(
+        engine,
+        "INSERT INTO deliveries (token, account, batch, action, outcome, attempt, late)"
+        " SELECT token, account, batch, action, 'sent', attempt, true FROM deliveries",
+    )
+    assert here("jobs", "release", "--since", "1h", env=env).out == "released 3\n"
+    assert here("sweep", env=env).code == 0
+    assert ses.ledger.counts().mails == 3
+    assert tokens(here, env) == []
+
+
+def test_what_is_held_can_be_dropped_and_what_waits_is_not(
+    here: Here, env: dict[str, str], engine: Engine, held: list[int]
+) -> None:
+    add(engine, 1, prefix="waiting")
+    assert here("jobs", "drop", "--held", env=env).out == "dropped 3\n"
+    assert tokens(here, env) == [4]
 
 
 # Drop
