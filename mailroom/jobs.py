@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 
 from mailroom.database import statement
+from mailroom.job import Action
 from mailroom.schema import accounts, batches, deliveries, jobs, moment, tokens
 
 # Jobs changed by one statement, and so in one commit.
@@ -124,6 +125,20 @@ def history(connection: Connection, token: int, *, addresses: bool = False) -> l
     attempts = _attempts(filters).subquery()
     rows = connection.execute(_described(attempts, addresses=addresses).order_by(attempts.c.number))
     return [*(Found(*row) for row in rows), *find(connection, filters, addresses=addresses)]
+
+
+def refused_since_accepted(connection: Connection, action: Action, code: str) -> list[int]:
+    """Return the tokens of an action's jobs that ended with a code after the newest mail of it that was accepted."""
+    of_action = deliveries.c.action == action.value
+    accepted = select(deliveries.c.id).where(of_action, deliveries.c.outcome == "sent")
+    newest = accepted.order_by(deliveries.c.id.desc()).limit(1).scalar_subquery()
+    refused = select(deliveries.c.token).where(
+        deliveries.c.id > func.coalesce(newest, 0),
+        of_action,
+        deliveries.c.outcome.in_(["rejected", "failed"]),
+        deliveries.c.error_code == code,
+    )
+    return list(connection.execute(refused).scalars())
 
 
 def find_token(connection: Connection, token: int) -> Token | None:

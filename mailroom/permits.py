@@ -16,6 +16,8 @@ from mailroom.rates import HOLD, Bucket, Granted
 # A process that emptied the bucket asks again after this long, or when there can be a permit, if that is later. Within
 # HOLD, so that a process that sends alone finds nothing of the rate gone to waste.
 ASK_AGAIN: Final = timedelta(seconds=0.25)
+# How often a search that waits for a permit looks whether the process holds one.
+LOOK_AGAIN: Final = timedelta(seconds=0.05)
 # What a process asks for at the most; where there is no limit, it would ask for twice as many again and again.
 LARGEST_BLOCK: Final = 10_000
 # How long a claim may take that is made with the last permits of a block.
@@ -48,6 +50,13 @@ class Permits(Protocol):
         """
         ...  # pragma: no cover
 
+    def take_again(self, permit: Permit, count: int, until: float) -> bool:
+        """Take what another call for `count` mails of a batch needs, as it left by `permit`; whether it was to be had.
+
+        Waits for it until a moment of the monotonic clock.
+        """
+        ...  # pragma: no cover
+
     def give_back(self, permit: Permit, unused: int) -> None:
         """Give back what the claim did not need; all of it means that nothing waits."""
         ...  # pragma: no cover
@@ -67,6 +76,10 @@ class NoLimit:
     def take(self, wanted: int, *, urgent_waits: Callable[[], bool]) -> Permit | None:
         """As many as are wanted."""
         return Permit(wanted)
+
+    def take_again(self, permit: Permit, count: int, until: float) -> bool:
+        """At once."""
+        return True
 
     def give_back(self, permit: Permit, unused: int) -> None:
         """There are more."""
@@ -105,14 +118,28 @@ class FleetPermits:
         """See `Permits.take`. Raises DBAPIError."""
         return self._mails.take(wanted, self._bulk) or self._take_urgent(wanted, urgent_waits)
 
+    def take_again(self, permit: Permit, count: int, until: float) -> bool:
+        """See `Permits.take_again`. Raises DBAPIError."""
+        block = self._block(permit)
+        while (got := block.take(count, self._bulk)) is None or got.count < count:
+            if got is not None:
+                self._put_back(got, got.count)
+            if self._clock() + LOOK_AGAIN.total_seconds() > until:
+                return False
+            time.sleep(LOOK_AGAIN.total_seconds())
+        return True
+
     def give_back(self, permit: Permit, unused: int) -> None:
         """See `Permits.give_back`. What comes back stays with the process, for its other senders, while it holds."""
-        self._block(permit).put_back(permit, unused)
-        if self._bulk is not None and permit.call is not None and permit.count - unused <= 1:
-            self._bulk.put_back(permit.call, 1)
+        self._put_back(permit, unused)
         if unused == permit.count:
             for block in self._blocks:
                 block.return_all()
+
+    def _put_back(self, permit: Permit, unused: int) -> None:
+        self._block(permit).put_back(permit, unused)
+        if self._bulk is not None and permit.call is not None and permit.count - unused <= 1:
+            self._bulk.put_back(permit.call, 1)
 
     def throttled(self) -> float | None:
         """See `Permits.throttled`. What the process holds is void."""

@@ -13,7 +13,7 @@ from typing import Final, TextIO
 from mailroom.actions import NUMBERS
 from mailroom.errors import LineError, TransportError
 from mailroom.job import Action, Outcome, Sent
-from mailroom.transport import Mail
+from mailroom.transport import Mail, Permitted, always
 
 FIELDS: Final = 5
 # Far more than 50 mails need; whoever sends more than this is not `collect`.
@@ -33,7 +33,15 @@ class PipeTransport:
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
-    def send(self, action: Action, mails: Sequence[Mail], *, batch: int | None, within: timedelta) -> Sequence[Outcome]:
+    def send(
+        self,
+        action: Action,
+        mails: Sequence[Mail],
+        *,
+        batch: int | None,
+        within: timedelta,
+        permitted: Permitted = always,
+    ) -> Sequence[Outcome]:
         fields = [field for mail in mails for field in _fields(action, mail)]
         try:
             csv.writer(self._out, lineterminator="\n").writerow(fields)

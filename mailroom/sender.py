@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
-from mailroom import classify, pauses, queue, tokens
+from mailroom import classify, jobs, pauses, queue, schema, tokens
 from mailroom.backoff import Backoff
 from mailroom.database import first_line, is_worth_repeating
 from mailroom.errors import TransportError
@@ -35,7 +35,6 @@ from mailroom.job import (
 from mailroom.permits import NO_LIMIT, Permit, Permits
 from mailroom.queue import LANES, OTHER_LANES, URGENT_LANES, Claim, Floors, Lane, View
 from mailroom.retry import GRACE, Verdict, judge
-from mailroom.schema import jobs
 from mailroom.transport import Mail, Transport
 
 log = logging.getLogger(__name__)
@@ -122,12 +121,15 @@ class Sender:
             self._permits.give_back(permit, permit.count)
             return False
         began = time.monotonic()
+        # A probe believes no refusal: what is paused may be why. It ends with the first mail that is accepted.
         lanes = [lane for lane in LANES if scope not in list(Action) or lane[1] == scope]
         limits = replace(self.limits, batch_limit=1, batch_timeout=timedelta(0))
         claim = self._claim(limits, lanes=lanes, probing=True)
         _log_over(claim)
-        if claim.batch is not None and any(_is_fine(outcome) for outcome in self._work(claim.batch, began, permit)):
-            self._resume(claim.batch.action)
+        if claim.batch is not None:
+            outcomes = self._work(claim.batch, began, permit, believe=_doubted)
+            if any(isinstance(outcome, Sent) for outcome in outcomes):
+                self._resume(claim.batch.action)
         return True
 
     def _resume(self, action: Action) -> None:
@@ -191,11 +193,17 @@ class Sender:
     def is_paused(self) -> bool:
         """Whether there are due jobs of this queue and something is paused: they wait for that."""
         with self._engine.connect() as connection:
-            due = select(jobs.c.token).where(jobs.c.queue == self.limits.queue, jobs.c.due_at <= func.now()).limit(1)
+            waiting = schema.jobs.c
+            due = select(waiting.token).where(waiting.queue == self.limits.queue, waiting.due_at <= func.now()).limit(1)
             return bool(pauses.read(connection)) and connection.execute(due).first() is not None
 
-    def _work(self, batch: Batch, began: float, permit: Permit) -> Sequence[Outcome]:
-        """Send and settle a batch; return what became of its mails, nothing if there was no time for a call."""
+    def _work(
+        self, batch: Batch, began: float, permit: Permit, *, believe: Callable[[Outcome], Outcome] = lambda told: told
+    ) -> Sequence[Outcome]:
+        """Send and settle a batch, by what is to be believed of what SES told of its mails.
+
+        Return what it told; nothing if there was no time for a call.
+        """
         if time.monotonic() > permit.until:
             self._surely(batch, lambda connection: queue.release(connection, batch))
             log.info("batch id=%d released: the claim took longer than its permit holds", batch.id)
@@ -207,10 +215,10 @@ class Sender:
             self._backoff.fault("OutOfTime", reason, now=time.monotonic(), jitter=random.random())  # noqa: S311 - spreads
             log.warning("batch id=%d released: too little of its lease was left", batch.id)
             return []
-        outcomes = self._send(batch, within)
+        outcomes = self._send(batch, within, permit)
         verdicts = [
             judge(
-                outcome,
+                believe(outcome),
                 attempt=job.attempt,
                 jitter=random.random(),  # noqa: S311 - spreads retries
                 resend_after=self.limits.resend_after,
@@ -223,12 +231,15 @@ class Sender:
         self._mind_the_rate(outcomes)
         return outcomes
 
-    def _send(self, batch: Batch, within: timedelta) -> Sequence[Outcome]:
+    def _send(self, batch: Batch, within: timedelta, permit: Permit) -> Sequence[Outcome]:
+        def permitted(count: int, until: float) -> bool:
+            return self._permits.take_again(permit, count, until)
+
         at_fault: Outcome = Deferred("InternalError", "a fault in mailroom; its log says more", charged=True)
         try:
             mails = [_mail(job, self._key) for job in batch.jobs]
             at_fault = Unconfirmed("InternalError", "a fault in mailroom; its log says more")
-            outcomes = self._transport.send(batch.action, mails, batch=batch.id, within=within)
+            outcomes = self._transport.send(batch.action, mails, batch=batch.id, within=within, permitted=permitted)
             if len(outcomes) != len(mails):
                 raise AssertionError("a transport returns an outcome for every mail")
         except TransportError:
@@ -278,6 +289,17 @@ class Sender:
         with self._engine.connect() as connection:
             if pauses.open_pause(connection, scope, code=fault.code, reason=fault.reason):
                 log.warning("paused scope=%s code=%s reason=%r", scope, fault.code, fault.reason)
+            if fault.scope is Scope.ACTION:
+                self._put_back_refused(connection, action, fault.code)
+
+    def _put_back_refused(self, connection: Connection, action: Action, code: str) -> None:
+        """Put back what was refused before it was clear that the action is at fault, and not one mail after another."""
+        refused = jobs.refused_since_accepted(connection, action, code)
+        put_back = jobs.retry(connection, refused, queue=self.limits.queue).put_back
+        if put_back:
+            log.warning(
+                "put back jobs=%d action=%s code=%s: refused, and not for their own sake", len(put_back), action, code
+            )
 
 
 def _is_local(outcome: Outcome) -> TypeGuard[Deferred | Unconfirmed]:
@@ -292,9 +314,13 @@ def _is_throttled(outcome: Outcome) -> bool:
     return isinstance(outcome, Deferred) and outcome.scope is None and outcome.code in classify.THROTTLES
 
 
-def _is_fine(outcome: Outcome) -> bool:
-    """Whether SES took the mail for what it is: accepted, or refused for its own sake."""
-    return isinstance(outcome, Sent | Rejected) or (isinstance(outcome, Deferred) and outcome.charged)
+def _doubted(told: Outcome) -> Outcome:
+    """What is to be believed of a probe: a mail that is refused may be so for the sake of what is paused."""
+    match told:
+        case Rejected(code, _) | Deferred(code, _, charged=True):
+            return Deferred(code, "refused while it is paused: perhaps not for its own sake", charged=False)
+        case _:
+            return told
 
 
 def _log_over(claim: Claim) -> None:

@@ -1,7 +1,7 @@
 """The seam to a mail provider, and the transport that only prints."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, Protocol, TextIO
@@ -18,6 +18,15 @@ READ_TIMEOUT: Final = timedelta(seconds=15)
 CONNECT_TRIES: Final = 3
 RETRY_WAIT: Final = timedelta(milliseconds=500)
 LONGEST_CALL: Final = CONNECT_TRIES * CONNECT_TIMEOUT + READ_TIMEOUT + (CONNECT_TRIES - 1) * RETRY_WAIT
+
+
+# Whether a further call may be made for so many mails of a batch; waits for it, until a monotonic moment at the latest.
+Permitted = Callable[[int, float], bool]
+
+
+def always(count: int, until: float) -> bool:
+    """Permit every call at once."""
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +53,20 @@ class Transport(Protocol):
 
     longest_call: timedelta
 
-    def send(self, action: Action, mails: Sequence[Mail], *, batch: int | None, within: timedelta) -> Sequence[Outcome]:
+    def send(
+        self,
+        action: Action,
+        mails: Sequence[Mail],
+        *,
+        batch: int | None,
+        within: timedelta,
+        permitted: Permitted = always,
+    ) -> Sequence[Outcome]:
         """Try to send every mail once; return what became of each, by position.
 
-        `batch` goes on the mails as a tag. No call begins that could end later than `within`. Whatever the provider
-        or the network does is an outcome. Raises TransportError if it took none of them and will take no more.
+        `batch` goes on the mails as a tag. No call begins that could end later than `within`, and none for mails that
+        a call was made for before unless it is `permitted`. Whatever the provider or the network does is an outcome.
+        Raises TransportError if it took none of them and will take no more.
         """
         ...  # pragma: no cover
 
@@ -61,7 +79,15 @@ class DebugTransport:
     def __init__(self, out: TextIO = sys.stdout) -> None:
         self._out = out
 
-    def send(self, action: Action, mails: Sequence[Mail], *, batch: int | None, within: timedelta) -> Sequence[Outcome]:
+    def send(
+        self,
+        action: Action,
+        mails: Sequence[Mail],
+        *,
+        batch: int | None,
+        within: timedelta,
+        permitted: Permitted = always,
+    ) -> Sequence[Outcome]:
         template = actions.TEMPLATES[action]
         lines = [
             f"batch={batch} token={mail.token} template={template} to={mail.address} {mail.data(action)}\n"

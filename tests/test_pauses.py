@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from mailroom import pauses, queue
+from mailroom import jobs, pauses, queue
 from mailroom.job import Action, Scope
 from mailroom.queue import Floors
 from mailroom.simulator import Fault, Simulator
@@ -165,6 +165,69 @@ def test_an_answer_pauses_its_scope_and_a_probe_ends_it(
         connection.execute(text("UPDATE jobs SET due_at = now()"))
         eventually(lambda: drained(connection), "all is sent")
         assert count(connection, "deliveries WHERE outcome = 'sent' AND attempt = 0") == 20
+        assert misplaced(connection) == []
+
+
+def test_mails_that_are_refused_alike_pause_their_action_and_cost_no_mail(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bad deploy: SES refuses every mail of one action. What was refused before that was clear goes back too."""
+    simulator.faults.add(Fault(template="activationv1", error="BadRequestException", times=None))
+    with engine.connect() as connection:
+        [account] = add_accounts(connection, 1, status="active", prefix="active")
+        add_accounts(connection, 8)
+        with working(engine, transport(simulator, monkeypatch), sweep_interval=0.1, batch_limit=1):
+            eventually(lambda: pauses.read(connection), "the action is paused")
+            eventually(
+                lambda: "put back jobs=1 action=activation code=BadRequestException" in caplog.text, "it goes back"
+            )
+            ask_recovery(connection, account)
+            eventually(lambda: simulator.ledger.counts().mails == 1, "the other action flows")
+        assert [pause.scope for pause in pauses.read(connection)] == ["activation"]
+        assert count(connection, "jobs") == 8
+        assert misplaced(connection) == []
+        simulator.faults.clear()
+        with working(engine, transport(simulator, monkeypatch), sweep_interval=0.1):
+            connection.execute(text("UPDATE jobs SET due_at = now()"))
+            connection.execute(text("UPDATE pauses SET probe_at = now()"))
+            eventually(lambda: not pauses.read(connection), "a probe ends the pause")
+            connection.execute(text("UPDATE jobs SET due_at = now()"))
+            eventually(lambda: drained(connection), "all is sent")
+        assert count(connection, "deliveries WHERE outcome = 'sent'") == 9
+        assert misplaced(connection) == []
+
+
+def test_what_was_refused_before_a_mail_was_accepted_stays_refused(conn: Connection) -> None:
+    add_accounts(conn, 4)
+    for token, outcome, code in ((1, "rejected", "A"), (2, "sent", None), (3, "rejected", "A"), (4, "rejected", "B")):
+        conn.execute(
+            text(
+                "INSERT INTO deliveries (token, action, outcome, error_code, attempt)"
+                " VALUES (:token, 'activation', CAST(:outcome AS delivery_outcome), :code, 0)"
+            ),
+            {"token": token, "outcome": outcome, "code": code},
+        )
+    assert jobs.refused_since_accepted(conn, Action.ACTIVATION, "A") == [3]
+    assert jobs.refused_since_accepted(conn, Action.PASSWORD_RECOVERY, "A") == []
+
+
+def test_a_probe_believes_no_refusal_and_charges_none(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each probe by a worker that has only just started, which knows nothing of what others were refused."""
+    simulator.faults.add(Fault(template="activationv1", error="BadRequestException", times=None))
+    with engine.connect() as connection:
+        add_accounts(connection, 2)
+        pauses.open_pause(connection, "activation", code="BadRequestException", reason="a reason")
+        for probe in range(1, 4):
+            with working(engine, transport(simulator, monkeypatch), sweep_interval=0.1):
+                connection.execute(text("UPDATE jobs SET due_at = now()"))
+                connection.execute(text("UPDATE pauses SET probe_at = now()"))
+                eventually(lambda: count(connection, "deliveries") == probe, "a mail is tried")  # noqa: B023
+        assert [pause.scope for pause in pauses.read(connection)] == ["activation"]
+        assert [
+            (row.attempt, row.n) for row in rows(connection, "SELECT attempt, count(*) AS n FROM jobs GROUP BY 1")
+        ] == [(0, 2)]
         assert misplaced(connection) == []
 
 

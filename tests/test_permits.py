@@ -16,7 +16,7 @@ from mailroom.queue import Floors
 from mailroom.rates import HOLD
 from mailroom.sender import Sender, Work
 from mailroom.simulator import Fault, Simulator
-from mailroom.transport import Mail
+from mailroom.transport import Mail, Permitted, always
 from mailroom.watch import AccountWatch
 from tests.rating import let_pass, tell_account
 from tests.running import aws, count, drained, eventually, limits, transport, working
@@ -41,7 +41,15 @@ class Noting:
     def __init__(self) -> None:
         self.calls: list[tuple[Action, int]] = []
 
-    def send(self, action: Action, mails: Sequence[Mail], *, batch: int | None, within: timedelta) -> Sequence[Outcome]:
+    def send(
+        self,
+        action: Action,
+        mails: Sequence[Mail],
+        *,
+        batch: int | None,
+        within: timedelta,
+        permitted: Permitted = always,
+    ) -> Sequence[Outcome]:
         self.calls.append((action, len(mails)))
         return [Sent("noted")] * len(mails)
 
@@ -283,3 +291,45 @@ def test_a_refusal_of_ses_is_known_by_its_code(simulator: Simulator, monkeypatch
     simulator.faults.add(Fault(operation="GetAccount", error="BadRequestException", times=1))
     with pytest.raises(TransportError, match="BadRequestException"):
         ses.account(ses.connect_to_ask(region=None))
+
+
+def test_each_call_of_a_search_waits_for_its_permits(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten are refused whole, then their first half. The halves that are not refused leave no doubt of the others."""
+    bulk_rate = 2.0
+    account(engine, 1000)
+    simulator.faults.add(Fault(operation="SendBulkEmail", error="BadRequestException", times=2))
+    given = FleetPermits(engine, mail_rate=None, bulk_rate=bulk_rate)
+    before = granted(engine)
+    with engine.connect() as connection:
+        add_accounts(connection, 10)
+        with working(engine, transport(simulator, monkeypatch), permits=given):
+            eventually(lambda: drained(connection), "all is sent")
+        assert count(connection, "deliveries WHERE outcome = 'sent' AND attempt = 0") == 10
+    requests = simulator.ledger.requests
+    sizes = [request.entries or 1 for request in requests]
+    assert sizes == [10, 5, 2, 1, 1, 1, 2, 1, 1, 1]
+    bulk = [request.received_at for request in requests if request.operation == "SendBulkEmail"]
+    burst = 1
+    assert (bulk[-1] - bulk[0]).total_seconds() > (len(bulk) - 1 - burst) / bulk_rate
+    assert granted(engine) - before >= sum(sizes)
+
+
+def test_a_search_that_gets_no_permit_ends_in_time_and_the_rest_waits(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No bulk call is left for five, nor then for two of the others; the last three need none."""
+    account(engine, 1000)
+    simulator.faults.add(Fault(operation="SendBulkEmail", error="BadRequestException"))
+    given = FleetPermits(engine, mail_rate=None, bulk_rate=0.01)
+    sends = transport(simulator, monkeypatch)
+    within = sends.longest_call + timedelta(seconds=1)
+    with engine.connect() as connection:
+        add_accounts(connection, 10)
+        with working(engine, sends, permits=given, lease=within):
+            eventually(lambda: count(connection, "deliveries") == 10, "the search is over")
+        first = rows(connection, "SELECT error_code FROM deliveries WHERE attempt = 0")
+        assert [row.error_code for row in first] == ["OutOfTime"] * 7 + [None] * 3
+        assert misplaced(connection) == []
+    assert [request.operation for request in simulator.ledger.requests].count("SendBulkEmail") == 1

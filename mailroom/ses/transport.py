@@ -18,7 +18,7 @@ from mailroom.fuse import BLOWS_AT, Fuse
 from mailroom.job import Action, Deferred, Outcome, Rejected, Sent, Untried
 from mailroom.ses import answer, network, request
 from mailroom.ses.request import Entry
-from mailroom.transport import CONNECT_TRIES, RETRY_WAIT, Mail
+from mailroom.transport import CONNECT_TRIES, RETRY_WAIT, Mail, Permitted, always
 
 if TYPE_CHECKING:
     from mypy_boto3_sesv2 import SESV2Client
@@ -53,13 +53,21 @@ class SesTransport:
             + (CONNECT_TRIES - 1) * RETRY_WAIT
         )
 
-    def send(self, action: Action, mails: Sequence[Mail], *, batch: int | None, within: timedelta) -> Sequence[Outcome]:
+    def send(
+        self,
+        action: Action,
+        mails: Sequence[Mail],
+        *,
+        batch: int | None,
+        within: timedelta,
+        permitted: Permitted = always,
+    ) -> Sequence[Outcome]:
         """See `Transport.send`. Addresses that SES cannot take are rejected without a call, and harm nobody else."""
         deadline = time.monotonic() + within.total_seconds()
         addresses = [ascii_address(mail.address) for mail in mails]
         possible = [place for place, address in enumerate(addresses) if address is not None]
         outcomes: list[Outcome] = [Rejected("UnsupportedAddress", "SES cannot mail to this address")] * len(mails)
-        call = _Call(self, action, batch, deadline)
+        call = _Call(self, action, batch, deadline, permitted)
         # Those that go alone come last: what there is no time for goes back as it was.
         possible.sort(key=lambda place: mails[place].alone)
         entries = [(mails[place], addresses[place] or "") for place in possible]
@@ -104,15 +112,19 @@ class SesTransport:
 class _Call:
     """The call for one batch. Where SES refuses it whole for some mail's sake, it is halved down to that mail.
 
-    Halving takes at most 12 calls for one bad mail in 50. It stops in time for the lease, when the account turns out to
-    be at fault, and when one mail after another is refused and none accepted: what is left then waits.
+    Halving takes at most 12 calls for one bad mail in 50, each when it is permitted. It stops in time for the lease,
+    when the account turns out to be at fault, and when one mail after another is refused and none accepted: what is
+    left then waits.
     """
 
-    def __init__(self, transport: SesTransport, action: Action, batch: int | None, deadline: float) -> None:
+    def __init__(
+        self, transport: SesTransport, action: Action, batch: int | None, deadline: float, permitted: Permitted
+    ) -> None:
         self._transport = transport
         self._action = action
         self._batch = batch
         self._deadline = deadline
+        self._permitted = permitted
         self._in_vain = False
         self._searching = False
         self._refused = 0
@@ -142,10 +154,17 @@ class _Call:
             return outcomes + self._halved(second)
         return outcomes + self.outcomes(second)
 
+    def _begins(self, count: int) -> bool:
+        """Whether a call for `count` mails may begin: one of a search is waited for, but not longer than the lease."""
+        latest = self._deadline - self._transport.longest_call.total_seconds()
+        if self._searching and not self._permitted(count, latest):
+            return False
+        return time.monotonic() <= latest
+
     def _try(self, entries: Sequence[Entry]) -> list[Outcome] | None:
         """Make one call; None if it was refused whole for the sake of some mail that is still to be found."""
         transport = self._transport
-        if time.monotonic() + transport.longest_call.total_seconds() > self._deadline:
+        if not self._begins(len(entries)):
             if self._searching:  # charged, or the same mails would be searched in the same way for ever
                 return [Deferred("OutOfTime", "the lease ended the search for a mail", charged=True)] * len(entries)
             return [Untried("OutOfTime")] * len(entries)

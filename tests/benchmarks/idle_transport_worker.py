@@ -8,7 +8,7 @@ from mailroom import settings
 from mailroom.cli.build import limits, open_database
 from mailroom.cli.work import run_until_stopped
 from mailroom.job import Action, Outcome, Sent
-from mailroom.transport import Mail
+from mailroom.transport import Mail, Permitted, always
 from mailroom.worker import Worker
 
 
@@ -17,7 +17,15 @@ class NoTransport:
 
     longest_call = timedelta(0)
 
-    def send(self, action: Action, mails: Sequence[Mail], *, batch: int | None, within: timedelta) -> Sequence[Outcome]:
+    def send(
+        self,
+        action: Action,
+        mails: Sequence[Mail],
+        *,
+        batch: int | None,
+        within: timedelta,
+        permitted: Permitted = always,
+    ) -> Sequence[Outcome]:
         return [Sent("none")] * len(mails)
 
 
