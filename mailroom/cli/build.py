@@ -6,18 +6,20 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 from sqlalchemy import Engine
 
 from mailroom import database
-from mailroom.job import SesAccount
 from mailroom.permits import NO_LIMIT, FleetPermits, Permits
 from mailroom.sender import Limits
 from mailroom.settings import Settings, unknown_variables
-from mailroom.transport import DebugTransport, Transport
+from mailroom.transport import DebugTransport
 from mailroom.watch import AccountWatch
+
+if TYPE_CHECKING:
+    from mailroom.ses import SesTransport
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +59,10 @@ def open_database(
         engine.dispose()
 
 
-def open_transport(settings: Settings, *, connections: int, output_path: Path | None) -> Transport:
-    """Return the transport that the settings ask for."""
+def open_transport(
+    settings: Settings, *, connections: int, output_path: Path | None
+) -> "SesTransport | DebugTransport":
+    """Return the transport that the settings ask for, for `connections` threads."""
     if settings.debug:
         return DebugTransport()
     from mailroom import ses  # noqa: PLC0415 - boto3 takes a third of a second and 25 MB: only who sends pays
@@ -72,18 +76,12 @@ def open_transport(settings: Settings, *, connections: int, output_path: Path | 
 
 
 @contextlib.contextmanager
-def open_permits(settings: Settings, engine: Engine) -> Iterator[Permits]:
+def open_permits(settings: Settings, engine: Engine, transport: "SesTransport | DebugTransport") -> Iterator[Permits]:
     """Give the permits of the fleet, and keep fresh what SES allows the account; where nothing is sent, no limit."""
-    if settings.debug:
+    if isinstance(transport, DebugTransport):
         yield NO_LIMIT
         return
-
-    def ask() -> SesAccount:
-        from mailroom import ses  # noqa: PLC0415 - as above
-
-        return ses.account(ses.connect_to_ask(region=settings.aws_region))
-
-    with AccountWatch(engine, ask).watching():
+    with AccountWatch(engine, transport.account).watching():
         yield FleetPermits(engine, mail_rate=settings.ses_rate, bulk_rate=settings.ses_bulk_rate)
 
 

@@ -4,9 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
 from sqlalchemy.exc import DBAPIError
 
 import mailroom
@@ -44,6 +41,10 @@ def prune(
 
 def upgrade(url: str) -> None:
     """Run the migrations that come with the package. Raises DatabaseError if that cannot be done."""
+    from alembic import command  # noqa: PLC0415 - 8 MB: only who migrates pays
+    from alembic.config import Config  # noqa: PLC0415
+    from alembic.util import CommandError  # noqa: PLC0415
+
     config = Config()
     config.set_main_option("script_location", str(_scripts()).replace("%", "%%"))
     engine = connect_engine(url, isolation_level="READ COMMITTED")

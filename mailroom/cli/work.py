@@ -59,8 +59,9 @@ def worker(
         sweep_interval=sweep_interval,
         queue_name=queue_name,
     )
-    transport = open_transport(given, connections=concurrency, output_path=given.ses_output_path)
-    with open_database(given, pool_size=concurrency + 3) as engine, open_permits(given, engine) as permits:
+    # One connection more: the look at the account.
+    transport = open_transport(given, connections=concurrency + 1, output_path=given.ses_output_path)
+    with open_database(given, pool_size=concurrency + 3) as engine, open_permits(given, engine, transport) as permits:
         work = Worker(
             engine,
             transport,
@@ -91,8 +92,8 @@ def sweep(
     """
     start_log()
     given = settings.load("database_url", "secret_key", batch_limit=batch_limit, queue_name=queue_name)
-    transport = open_transport(given, connections=1, output_path=given.ses_output_path)
-    with open_database(given, pool_size=2) as engine, open_permits(given, engine) as permits:
+    transport = open_transport(given, connections=2, output_path=given.ses_output_path)
+    with open_database(given, pool_size=2) as engine, open_permits(given, engine, transport) as permits:
         backoff = Backoff()
         sender = Sender(
             engine,

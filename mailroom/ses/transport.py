@@ -15,8 +15,9 @@ from mailroom import classify
 from mailroom.address import ascii_address
 from mailroom.classify import Fault
 from mailroom.fuse import BLOWS_AT, Fuse
-from mailroom.job import Action, Deferred, Outcome, Rejected, Sent, Untried
+from mailroom.job import Action, Deferred, Outcome, Rejected, Sent, SesAccount, Untried
 from mailroom.ses import answer, network, request
+from mailroom.ses.account import account
 from mailroom.ses.request import Entry
 from mailroom.transport import CONNECT_TRIES, RETRY_WAIT, Mail, Permitted, always
 
@@ -79,6 +80,10 @@ class SesTransport:
         for place, outcome in zip(possible, weighed, strict=True):
             outcomes[place] = outcome
         return outcomes
+
+    def account(self) -> SesAccount:
+        """Ask SES for the account; see `mailroom.ses.account`."""
+        return account(self._client)
 
     def request(self, action: Action, entries: Sequence[Entry], *, batch: int | None) -> Any:
         """Make one call for all entries and return its answer; tried again only where nothing can have been sent."""
