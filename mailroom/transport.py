@@ -10,9 +10,7 @@ from mailroom import actions
 from mailroom.errors import TransportError
 from mailroom.job import Action, Outcome, Sent
 
-# How long one call may take, retries of a connection that was never made included. A lease has to be longer. The
-# time-outs are for each address that a name has, and for each read: a server that drips its answer can outlast them,
-# and the lease. Such a batch is rescued, and its answer logged as late.
+# How long one call may take, retries of a connection that was never made included. A lease has to be longer.
 CONNECT_TIMEOUT: Final = timedelta(seconds=3)
 READ_TIMEOUT: Final = timedelta(seconds=15)
 CONNECT_TRIES: Final = 3

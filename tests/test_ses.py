@@ -179,6 +179,25 @@ def test_nor_is_what_got_no_answer(simulator: Simulator, connect: Connect, deliv
     assert len(simulator.ledger.requests) == 1
 
 
+def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(connect: Connect) -> None:
+    """Each byte is in time for the read time-out, and the last one would never come."""
+    over = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+        with contextlib.suppress(OSError):
+            while not over.wait(0.05):
+                connection.sendall(b" ")
+
+    with listening(drip) as (port, _):
+        impatient = ses.SesTransport(
+            connect(f"http://127.0.0.1:{port}", connect_timeout=0.1, read_timeout=0.2), source=SOURCE
+        )
+        outcomes = send(impatient, mails(2))
+        over.set()
+    assert outcomes == [Unconfirmed("NoEndError", "no answer from SES, or none that can be read")] * 2
+
+
 @pytest.mark.parametrize("fault", [Fault(before="drop"), Fault(accept_then="drop")], ids=["unread", "accepted"])
 def test_a_kept_connection_that_dies_under_a_request_is_not_tried_again(
     simulator: Simulator, transport: ses.SesTransport, fault: Fault

@@ -1,13 +1,16 @@
 """What goes wrong on the way to SES: which of it is certainly not sent, and may be tried again at once."""
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from datetime import timedelta
 from traceback import walk_tb
 from typing import Any, Final
 
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_random
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random
 from urllib3.connection import HTTPSConnection
 
 from mailroom.job import Deferred, Outcome, Unconfirmed
@@ -57,16 +60,43 @@ class UnreadableAnswerError(boto.BotoCoreError):
     fmt = "the answer cannot be read"
 
 
-def until_connected(send: Callable[..., Any], request: dict[str, Any]) -> Any:
-    """Make a call and return its answer; try again only what was certainly not sent. Raises botocore's errors alone."""
+class NoEndError(boto.BotoCoreError):
+    """The call goes on, whatever it hangs in: a name that is not resolved, an answer that comes byte by byte."""
+
+    fmt = "no answer in time"
+
+
+def until_connected(send: Callable[..., Any], request: dict[str, Any], *, within: timedelta) -> Any:
+    """Make a call and return its answer; try again only what was certainly not sent.
+
+    Raises botocore's errors alone; NoEndError if the call goes on for longer than `within`: botocore's time-outs are
+    for each step, and looking up a name has none.
+    """
     attempts = Retrying(
         retry=retry_if_exception(is_unsent),
-        stop=stop_after_attempt(CONNECT_TRIES),
+        stop=stop_after_attempt(CONNECT_TRIES) | stop_after_delay(within),
         wait=wait_random(0, RETRY_WAIT.total_seconds()),
         before_sleep=_log_retry,
         reraise=True,
     )
-    return attempts(_call, send, request)
+    return _ended(lambda: attempts(_call, send, request), within)
+
+
+def _ended(call: Callable[[], Any], within: timedelta) -> Any:
+    """Make a call in a thread of its own, which is left to itself if it does not end in time."""
+    answer: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(call())
+        except BaseException as error:
+            answer.set_exception(error)  # raised where the answer is waited for
+
+    threading.Thread(target=run, daemon=True).start()
+    wait([answer], within.total_seconds())
+    if not answer.done():
+        raise NoEndError
+    return answer.result()
 
 
 def _call(send: Callable[..., Any], request: dict[str, Any]) -> Any:

@@ -91,10 +91,10 @@ class SesTransport:
         if self._config_set:
             frame["ConfigurationSetName"] = self._config_set
         if len(entries) == 1:
-            return network.until_connected(
-                self._client.send_email, frame | request.single(action, entries[0], batch=batch)
-            )
-        return network.until_connected(self._client.send_bulk_email, frame | request.bulk(action, entries, batch=batch))
+            frame |= request.single(action, entries[0], batch=batch)
+            return network.until_connected(self._client.send_email, frame, within=self.longest_call)
+        frame |= request.bulk(action, entries, batch=batch)
+        return network.until_connected(self._client.send_bulk_email, frame, within=self.longest_call)
 
     def keep(self, batch: int | None, entries: Sequence[Entry], raw: object) -> None:
         """Append a raw error answer to the folder for them, if there is one. Only its owner may read it.
