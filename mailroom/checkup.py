@@ -1,13 +1,16 @@
 """What can be wrong with the database, each with its cure."""
 
 import time
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, column, func, select, table
+from sqlalchemy.exc import DBAPIError
 
-from mailroom import health
-from mailroom.database import check_revision, statement
+from mailroom import grants, health, schema
+from mailroom.database import check_revision, first_line, statement
 from mailroom.errors import DatabaseError
 from mailroom.finding import Finding, failed, ok, warning
 from mailroom.wakeup import DEFAULT_CHANNEL, hears_itself
@@ -26,7 +29,7 @@ FUNCTIONS: Final = (*TRIGGERS, "consume_token", "count_guess", "guesses_left", "
 MOST_SKEW_SECONDS: Final = 60.0
 
 
-def examine(engine: Engine, *, listening: str, channel: str) -> list[Finding]:
+def examine(engine: Engine, *, listening: str, channel: str, queue: str) -> Iterator[Finding]:
     """Check the database and what is in it; nothing but the first, if that is not as it should be.
 
     `listening` is the libpq string of the connection for LISTEN.
@@ -34,77 +37,129 @@ def examine(engine: Engine, *, listening: str, channel: str) -> list[Finding]:
     try:
         check_revision(engine)
     except DatabaseError as error:
-        return [failed("database", str(error), "see there; docs/operating.md has the rest")]
-    with engine.connect() as connection:
-        return [
-            ok("database", "reachable, and at the revision of this version"),
-            _triggers(connection),
-            _functions(connection),
-            _clock(connection),
-            *_health(connection),
-            _channel(connection, channel),
-            _listen(connection, listening, channel),
-        ]
+        yield failed("database", str(error), "see there; docs/operating.md has the rest")
+        return
+    yield ok("database", "reachable, and at the revision of this version")
+    checks: dict[str, Callable[[Connection], Iterable[Finding]]] = {
+        "triggers": _triggers,
+        "functions": _functions,
+        "indexes": _indexes,
+        "rights": _rights,
+        "clock": _clock,
+        "queue": partial(_queue, name=queue),
+        "channel": partial(_channel, channel=channel),
+        "listen": partial(_listen, listening=listening, channel=channel),
+    }
+    for name, check in checks.items():
+        yield from _checked(engine, name, check)
 
 
-def _triggers(connection: Connection) -> Finding:
-    there = {row.name: row.enabled for row in connection.execute(statement("triggers"), {"triggers": list(TRIGGERS)})}
-    missing = [name for name in TRIGGERS if name not in there]
+def _checked(engine: Engine, name: str, check: Callable[[Connection], Iterable[Finding]]) -> list[Finding]:
+    """Make one check; that the database refuses it is a finding too, and the others are still made."""
+    try:
+        with engine.connect() as connection:
+            return list(check(connection))
+    except DBAPIError as error:
+        return [failed(name, f"the database refuses: {first_line(error)}", "see what it says")]
+
+
+def _triggers(connection: Connection) -> Iterator[Finding]:
+    there = {row.name: row for row in connection.execute(statement("triggers"), {"triggers": list(TRIGGERS)})}
+    missing = [name for name in TRIGGERS if name not in there or not there[name].calls_its_function]
     if missing:
-        return failed("triggers", f"missing: {', '.join(missing)}", "mailroom migrate makes them: was one dropped?")
-    disabled = [name for name, enabled in there.items() if not enabled]
+        cure = "make them again as alembic/versions has them; then `mailroom sweep --full`"
+        yield failed("triggers", f"missing, or calling another function: {', '.join(missing)}", cure)
+        return
+    disabled = [name for name, trigger in there.items() if not trigger.enabled]
     if disabled:
         cure = "; ".join(f"ALTER TABLE {TRIGGERS[name]} ENABLE TRIGGER {name}" for name in disabled)
-        return failed("triggers", f"disabled: {', '.join(disabled)}", f"{cure}; then `mailroom sweep --full`")
+        yield failed("triggers", f"disabled: {', '.join(disabled)}", f"{cure}; then `mailroom sweep --full`")
+        return
     role = connection.scalar(select(func.current_setting("session_replication_role")))
     if role != "origin":
-        return failed("triggers", f"session_replication_role is {role}: none fires", "set it to origin for this role")
-    return ok("triggers", f"all {len(TRIGGERS)} are there and enabled")
+        yield failed("triggers", f"session_replication_role is {role}: none fires", "set it to origin for this role")
+        return
+    yield ok("triggers", f"all {len(TRIGGERS)} are there and enabled")
 
 
-def _functions(connection: Connection) -> Finding:
-    found = {row.name: row.pinned for row in connection.execute(statement("functions"), {"functions": list(FUNCTIONS)})}
-    missing = [name for name in FUNCTIONS if name not in found]
+def _functions(connection: Connection) -> Iterator[Finding]:
+    rows = connection.execute(statement("functions"), {"functions": list(FUNCTIONS)}).all()
+    missing = [name for name in FUNCTIONS if name not in {row.name for row in rows}]
     if missing:
-        return failed("functions", f"missing: {', '.join(missing)}", "restore them from alembic/versions")
-    loose = [name for name, pinned in found.items() if not pinned]
+        yield failed("functions", f"missing: {', '.join(missing)}", "restore them from alembic/versions")
+        return
+    loose = [row for row in rows if not row.pinned]
     if loose:
-        cure = "; ".join(f"ALTER FUNCTION {name} SET search_path = …" for name in loose)
-        return failed("functions", f"without a search_path of their own: {', '.join(loose)}", cure)
-    return ok("functions", "each has its search_path pinned")
+        cure = "; ".join(f"ALTER FUNCTION {row.name} SET search_path = {row.path}" for row in loose)
+        names = ", ".join(row.name for row in loose)
+        yield failed("functions", f"without a search_path of mailroom's schema and then pg_temp: {names}", cure)
+        return
+    yield ok("functions", "each has its search_path pinned")
 
 
-def _clock(connection: Connection) -> Finding:
+def _indexes(connection: Connection) -> Iterator[Finding]:
+    """Without the claim's index everything works, for as long as the queue is short."""
+    index, relation = table("pg_index", column("indexrelid"), column("indisvalid")), func.to_regclass
+    missing = [
+        name
+        for name in sorted(str(index.name) for each in schema.metadata.tables.values() for index in each.indexes)
+        if not connection.scalar(select(index.c.indisvalid).where(index.c.indexrelid == relation(name)))
+    ]
+    if missing:
+        cure = "make them again as alembic/versions has them, CONCURRENTLY"
+        yield failed("indexes", f"missing or invalid: {', '.join(missing)}", cure)
+        return
+    yield ok("indexes", "all are there and valid")
+
+
+def _rights(connection: Connection) -> Iterator[Finding]:
+    lacking = grants.lacking(connection, "worker")
+    if lacking:
+        role = connection.scalar(select(func.current_user()))
+        yield failed("rights", f"{role} lacks: {'; '.join(lacking)}", "mailroom grants --worker ROLE --apply")
+        return
+    yield ok("rights", "this role may do what a worker does")
+
+
+def _clock(connection: Connection) -> Iterator[Finding]:
     asked = time.monotonic()
     theirs: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
     halfway = (time.monotonic() - asked) / 2
     skew = (datetime.now(UTC) - theirs).total_seconds() - halfway
     if abs(skew) > MOST_SKEW_SECONDS:
-        return failed("clock", f"this machine is {skew:+.0f} s off the database's clock", "synchronise both (NTP)")
-    return ok("clock", f"this machine is {skew:+.1f} s off the database's clock")
+        yield failed("clock", f"this machine is {skew:+.0f} s off the database's clock", "synchronise both (NTP)")
+        return
+    yield ok("clock", f"this machine is {skew:+.1f} s off the database's clock")
 
 
-def _health(connection: Connection) -> list[Finding]:
-    warnings = health.warnings(health.read(connection))
-    if not warnings:
-        return [ok("queue", "nothing waits too long, and vacuum keeps up")]
-    return [warning("queue", f"{code}: {words}", "see docs/operating.md, Warnings") for code, words in warnings.items()]
+def _queue(connection: Connection, *, name: str) -> Iterator[Finding]:
+    filled = connection.scalar(select(func.current_setting("mailroom.queue", True)))
+    if filled and filled != name:
+        words = f"the database's mailroom.queue is {filled}, and workers take {name}"
+        yield warning("queue", words, f"MAILROOM_QUEUE_NAME, or ALTER DATABASE … SET mailroom.queue = '{name}'")
+    found = health.warnings(health.read(connection))
+    for code, words in found.items():
+        yield warning("queue", f"{code}: {words}", "see docs/operating.md, Warnings")
+    if not found:
+        yield ok("queue", "nothing waits too long, and vacuum keeps up")
 
 
-def _channel(connection: Connection, channel: str) -> Finding:
+def _channel(connection: Connection, *, channel: str) -> Iterator[Finding]:
     notified = connection.scalar(select(func.current_setting("mailroom.channel", True))) or DEFAULT_CHANNEL
     if notified != channel:
         words = f"the triggers notify {notified}, and workers listen to {channel}"
-        return warning("channel", words, f"ALTER DATABASE … SET mailroom.channel = '{channel}'")
-    return ok("channel", f"the triggers notify {channel}")
+        yield warning("channel", words, f"ALTER DATABASE … SET mailroom.channel = '{channel}'")
+        return
+    yield ok("channel", f"the triggers notify {channel}")
 
 
-def _listen(connection: Connection, listening: str, channel: str) -> Finding:
+def _listen(connection: Connection, *, listening: str, channel: str) -> Iterator[Finding]:
     def ping(channel: str, payload: str) -> None:
         connection.execute(select(func.pg_notify(channel, payload)))
 
     reason = hears_itself(listening, channel, ping)
     if reason is None:
-        return ok("listen", "a notification to oneself arrives")
+        yield ok("listen", "a notification to oneself arrives")
+        return
     cure = "MAILROOM_LISTEN_DATABASE_URL: a direct connection; or `mailroom worker --no-listen`"
-    return failed("listen", reason, cure)
+    yield failed("listen", reason, cure)

@@ -117,7 +117,7 @@ def check_revision(engine: Engine) -> None:
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.errors.UndefinedTable):
             raise DatabaseError("the database is not migrated: run `alembic upgrade head`") from error
-        raise DatabaseError(f"the database cannot be reached: {first_line(error)}") from error
+        raise DatabaseError(f"the database cannot be used: {first_line(error)}") from error
     if found != REVISION:
         older = found is None or found < REVISION
         cure = "run `alembic upgrade head` with it" if older else "install the version that migrated it"

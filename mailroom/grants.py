@@ -3,10 +3,13 @@
 A table or a function that a role needs and that is not named here is refused to it.
 """
 
+import re
+from collections.abc import Iterator
 from typing import Final
 
 from psycopg import sql
-from sqlalchemy import Connection, text
+from sqlalchemy import ColumnElement, Connection, cast, func, select, text
+from sqlalchemy.dialects.postgresql import OID
 
 from mailroom.database import VERSION_TABLE
 
@@ -19,12 +22,15 @@ GRANTS: Final[dict[str, dict[str, str]]] = {
         "TABLE accounts": "SELECT, INSERT, UPDATE (email, login, status), DELETE",
         "TABLE tokens": "SELECT (id, action, account, expires_at, consumed_at, created_at),"
         " INSERT (action, account), DELETE",
+        "FUNCTION token_life": "EXECUTE",
         "FUNCTION guesses_left": "EXECUTE",
         "FUNCTION count_guess": "EXECUTE",
         "FUNCTION consume_token": "EXECUTE",
     },
     # The worker, sweeps, collect and prune, and the commands of an operator.
     "worker": {
+        "FUNCTION token_life": "EXECUTE",
+        "FUNCTION recovery_fits": "EXECUTE",
         "TABLE accounts": "SELECT (id, email, login, status)",
         "TABLE tokens": "SELECT, UPDATE (expires_at), DELETE",
         "TABLE jobs": "SELECT, INSERT, UPDATE (due_at), DELETE",
@@ -62,6 +68,32 @@ def statements(connection: Connection, part: str, role: str) -> list[str]:
         _grant("USAGE", "SCHEMA", sql.Identifier(schema), role),
         *(_grant(privileges, kind, sql.Identifier(schema, name), role) for privileges, kind, name in rights),
     ]
+
+
+def lacking(connection: Connection, part: str) -> list[str]:
+    """Return what the role of this connection may not do of a part of GRANTS, in the words of a GRANT."""
+    return [
+        f"{privilege}{f' ({column})' if column else ''} ON {kind} {name}"
+        for named, privileges in GRANTS[part].items()
+        for kind, name in [named.split(" ")]
+        for privilege, column in _single(privileges)
+        if not connection.scalar(select(_has(kind, name, privilege, column)))
+    ]
+
+
+def _single(privileges: str) -> Iterator[tuple[str, str]]:
+    """Take a list of privileges apart: each, with each column that it is for, or an empty name."""
+    for privilege, columns in re.findall(r"([A-Z]+)(?: \(([^)]*)\))?", privileges):
+        for column in columns.split(", "):
+            yield privilege, column
+
+
+def _has(kind: str, name: str, privilege: str, column: str) -> ColumnElement[bool]:
+    if kind == "FUNCTION":
+        return func.has_function_privilege(cast(func.to_regproc(name), OID), privilege)
+    if column:
+        return func.has_column_privilege(name, column, privilege)
+    return func.has_table_privilege(name, privilege)
 
 
 def apply(connection: Connection, granting: list[str]) -> None:

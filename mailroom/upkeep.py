@@ -20,6 +20,8 @@ LOOKS: Final = 5_000
 # What nobody asked for goes no further back: that a week-old activation is still wanted is for a person to say.
 HORIZON: Final = timedelta(days=7)
 MINUTE: Final = timedelta(minutes=1)
+# Milliseconds, for another reconcile. Whoever may connect could hold that lock, and must not keep mails from leaving.
+LONGEST_LOCK_WAIT: Final = 2_000
 # Between two steps of a prune, and between two prunes.
 PRUNE_STEP: Final = timedelta(seconds=5)
 PRUNE_INTERVAL: Final = timedelta(hours=1)
@@ -50,9 +52,10 @@ def reconcile(
     """Enqueue those of `looks` tokens, the newest first, that are in no place, unless they are older than `horizon`.
 
     The one transition that is a transaction of two statements: the lock comes first, so that what another reconcile
-    enqueued, and a worker has sent since, is in the snapshot of the second.
+    enqueued, and a worker has sent since, is in the snapshot of the second. Raises DBAPIError if it is not to be had.
     """
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection, connection.begin():
+        connection.execute(select(func.set_config("lock_timeout", str(LONGEST_LOCK_WAIT), True)))
         connection.execute(select(func.pg_advisory_xact_lock(func.hashtext("mailroom reconcile"))))
         row = connection.execute(
             statement("reconcile"), {"queue": queue, "below": below, "horizon": horizon, "looks": looks}

@@ -291,7 +291,7 @@ def test_a_migrated_database_is_accepted(engine: Engine) -> None:
 def test_a_database_that_is_not_there_is_said_to_be_unreachable() -> None:
     said = failure(f"postgresql://ada:{CANARY}@127.0.0.1:{free_port()}/app")
 
-    assert said.startswith("the database cannot be reached: ")
+    assert said.startswith("the database cannot be used: ")
     assert "refused" in said
     assert CANARY not in said
     assert len(said.splitlines()) == 1
@@ -300,7 +300,7 @@ def test_a_database_that_is_not_there_is_said_to_be_unreachable() -> None:
 def test_an_unknown_database_is_said_to_be_unreachable(empty_url: str) -> None:
     said = failure(f"{empty_url} dbname=no_such_database")
 
-    assert said.startswith("the database cannot be reached: ")
+    assert said.startswith("the database cannot be used: ")
     assert 'database "no_such_database" does not exist' in said
     assert len(said.splitlines()) == 1
 

@@ -233,6 +233,31 @@ def test_what_has_long_been_over_is_forgotten_and_never_mailed_again(engine: Eng
     assert count(connection, "accounts") == 25
 
 
+def test_a_token_that_cannot_be_deleted_keeps_its_history_and_is_not_mailed_again(
+    engine: Engine, connection: Connection
+) -> None:
+    """A trigger of somebody else's keeps rows from being deleted, without an error."""
+    mail(connection, 2)
+    age(connection, 100)
+    connection.execute(text("CREATE FUNCTION kept() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"))
+    connection.execute(text("CREATE TRIGGER kept BEFORE DELETE ON tokens FOR EACH ROW EXECUTE FUNCTION kept()"))
+    assert prune(engine) == (0, 0)
+    assert list(upkeep.reconcile_all(engine, queue="mailroom")) == [Reconciled((), None)]
+
+
+def test_whoever_holds_the_lock_of_reconcile_keeps_it_no_longer_than_a_moment(
+    engine: Engine, connection: Connection
+) -> None:
+    with engine.connect() as other:
+        other.execute(text("SELECT pg_advisory_lock(hashtext('mailroom reconcile'))"))
+        try:
+            with pytest.raises(DBAPIError, match="lock timeout"):
+                upkeep.reconcile(engine, queue="mailroom")
+        finally:
+            other.execute(text("SELECT pg_advisory_unlock_all()"))
+    assert upkeep.reconcile(engine, queue="mailroom").enqueued == ()
+
+
 def test_history_is_kept_to_the_day(engine: Engine, connection: Connection) -> None:
     mail(connection, 1)
     age(connection, 89)

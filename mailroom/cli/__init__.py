@@ -56,6 +56,8 @@ def main() -> None:
         _end(error, 2)
     except MailroomError as error:
         _end(error, 1)
+    except UnicodeEncodeError:
+        _end(SettingsError("an argument or a MAILROOM_ variable is not UTF-8"), 2)
     except DBAPIError as error:
         _end(DatabaseError(f"the database failed: {first_line(error)}"), 1)
 

@@ -9,6 +9,7 @@ import typer
 
 from mailroom import checkup, database, settings
 from mailroom.cli.build import ANSWER_WITHIN
+from mailroom.cli.terminal import printable
 from mailroom.errors import SettingsError
 from mailroom.finding import Finding, Level, failed, ok, warning
 from mailroom.settings import Settings
@@ -19,13 +20,14 @@ def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON."
 
     Exit 1 if a check fails; warnings are for you to weigh.
     """
-    findings = list(_examine())
+    findings = []
+    for finding in _examine():
+        findings.append(finding)
+        if not as_json:
+            cure = f" -> {finding.cure}" if finding.cure else ""
+            typer.echo(f"{finding.level:8}{finding.check}: {printable(finding.words + cure)}")
     if as_json:
         typer.echo(json.dumps([asdict(finding) for finding in findings]))
-    else:
-        for finding in findings:
-            cure = f" -> {finding.cure}" if finding.cure else ""
-            typer.echo(f"{finding.level:8}{finding.check}: {finding.words}{cure}")
     if any(finding.level is Level.FAILED for finding in findings):
         raise typer.Exit(1)
 
@@ -59,13 +61,15 @@ def _key(given: Settings) -> Finding:
     return ok("key", "is set")
 
 
-def _database(given: Settings) -> list[Finding]:
+def _database(given: Settings) -> Iterator[Finding]:
     if not given.database_url:
-        return [failed("database", "MAILROOM_DATABASE_URL is not set", "postgresql://user@host/name")]
+        yield failed("database", "MAILROOM_DATABASE_URL is not set", "postgresql://user@host/name")
+        return
     engine = database.connect_engine(given.database_url, answer_within=ANSWER_WITHIN)
     listening = database.connection_string(given.listen_database_url or given.database_url)
     try:
-        return checkup.examine(engine, listening=listening, channel=given.channel_name)
+        channel, queue = given.channel_name, given.queue_name
+        yield from checkup.examine(engine, listening=listening, channel=channel, queue=queue)
     finally:
         engine.dispose()
 

@@ -26,6 +26,8 @@ def grant(
     parts = {"app": app, "worker": worker, "viewer": viewer}
     if not any(parts.values()):
         raise SettingsError("name a role: --app ROLE, --worker ROLE or --viewer ROLE")
+    if "public" in parts.values():
+        raise SettingsError("public is everybody: grant to a role, and make whom you want a member of it")
     with (
         open_database(settings.load("database_url")) as engine,
         engine.connect().execution_options(isolation_level="READ COMMITTED") as connection,

@@ -10,12 +10,12 @@ from itertools import islice
 from typing import Annotated, Final
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection
 
 from mailroom import jobs, settings
-from mailroom.cli.build import open_database
+from mailroom.cli.build import open_database, progress
+from mailroom.cli.terminal import print_table, printable
 from mailroom.errors import MailroomError, SettingsError
 from mailroom.job import Priority
 from mailroom.jobs import Filters, Found, Moment
@@ -123,7 +123,8 @@ def retry(  # noqa: PLR0913 - an option each
     _check(filters, choose=True)
     given = settings.load("database_url", queue_name=queue_name)
     with _open() as connection:
-        done = jobs.retry(connection, _chosen(connection, filters, limit), queue=given.queue_name)
+        with _telling(_chosen(connection, filters, limit)) as chosen:
+            done = jobs.retry(connection, chosen, queue=given.queue_name)
         left = _left(connection, filters, {*done.put_back, *done.made_due})
     words = f"put back {len(done.put_back):,}, made due {len(done.made_due):,}"
     _tell(asdict(done), words, left, as_json=as_json)
@@ -149,7 +150,8 @@ def release(
     filters = Filters(tuple(tokens or ()), account, (), None, *moments, queue)
     _check(filters, choose=True)
     with _open() as connection:
-        released = jobs.release(connection, _chosen(connection, replace(filters, held=True), limit))
+        with _telling(_chosen(connection, replace(filters, held=True), limit)) as chosen:
+            released = jobs.release(connection, chosen)
         left = _left(connection, filters, set(released))
     _tell({"released": released}, f"released {len(released):,}", left, as_json=as_json)
 
@@ -174,7 +176,8 @@ def drop(
     filters = Filters(tuple(tokens or ()), account, (), None, *moments, queue, held)
     _check(filters, choose=True)
     with _open() as connection:
-        dropped = jobs.drop(connection, _chosen(connection, filters, limit))
+        with _telling(_chosen(connection, filters, limit)) as chosen:
+            dropped = jobs.drop(connection, chosen)
         left = _left(connection, filters, set(dropped))
     _tell({"dropped": dropped}, f"dropped {len(dropped):,}", left, as_json=as_json)
 
@@ -210,13 +213,27 @@ def _check(filters: Filters, *, choose: bool = False) -> None:
         raise SettingsError("name tokens, or say by options which jobs are meant")
 
 
-def _chosen(connection: Connection, filters: Filters, limit: int | None) -> Iterable[int]:
+def _chosen(connection: Connection, filters: Filters, limit: int | None) -> list[int]:
     """The tokens of the jobs that are meant: all of them, before any is changed."""
     if filters == Filters(tokens=filters.tokens):
-        return filters.tokens
+        return list(dict.fromkeys(filters.tokens))[:limit]
     states = {"over"} if filters.on_record else {"waiting", "held"}
     found = (row.token for row in jobs.find(connection, filters) if row.state in states)
     return list(dict.fromkeys(islice(found, limit)))
+
+
+@contextlib.contextmanager
+def _telling(chosen: list[int]) -> Iterator[Iterator[int]]:
+    """Give the tokens, and tell how many have been taken up."""
+    with progress() as tell:
+
+        def taken_up() -> Iterator[int]:
+            for number, token in enumerate(chosen, start=1):
+                if number % jobs.CHANGED_AT_ONCE == 0:
+                    tell(f"{number:,} of {len(chosen):,}")
+                yield token
+
+        yield taken_up()
 
 
 def _left(connection: Connection, filters: Filters, done: set[int]) -> dict[int, str]:
@@ -242,7 +259,6 @@ def _told(row: Found, *, addresses: bool) -> dict[str, object]:
 
 
 def _print(found: Iterable[Found], *, addresses: bool) -> None:
-    console = Console(markup=False, emoji=False)  # a queue may have any name, and a login nearly so
     table = Table(*("token", "account", "action", "state", "at", "attempt", "queue", "priority", "batch", "outcome"))
     for heading in ("code", *(PERSONAL if addresses else ())):
         table.add_column(heading)
@@ -250,10 +266,13 @@ def _print(found: Iterable[Found], *, addresses: bool) -> None:
         priority = None if row.priority is None else Priority(row.priority).name.lower()
         cells = (row.token, row.account, row.action, row.state, _shown(row.at), row.attempt, row.queue, priority)
         who = (row.email, row.login) if addresses else ()
-        table.add_row(*("" if cell is None else str(cell) for cell in (*cells, row.batch, row.outcome, row.code, *who)))
-    # A line that is longer than the terminal is better than one that is cut.
-    console.width = max(console.width, console.measure(table, options=console.options.update(width=10_000)).maximum)
-    console.print(table if table.row_count else "no jobs")
+        table.add_row(
+            *("" if cell is None else printable(str(cell)) for cell in (*cells, row.batch, row.outcome, row.code, *who))
+        )
+    if table.row_count:
+        print_table(table)
+    else:
+        typer.echo("no jobs")
 
 
 def _shown(at: datetime | None) -> str:

@@ -19,7 +19,7 @@ def _demo_extra() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise MailroomError(f"{error.name} is not installed: pip install 'mailroom[demo]'") from error
+        raise MailroomError(f"{error.name} is not installed: it comes with the extra `demo`") from error
 
 
 def simulator(

@@ -6,11 +6,11 @@ from datetime import timedelta
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from mailroom import settings, status
 from mailroom.cli.build import open_database
+from mailroom.cli.terminal import print_table, printable
 from mailroom.status import Status
 
 
@@ -26,27 +26,33 @@ def show(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, du
 
 
 def _print(found: Status) -> None:
-    console = Console(markup=False, emoji=False)  # a queue may have any name
     waiting = Table("queue", "priority", "action", title="waiting", title_justify="left")
     for heading in ("jobs", "due", "oldest"):
         waiting.add_column(heading, justify="right")
     for row in found.waiting:
         age = str(timedelta(seconds=round(row.oldest_seconds))) if row.due else "-"
-        lane = (row.queue, f"{row.priority.value} {row.priority.name.lower()}", row.action)
+        lane = (printable(row.queue), f"{row.priority.value} {row.priority.name.lower()}", row.action)
         waiting.add_row(*lane, f"{row.jobs:,}", f"{row.due:,}", age)
-    console.print(waiting if found.waiting else "waiting: nothing")
+    _print_or(waiting, "waiting: nothing")
     for pause in found.paused:
         since = timedelta(seconds=round(pause.seconds))
         ends = "until resumed by hand" if pause.by_hand else "until a probe goes through"
-        console.print(f"paused: {pause.scope} for {since}, {ends}: {pause.code}, {pause.reason}")
+        typer.echo(printable(f"paused: {pause.scope} for {since}, {ends}: {pause.code}, {pause.reason}"))
     flight = found.in_flight
-    console.print(f"in flight: {flight.jobs:,} jobs in {flight.batches:,} batches, {flight.overdue:,} past their lease")
+    typer.echo(f"in flight: {flight.jobs:,} jobs in {flight.batches:,} batches, {flight.overdue:,} past their lease")
     outcomes = Table("outcome", title="outcomes", title_justify="left")
     for period in found.outcomes:
         outcomes.add_column(f"last {period}", justify="right")
     names = sorted({name for counts in found.outcomes.values() for name in counts})
     for name in names:
         outcomes.add_row(name, *(f"{counts.get(name, 0):,}" for counts in found.outcomes.values()))
-    console.print(outcomes if names else "outcomes: none in the last day")
+    _print_or(outcomes, "outcomes: none in the last day")
     for code, words in found.warnings.items():
-        console.print(f"warning: {code}: {words}")
+        typer.echo(printable(f"warning: {code}: {words}"))
+
+
+def _print_or(table: Table, nothing: str) -> None:
+    if table.row_count:
+        print_table(table)
+    else:
+        typer.echo(nothing)

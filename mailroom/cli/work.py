@@ -13,11 +13,12 @@ from typing import Annotated
 
 import typer
 from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from mailroom import settings
 from mailroom.backoff import Backoff
-from mailroom.cli.build import limits, open_database, open_permits, open_transport, progress, start_log
-from mailroom.database import connection_string
+from mailroom.cli.build import limits, log, open_database, open_permits, open_transport, progress, start_log
+from mailroom.database import connection_string, first_line
 from mailroom.errors import MailroomError
 from mailroom.queue import Floors
 from mailroom.sender import Sender
@@ -110,7 +111,7 @@ def sweep(
             if full:
                 reconcile_fully(engine, given.queue_name, stopping=stopping.is_set)
             else:
-                log_reconciled(reconcile(engine, queue=given.queue_name))
+                reconcile_newest(engine, given.queue_name)
             swept = sweep_once(
                 engine, sender, backoff=backoff, longest=timedelta(seconds=max_seconds), stopping=stopping.is_set
             )
@@ -118,6 +119,14 @@ def sweep(
         raise MailroomError("SES takes no mail at present, for the reason logged above; the jobs wait")
     if swept is Swept.LEFT:
         raise typer.Exit(3)
+
+
+def reconcile_newest(engine: Engine, queue: str) -> None:
+    """Look at the newest tokens; what keeps that from being done does not keep mails from being sent."""
+    try:
+        log_reconciled(reconcile(engine, queue=queue))
+    except DBAPIError as error:
+        log.warning("reconcile failed, the next sweep tries again: %s", first_line(error))
 
 
 def reconcile_fully(engine: Engine, queue: str, *, stopping: Callable[[], bool]) -> None:

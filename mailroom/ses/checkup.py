@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from email.utils import parseaddr
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,34 +21,36 @@ if TYPE_CHECKING:
 MUCH_OF_THE_QUOTA: Final = 0.9
 _MISSING: Final = "NotFoundException"
 _TAG: Final = re.compile(r"\{\{\{?([^{}]*)\}?\}\}")
+# A comment that may hold tags.
+_COMMENT: Final = re.compile(r"\{\{~?!--.*?--~?\}\}", re.DOTALL)
 # What is no variable in a tag: a comment, the end of a block, its other branch.
 _MARKS: Final = re.compile(r"!|/|else\b")
 
 
 def examine(client: "SESV2Client", *, source: str, config_set: str) -> list[Finding]:
     """Check the account, the sender, the configuration set and the templates."""
-    checks: list[tuple[str, Callable[[], Finding]]] = [
+    checks: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
         ("account", lambda: _account(client)),
-        ("identity", lambda: _identity(client, parseaddr(source)[1])),
-        ("configuration set", lambda: _config_set(client, config_set)),
+        ("identity", lambda: [_identity(client, parseaddr(source)[1])]),
+        ("configuration set", lambda: [_config_set(client, config_set)]),
         *(
-            (f"template {name}", lambda action=action: _template(client, action))
+            (f"template {name}", lambda action=action: [_template(client, action)])
             for action, name in actions.TEMPLATES.items()
         ),
     ]
-    return [_checked(name, check) for name, check in checks]
+    return [finding for name, check in checks for finding in _checked(name, check)]
 
 
-def _checked(name: str, check: Callable[[], Finding]) -> Finding:
+def _checked(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
     """Make a check, or say what keeps it from being made."""
     try:
-        return check()
+        return list(check())
     except ClientError as error:
-        return _unanswered(name, _code(error))
+        return [_unanswered(name, _code(error))]
     except BotoCoreError as error:
-        return _unanswered(name, type(error).__name__)
+        return [_unanswered(name, type(error).__name__)]
     except TransportError as error:
-        return _unanswered(name, str(error))
+        return [_unanswered(name, str(error))]
 
 
 def _unanswered(name: str, code: str) -> Finding:
@@ -59,24 +61,26 @@ def _unanswered(name: str, code: str) -> Finding:
     return failed(name, f"SES could not be asked: {code}", "check network, AWS_REGION, credentials and endpoint")
 
 
-def _account(client: "SESV2Client") -> Finding:
+def _account(client: "SESV2Client") -> Iterator[Finding]:
     found = ask_account(client)
     used = found.sent_last_24_hours / found.max_24_hour_send if found.max_24_hour_send > 0 else 0.0
     quota = f"{found.sent_last_24_hours:.0f} of {found.max_24_hour_send:.0f} mails sent in 24 hours"
     if found.enforcement == "SHUTDOWN":
-        return failed("account", "SES has suspended it", "see the case in the AWS console")
+        yield failed("account", "SES has suspended it", "see the case in the AWS console")
+    elif found.enforcement not in {"HEALTHY", ""}:
+        yield warning("account", f"under review: {found.enforcement}", "see bounces and complaints in the AWS console")
     if not found.sending_enabled:
-        return failed("account", "sending is paused", "aws sesv2 put-account-sending-attributes --sending-enabled")
-    if used >= 1:
-        return failed("account", f"the quota is used up: {quota}", "wait, or ask AWS for a higher one")
-    if found.enforcement not in {"HEALTHY", ""}:
-        return warning("account", f"under review: {found.enforcement}", "see bounces and complaints in the AWS console")
+        yield failed("account", "sending is paused", "aws sesv2 put-account-sending-attributes --sending-enabled")
     if not found.production_access:
-        return warning("account", "in the sandbox: only verified addresses receive", "ask AWS for production access")
-    if used >= MUCH_OF_THE_QUOTA:
-        return warning("account", f"the quota is nearly used up: {quota}", "ask AWS for a higher one")
-    unlimited = found.max_24_hour_send < 0
-    return ok("account", "may send; " + ("no quota" if unlimited else quota))
+        yield warning("account", "in the sandbox: only verified addresses receive", "ask AWS for production access")
+    if used >= 1:
+        yield failed("account", f"the quota is used up: {quota}", "wait, or ask AWS for a higher one")
+    elif used >= MUCH_OF_THE_QUOTA:
+        yield warning("account", f"the quota is nearly used up: {quota}", "ask AWS for a higher one")
+    elif found.max_24_hour_send < 0:
+        yield ok("account", "no quota")
+    else:
+        yield ok("account", quota)
 
 
 def _identity(client: "SESV2Client", address: str) -> Finding:
@@ -148,7 +152,7 @@ def _template(client: "SESV2Client", action: Action) -> Finding:
 def variables(template: str) -> set[str]:
     """Return the names that a template needs values for."""
     found: set[str] = set()
-    for tag in _TAG.findall(template):
+    for tag in _TAG.findall(_COMMENT.sub("", template)):
         words = tag.strip().lstrip("~").rstrip("~").strip()
         if _MARKS.match(words):
             continue

@@ -53,7 +53,7 @@ forgotten AS (
 cleared AS (
     DELETE FROM deliveries
      WHERE id = ANY (ARRAY(
-           SELECT unnest(ids) AS id FROM over WHERE gone OR token IN (SELECT id FROM mine) ORDER BY 1))
+           SELECT unnest(ids) AS id FROM over WHERE gone OR token IN (SELECT id FROM forgotten) ORDER BY 1))
     RETURNING id
 )
 SELECT (SELECT count(*) FROM cleared) AS deliveries,

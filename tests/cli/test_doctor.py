@@ -15,7 +15,19 @@ from tests.cli.conftest import Here
 from tests.world import add_accounts, rows
 
 CHECKS = [
-    *("settings", "key", "database", "triggers", "functions", "clock", "queue", "channel", "listen"),
+    *(
+        "settings",
+        "key",
+        "database",
+        "triggers",
+        "functions",
+        "indexes",
+        "rights",
+        "clock",
+        "queue",
+        "channel",
+        "listen",
+    ),
     *("account", "identity", "configuration set", "template activationv1", "template passwordrecoveryv1"),
 ]
 
@@ -28,8 +40,7 @@ def env(ses: Simulator, url: str) -> dict[str, str]:
 def ill(here: Here, env: dict[str, str]) -> dict[str, tuple[str, str]]:
     """What is not well: by check, its level, and its words with the cure. The exit code has to fit."""
     ended = here("doctor", "--json", env=env)
-    found = {row["check"]: row for row in json.loads(ended.out)}
-    wrong = {name: row for name, row in found.items() if row["level"] != "ok"}
+    wrong = {row["check"]: row for row in json.loads(ended.out) if row["level"] != "ok"}
     assert ended.code == int(any(row["level"] == "failed" for row in wrong.values()))
     assert all(row["cure"] for row in wrong.values())
     return {name: (row["level"], f"{row['words']} -> {row['cure']}") for name, row in wrong.items()}
@@ -97,7 +108,43 @@ def test_a_trigger_that_fires_for_replicas_alone(here: Here, env: dict[str, str]
 
 def test_a_trigger_that_is_gone(here: Here, env: dict[str, str], engine: Engine) -> None:
     execute(engine, "DROP TRIGGER enqueue_jobs ON tokens")
-    assert_one(here, env, "triggers", "failed", "missing: enqueue_jobs")
+    assert_one(here, env, "triggers", "failed", ": enqueue_jobs")
+
+
+def test_a_trigger_that_calls_another_function(here: Here, env: dict[str, str], engine: Engine) -> None:
+    execute(
+        engine,
+        "DROP TRIGGER account_starts ON accounts",
+        "CREATE TRIGGER account_starts BEFORE INSERT ON accounts"
+        " FOR EACH ROW EXECUTE FUNCTION account_status_changes()",
+    )
+    assert_one(here, env, "triggers", "failed", ": account_starts")
+
+
+@pytest.mark.parametrize("index", ["jobs_claim_idx", "deliveries_token_idx"])
+def test_an_index_that_is_gone(here: Here, env: dict[str, str], engine: Engine, index: str) -> None:
+    execute(engine, f"DROP INDEX {index}")
+    assert_one(here, env, "indexes", "failed", index)
+
+
+def test_a_queue_that_no_worker_takes(here: Here, env: dict[str, str], engine: Engine) -> None:
+    execute(
+        engine,
+        "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET mailroom.queue = news', current_database()); END $$",
+    )
+    assert_one(here, env, "queue", "warning", "is news, and workers take mailroom", "MAILROOM_QUEUE_NAME")
+
+
+def test_what_the_database_refuses_is_a_finding_and_the_rest_is_checked(
+    here: Here, env: dict[str, str], engine: Engine
+) -> None:
+    """The queue's health asks for more than a worker's claim does."""
+    with engine.connect() as connection:
+        connection.execute(text("ALTER TABLE jobs RENAME COLUMN due_at TO later"))
+    wrong = ill(here, env)
+    assert wrong.keys() >= {"queue"}
+    assert "the database refuses" in wrong["queue"][1]
+    assert "account" not in wrong
 
 
 def test_a_role_for_which_no_trigger_fires(here: Here, env: dict[str, str], engine: Engine) -> None:
@@ -111,8 +158,12 @@ def test_a_role_for_which_no_trigger_fires(here: Here, env: dict[str, str], engi
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_a_function_without_a_path_of_its_own(here: Here, env: dict[str, str], engine: Engine, function: str) -> None:
-    execute(engine, f"ALTER FUNCTION {function} RESET search_path")
-    assert_one(here, env, "functions", "failed", function)
+    for change in ("RESET search_path", "SET search_path = public"):
+        execute(engine, f"ALTER FUNCTION {function} {change}")
+        cure = f"ALTER FUNCTION {function} SET search_path = public, pg_temp"
+        assert_one(here, env, "functions", "failed", cure)
+    execute(engine, cure)
+    assert ill(here, env) == {}
 
 
 def test_the_triggers_that_it_knows_are_those_there_are(engine: Engine) -> None:
@@ -231,6 +282,7 @@ def test_a_template_without_a_text_part(here: Here, ses: Simulator, env: dict[st
         ("{{! note }}{{#if code}}{{code}}{{else}}{{~secret~}}{{/if}}", {"code", "secret"}),
         ("{{&login}} {{> footer}} {{user.name}}", {"login", "footer", "user.name"}),
         ("no { braces } {{}}", set()),
+        ("{{!-- {{secret}} --}}{{login}}", {"login"}),
     ],
 )
 def test_what_a_template_needs(template: str, names: set[str]) -> None:
@@ -241,14 +293,14 @@ def test_credentials_that_may_only_send_are_a_warning(here: Here, ses: Simulator
     for operation in ("GetAccount", "GetEmailIdentity", "GetConfigurationSet", "GetEmailTemplate"):
         ses.faults.add(Fault(operation=operation, error="AccessDeniedException", status=403, times=None))
     wrong = ill(here, env)
-    assert list(wrong) == CHECKS[9:]
+    assert list(wrong) == CHECKS[11:]
     assert {level for level, _ in wrong.values()} == {"warning"}
 
 
 def test_an_ses_that_cannot_be_reached(here: Here, env: dict[str, str]) -> None:
     env["AWS_ENDPOINT_URL_SESV2"] = f"http://127.0.0.1:{free_port()}"
     wrong = ill(here, env)
-    assert list(wrong) == CHECKS[9:]
+    assert list(wrong) == CHECKS[11:]
     assert all("EndpointConnectionError" in words for _, words in wrong.values())
 
 

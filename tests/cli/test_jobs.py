@@ -421,6 +421,29 @@ def test_what_is_in_flight_or_over_is_not_dropped(here: Here, env: dict[str, str
     assert (ended.code, json.loads(ended.out)) == (1, {"dropped": [], "left": {"1": "in flight"}})
 
 
+def test_no_more_are_changed_than_the_limit(here: Here, env: dict[str, str], engine: Engine) -> None:
+    add(engine, 4)
+    execute(engine, "UPDATE jobs SET due_at = 'infinity' WHERE token = 4")
+    assert here("jobs", "drop", "1", "2", "3", "--limit", "1", env=env).out == "dropped 1\n"
+    assert here("jobs", "retry", "2", "3", "--limit", "1", env=env).out == "put back 0, made due 1\n"
+    assert here("jobs", "drop", "2", "4", "--held", "--limit", "1", env=env).out == "dropped 1\n"
+    assert tokens(here, env) == [2, 3]
+
+
+def test_what_a_terminal_would_obey_is_shown_as_its_escape(here: Here, env: dict[str, str], engine: Engine) -> None:
+    execute(engine, "INSERT INTO accounts (email, login) VALUES ('ada@example.com', U&'a\\202Eb')")
+    execute(engine, "UPDATE jobs SET queue = E'\\x1b[2Jq'")
+    for command in (["jobs", "list", "--show-addresses"], ["status"]):
+        out = here(*command, env=env).out
+        assert "\\x1b[2Jq" in out
+        assert "\x1b" not in out
+        assert "\u202e" not in out
+
+
+def test_what_is_not_utf_8_is_refused_in_one_line(here: Here, env: dict[str, str]) -> None:
+    here("jobs", "list", "--queue", "\udcff", env=env).assert_one_line(2, "not UTF-8")
+
+
 def test_a_whole_queue_can_be_dropped(here: Here, env: dict[str, str], engine: Engine) -> None:
     add(engine, 1200)
     add(engine, 1, prefix="kept")
