@@ -628,6 +628,16 @@ def test_a_rescued_job_may_be_out_is_charged_and_waits_out_the_grace(conn: Conne
     assert (rows(conn, "SELECT FROM batches"), misplaced(conn)) == ([], [])
 
 
+def test_a_rescued_job_does_not_wait_behind_a_backlog_of_bulk(conn: Connection) -> None:
+    add_accounts(conn, 60)
+    lost = {job.token for job in take(conn, limit=5).jobs}
+    run_out(conn)
+    queue.rescue(conn)
+    conn.execute(text("UPDATE jobs SET due_at = now() WHERE attempt > 0"))
+    assert {job.token for job in take(conn).jobs} == lost
+    assert misplaced(conn) == []
+
+
 def test_a_job_that_is_lost_again_and_again_fails_after_its_last_attempt(conn: Connection) -> None:
     [token] = enqueue(conn)
     for _ in range(MAX_ATTEMPTS):

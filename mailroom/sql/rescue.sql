@@ -3,8 +3,9 @@
 -- Binds: batch_limit (batches at a time), max_attempts, resend_after (an interval; NULL: never).
 --
 -- SES may have accepted any of these mails, so each attempt is charged and on record as unconfirmed. A job comes due
--- after resend_after, in which a late answer may still arrive, or is held; one that has no attempt left fails. A job whose batch is
--- lost for the second time may be what kills its worker: it goes to quarantine (priority 3), and takes no others along.
+-- after resend_after, in which a late answer may still arrive, or is held; one that has no attempt left fails. Bulk comes
+-- back as normal: a day of it may be waiting, and who was in flight has waited already. A job whose batch is lost for the
+-- second time may be what kills its worker: it goes to quarantine (priority 3), and takes no others along.
 --
 -- Returns a row for each job, with the batch it was in and whether it has failed.
 --
@@ -18,7 +19,7 @@ WITH lost AS (
 ),
 job AS MATERIALIZED (
     SELECT lost.id AS batch, lost.queue, lost.worker, lost.action, held.token, held.attempt,
-           CASE WHEN lost_before.batch IS NOT NULL THEN 3 ELSE lost.priority END AS priority,
+           CASE WHEN lost_before.batch IS NOT NULL THEN 3 ELSE least(lost.priority, 1) END AS priority,
            tokens.account, held.attempt + 1 >= :max_attempts AS failed
       FROM lost
      CROSS JOIN LATERAL unnest(lost.tokens, lost.attempts) AS held (token, attempt)
