@@ -629,7 +629,7 @@ def test_a_rescued_job_may_be_out_is_charged_and_waits_out_the_grace(conn: Conne
 
 
 def test_a_rescued_job_does_not_wait_behind_a_backlog_of_bulk(conn: Connection) -> None:
-    add_accounts(conn, 60)
+    enqueue(conn, 60)
     lost = {job.token for job in take(conn, limit=5).jobs}
     run_out(conn)
     queue.rescue(conn)
