@@ -23,6 +23,8 @@ OTHER_LANES: Final = tuple(lane for lane in LANES if lane[0] is not Priority.URG
 
 # Commits land out of order by this much without a claim missing them; what is later waits for the sweep.
 SLACK: Final = timedelta(seconds=1)
+# The same for a lane in which a look finds nothing: a transaction that takes longer than this waits for the sweep.
+SETTLED_AFTER: Final = timedelta(seconds=30)
 RESCUED_BATCHES: Final = 100
 
 
@@ -75,7 +77,7 @@ class Rescued:
 
 
 class Floors:
-    """Where the last claim in each lane ended, shared by the senders of a process.
+    """Where the last claim in each lane ended, or a look found nothing before; shared by the senders of a process.
 
     Rows before that are dead but perhaps not vacuumed; walking them again at each claim is what makes a queue crawl
     while somebody holds an old snapshot. `clear` makes the next claims start from the beginning, where jobs that
@@ -92,9 +94,10 @@ class Floors:
             return dict(self._floors)
 
     def advance(self, lane: Lane, *, seen: Position, end: Position) -> None:
-        """Move a floor to `end`, unless it has changed since it was `seen`: a clear must not be undone."""
+        """Move a floor up to `end`, unless it has changed since it was `seen`: a clear must not be undone."""
+        higher = seen.due_at is None or (end.due_at is not None and (seen.due_at, seen.token) < (end.due_at, end.token))
         with self._lock:
-            if self._floors[lane] is seen:
+            if higher and self._floors[lane] is seen:
                 self._floors[lane] = end
 
     def clear(self) -> None:
@@ -201,7 +204,11 @@ def look(
     floors: Floors,
     lanes: Sequence[Lane] = LANES,
 ) -> View:
-    """See what there is to do in these lanes, and if nothing, when there will be. Changes nothing."""
+    """See what there is to do in these lanes, and if nothing, when there will be. Changes nothing in the database.
+
+    The floors move up to what it saw, so that the claims that follow do not walk over the same dead rows.
+    """
+    seen = floors.read()
     row = connection.execute(
         statement("look"),
         {
@@ -209,9 +216,15 @@ def look(
             "batch_limit": batch_limit,
             "batch_timeout": batch_timeout,
             "slack": SLACK,
-            **_lanes(floors.read(), lanes),
+            "settled_after": SETTLED_AFTER,
+            **_lanes(seen, lanes),
         },
     ).one()
+    for priority, action, due_at, token in zip(
+        row.heads_priority, row.heads_action, row.heads_due_at, row.heads_token, strict=True
+    ):
+        lane = (Priority(priority), Action(action))
+        floors.advance(lane, seen=seen[lane], end=Position(due_at, token))
     upcoming = None if row.next_seconds is None else timedelta(seconds=row.next_seconds)
     return View(ready=row.ready, next=upcoming, rescuable=row.rescuable, probeable=row.probeable)
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, event, text
 
 from mailroom import health, queue, upkeep
 from mailroom import jobs as operations
-from mailroom.job import Batch, Sent
+from mailroom.job import Batch, Priority, Sent
 from mailroom.queue import LANES, Floors
 from mailroom.retry import judge
 from tests.world import add_accounts, misplaced
@@ -245,6 +245,42 @@ def test_under_an_old_snapshot_a_claim_does_not_walk_over_what_is_done(engine: E
         assert cost(engine, lambda connection: claim(connection, floors)) <= before <= BOUND
         assert cost(engine, lambda connection: look(connection, floors)) <= BOUND
         assert cost(engine, lambda connection: add_accounts(connection, 1, prefix="new")) <= len(LANES)
+
+
+def test_under_an_old_snapshot_one_look_and_not_each_claim_walks_over_a_lane_that_is_done(engine: Engine) -> None:
+    """Activations are done, and bulk is at work."""
+    floors = Floors()
+    with engine.connect() as connection, transaction(engine, "REPEATABLE READ") as old:
+        leave_alone(connection)
+        fill(connection, 2_000)
+        connection.execute(text("UPDATE jobs SET priority = 1"))
+        connection.execute(text("VACUUM ANALYZE jobs"))
+        assert misplaced(old) == []
+        while batch := claim(connection, floors, limit=50):
+            assert settle(connection, batch)
+        add_accounts(connection, 100, prefix="bulk")
+
+        floors.clear()  # as a sweep does
+        assert cost(engine, lambda connection: look(connection, floors)) > 2_000
+        for _ in range(2):
+            assert cost(engine, lambda connection: claim(connection, floors)) <= BOUND
+        assert cost(engine, lambda connection: look(connection, floors)) <= BOUND
+        assert take(connection, floors).priority is Priority.BULK
+
+
+def test_a_look_leaves_the_floor_below_what_waits_and_below_what_may_still_commit(engine: Engine) -> None:
+    floors = Floors()
+    with engine.connect() as connection, transaction(engine) as slow:
+        add_accounts(slow, 1, prefix="slow")  # due now, and not to be seen
+        slow.execute(text("UPDATE jobs SET due_at = now() - interval '5 seconds', attempt = 1"))
+        add_accounts(connection, 2)
+        connection.execute(text("UPDATE jobs SET due_at = now() - interval '1 hour', attempt = 1 WHERE token = 2"))
+        look(connection, floors)
+        assert [job.token for job in take(connection, floors).jobs] == [2, 3]
+        floors.clear()
+        look(connection, floors)
+        slow.commit()
+        assert [job.token for job in take(connection, floors).jobs] == [1]
 
 
 def finish_old(connection: Connection) -> None:

@@ -48,7 +48,7 @@ class SesTransport:
         self._output_path = output_path
         self._fuse = Fuse()
         config: Any = client.meta.config
-        self.longest_call = (
+        self.longest_call = self._patience = (
             CONNECT_TRIES * timedelta(seconds=config.connect_timeout)
             + timedelta(seconds=config.read_timeout)
             + (CONNECT_TRIES - 1) * RETRY_WAIT
@@ -92,9 +92,9 @@ class SesTransport:
             frame["ConfigurationSetName"] = self._config_set
         if len(entries) == 1:
             frame |= request.single(action, entries[0], batch=batch)
-            return network.until_connected(self._client.send_email, frame, within=self.longest_call)
+            return network.until_connected(self._client.send_email, frame, within=self._patience)
         frame |= request.bulk(action, entries, batch=batch)
-        return network.until_connected(self._client.send_bulk_email, frame, within=self.longest_call)
+        return network.until_connected(self._client.send_bulk_email, frame, within=self._patience)
 
     def keep(self, batch: int | None, entries: Sequence[Entry], raw: object) -> None:
         """Append a raw error answer to the folder for them, if there is one. Only its owner may read it.

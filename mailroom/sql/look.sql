@@ -1,10 +1,12 @@
 -- Look whether there is anything to do, and if not, when there will be. Changes nothing, locks nothing.
 --
--- Binds: queue, priorities, actions, floors_due_at, floors_token, slack, batch_limit, batch_timeout, as for claim.
+-- Binds: queue, priorities, actions, floors_due_at, floors_token, slack, batch_limit, batch_timeout, as for claim; and
+-- settled_after (an interval): what is longer due than that, and cannot be seen, is dead.
 --
 -- Returns one row: how many batches could be claimed now (counting up to one a lane), the seconds until the next one
--- could be or the next pause can be probed (NULL: nothing waits), whether a lease has run out, and whether a pause can
--- be probed now.
+-- could be or the next pause can be probed (NULL: nothing waits), whether a lease has run out, whether a pause can
+-- be probed now; and a floor for each lane (heads_priority, heads_action, heads_due_at, heads_token), below which it saw
+-- nothing alive, so that one look walks over what is dead and not each claim after it.
 WITH lane AS MATERIALIZED (
     SELECT given.priority, given.action,
            least(coalesce(given.floor_due_at, '-infinity'), now() - :slack) AS floor_due_at,
@@ -19,17 +21,21 @@ WITH lane AS MATERIALIZED (
 -- When a batch of this lane may leave: at once if it is urgent or comes back for another attempt, else once it is full,
 -- or once its oldest job has waited long enough. least() passes over a NULL.
 leaves AS MATERIALIZED (
-    SELECT least(min(head.due_at) + CASE lane.priority WHEN 0 THEN interval '0' ELSE :batch_timeout END,
+    SELECT lane.priority, lane.action,
+           least(min(head.due_at), now() - :settled_after) AS head_due_at,
+           CASE WHEN min(head.due_at) <= now() - :settled_after
+                THEN (array_agg(head.token ORDER BY head.due_at, head.token))[1] - 1 ELSE 0 END AS head_token,
+           least(min(head.due_at) + CASE lane.priority WHEN 0 THEN interval '0' ELSE :batch_timeout END,
                  min(head.due_at) FILTER (WHERE head.attempt > 0),
-                 CASE WHEN count(*) >= :batch_limit THEN max(head.due_at) END) AS leaves_at
+                 CASE WHEN count(head.token) >= :batch_limit THEN max(head.due_at) END) AS leaves_at
       FROM lane
-     CROSS JOIN LATERAL (
-           SELECT due_at, attempt
+      LEFT JOIN LATERAL (
+           SELECT due_at, attempt, token
              FROM jobs
             WHERE queue = :queue AND priority = lane.priority AND action = lane.action
               AND (due_at, token) > (lane.floor_due_at, lane.floor_token)
             ORDER BY due_at, token
-            LIMIT :batch_limit) AS head
+            LIMIT :batch_limit) AS head ON true
      GROUP BY lane.priority, lane.action
 )
 SELECT (SELECT count(*) FROM leaves WHERE leaves_at <= now()) AS ready,
@@ -37,4 +43,8 @@ SELECT (SELECT count(*) FROM leaves WHERE leaves_at <= now()) AS ready,
           FROM (SELECT leaves_at FROM leaves UNION ALL SELECT probe_at FROM pauses) AS upcoming (at)
          WHERE at > now() AND at < 'infinity') AS next_seconds,
        EXISTS (SELECT FROM batches WHERE lease_until < now()) AS rescuable,
-       EXISTS (SELECT FROM pauses WHERE probe_at <= now()) AS probeable
+       EXISTS (SELECT FROM pauses WHERE probe_at <= now()) AS probeable,
+       ARRAY(SELECT priority FROM leaves ORDER BY priority, action) AS heads_priority,
+       ARRAY(SELECT CAST(action AS text) FROM leaves ORDER BY priority, action) AS heads_action,
+       ARRAY(SELECT head_due_at FROM leaves ORDER BY priority, action) AS heads_due_at,
+       ARRAY(SELECT head_token FROM leaves ORDER BY priority, action) AS heads_token
