@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint types check audit storm bench format lock
+.PHONY: help demo test lint types check audit storm bench bench-full bench-smoke format lock lock-bench
 .DEFAULT_GOAL := help
 
 help:            ## list the targets
@@ -30,8 +30,14 @@ audit: lint      ## what bandit finds, and holes that are known in what we build
 storm: .venv/ok  ## let everything go wrong for ten minutes; STORM='--seed N --seconds S --mails M'
 	$(BIN)/python -m tests.storm $(STORM)
 
-bench: .venv/ok  ## measure, and print the tables of docs/benchmarks.md
+bench: .venv/bench  ## measure beside peers, and write docs/benchmarks.md: minutes; BENCH='drain latency' for parts
 	$(BIN)/python -m tests.benchmarks $(BENCH)
+
+bench-full: .venv/bench  ## the same, larger, with a soak: two hours
+	$(BIN)/python -m tests.benchmarks --full $(BENCH)
+
+bench-smoke: .venv/ok  ## what they count and CI asserts: statements, commits, requests, rows read
+	$(BIN)/pytest tests/benchmarks
 
 format: .venv/ok ## format the code
 	$(BIN)/ruff check --fix
@@ -40,6 +46,14 @@ format: .venv/ok ## format the code
 lock:            ## write requirements.lock anew from pyproject.toml; needs uv
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 	    --extra dev --extra demo --no-header --no-annotate pyproject.toml -o requirements.lock
+
+lock-bench:      ## write requirements-bench.lock anew, in agreement with requirements.lock; needs uv
+	uv pip compile --universal --python-version 3.11 --generate-hashes --constraint requirements.lock \
+	    --extra dev --extra demo --extra bench --no-header --no-annotate pyproject.toml -o requirements-bench.lock
+
+.venv/bench: requirements-bench.lock .venv/ok
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	touch $@
 
 .venv/ok: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "mailroom needs Python 3.11 or newer"'

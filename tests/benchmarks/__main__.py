@@ -1,92 +1,64 @@
-"""Measure, and write docs/benchmarks.md. Takes about five minutes; RUNS as the argument, 3 if there is none."""
+"""Measure, keep what was found, and write docs/benchmarks.md with its pictures anew.
 
-import sys
+    python -m tests.benchmarks [MEASURE ...] [--full | --tiny] [--runs N] [--soak-seconds N] [--folder FOLDER]
+
+Without names all are measured (the soak in a full run alone); `page` measures nothing, and writes the page from what
+is kept. A tiny run shows that everything works; what it finds is kept in a folder of its own.
+"""
+
+import argparse
+import tempfile
+import time
 from pathlib import Path
-from typing import Any
+from typing import Final
 
-from tests.benchmarks import drain, other
-from tests.benchmarks.drain import Drained
-from tests.benchmarks.machine import describe, fresh_database
+from tests.benchmarks import page, results
+from tests.benchmarks.measures import MEASURES, ONLY_FULL
+from tests.benchmarks.trial import Size, Trial, say
 
-PAGE = Path(__file__).parent.parent.parent / "docs" / "benchmarks.md"
-
-HEAD = """# Benchmarks
-
-Written by `make bench`; every figure is from one run of it, on one machine, over loopback, with PostgreSQL, the worker
-and the simulator sharing its cores. The server is durable (`fsync` and `synchronous_commit` on). Medians of {runs}
-interleaved runs. Absolute figures move from machine to machine; ratios move less.
-
-Machine: {machine}.
-"""
+PAGE_ALONE: Final = "page"
 
 
-def say(words: str) -> None:
-    sys.stderr.write(words + "\n")
+def main() -> None:
+    """Read the command line, measure, and write the page."""
+    given = _arguments()
+    trial = Trial(given.size, given.runs, given.soak_seconds)
+    folder = given.folder or _folder(trial)
+    for name in _chosen(given.measures, trial):
+        _measure(folder, name, trial)
+    page.write(folder, folder.with_suffix(".md"))
+    say(f"written: {folder.with_suffix('.md')}")
 
 
-def drains(runs: int) -> dict[str, list[Drained]]:
-    """Each way to drain, in turn."""
-    ways: dict[str, dict[str, Any]] = {
-        "nothing, 1 sender": {"concurrency": 1, "through_boto3": False},
-        "nothing, 4 senders": {"concurrency": 4, "through_boto3": False},
-        "nothing, 4 senders, old snapshot held": {"concurrency": 4, "through_boto3": False, "old_snapshot": True},
-        "boto3 to the simulator, 1 sender": {"concurrency": 1, "through_boto3": True},
-        "boto3 to the simulator, 4 senders": {"concurrency": 4, "through_boto3": True},
-    }
-    taken: dict[str, list[Drained]] = {way: [] for way in ways}
-    for _ in range(runs):
-        for way, how in ways.items():
-            taken[way].append(drain.measure(**how))
-            say(f"{way}: {taken[way][-1].rate:,.0f} a second")
-    return taken
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("measures", nargs="*", choices=[*MEASURES, PAGE_ALONE, []], metavar="MEASURE")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--full", dest="size", action="store_const", const=Size.FULL, default=Size.BENCH)
+    size.add_argument("--tiny", dest="size", action="store_const", const=Size.TINY)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--soak-seconds", type=float, default=1800)
+    parser.add_argument("--folder", type=Path)
+    return parser.parse_args()
 
 
-def drain_table(taken: dict[str, list[Drained]]) -> str:
-    lines = [
-        f"## One worker process drains {drain.JOBS:,} jobs in batches of 50",
-        "",
-        "CPU is microseconds a mail.",
-        "",
-        "| transport | mails/s, median [min-max] | CPU worker | CPU PostgreSQL | CPU simulator |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for way, runs in taken.items():
-        middle, rates = drain.median(runs), sorted(run.rate for run in runs)
-        lines.append(
-            f"| {way} | {middle.rate:,.0f} [{rates[0]:,.0f}-{rates[-1]:,.0f}]"
-            f" | {middle.worker_cpu:.0f} | {middle.server_cpu:.0f} | {middle.simulator_cpu:.0f} |"
-        )
-    fresh, old = (drain.median(taken[way]).rate for way in list(taken)[1:3])
-    lines += ["", f"With an old snapshot held by another session: {old / fresh:.0%} of the rate without."]
-    return "\n".join(lines)
+def _folder(trial: Trial) -> Path:
+    return Path(tempfile.gettempdir()) / "benchmarks-tiny" if trial.size is Size.TINY else results.FOLDER
 
 
-def other_tables(runs: int) -> str:
-    inserted, idle = other.measure_inserts(runs), other.measure_idle()
-    by_triggers, by_hand = inserted.triggers, inserted.by_hand
-    return f"""## {other.ACCOUNTS:,} accounts in one INSERT
-
-| what | seconds | accounts/s |
-| --- | --- | --- |
-| accounts alone, triggers disabled | {inserted.accounts_alone:.2f} | {other.ACCOUNTS / inserted.accounts_alone:,.0f} |
-| the same rows in all three tables, by hand, without triggers | {by_hand:.2f} | {other.ACCOUNTS / by_hand:,.0f} |
-| with the triggers | {by_triggers:.2f} | {other.ACCOUNTS / by_triggers:,.0f} |
-
-The triggers run at {by_hand / by_triggers:.0%} of the speed of the same rows written by hand.
-
-## An idle worker
-
-One process with 4 senders that listens, for {other.IDLE_SECONDS:.0f} s: {idle.statements:.2f} transactions a second
-in its database (autovacuum's included), {idle.cpu_percent:.2f} % of a core, {idle.memory:.0f} MB resident.
-"""
+def _chosen(names: list[str], trial: Trial) -> list[str]:
+    if names:
+        return [name for name in names if name != PAGE_ALONE]
+    return [name for name in MEASURES if trial.size is not Size.BENCH or name not in ONLY_FULL]
 
 
-def main(runs: int) -> None:
-    with fresh_database() as (_, engine):
-        head = HEAD.format(runs=runs, machine=describe(engine))
-    drained = drain_table(drains(runs))
-    PAGE.write_text("\n".join([head, drained, "", other_tables(runs)]))
-    say(f"written: {PAGE}")
+def _measure(folder: Path, name: str, trial: Trial) -> None:
+    say(f"{name}:")
+    began = time.monotonic()
+    grids = MEASURES[name].measure(trial)
+    results.keep(folder, name, trial, time.monotonic() - began, grids)
+    for grid in grids:
+        say(grid.markdown() + "\n")
 
 
-main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
+main()

@@ -1,0 +1,74 @@
+"""The queues that are measured beside each other. Each is a program of its own; see `program`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.benchmarks.contenders.program import READY, How
+from tests.benchmarks.machine import Program
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """One queue: its program, and how to see in its tables whether jobs are left, and when the last one was over."""
+
+    name: str
+    module: str
+    left: str
+    last_done: str
+
+    def program(self, verb: str, url: str, **options: object) -> Program:
+        """Start its program; see `program` for the verbs."""
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value is not None]
+        return Program("-m", f"tests.benchmarks.contenders.{self.module}", verb, url, *flags)
+
+    def prepare(self, url: str, jobs: int = 0) -> None:
+        """Make its tables, and let so many jobs wait."""
+        with self.program("prepare", url) as preparing:
+            preparing.finish()
+        if jobs:
+            with self.program("enqueue", url, count=jobs) as enqueuing:
+                enqueuing.finish()
+
+    def worker(self, url: str, how: How) -> Program:
+        """Start a worker that is ready, and begins when it is told to `go`."""
+        program = self.program(
+            "work",
+            url,
+            batch=how.batch,
+            concurrency=how.concurrency,
+            call_seconds=how.call_seconds,
+            stamps=how.stamps,
+        )
+        program.await_words(READY)
+        return program
+
+
+# The mailroom tables tell the same of both.
+_LEFT: Final = "SELECT EXISTS (SELECT FROM jobs) OR EXISTS (SELECT FROM batches)"
+_LAST_DONE: Final = "SELECT max(created_at) FROM deliveries"
+MAILROOM: Final = Contender("mailroom", "mailroom", _LEFT, _LAST_DONE)
+FLOOR: Final = Contender("floor", "floor", _LEFT, _LAST_DONE)
+PROCRASTINATE: Final = Contender(
+    "procrastinate",
+    "procrastinate_3",
+    "SELECT EXISTS (SELECT FROM procrastinate_jobs WHERE status IN ('todo', 'doing'))",
+    "SELECT max(at) FROM procrastinate_events WHERE type = 'succeeded'",
+)
+PGQUEUER: Final = Contender(
+    "pgqueuer",
+    "pgqueuer_1",
+    "SELECT EXISTS (SELECT FROM pgqueuer)",
+    "SELECT max(created) FROM pgqueuer_log WHERE status = 'successful'",
+)
+
+
+def how(batch: int = 50, concurrency: int = 1, *, call_seconds: float = 0, stamps: Path | None = None) -> How:
+    """Say how to work; by default with one sender that takes 50, and calls that take no time."""
+    return How(batch, concurrency, call_seconds, stamps)
+
+
+def start(contender: Contender, url: str, each: How, processes: int) -> Sequence[Program]:
+    """Start workers; all are ready when it returns."""
+    return [contender.worker(url, each) for _ in range(processes)]

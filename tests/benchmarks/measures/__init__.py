@@ -1,0 +1,33 @@
+"""One module a measure, each complete in itself; run in this order, and shown in it."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from tests.benchmarks.measures import (
+    claimers,
+    cost,
+    drain,
+    enqueue,
+    growth,
+    idle,
+    latency,
+    ses,
+    snapshot,
+    soak,
+)
+from tests.benchmarks.trial import Measure
+
+MEASURES: Final[Mapping[str, Measure]] = {
+    "drain": drain,
+    "ses": ses,
+    "latency": latency,
+    "growth": growth,
+    "snapshot": snapshot,
+    "claimers": claimers,
+    "enqueue": enqueue,
+    "idle": idle,
+    "cost": cost,
+    "soak": soak,
+}
+# Too long for minutes.
+ONLY_FULL: Final = frozenset({"soak"})

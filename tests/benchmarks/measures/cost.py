@@ -1,0 +1,150 @@
+"""What a mail costs the database: WAL, dead rows, CPU; and whether what is left behind is cleared away."""
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+import psycopg
+
+from tests.benchmarks.contenders import FLOOR, MAILROOM, Contender, how
+from tests.benchmarks.grid import Aim, Grid
+from tests.benchmarks.machine import Server, scalar
+from tests.benchmarks.trial import Size, Trial
+
+TITLE = "Cost"
+ABOUT = """Of draining alone, after a vacuum and, so that whole pages count once, a checkpoint before the fill: WAL
+bytes, rows that die, transactions that write, and CPU, each by mail. Then bloat: bulk activations are inserted by
+statements of 5,000 accounts, under the triggers, while one worker process with 2 senders drains, until so many have
+been sent; then autovacuum, alone, has some minutes. Sizes in MB of the tables that turn over, with their indexes, at
+the start (a queue of 5,000 that was vacuumed), at the most, and in the end. (In the short run autovacuum looks every
+5 s, else once a minute, its default.)"""
+BY_MAIL: Final = "By mail"
+BLOAT: Final = "MB of the tables that turn over"
+_CHUNK: Final = 5_000
+_INSERT: Final = (
+    "INSERT INTO accounts (email, login) SELECT n || '@example.com', n"
+    " FROM (SELECT gen_random_uuid() AS n FROM generate_series(1, 5000)) AS new"
+)
+_DEAD: Final = "SELECT coalesce(sum(n_tup_upd + n_tup_del), 0)::bigint FROM pg_stat_user_tables"
+_WAL: Final = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float"
+_WRITES: Final = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
+_SENT: Final = "SELECT last_value FROM deliveries_id_seq"
+_WAITING: Final = "SELECT (SELECT count(*) FROM jobs)"
+_SIZES: Final = {
+    "jobs": "SELECT pg_table_size('jobs') / 1048576.0",
+    "jobs_claim_idx": "SELECT pg_table_size('jobs_claim_idx') / 1048576.0",
+    "jobs_pkey": "SELECT pg_table_size('jobs_pkey') / 1048576.0",
+    "batches and its index": "SELECT pg_total_relation_size('batches') / 1048576.0",
+}
+_VACUUM_SECONDS: Final = 180.0
+
+
+def measure(trial: Trial) -> list[Grid]:
+    """By mail, for mailroom and the floor in turn; then the bloat, once."""
+    by_mail = Grid(BY_MAIL)
+    jobs = trial.pick(tiny=5_000, bench=50_000, full=200_000)
+    with Server(autovacuum="off") as server:
+        ways: dict[str, Callable[[], None]] = {
+            f"{contender.name}, batch {batch}": partial(_measure, by_mail, server, contender, batch, jobs)
+            for contender in (MAILROOM, FLOOR)
+            for batch in (50, 10)
+        }
+        trial.interleave(ways)
+    return [by_mail, _bloat(trial)]
+
+
+def _measure(grid: Grid, server: Server, contender: Contender, batch: int, jobs: int) -> None:
+    database = server.create()
+    server.run(database, "CHECKPOINT")
+    contender.prepare(server.url(database), jobs)
+    server.run(database, "VACUUM ANALYZE")
+    with server.connect(database) as connection:
+        with contender.worker(server.url(database), how(batch)) as worker:
+            before = _counters(connection)
+            spent = server.cpu_seconds() + worker.cpu_seconds()
+            worker.go()
+            worker.wait_for(lambda: not scalar(connection, contender.left), every=0.05)
+            spent = server.cpu_seconds() + worker.cpu_seconds() - spent
+            wal, writes, _ = _counters(connection)
+            worker.stop()  # a session tells what it has counted when it ends
+        _, _, dead = _counters(connection)
+    server.drop(database)
+    grid.put(
+        f"{contender.name}, batch {batch}",
+        {
+            "WAL bytes": (wal - before[0]) / jobs,
+            "dead rows": (dead - before[2]) / jobs,
+            "writing transactions": (writes - before[1]) / jobs,
+            "CPU µs, worker and server": spent / jobs * 1e6,
+        },
+    )
+
+
+def _counters(connection: psycopg.Connection[Any]) -> tuple[float, float, float]:
+    wal, writes, dead = (float(scalar(connection, sql)) for sql in (_WAL, _WRITES, _DEAD))
+    return wal, writes, dead
+
+
+def _bloat(trial: Trial) -> Grid:
+    grid = Grid(BLOAT)
+    mails = trial.pick(tiny=20_000, bench=300_000, full=10_000_000)
+    settings = {} if trial.size is Size.FULL else {"autovacuum_naptime": "5s"}
+    with Server(**settings) as server:
+        database = server.create()
+        MAILROOM.prepare(server.url(database), _CHUNK)
+        server.run(database, "VACUUM ANALYZE")
+        with server.connect(database) as connection:
+            start = _sizes(connection)
+            most = _turn_over(server, database, connection, mails)
+            end = _wait_for_vacuum(connection, start, _VACUUM_SECONDS if trial.size is not Size.TINY else 15)
+    for name in _SIZES:
+        columns = {"start": start[name], "most": most[name], "end": end[name], "mails": mails}
+        grid.put(name, columns)
+    return grid
+
+
+def _turn_over(server: Server, database: str, connection: psycopg.Connection[Any], mails: int) -> dict[str, float]:
+    """Insert and drain until so many are sent; return the largest sizes that were seen."""
+    most = _sizes(connection)
+    inserted = _CHUNK
+    with contextlib.ExitStack() as stack:
+        worker = stack.enter_context(MAILROOM.worker(server.url(database), how(50, 2)))
+        worker.go()
+        while inserted < mails:
+            if inserted - scalar(connection, _SENT) < 2 * _CHUNK:
+                connection.execute(_INSERT.encode())
+                inserted += _CHUNK
+            time.sleep(0.01)
+            most = {name: max(most[name], size) for name, size in _sizes(connection).items()}
+        worker.wait_for(lambda: not scalar(connection, MAILROOM.left), every=0.05)
+        worker.stop()
+    return most
+
+
+def _wait_for_vacuum(connection: psycopg.Connection[Any], start: dict[str, float], seconds: float) -> dict[str, float]:
+    deadline = time.monotonic() + seconds
+    sizes = _sizes(connection)
+    while any(size > start[name] for name, size in sizes.items()) and time.monotonic() < deadline:
+        time.sleep(1)
+        sizes = _sizes(connection)
+    return sizes
+
+
+def _sizes(connection: psycopg.Connection[Any]) -> dict[str, float]:
+    return {name: float(scalar(connection, sql)) for name, sql in _SIZES.items()}
+
+
+def aims(grids: Mapping[str, Grid]) -> list[Aim]:
+    """The sizes in the end against those at the start."""
+    cells = grids.get(BLOAT, Grid(BLOAT)).cells
+    return [
+        Aim(f"size after autovacuum against the start: {name}", _ratio(cells.get(name, {})), 1.0, at_most=True)
+        for name in _SIZES
+    ]
+
+
+def _ratio(columns: dict[str, list[float]]) -> list[float]:
+    pairs = zip(columns.get("end", []), columns.get("start", []), strict=False)
+    return [end / start for end, start in pairs if start]

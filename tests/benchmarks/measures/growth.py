@@ -1,0 +1,147 @@
+"""Whether the queue stays as fast when more waits, and when more has been."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Final
+
+from sqlalchemy import Connection
+
+from mailroom import database as mailroom_database
+from mailroom import queue
+from mailroom.job import Sent
+from mailroom.queue import Floors
+from mailroom.retry import judge
+from tests.benchmarks import rows
+from tests.benchmarks.contenders import MAILROOM, how
+from tests.benchmarks.contenders.program import MESSAGE_ID
+from tests.benchmarks.grid import Aim, Grid
+from tests.benchmarks.machine import Server, scalar
+from tests.benchmarks.trial import Trial, say
+
+TITLE = "Growth"
+ABOUT = """Databases in which so many jobs wait, each with its account and token, filled by SQL and then vacuumed and
+analysed; one more with a long history of deliveries. In each run, in each database: one session claims 50 jobs and
+settles them, 50 times (the medians of these are the times shown), then one worker process with one sender drains a
+part, and what was taken is filled up again. The smallest queue is drained to a quarter in a run."""
+FOUND: Final = "By jobs waiting"
+_CLAIMS: Final = 50
+_DONE: Final = "SELECT last_value FROM deliveries_id_seq"
+
+
+@dataclass(frozen=True, slots=True)
+class _Store:
+    """A database with so much in it: jobs that wait, and deliveries."""
+
+    name: str
+    waiting: int
+    history: int = 0
+
+    @property
+    def drained(self) -> int:
+        """How many jobs a worker takes in one run."""
+        return min(30_000, self.waiting // 2)
+
+
+def _stores(trial: Trial) -> list[_Store]:
+    tiny = [_Store("10 k", 10_000), _Store("20 k", 20_000), _Store("10 k, 20 k history", 10_000, 20_000)]
+    bench = [_Store("10 k", 10_000), _Store("100 k", 100_000), _Store("100 k, 1 M history", 100_000, 1_000_000)]
+    million = 1_000_000
+    full = [
+        *bench[:2],
+        _Store("1 M", million),
+        _Store("10 M", 10 * million),
+        _Store("100 k, 50 M history", 100_000, 50 * million),
+    ]
+    return trial.pick(tiny=tiny, bench=bench, full=full)
+
+
+def measure(trial: Trial) -> list[Grid]:
+    """Fill all databases, then measure in each in turn."""
+    grid = Grid(FOUND)
+    with Server(max_wal_size="16GB") as server:
+        ways: dict[str, Callable[[], None]] = {}
+        for store in _stores(trial):
+            ways[store.name] = partial(_measure, grid, server, _filled(server, store), store)
+        trial.interleave(ways)
+    return [grid]
+
+
+def _filled(server: Server, store: _Store) -> str:
+    began = time.monotonic()
+    name = server.create()
+    MAILROOM.prepare(server.url(name), store.waiting)
+    rows.fill_history(server.url(name), store.history)
+    server.run(name, "VACUUM ANALYZE")
+    server.run(name, "CHECKPOINT")
+    say(f"  filled: {store.name} in {time.monotonic() - began:.0f} s")
+    return name
+
+
+def _measure(grid: Grid, server: Server, database: str, store: _Store) -> None:
+    claims, settlements = _claim_and_settle(server.url(database))
+    rate = _drain(server, database, store.drained)
+    waiting = _left(server, database)
+    rows.fill(server.url(database), store.waiting - waiting)
+    server.run(database, "VACUUM ANALYZE jobs")
+    grid.put(store.name, {"jobs/s": rate, "claim ms": claims, "settle ms": settlements, "left after the run": waiting})
+
+
+def _claim_and_settle(url: str) -> tuple[float, float]:
+    engine = mailroom_database.connect_engine(url)
+    floors = Floors()
+    with engine.connect() as connection:
+        times = [_work(connection, floors) for _ in range(_CLAIMS)]
+    engine.dispose()
+    claims, settlements = zip(*times, strict=True)
+    return statistics.median(claims), statistics.median(settlements)
+
+
+def _work(connection: Connection, floors: Floors) -> tuple[float, float]:
+    began = time.perf_counter()
+    claim = queue.claim(
+        connection,
+        queue="mailroom",
+        worker="bench",
+        batch_limit=50,
+        batch_timeout=timedelta(0),
+        lease=timedelta(seconds=30),
+        floors=floors,
+    )
+    claimed = time.perf_counter()
+    assert claim.batch is not None
+    verdicts = [judge(Sent(MESSAGE_ID), attempt=job.attempt, jitter=0) for job in claim.batch.jobs]
+    judged = time.perf_counter()
+    queue.settle(connection, claim.batch, verdicts)
+    return (claimed - began) * 1000, (time.perf_counter() - judged) * 1000
+
+
+def _drain(server: Server, database: str, jobs: int) -> float:
+    """Jobs a second until so many are settled; the worker is stopped in order then."""
+    with MAILROOM.worker(server.url(database), how(50)) as worker, server.connect(database) as connection:
+        done = scalar(connection, _DONE)
+        began = time.perf_counter()
+        worker.go()
+        worker.wait_for(lambda: scalar(connection, _DONE) >= done + jobs)
+        seconds = time.perf_counter() - began
+        worker.stop()
+    return jobs / seconds
+
+
+def _left(server: Server, database: str) -> int:
+    with server.connect(database) as connection:
+        return int(scalar(connection, "SELECT count(*) FROM jobs"))
+
+
+def aims(grids: Mapping[str, Grid]) -> list[Aim]:
+    """The slowest against the fastest: of the rates, and of the times of a claim."""
+    grid = grids.get(FOUND, Grid(FOUND))
+    rates = [grid.median(name, "jobs/s") for name in grid.cells]
+    claims = [grid.median(name, "claim ms") for name in grid.cells]
+    return [
+        Aim("growth: least drain rate against the best", [min(rates) / max(rates)] if rates else [], 0.85),
+        Aim("growth: quickest claim against the slowest", [min(claims) / max(claims)] if claims else [], 0.85),
+    ]

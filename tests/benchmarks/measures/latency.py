@@ -1,0 +1,116 @@
+"""How long an urgent mail waits from its commit to its request at the transport."""
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from tests.benchmarks.contenders import MAILROOM, PGQUEUER, PROCRASTINATE, Contender, how
+from tests.benchmarks.contenders.program import read_stamps
+from tests.benchmarks.grid import Aim, Grid, percentile
+from tests.benchmarks.machine import Server, scalar
+from tests.benchmarks.trial import Trial
+
+TITLE = "Latency"
+ABOUT = """An urgent job (for mailroom: a password recovery) is committed every 20 ms by a process of its own, to a
+worker process that listens; the time is from the return of that commit to the job's arrival at the transport (at the
+peers: in the task), by the clock that both processes share. Idle, and while the worker drains a backlog of bulk jobs.
+With calls that take no time the backlog uses both cores of the machine; with calls of 50 ms, as of SES, it is the
+calls that last. The peers take the urgent job by its priority; pgqueuer with its best batch, procrastinate with 10
+tasks. Where the backlog was gone before the last urgent job was asked for, its row says 0 under `backlog lasted`."""
+TIMES: Final = "From commit to transport, ms"
+CALL_SECONDS: Final = 0.05
+GAP_SECONDS: Final = 0.02
+IDLE: Final = "mailroom, 4 senders, idle"
+BEHIND: Final = "mailroom, 4 senders, behind the backlog"
+BEHIND_CALLS: Final = "mailroom, 4 senders, behind the backlog, calls of 50 ms"
+_WARM_UP_SECONDS: Final = 0.5
+_PATIENCE_SECONDS: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """Who is measured, and behind how much."""
+
+    name: str
+    contender: Contender
+    batch: int
+    senders: int
+    backlog: int = 0
+    call_seconds: float = 0
+
+
+def _cases(backlog: int) -> list[_Case]:
+    return [
+        _Case(IDLE, MAILROOM, 50, 4),
+        _Case(BEHIND, MAILROOM, 50, 4, backlog),
+        _Case(BEHIND_CALLS, MAILROOM, 50, 4, backlog, CALL_SECONDS),
+        _Case("mailroom, 1 sender, behind the backlog, calls of 50 ms", MAILROOM, 50, 1, backlog, CALL_SECONDS),
+        _Case("pgqueuer, idle", PGQUEUER, 1000, 1),
+        _Case("pgqueuer, behind the backlog", PGQUEUER, 1000, 1, backlog),
+        _Case("procrastinate, idle", PROCRASTINATE, 1, 10),
+        _Case("procrastinate, behind the backlog", PROCRASTINATE, 1, 10, min(backlog, 100_000)),
+    ]
+
+
+def measure(trial: Trial) -> list[Grid]:
+    """Each queue idle and behind a backlog, in turn."""
+    grid = Grid(TIMES)
+    count = trial.pick(tiny=20, bench=200, full=500)
+    backlog = trial.pick(tiny=2_000, bench=100_000, full=1_000_000)
+    with Server() as server:
+        trial.interleave({case.name: partial(_measure, grid, server, count, case) for case in _cases(backlog)})
+    return [grid]
+
+
+def _measure(grid: Grid, server: Server, count: int, case: _Case) -> None:
+    kind = (case.contender.name, case.backlog)
+    with (
+        _stamps() as (asked, arrived),
+        server.copy(kind, lambda url: case.contender.prepare(url, case.backlog)) as database,
+        server.connect(database) as connection,
+        case.contender.worker(
+            server.url(database), how(case.batch, case.senders, call_seconds=case.call_seconds, stamps=arrived)
+        ) as worker,
+    ):
+        worker.go()
+        time.sleep(_WARM_UP_SECONDS)
+        with case.contender.program("ask", server.url(database), count=count, gap=GAP_SECONDS, stamps=asked) as asking:
+            asking.finish()
+        lasted = bool(scalar(connection, case.contender.left))
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        worker.wait_for(lambda: len(read_stamps(arrived)) >= count or time.monotonic() > deadline)
+        times = _milliseconds(asked, arrived)
+    columns = {"p50": percentile(times, 0.5), "p99": percentile(times, 0.99), "most": max(times)}
+    columns |= {"samples": len(times), "missing after 30 s": count - len(times)}
+    grid.put(case.name, columns | {"backlog": case.backlog, "backlog lasted": float(lasted)})
+
+
+@contextlib.contextmanager
+def _stamps() -> Iterator[tuple[Path, Path]]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        asked, arrived = Path(folder) / "asked", Path(folder) / "arrived"
+        asked.touch()
+        arrived.touch()
+        yield asked, arrived
+
+
+def _milliseconds(asked: Path, arrived: Path) -> list[float]:
+    began, ended = read_stamps(asked), read_stamps(arrived)
+    return [(ended[key] - moment) * 1000 for key, moment in began.items() if key in ended]
+
+
+def aims(grids: Mapping[str, Grid]) -> list[Aim]:
+    """Idle in absolute terms; behind a backlog no later than one call."""
+    cells = grids.get(TIMES, Grid(TIMES)).cells
+    idle, behind = cells.get(IDLE, {}), cells.get(BEHIND_CALLS, {})
+    more = [late - early for late, early in zip(behind.get("p99", []), idle.get("p99", []), strict=False)]
+    return [
+        Aim("latency idle, p50", idle.get("p50", []), 5, at_most=True, unit="ms"),
+        Aim("latency idle, p99", idle.get("p99", []), 25, at_most=True, unit="ms"),
+        Aim("p99 behind a backlog, more than idle", more, CALL_SECONDS * 1000, at_most=True, unit="ms"),
+    ]

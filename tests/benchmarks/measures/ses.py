@@ -1,0 +1,94 @@
+"""How fast mails leave through boto3, against a bare loop of the same calls."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
+
+from tests.benchmarks.contenders import MAILROOM
+from tests.benchmarks.contenders.bare_ses import ENTRIES
+from tests.benchmarks.contenders.program import READY
+from tests.benchmarks.grid import Aim, Grid
+from tests.benchmarks.machine import Program, Server, scalar
+from tests.benchmarks.trial import Trial
+from tests.benchmarks.worker_process import aws, simulator, worker
+
+TITLE = "SES"
+ABOUT = """`mailroom worker` sends what waits through boto3 to the SES simulator, a process of its own that answers at
+once; beside it a loop, in as many threads, of boto3 calls with one ready-made request of 50 entries, on a client with
+the same settings, and with no database. Both share the machine's cores with the simulator, mailroom with PostgreSQL
+too. mailroom's rate is from its first settlement to its last; CPU is microseconds a mail. (mailroom switches off
+botocore's validation of parameters, and so does the loop: with it, the loop would be slower by a quarter.)"""
+RATES: Final = "Through boto3 to the simulator"
+THREADS: Final = (1, 4, 16)
+
+_RATE: Final = """
+SELECT count(*) FILTER (WHERE created_at > first.at) / extract(epoch FROM max(created_at) - min(first.at))::float
+  FROM deliveries, (SELECT min(created_at) AS at FROM deliveries) AS first
+"""
+
+
+def _row(name: str, threads: int) -> str:
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def measure(trial: Trial) -> list[Grid]:
+    """The worker and the loop in turn, with each number of threads."""
+    grid = Grid(RATES)
+    jobs = trial.pick(tiny=2_000, bench=40_000, full=200_000)
+    with Server() as server:
+        ways: dict[str, Callable[[], None]] = {}
+        for threads in THREADS:
+            ways[_row("bare loop", threads)] = partial(_loop, grid, jobs, threads)
+            ways[_row("mailroom", threads)] = partial(_work, grid, server, jobs, threads)
+        trial.interleave(ways)
+    return [grid]
+
+
+def _loop(grid: Grid, jobs: int, threads: int) -> None:
+    module = "tests.benchmarks.contenders.bare_ses"
+    with simulator() as (ses, url), Program("-m", module, str(jobs // ENTRIES), str(threads), **aws(url)) as loop:
+        loop.await_words(READY)
+        before, ses_before = loop.cpu_seconds(), ses.cpu_seconds()
+        loop.go()
+        loop.wait_for(lambda: "seconds=" in loop.said())
+        spent, ses_spent = loop.cpu_seconds() - before, ses.cpu_seconds() - ses_before
+        told = dict(pair.split("=") for pair in loop.said().split() if "=" in pair)
+    mails = int(told["calls"]) * ENTRIES
+    grid.put(
+        _row("bare loop", threads),
+        {
+            "mails/s": mails / float(told["seconds"]),
+            "CPU µs": spent / mails * 1e6,
+            "simulator µs": ses_spent / mails * 1e6,
+        },
+    )
+
+
+def _work(grid: Grid, server: Server, jobs: int, threads: int) -> None:
+    with (
+        simulator() as (ses, url),
+        server.copy((MAILROOM.name, jobs), lambda filled: MAILROOM.prepare(filled, jobs)) as database,
+        server.connect(database) as connection,
+    ):
+        server_before, ses_before = server.cpu_seconds(), ses.cpu_seconds()
+        with worker(server, database, ses_url=url, senders=threads) as working:
+            before = working.cpu_seconds()
+            working.wait_for(lambda: not scalar(connection, MAILROOM.left), every=0.05)
+            spent = working.cpu_seconds() - before
+        server_spent, ses_spent = server.cpu_seconds() - server_before, ses.cpu_seconds() - ses_before
+        rate = float(scalar(connection, _RATE))
+    found = {"mails/s": rate, "CPU µs": spent / jobs * 1e6, "simulator µs": ses_spent / jobs * 1e6}
+    grid.put(_row("mailroom", threads), found | {"server µs": server_spent / jobs * 1e6})
+
+
+def aims(grids: Mapping[str, Grid]) -> list[Aim]:
+    """mailroom against the loop with as many threads."""
+    grid = grids.get(RATES, Grid(RATES))
+    return [
+        Aim(
+            f"mails through boto3 against a bare loop, {threads} thread{'s' if threads > 1 else ''}",
+            grid.ratio(_row("mailroom", threads), _row("bare loop", threads), "mails/s"),
+            0.85,
+        )
+        for threads in THREADS
+    ]

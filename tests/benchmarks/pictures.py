@@ -1,0 +1,90 @@
+"""The pictures: mid tones on no background, so that they can be read on white and on dark."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from tests.benchmarks.grid import Grid, number
+from tests.benchmarks.measures import drain, growth, latency
+
+OURS: Final = "#d9822b"
+THEIRS: Final = "#7f8fa6"
+_INK: Final = "#808080"
+
+mpl.use("svg")
+mpl.rcParams.update(
+    {
+        "svg.fonttype": "none",  # text stays text: small, and in the reader's own font
+        "svg.hashsalt": "mailroom",  # the same figures give the same file
+        "font.family": "sans-serif",
+        "font.size": 10,
+        "text.color": _INK,
+        "axes.edgecolor": _INK,
+        "axes.labelcolor": _INK,
+        "xtick.color": _INK,
+        "ytick.color": _INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+)
+
+
+def draw_drain(grids: Mapping[str, Grid], path: Path) -> None:
+    """Bars: jobs a second of each way to drain, with their spread."""
+    grid = grids[drain.RATES]
+    _draw_bars(grid, "jobs/s", "jobs a second", path)
+
+
+def draw_latency(grids: Mapping[str, Grid], path: Path) -> None:
+    """Bars on a log scale: the 99th percentile of each case."""
+    _draw_bars(grids[latency.TIMES], "p99", "ms from commit to transport, 99th percentile (log scale)", path, log=True)
+
+
+def draw_growth(grids: Mapping[str, Grid], path: Path) -> None:
+    """Two curves by size: the drain rate, and the time of a claim."""
+    grid = grids[growth.FOUND]
+    names = list(grid.cells)
+    figure = Figure(figsize=(8, 3.2))
+    for place, (column, words) in enumerate((("jobs/s", "jobs a second"), ("claim ms", "ms a claim"))):
+        axes = figure.add_subplot(1, 2, place + 1)
+        medians = [grid.median(name, column) for name in names]
+        axes.errorbar(names, medians, yerr=_reach(grid, names, column), color=OURS, marker="o", capsize=4)
+        axes.set_ylim(bottom=0)
+        axes.set_title(words, fontsize=10)
+        axes.tick_params(axis="x", rotation=20)
+    _save(figure, path)
+
+
+PICTURES: Final[Mapping[str, Callable[[Mapping[str, Grid], Path], None]]] = {
+    "drain": draw_drain,
+    "latency": draw_latency,
+    "growth": draw_growth,
+}
+
+
+def _draw_bars(grid: Grid, column: str, words: str, path: Path, *, log: bool = False) -> None:
+    names = list(grid.cells)[::-1]
+    medians = [grid.median(name, column) for name in names]
+    figure = Figure(figsize=(8, 0.6 + 0.32 * len(names)))
+    axes = figure.add_subplot()
+    colours = [OURS if name.startswith("mailroom") else THEIRS for name in names]
+    reach = _reach(grid, names, column)
+    bars = axes.barh(names, medians, xerr=reach, color=colours, ecolor=_INK, capsize=3, log=log)
+    axes.bar_label(bars, labels=[number(median) for median in medians], padding=6, color=_INK, fontsize=9)
+    axes.margins(x=0.15)
+    axes.set_xlabel(words)
+    _save(figure, path)
+
+
+def _reach(grid: Grid, names: list[str], column: str) -> list[list[float]]:
+    """How far the runs lie below and above their median."""
+    below = [grid.median(name, column) - min(grid.cells[name][column]) for name in names]
+    above = [max(grid.cells[name][column]) - grid.median(name, column) for name in names]
+    return [below, above]
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, transparent=True, bbox_inches="tight", metadata={"Date": None})

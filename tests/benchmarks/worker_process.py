@@ -1,0 +1,56 @@
+"""`mailroom worker` itself, as an operator runs it, and the SES simulator that it sends to, as processes."""
+
+import contextlib
+import json
+import urllib.request
+from collections.abc import Iterator
+
+from mailroom.embedded import free_port
+from tests.benchmarks.machine import Program, Server
+from tests.world import KEY_HEX
+
+
+@contextlib.contextmanager
+def simulator() -> Iterator[tuple[Program, str]]:
+    """Run the simulator; give the process and its URL. It remembers a thousand mails alone."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    with Program("-m", "mailroom", "simulator", "--port", str(port), "--ledger-limit", "1000") as program:
+        program.wait_for(lambda: _answers(port))
+        yield program, url
+
+
+@contextlib.contextmanager
+def worker(server: Server, database: str, *, ses_url: str, senders: int, **settings: str) -> Iterator[Program]:
+    """Run a worker, and give it once it works: batches of 50, and no waiting for them to fill."""
+    environment = {
+        "MAILROOM_DATABASE_URL": server.postgres.url(database),
+        "MAILROOM_SECRET_KEY": KEY_HEX,
+        "MAILROOM_BATCH_LIMIT": "50",
+        "MAILROOM_BATCH_TIMEOUT": "0",
+        "MAILROOM_SES_BULK_RATE": "unlimited",
+        **aws(ses_url),
+    }
+    with Program("-m", "mailroom", "worker", "--concurrency", str(senders), **(environment | settings)) as program:
+        program.await_words("worker started")
+        yield program
+
+
+def aws(ses_url: str) -> dict[str, str]:
+    """The environment that makes boto3 talk to a simulator."""
+    return {
+        "AWS_ENDPOINT_URL_SESV2": ses_url,
+        "AWS_REGION": "eu-west-1",
+        "AWS_DEFAULT_REGION": "eu-west-1",
+        "AWS_ACCESS_KEY_ID": "bench",
+        "AWS_SECRET_ACCESS_KEY": "bench",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def _answers(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/_simulator/counts") as answer:
+            return "requests" in json.load(answer)
+    except OSError:
+        return False
