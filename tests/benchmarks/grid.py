@@ -91,7 +91,7 @@ def spread(values: Iterable[float]) -> str:
     if not kept:
         return "-"
     middle = number(statistics.median(kept))
-    return middle if len(kept) == 1 else f"{middle} [{number(kept[0])}-{number(kept[-1])}]"
+    return middle if kept[0] == kept[-1] else f"{middle} [{number(kept[0])}-{number(kept[-1])}]"
 
 
 def percentile(values: list[float], share: float) -> float:

@@ -21,6 +21,7 @@ from mailroom.embedded import EmbeddedPostgres
 # Durable, unlike the tests' server: what a commit costs is part of what is measured.
 SETTINGS: Final = {"shared_buffers": "1GB", "max_wal_size": "4GB", "max_connections": "200"}
 PATIENCE_SECONDS: Final = 900.0
+ROOT: Final = Path(__file__).parent.parent.parent
 
 
 class Program:
@@ -32,6 +33,7 @@ class Program:
         self._popen = subprocess.Popen(
             [sys.executable, *command],
             env=kept | environment,
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=self._output,
             stderr=self._output,
@@ -173,8 +175,3 @@ def old_snapshot(server: Server, database: str, *, held: bool = True) -> Iterato
             connection.execute("SELECT count(*) FROM pg_class")
         yield
         connection.rollback()
-
-
-def program_folder() -> Path:
-    """Where the checkout is: programs run from there."""
-    return Path(__file__).parent.parent.parent

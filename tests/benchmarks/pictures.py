@@ -11,6 +11,7 @@ from tests.benchmarks.grid import Grid, number
 from tests.benchmarks.measures import drain, growth, latency
 
 OURS: Final = "#d9822b"
+FLOOR: Final = "#4f9d69"
 THEIRS: Final = "#7f8fa6"
 _INK: Final = "#808080"
 
@@ -51,10 +52,11 @@ def draw_growth(grids: Mapping[str, Grid], path: Path) -> None:
     for place, (column, words) in enumerate((("jobs/s", "jobs a second"), ("claim ms", "ms a claim"))):
         axes = figure.add_subplot(1, 2, place + 1)
         medians = [grid.median(name, column) for name in names]
-        axes.errorbar(names, medians, yerr=_reach(grid, names, column), color=OURS, marker="o", capsize=4)
-        axes.set_ylim(bottom=0)
-        axes.set_title(words, fontsize=10)
-        axes.tick_params(axis="x", rotation=20)
+        labels = [name.replace(", ", ",\n") for name in names]
+        axes.errorbar(labels, medians, yerr=_reach(grid, names, column), color=OURS, marker="o", capsize=4)
+        axes.set_ylim(0, 1.2 * max(max(grid.cells[name][column]) for name in names))
+        axes.yaxis.set_major_formatter("{x:,g}")
+        axes.set_title(f"{words}, by jobs waiting", fontsize=10)
     _save(figure, path)
 
 
@@ -70,13 +72,19 @@ def _draw_bars(grid: Grid, column: str, words: str, path: Path, *, log: bool = F
     medians = [grid.median(name, column) for name in names]
     figure = Figure(figsize=(8, 0.6 + 0.32 * len(names)))
     axes = figure.add_subplot()
-    colours = [OURS if name.startswith("mailroom") else THEIRS for name in names]
+    colours = [_colour(name) for name in names]
     reach = _reach(grid, names, column)
     bars = axes.barh(names, medians, xerr=reach, color=colours, ecolor=_INK, capsize=3, log=log)
     axes.bar_label(bars, labels=[number(median) for median in medians], padding=6, color=_INK, fontsize=9)
     axes.margins(x=0.15)
+    if not log:
+        axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel(words)
     _save(figure, path)
+
+
+def _colour(name: str) -> str:
+    return OURS if name.startswith("mailroom") else FLOOR if name.startswith("floor") else THEIRS
 
 
 def _reach(grid: Grid, names: list[str], column: str) -> list[list[float]]:

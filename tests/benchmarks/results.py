@@ -14,10 +14,10 @@ import psutil
 
 from mailroom.embedded import wheel_binaries
 from tests.benchmarks.grid import Grid
-from tests.benchmarks.machine import SETTINGS
+from tests.benchmarks.machine import ROOT, SETTINGS
 from tests.benchmarks.trial import Trial
 
-FOLDER: Final = Path(__file__).parent.parent.parent / "docs" / "benchmarks"
+FOLDER: Final = ROOT / "docs" / "benchmarks"
 _PACKAGES: Final = ("psycopg", "SQLAlchemy", "boto3", "procrastinate", "pgqueuer", "asyncpg", "uvloop")
 
 

@@ -9,7 +9,6 @@ import psycopg
 from sqlalchemy import text
 
 from mailroom import database
-from tests.conftest import migrate
 
 # A database that was told what SES allows asks nobody: without limits, so that no rate is measured.
 UNLIMITED: Final = text(
@@ -39,7 +38,9 @@ SELECT -n, -n, n / 50, now() - interval '30 days' + n * interval '10 millisecond
 
 def migrated(url: str) -> None:
     """Migrate a database, and say that its account has no limits."""
-    migrate(url)
+    from mailroom.cli.database import upgrade  # noqa: PLC0415 - not for those that only work
+
+    upgrade(url)
     engine = database.connect_engine(url)
     with engine.connect() as connection:
         connection.execute(UNLIMITED)

@@ -50,6 +50,7 @@ _LEFT: Final = "SELECT EXISTS (SELECT FROM jobs) OR EXISTS (SELECT FROM batches)
 _LAST_DONE: Final = "SELECT max(created_at) FROM deliveries"
 MAILROOM: Final = Contender("mailroom", "mailroom", _LEFT, _LAST_DONE)
 FLOOR: Final = Contender("floor", "floor", _LEFT, _LAST_DONE)
+UNPREPARED: Final = Contender("floor, unprepared", "floor_unprepared", _LEFT, _LAST_DONE)
 PROCRASTINATE: Final = Contender(
     "procrastinate",
     "procrastinate_3",

@@ -20,7 +20,7 @@ CLAIM: Final = Path(__file__).with_name("floor_claim.sql").read_bytes()
 SETTLE: Final = Path(__file__).with_name("floor_settle.sql").read_bytes()
 
 
-def work(url: str, how: How) -> None:
+def work(url: str, how: How, *, prepared: bool = True) -> None:
     """Claim and settle on so many connections, a thread each."""
     stopping = threading.Event()
 
@@ -28,7 +28,7 @@ def work(url: str, how: How) -> None:
         stopping.set()
 
     signal.signal(signal.SIGTERM, stop)
-    connections = [_connect(url) for _ in range(how.concurrency)]
+    connections = [_connect(url, prepared) for _ in range(how.concurrency)]
     threads = [threading.Thread(target=_drain, args=(connection, how, stopping)) for connection in connections]
     await_go()
     for thread in threads:
@@ -37,9 +37,10 @@ def work(url: str, how: How) -> None:
         thread.join()
 
 
-def _connect(url: str) -> psycopg.Connection[Any]:
+def _connect(url: str, prepared: bool) -> psycopg.Connection[Any]:
     """One on which a claim goes by index, whatever a plan thinks that was made once and is kept."""
-    connection: psycopg.Connection[Any] = psycopg.connect(url, autocommit=True, prepare_threshold=0)
+    connection: psycopg.Connection[Any] = psycopg.connect(url, autocommit=True)
+    connection.prepare_threshold = 0 if prepared else None
     connection.execute("SET enable_seqscan = off")
     return connection
 

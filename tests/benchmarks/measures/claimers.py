@@ -26,7 +26,7 @@ def _row(contender: Contender, claimers: int) -> str:
 def measure(trial: Trial) -> list[Grid]:
     """Drain with so many connections, in turn."""
     grid = Grid(RATES)
-    jobs = trial.pick(tiny=5_000, bench=50_000, full=200_000)
+    jobs = trial.pick(tiny=5_000, bench=40_000, full=200_000)
     with Server() as server:
         ways: dict[str, Callable[[], None]] = {
             _row(contender, claimers): partial(_measure, grid, server, contender, claimers, jobs)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
-from tests.benchmarks.contenders import FLOOR, MAILROOM, PGQUEUER, PROCRASTINATE, Contender, how
+from tests.benchmarks.contenders import FLOOR, MAILROOM, PGQUEUER, PROCRASTINATE, UNPREPARED, Contender, how
 from tests.benchmarks.contenders.program import How
 from tests.benchmarks.draining import drain
 from tests.benchmarks.grid import Aim, Grid
@@ -16,7 +16,8 @@ ABOUT = """A queue that was filled before is drained by 1 or 2 worker processes 
 is jobs by the seconds from the start of all workers to the last settlement, by the server's clock; CPU is microseconds
 a job, of the worker processes and of PostgreSQL. The floor is the barest SQL over psycopg 3 that does the same on the
 same tables: claim with SKIP LOCKED, open a batch, fetch what is to be sent, settle; two prepared statements and two
-commits a batch; it signs, checks and limits nothing. mailroom and the floor have one sender a process.
+commits a batch; it signs, checks and limits nothing. (mailroom prepares none, so that it works behind PgBouncer in
+transaction mode: a row shows the floor without them.) mailroom and the floor have one sender a process.
 procrastinate runs with 10 tasks at a time (more were no faster) on a pool of 20 connections and with fewer jobs: its
 rate does not depend on how many wait. pgqueuer runs on asyncpg and uvloop with batches of 1,000, its best, and of
 50. The peers keep a row for each job in their own tables, and do not look at accounts."""
@@ -26,6 +27,7 @@ RATES: Final = "Drain rate"
 _WAYS: Final[list[tuple[str, Contender, How]]] = [
     ("floor, batch 50", FLOOR, how(50)),
     ("mailroom, batch 50", MAILROOM, how(50)),
+    ("floor, unprepared, batch 50", UNPREPARED, how(50)),
     ("floor, batch 10", FLOOR, how(10)),
     ("mailroom, batch 10", MAILROOM, how(10)),
     ("pgqueuer, batch 1000", PGQUEUER, how(1000)),
@@ -46,7 +48,7 @@ def measure(trial: Trial) -> list[Grid]:
         ways: dict[str, Callable[[], None]] = {}
         for processes in (1, 2):
             for name, contender, each in _WAYS:
-                jobs = _jobs(trial, contender)
+                jobs = _jobs(trial, contender, each)
                 ways[row(name, processes)] = partial(
                     _measure, grid, server, row(name, processes), contender, each, jobs, processes
                 )
@@ -54,10 +56,11 @@ def measure(trial: Trial) -> list[Grid]:
     return [grid]
 
 
-def _jobs(trial: Trial, contender: Contender) -> int:
+def _jobs(trial: Trial, contender: Contender, each: How) -> int:
+    """In minutes there is no time for as many of those that are slow."""
     if contender is PROCRASTINATE:
         return trial.pick(tiny=300, bench=3_000, full=20_000)
-    return trial.pick(tiny=2_000, bench=100_000, full=100_000)
+    return trial.pick(tiny=2_000, bench=100_000 if each.batch > 10 else 20_000, full=100_000)
 
 
 def _measure(grid: Grid, server: Server, name: str, contender: Contender, each: How, jobs: int, processes: int) -> None:

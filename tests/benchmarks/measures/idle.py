@@ -1,12 +1,14 @@
 """What a worker costs that has nothing to do."""
 
+import contextlib
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from tests.benchmarks import rows
-from tests.benchmarks.contenders import PGQUEUER, PROCRASTINATE, Contender, how
+from tests.benchmarks.contenders import PGQUEUER, PROCRASTINATE, how
 from tests.benchmarks.grid import Aim, Grid
 from tests.benchmarks.machine import Program, Server
 from tests.benchmarks.trial import Trial
@@ -21,7 +23,7 @@ _WARM_UP_SECONDS: Final = 8.0
 
 
 def measure(trial: Trial) -> list[Grid]:
-    """mailroom, then its peers, in turn."""
+    """All at once, so often: each in a database of its own."""
     grid = Grid(FOUND)
     seconds = trial.pick(tiny=5.0, bench=20.0, full=120.0)
     with Server(log_statement="all", log_line_prefix="%d/", autovacuum="off") as server, simulator() as (_, url):
@@ -30,36 +32,40 @@ def measure(trial: Trial) -> list[Grid]:
         peers = {peer: server.create() for peer in (PGQUEUER, PROCRASTINATE)}
         for peer, database in peers.items():
             peer.prepare(server.url(database))
-
-        def measure_ours() -> None:
-            with worker(server, ours, ses_url=url, senders=4) as working:
-                _watch(grid, "mailroom", server, ours, working, seconds)
-
-        def measure_peer(peer: Contender, database: str) -> None:
-            each = how(1000) if peer is PGQUEUER else how(1, 10)
-            with peer.worker(server.url(database), each) as working:
-                working.go()
-                _watch(grid, peer.name, server, database, working, seconds)
-
-        for _ in range(trial.runs if trial.size != "bench" else 1):
-            measure_ours()
-            for peer, database in peers.items():
-                measure_peer(peer, database)
+        for _ in range(trial.runs):
+            with contextlib.ExitStack() as stack:
+                idlers = [_Idler("mailroom", ours, stack.enter_context(worker(server, ours, ses_url=url, senders=4)))]
+                for peer, database in peers.items():
+                    each = how(1000) if peer is PGQUEUER else how(1, 10)
+                    working = stack.enter_context(peer.worker(server.url(database), each))
+                    working.go()
+                    idlers.append(_Idler(peer.name, database, working))
+                _watch(grid, server.postgres.log, idlers, seconds)
     return [grid]
 
 
-def _watch(grid: Grid, name: str, server: Server, database: str, working: Program, seconds: float) -> None:
+@dataclass(frozen=True, slots=True)
+class _Idler:
+    """A worker that has nothing to do, and the database in which it has it."""
+
+    name: str
+    database: str
+    working: Program
+
+
+def _watch(grid: Grid, log: Path, idlers: list[_Idler], seconds: float) -> None:
     time.sleep(min(_WARM_UP_SECONDS, seconds))
-    statements, spent = _statements(server.postgres.log, database), working.cpu_seconds()
+    before = [(_statements(log, idler.database), idler.working.cpu_seconds()) for idler in idlers]
     time.sleep(seconds)
-    grid.put(
-        name,
-        {
-            "statements/s": (_statements(server.postgres.log, database) - statements) / seconds,
-            "CPU %": (working.cpu_seconds() - spent) / seconds * 100,
-            "memory MB": working.memory_mb(),
-        },
-    )
+    for idler, (statements, spent) in zip(idlers, before, strict=True):
+        grid.put(
+            idler.name,
+            {
+                "statements/s": (_statements(log, idler.database) - statements) / seconds,
+                "CPU %": (idler.working.cpu_seconds() - spent) / seconds * 100,
+                "memory MB": idler.working.memory_mb(),
+            },
+        )
 
 
 def _statements(log: Path, database: str) -> int:
