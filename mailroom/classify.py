@@ -80,6 +80,8 @@ STATUSES: Final = {
 
 THROTTLES: Final = frozenset(code for code, fault in (EXCEPTIONS | STATUSES).items() if fault is Fault.THROTTLED)
 
+REFUSALS: Final = frozenset(code for code, fault in (EXCEPTIONS | STATUSES).items() if fault is Fault.MAIL)
+
 # What tells apart what SES answers with the same code.
 _NOT_VERIFIED: Final = "not verified"
 _DAILY_QUOTA: Final = "daily message quota"

@@ -40,6 +40,8 @@ from mailroom.transport import Mail, Transport
 log = logging.getLogger(__name__)
 
 LONGEST_SETTLE_WAIT: Final = timedelta(seconds=5)
+# Mails that one probe tries where SES refuses them: a few that are bad must not keep an action paused.
+MOST_PROBED: Final = 10
 # After so many urgent batches in a row, the other lanes come first once: a flood of recoveries starves nobody.
 URGENT_RUN: Final = 4
 
@@ -111,7 +113,11 @@ class Sender:
         return self._permits.wait()
 
     def probe(self) -> bool:
-        """Try with one mail whether a pause can end; False if there is none to be tried now."""
+        """Try whether a pause can end: with one mail, and where that is refused, with some others.
+
+        It ends with the first mail that is accepted. No refusal is believed: what is paused may be why. Return False if
+        there is no pause to be tried now.
+        """
         permit = self._permits.take(1, urgent_waits=lambda: True)
         if permit is None:
             return False
@@ -120,17 +126,26 @@ class Sender:
         if scope is None:
             self._permits.give_back(permit, permit.count)
             return False
-        began = time.monotonic()
-        # A probe believes no refusal: what is paused may be why. It ends with the first mail that is accepted.
         lanes = [lane for lane in LANES if scope not in list(Action) or lane[1] == scope]
+        for _ in range(MOST_PROBED):
+            if permit is None or not self._is_refused(permit, lanes):
+                break
+            permit = self._permits.take(1, urgent_waits=lambda: True)
+        return True
+
+    def _is_refused(self, permit: Permit, lanes: Sequence[Lane]) -> bool:
+        """Send one mail of what is paused, and resume if it is accepted; return whether it was refused."""
+        began = time.monotonic()
         limits = replace(self.limits, batch_limit=1, batch_timeout=timedelta(0))
         claim = self._claim(limits, lanes=lanes, probing=True)
         _log_over(claim)
-        if claim.batch is not None:
-            outcomes = self._work(claim.batch, began, permit, believe=_doubted)
-            if any(isinstance(outcome, Sent) for outcome in outcomes):
-                self._resume(claim.batch.action)
-        return True
+        if claim.batch is None:
+            self._permits.give_back(permit, permit.count)
+            return False
+        outcomes = self._work(claim.batch, began, permit, believe=_doubted)
+        if any(isinstance(outcome, Sent) for outcome in outcomes):
+            self._resume(claim.batch.action)
+        return any(isinstance(one, Rejected | Deferred) and one.code in classify.REFUSALS for one in outcomes)
 
     def _resume(self, action: Action) -> None:
         """End the pauses that a mail of this action has passed: it went through."""
