@@ -31,7 +31,7 @@ def drain(
         began_at = scalar(connection, "SELECT clock_timestamp()")
         for worker in workers:
             worker.go()
-        workers[0].wait_for(lambda: not scalar(connection, contender.left), every=0.05)
+        workers[0].wait_for(lambda: contender.has_drained(connection, jobs))
         workers_spent = sum(worker.cpu_seconds() for worker in workers) - workers_before
         server_spent = server.cpu_seconds() - server_before
         seconds = (scalar(connection, contender.last_done) - began_at).total_seconds()

@@ -20,7 +20,7 @@ from mailroom.embedded import EmbeddedPostgres
 
 # Durable, unlike the tests' server: what a commit costs is part of what is measured.
 SETTINGS: Final = {"shared_buffers": "1GB", "max_wal_size": "4GB", "max_connections": "200"}
-PATIENCE_SECONDS: Final = 900.0
+PATIENCE_SECONDS: Final = 3600.0
 ROOT: Final = Path(__file__).parent.parent.parent
 
 
@@ -73,7 +73,7 @@ class Program:
         self._popen.send_signal(signal.SIGTERM)
         self._popen.wait(PATIENCE_SECONDS)
 
-    def wait_for(self, happens: Callable[[], bool], *, every: float = 0.005) -> None:
+    def wait_for(self, happens: Callable[[], bool], *, every: float = 0.01) -> None:
         """Look until it is so. Raises RuntimeError if the program ends before, TimeoutError if it takes for ever."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not happens():

@@ -31,7 +31,6 @@ _DEAD: Final = "SELECT coalesce(sum(n_tup_upd + n_tup_del), 0)::bigint FROM pg_s
 _WAL: Final = "SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float"
 _WRITES: Final = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 _SENT: Final = "SELECT last_value FROM deliveries_id_seq"
-_WAITING: Final = "SELECT (SELECT count(*) FROM jobs)"
 _SIZES: Final = {
     "jobs": "SELECT pg_table_size('jobs') / 1048576.0",
     "jobs_claim_idx": "SELECT pg_table_size('jobs_claim_idx') / 1048576.0",
@@ -65,7 +64,7 @@ def _measure(grid: Grid, server: Server, contender: Contender, batch: int, jobs:
             before = _counters(connection)
             spent = server.cpu_seconds() + worker.cpu_seconds()
             worker.go()
-            worker.wait_for(lambda: not scalar(connection, contender.left), every=0.05)
+            worker.wait_for(lambda: contender.has_drained(connection, jobs))
             spent = server.cpu_seconds() + worker.cpu_seconds() - spent
             wal, writes, _ = _counters(connection)
             worker.stop()  # a session tells what it has counted when it ends
@@ -118,7 +117,7 @@ def _turn_over(server: Server, database: str, connection: psycopg.Connection[Any
                 inserted += _CHUNK
             time.sleep(0.01)
             most = {name: max(most[name], size) for name, size in _sizes(connection).items()}
-        worker.wait_for(lambda: not scalar(connection, MAILROOM.left), every=0.05)
+        worker.wait_for(lambda: MAILROOM.has_drained(connection, inserted))
         worker.stop()
     return most
 

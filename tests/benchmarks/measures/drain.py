@@ -17,7 +17,8 @@ is jobs by the seconds from the start of all workers to the last settlement, by 
 a job, of the worker processes and of PostgreSQL. The floor is the barest SQL over psycopg 3 that does the same on the
 same tables: claim with SKIP LOCKED, open a batch, fetch what is to be sent, settle; two prepared statements and two
 commits a batch; it signs, checks and limits nothing. (mailroom prepares none, so that it works behind PgBouncer in
-transaction mode: a row shows the floor without them.) mailroom and the floor have one sender a process.
+transaction mode: a row shows the floor without them.) mailroom and the floor have one sender a process,
+but for one row.
 procrastinate runs with 10 tasks at a time (more were no faster) on a pool of 20 connections and with fewer jobs: its
 rate does not depend on how many wait. pgqueuer runs on asyncpg and uvloop with batches of 1,000, its best, and of
 50. The peers keep a row for each job in their own tables, and do not look at accounts."""
@@ -27,6 +28,7 @@ RATES: Final = "Drain rate"
 _WAYS: Final[list[tuple[str, Contender, How]]] = [
     ("floor, batch 50", FLOOR, how(50)),
     ("mailroom, batch 50", MAILROOM, how(50)),
+    ("mailroom with 4 senders, batch 50", MAILROOM, how(50, concurrency=4)),
     ("floor, unprepared, batch 50", UNPREPARED, how(50)),
     ("floor, batch 10", FLOOR, how(10)),
     ("mailroom, batch 10", MAILROOM, how(10)),

@@ -73,7 +73,7 @@ def _work(grid: Grid, server: Server, jobs: int, threads: int) -> None:
         server_before, ses_before = server.cpu_seconds(), ses.cpu_seconds()
         with worker(server, database, ses_url=url, senders=threads) as working:
             before = working.cpu_seconds()
-            working.wait_for(lambda: not scalar(connection, MAILROOM.left), every=0.05)
+            working.wait_for(lambda: MAILROOM.has_drained(connection, jobs))
             spent = working.cpu_seconds() - before
         server_spent, ses_spent = server.cpu_seconds() - server_before, ses.cpu_seconds() - ses_before
         rate = float(scalar(connection, _RATE))
