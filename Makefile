@@ -30,7 +30,7 @@ audit: lint      ## what bandit finds, and holes that are known in what we build
 storm: .venv/ok  ## let everything go wrong for ten minutes; STORM='--seed N --seconds S --mails M'
 	$(BIN)/python -m tests.storm $(STORM)
 
-bench: .venv/bench  ## measure beside peers, and write docs/benchmarks.md: minutes; BENCH='drain latency' for parts
+bench: .venv/bench  ## measure beside peers, and write docs/benchmarks.md: 20 minutes; BENCH='drain latency' for parts
 	$(BIN)/python -m tests.benchmarks $(BENCH)
 
 bench-full: .venv/bench  ## the same, larger, with a soak: two hours

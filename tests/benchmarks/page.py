@@ -11,7 +11,7 @@ from tests.benchmarks.trial import Measure, say
 
 HEAD: Final = """# Benchmarks
 
-Written by `make bench` (minutes) and `make bench-full` (an hour or two); each part says when and on what it was
+Written by `make bench` (20 minutes) and `make bench-full` (two hours or more); each part says when and on what it was
 measured. The server, the workers, the peers and the simulator share one machine's cores, over loopback. The server
 is durable (`fsync` and `synchronous_commit` on) and otherwise at its defaults but for what is named. Figures are the
 median of the runs [the least-the most]; what is compared ran in turn in the same run, and is compared run by run.

@@ -3,6 +3,7 @@
 On a server without autovacuum, so that nobody but the test writes or reads anything.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +27,7 @@ from tests.benchmarks.contenders.mailroom import NoTransport
 from tests.benchmarks.contenders.program import Stamps
 from tests.benchmarks.grid import Grid
 from tests.benchmarks.machine import Server, scalar
-from tests.benchmarks.measures import MEASURES
+from tests.benchmarks.measures import MEASURES, drain, growth, latency
 from tests.benchmarks.trial import Size, Trial
 from tests.conftest import ROOT
 from tests.running import aws
@@ -157,14 +158,18 @@ def test_what_is_filled_is_what_the_triggers_make(quiet: Server, filled: str, en
 
 
 def test_a_page_is_written_from_what_was_kept(tmp_path: Path) -> None:
+    """With pictures, where the extra `bench` is installed."""
     folder = tmp_path / "benchmarks"
+    titles = {"drain": drain.RATES, "latency": latency.TIMES, "growth": growth.FOUND}
     for name in MEASURES:
-        grid = Grid("Found")
-        grid.put("mailroom", {"jobs/s": 2.0})
+        grid = Grid(titles.get(name, "Found"))
+        grid.put("mailroom", {"jobs/s": 2.0, "p99": 3.0, "claim ms": 4.0})
         results.keep(folder, name, Trial(Size.TINY, runs=1), 1, [grid])
     page.write(folder, tmp_path / "benchmarks.md")
     written = (tmp_path / "benchmarks.md").read_text()
     assert all(f"## {measure.TITLE}" in written for measure in MEASURES.values())
+    for picture in re.findall(r"\]\(([^)]+)\)", written):
+        assert (tmp_path / picture).exists()
 
 
 def test_a_grid_compares_run_by_run() -> None:

@@ -60,7 +60,7 @@ def _cases(backlog: int) -> list[_Case]:
 def measure(trial: Trial) -> list[Grid]:
     """Each queue idle and behind a backlog, in turn."""
     grid = Grid(TIMES)
-    count = trial.pick(tiny=20, bench=200, full=500)
+    count = trial.pick(tiny=20, bench=150, full=500)
     backlog = trial.pick(tiny=2_000, bench=100_000, full=1_000_000)
     with Server() as server:
         trial.interleave({case.name: partial(_measure, grid, server, count, case) for case in _cases(backlog)})

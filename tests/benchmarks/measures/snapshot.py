@@ -41,7 +41,7 @@ def measure(trial: Trial) -> list[Grid]:
 def _jobs(trial: Trial, contender: Contender) -> int:
     if contender is PROCRASTINATE:
         return trial.pick(tiny=300, bench=3_000, full=20_000)
-    return trial.pick(tiny=2_000, bench=100_000, full=200_000)
+    return trial.pick(tiny=2_000, bench=60_000, full=200_000)
 
 
 def _measure(grid: Grid, server: Server, name: str, contender: Contender, each: How, jobs: int, held: bool) -> None:
