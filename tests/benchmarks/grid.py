@@ -13,12 +13,8 @@ class Grid:
     title: str
     cells: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
-    def add(self, row: str, **columns: float) -> None:
-        """Add what one run has found. An underscore in a name of a column is a blank."""
-        self.put(row, {name.replace("_", " "): value for name, value in columns.items()})
-
     def put(self, row: str, columns: dict[str, float]) -> None:
-        """Add what one run has found, by the names of the columns as they are shown."""
+        """Add what one run has found, by column."""
         for name, value in columns.items():
             self.cells.setdefault(row, {}).setdefault(name, []).append(value)
 

@@ -175,8 +175,8 @@ def test_a_page_is_written_from_what_was_kept(tmp_path: Path) -> None:
 def test_a_grid_compares_run_by_run() -> None:
     grid = Grid("Found")
     for ours, floor_rate in ((3.0, 4.0), (2.0, 4.0), (8.0, 10.0)):
-        grid.add("mailroom", rate=ours)
-        grid.add("floor", rate=floor_rate)
+        grid.put("mailroom", {"rate": ours})
+        grid.put("floor", {"rate": floor_rate})
     assert grid.ratio("mailroom", "floor", "rate") == [0.75, 0.5, 0.8]
     assert "3 [2-8]" in grid.markdown()
 
