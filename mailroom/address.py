@@ -1,10 +1,15 @@
 """Addresses as SES takes them: it knows no SMTPUTF8."""
 
+import re
+from functools import lru_cache
 from typing import Final
 
 from email_validator import EmailNotValidError, validate_email
 
 LONGEST_LOCAL_PART: Final = 64
+# An address so long that only the whole of it can be judged.
+_LONG: Final = 200
+_PLAIN: Final = re.compile(r"[a-zA-Z0-9_+-]+(\.[a-zA-Z0-9_+-]+)*")
 
 
 def ascii_address(address: str) -> str | None:
@@ -13,6 +18,21 @@ def ascii_address(address: str) -> str | None:
     Names that the public DNS will never hold (`localhost`, `.test`, `.local`, …) count as such: mail to them could
     only bounce, and bounces count against the account. `example.com` and `.example` pass, for trying things out.
     """
+    local_part, _, domain = address.partition("@")
+    if len(address) <= _LONG and len(local_part) <= LONGEST_LOCAL_PART and _PLAIN.fullmatch(local_part):
+        known = _ascii_domain(domain)
+        return None if known is None else f"{local_part}@{known}"
+    return _checked(address)
+
+
+@lru_cache(maxsize=4096)
+def _ascii_domain(domain: str) -> str | None:
+    """Most addresses share a few domains, and to judge one takes longer than all else that is done for a mail."""
+    checked = _checked(f"a@{domain}")
+    return checked and checked.partition("@")[2]
+
+
+def _checked(address: str) -> str | None:
     try:
         checked = validate_email(address, check_deliverability=False, allow_smtputf8=False)
     except EmailNotValidError:

@@ -17,7 +17,9 @@ from mailroom.job import SesAccount
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY: Final = timedelta(seconds=2)
+# How long a process waits for the first answer, and between two looks whether one is due.
+FIRST_LOOK: Final = timedelta(seconds=2)
+LOOK_EVERY: Final = timedelta(seconds=5)
 
 
 class AccountWatch:
@@ -34,11 +36,11 @@ class AccountWatch:
     def watching(self) -> Iterator[None]:
         """Look in a thread of its own, at once and then every LOOK_EVERY, until the end of the block.
 
-        The block begins once the first look is over, or after LOOK_EVERY.
+        The block begins once the first look is over, or after FIRST_LOOK.
         """
         thread = threading.Thread(target=self._keep_looking, daemon=True)
         thread.start()
-        self._looked.wait(LOOK_EVERY.total_seconds())
+        self._looked.wait(FIRST_LOOK.total_seconds())
         try:
             yield
         finally:

@@ -1,6 +1,9 @@
 """Which addresses SES takes, and how they are written for it."""
 
 import pytest
+from email_validator import EmailNotValidError, validate_email
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mailroom.address import LONGEST_LOCAL_PART, ascii_address
 
@@ -61,3 +64,17 @@ def test_what_ses_cannot_take_has_no_such_form(address: str) -> None:
 )
 def test_nothing_is_sent_where_no_mail_can_arrive(domain: str) -> None:
     assert ascii_address(f"jo@{domain}") is None
+
+
+@given(
+    st.text(st.sampled_from("aZ9._+-'!#@ \u00fc\u202e\n"), max_size=12),
+    st.text(st.sampled_from("aZ9.-_@ \u00fc\u202e\n"), max_size=12),
+)
+def test_what_is_known_of_a_domain_changes_nothing(local_part: str, domain: str) -> None:
+    """Each address is judged as if by itself, whether or not its domain was met before."""
+    address = f"{local_part}@{domain}.com"
+    try:
+        whole: str | None = validate_email(address, check_deliverability=False, allow_smtputf8=False).ascii_email
+    except EmailNotValidError:
+        whole = None
+    assert ascii_address(address) == ascii_address(address) == whole

@@ -6,6 +6,7 @@ from typing import Final
 from tests.benchmarks.measures import (
     claimers,
     cost,
+    distance,
     drain,
     enqueue,
     growth,
@@ -27,6 +28,7 @@ MEASURES: Final[Mapping[str, Measure]] = {
     "enqueue": enqueue,
     "idle": idle,
     "cost": cost,
+    "distance": distance,
     "soak": soak,
 }
 # Too long for minutes.
