@@ -7,6 +7,8 @@ from typing import Final
 from email_validator import EmailNotValidError, validate_email
 
 LONGEST_LOCAL_PART: Final = 64
+# The code of a mail that was never handed over, since SES cannot take its address.
+UNSUPPORTED_ADDRESS: Final = "UnsupportedAddress"
 # An address so long that only the whole of it can be judged.
 _LONG: Final = 200
 _PLAIN: Final = re.compile(r"[a-zA-Z0-9_+-]+(\.[a-zA-Z0-9_+-]+)*")

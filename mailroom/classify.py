@@ -4,6 +4,7 @@ Sources: the service model `sesv2` for names and HTTP codes, the SES developer g
 """
 
 from enum import Enum, auto
+from http import HTTPStatus
 from typing import Final
 
 from mailroom.job import Deferred, Outcome, Rejected, Scope, Unconfirmed
@@ -52,7 +53,7 @@ EXCEPTIONS: Final = {
     "OptInRequired": Fault.ACCOUNT,
     "RequestEntityTooLarge": Fault.MAIL,
     "RequestEntityTooLargeException": Fault.MAIL,
-    "RequestExpired": Fault.ACCOUNT,
+    "RequestExpired": Fault.LOCAL,
     "ServiceUnavailable": Fault.UNKNOWN,
     "ServiceUnavailableException": Fault.UNKNOWN,
     "SignatureDoesNotMatch": Fault.ACCOUNT,
@@ -82,6 +83,8 @@ THROTTLES: Final = frozenset(code for code, fault in (EXCEPTIONS | STATUSES).ite
 
 REFUSALS: Final = frozenset(code for code, fault in (EXCEPTIONS | STATUSES).items() if fault is Fault.MAIL)
 
+_NO_ENTRY: Final = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+
 # What tells apart what SES answers with the same code.
 _NOT_VERIFIED: Final = "not verified"
 _DAILY_QUOTA: Final = "daily message quota"
@@ -104,9 +107,17 @@ _SCOPES: Final = {
 
 
 def exception_fault(code: str, *, http_status: int, message: str, source: str) -> Fault:
-    """Say whose fault an error answer to a whole call is. An unknown code is never taken for a verdict on the mail."""
-    unlisted = Fault.UNKNOWN if http_status >= 500 else Fault.TEMPORARY
-    return _by_message(EXCEPTIONS.get(code, unlisted), message, source)
+    """Say whose fault an error answer to a whole call is. An unknown code is never taken for a verdict on the mail.
+
+    Where the code is the HTTP status itself, the answer was not SES's: a proxy's, or that of a wrong endpoint.
+    """
+    if code in EXCEPTIONS:
+        return _by_message(EXCEPTIONS[code], message, source)
+    if http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Fault.UNKNOWN
+    if code.isdigit():
+        return Fault.LOCAL
+    return Fault.ACCOUNT if http_status in _NO_ENTRY else Fault.TEMPORARY
 
 
 def status_fault(status: str, *, message: str, source: str) -> Fault:

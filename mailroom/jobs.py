@@ -1,6 +1,6 @@
 """What an operator sees of jobs, waiting, held, in flight and over, and does to them: retry, release and drop."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -32,6 +32,7 @@ from mailroom.schema import accounts, batches, deliveries, jobs, moment, tokens
 
 # Jobs changed by one statement, and so in one commit.
 CHANGED_AT_ONCE: Final = 1_000
+LATELY: Final = timedelta(hours=1)
 
 Moment = datetime | timedelta
 
@@ -127,18 +128,27 @@ def history(connection: Connection, token: int, *, addresses: bool = False) -> l
     return [*(Found(*row) for row in rows), *find(connection, filters, addresses=addresses)]
 
 
-def refused_since_accepted(connection: Connection, action: Action, code: str) -> list[int]:
-    """Return the tokens of an action's jobs that ended with a code after the newest mail of it that was accepted."""
+def refused_since_accepted(
+    connection: Connection, action: Action, codes: Collection[str], *, before: datetime | None = None
+) -> list[tuple[int, int | None]]:
+    """Return an action's jobs that ended with such a code lately, after the newest mail of it that was accepted.
+
+    With `before`, after the newest that was accepted before that. Of each its token and account. Lately: within LATELY.
+    """
     of_action = deliveries.c.action == action.value
     accepted = select(deliveries.c.id).where(of_action, deliveries.c.outcome == "sent")
+    if before is not None:
+        accepted = accepted.where(deliveries.c.created_at < before)
     newest = accepted.order_by(deliveries.c.id.desc()).limit(1).scalar_subquery()
-    refused = select(deliveries.c.token).where(
+    refused = select(deliveries.c.token, deliveries.c.account).where(
         deliveries.c.id > func.coalesce(newest, 0),
         of_action,
         deliveries.c.outcome.in_(["rejected", "failed"]),
-        deliveries.c.error_code == code,
+        deliveries.c.error_code.in_(codes),
+        deliveries.c.created_at > (func.now() if before is None else literal(before)) - LATELY,
+        deliveries.c.retried_at.is_(None),
     )
-    return list(connection.execute(refused).scalars())
+    return [(row.token, row.account) for row in connection.execute(refused)]
 
 
 def find_token(connection: Connection, token: int) -> Token | None:

@@ -5,13 +5,14 @@ The claim and the look pass over what is paused, so a pause holds from the commi
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import product
 from typing import Final
 
 from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from mailroom.database import statement
-from mailroom.job import Action, Scope
+from mailroom.job import Action, Priority, Scope
 from mailroom.schema import pauses
 
 FIRST_PROBE: Final = timedelta(seconds=2)
@@ -65,10 +66,18 @@ def open_pause(connection: Connection, scope: str, *, code: str, reason: str, pr
     return True
 
 
-def probe(connection: Connection) -> str | None:
-    """Take the right to try one scope whose probe is due; None if there is none."""
+def probe(connection: Connection, *, queue: str) -> str | None:
+    """Take the right to try one scope whose probe is due, with a job of this queue; None if there is none."""
+    lanes = list(product(Priority, Action))
     scope: str | None = connection.execute(
-        statement("probe"), {"first_wait": FIRST_PROBE, "longest_wait": LONGEST_PROBE}
+        statement("probe"),
+        {
+            "first_wait": FIRST_PROBE,
+            "longest_wait": LONGEST_PROBE,
+            "queue": queue,
+            "priorities": [priority.value for priority, _ in lanes],
+            "actions": [action.value for _, action in lanes],
+        },
     ).scalar()
     return scope
 

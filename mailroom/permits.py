@@ -146,7 +146,8 @@ class FleetPermits:
         for block in self._blocks:
             block.void()
         with self._engine.connect() as connection:
-            return rates.slow_down(connection)
+            pace = rates.slow_down(connection)
+        return None if self._mails.is_unlimited else pace
 
     def wait(self) -> timedelta:
         """See `Permits.wait`."""
@@ -219,6 +220,11 @@ class _Block:
         """Use nothing of what is held."""
         with self._lock:
             self._left = 0
+
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether the last answer said that there is no rate that could be cut."""
+        return self._granted is not None and self._granted.per_second is None
 
     def wait(self) -> timedelta:
         """How long until it is worth asking: nothing while something is held."""

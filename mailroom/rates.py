@@ -30,6 +30,7 @@ DEFAULT_SHARE: Final = 0.9
 UNKNOWN_RATE: Final = 1.0
 RESERVE: Final = 0.2
 QUOTA_RESERVE: Final = 0.05
+QUOTA_STALE_AFTER: Final = timedelta(minutes=10)
 CUT: Final = 0.7
 LEAST_PACE: Final = 0.05
 RECOVERY_PER_SECOND: Final = 0.05
@@ -76,6 +77,7 @@ def take(connection: Connection, bucket: Bucket, wanted: int, *, own_rate: float
             "capacity_seconds": CAPACITY.total_seconds(),
             "reserve": RESERVE,
             "quota_reserve": QUOTA_RESERVE,
+            "quota_stale_after": QUOTA_STALE_AFTER,
             "recovery_per_second": RECOVERY_PER_SECOND,
         },
     ).one()

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, TypeGuard
 
 from sqlalchemy import Connection, Engine, func, select
@@ -14,9 +14,11 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from mailroom import classify, jobs, pauses, queue, schema, tokens
+from mailroom.address import UNSUPPORTED_ADDRESS
 from mailroom.backoff import Backoff
 from mailroom.database import first_line, is_worth_repeating
 from mailroom.errors import TransportError
+from mailroom.fuse import BLOWS_AT, blown
 from mailroom.job import (
     RECOVERY_LIMITS,
     Action,
@@ -40,6 +42,8 @@ from mailroom.transport import Mail, Transport
 log = logging.getLogger(__name__)
 
 LONGEST_SETTLE_WAIT: Final = timedelta(seconds=5)
+# How long one probe looks for a mail among jobs that turn out to be over.
+LONGEST_PROBE: Final = timedelta(seconds=2)
 # Mails that one probe tries where SES refuses them: a few that are bad must not keep an action paused.
 MOST_PROBED: Final = 10
 # After so many urgent batches in a row, the other lanes come first once: a flood of recoveries starves nobody.
@@ -122,37 +126,57 @@ class Sender:
         if permit is None:
             return False
         with self._engine.connect() as connection:
-            scope = pauses.probe(connection)
+            scope = pauses.probe(connection, queue=self.limits.queue)
+            paused = {pause.scope for pause in pauses.read(connection)}
         if scope is None:
             self._permits.give_back(permit, permit.count)
             return False
         lanes = [lane for lane in LANES if scope not in list(Action) or lane[1] == scope]
+        # What is paused for itself as well cannot tell whether the rest is over: others first.
+        in_turn = [[lane for lane in lanes if lane[1] not in paused], lanes]
         for _ in range(MOST_PROBED):
-            if permit is None or not self._is_refused(permit, lanes):
+            if permit is None or not self._is_refused(permit, in_turn):
                 break
             permit = self._permits.take(1, urgent_waits=lambda: True)
         return True
 
-    def _is_refused(self, permit: Permit, lanes: Sequence[Lane]) -> bool:
+    def _is_refused(self, permit: Permit, in_turn: Sequence[Sequence[Lane]]) -> bool:
         """Send one mail of what is paused, and resume if it is accepted; return whether it was refused."""
         began = time.monotonic()
-        limits = replace(self.limits, batch_limit=1, batch_timeout=timedelta(0))
-        claim = self._claim(limits, lanes=lanes, probing=True)
-        _log_over(claim)
-        if claim.batch is None:
+        batch = self._claim_to_probe(in_turn)
+        if batch is None:
             self._permits.give_back(permit, permit.count)
             return False
-        outcomes = self._work(claim.batch, began, permit, believe=_doubted)
+        outcomes = self._work(batch, began, permit, believe=_doubted)
         if any(isinstance(outcome, Sent) for outcome in outcomes):
-            self._resume(claim.batch.action)
-        return any(isinstance(one, Rejected | Deferred) and one.code in classify.REFUSALS for one in outcomes)
+            self._resume(batch.action)
+        refusals = {*classify.REFUSALS, UNSUPPORTED_ADDRESS}
+        return any(isinstance(one, Rejected | Deferred) and one.code in refusals for one in outcomes)
+
+    def _claim_to_probe(self, in_turn: Sequence[Sequence[Lane]]) -> Batch | None:
+        """Claim one job of the first of these lanes that has one to send; what is over meanwhile is none."""
+        limits = replace(self.limits, batch_limit=1, batch_timeout=timedelta(0))
+        ends = time.monotonic() + LONGEST_PROBE.total_seconds()
+        for lanes in in_turn:
+            while time.monotonic() < ends:
+                claim = self._claim(limits, lanes=lanes, probing=True)
+                _log_over(claim)
+                if claim.batch is not None:
+                    return claim.batch
+                if claim.taken == 0:
+                    break
+        return None
 
     def _resume(self, action: Action) -> None:
         """End the pauses that a mail of this action has passed: it went through."""
         with self._engine.connect() as connection:
-            for scope in pauses.covering(action):
-                if pauses.close_pause(connection, scope):
-                    log.info("resumed scope=%s", scope)
+            for pause in pauses.read(connection):
+                if pause.scope not in pauses.covering(action):
+                    continue
+                if pause.code in classify.REFUSALS:
+                    self._put_back_refused(connection, action, before=pause.opened_at)
+                if pauses.close_pause(connection, pause.scope):
+                    log.info("resumed scope=%s", pause.scope)
 
     def _claim_permitted(self, permit: Permit) -> Claim:
         """Claim no more than is permitted, and give back what is left of the permit."""
@@ -219,7 +243,9 @@ class Sender:
 
         Return what it told; nothing if there was no time for a call.
         """
-        if time.monotonic() > permit.until:
+        latest = began + (self.limits.lease - self._transport.longest_call).total_seconds()
+        late = time.monotonic() > permit.until
+        if late and not self._permits.take_again(permit, len(batch.jobs), latest):
             self._surely(batch, lambda connection: queue.release(connection, batch))
             log.info("batch id=%d released: the claim took longer than its permit holds", batch.id)
             return []
@@ -247,8 +273,9 @@ class Sender:
         return outcomes
 
     def _send(self, batch: Batch, within: timedelta, permit: Permit) -> Sequence[Outcome]:
-        def permitted(count: int, until: float) -> bool:
-            return self._permits.take_again(permit, count, until)
+        def permitted(count: int, until: float, *, again: bool) -> bool:
+            in_time = not again and time.monotonic() <= permit.until
+            return in_time or self._permits.take_again(permit, count, until)
 
         at_fault: Outcome = Deferred("InternalError", "a fault in mailroom; its log says more", charged=True)
         try:
@@ -281,16 +308,33 @@ class Sender:
 
     def _mind_the_account(self, action: Action, outcomes: Sequence[Outcome]) -> None:
         """Pause the fleet for a fault that all would meet, or back off for one of this moment or this machine."""
+        self._mind_refusals(action, outcomes)
         told = [outcome for outcome in outcomes if not isinstance(outcome, Untried)]
         scoped = [outcome for outcome in told if isinstance(outcome, Deferred) and outcome.scope is not None]
         local = [outcome for outcome in told if _is_local(outcome)]
         if scoped:
             self._pause_fleet(action, scoped[0])
-        if local and (len(local) == len(told) or any(isinstance(fault, Deferred) for fault in local)):
-            jitter = random.random()  # noqa: S311 - spreads retries
-            self._backoff.fault(local[0].code, local[0].reason, now=time.monotonic(), jitter=jitter)
+        if any(outcome.scope is Scope.ACCOUNT for outcome in scoped):
+            # It may be this machine's credentials: whoever ends the pause must not let it begin again at once.
+            self._back_off(scoped[0])
+        elif local and (len(local) == len(told) or any(isinstance(fault, Deferred) for fault in local)):
+            self._back_off(local[0])
         elif told:
             self._backoff.success()
+
+    def _back_off(self, fault: Deferred | Unconfirmed) -> None:
+        jitter = random.random()  # noqa: S311 - spreads retries
+        self._backoff.fault(fault.code, fault.reason, now=time.monotonic(), jitter=jitter)
+
+    def _mind_refusals(self, action: Action, outcomes: Sequence[Outcome]) -> None:
+        """Pause an action of which one mail after another is refused, whichever processes met that."""
+        codes = [one.code for one in outcomes if isinstance(one, Rejected) and one.code in classify.REFUSALS]
+        if not codes or any(isinstance(outcome, Sent) for outcome in outcomes):
+            return
+        with self._engine.connect() as connection:
+            refused = jobs.refused_since_accepted(connection, action, classify.REFUSALS)
+        if len({account for _, account in refused}) >= BLOWS_AT:
+            self._pause_fleet(action, blown(codes[0]))
 
     def _mind_the_rate(self, outcomes: Sequence[Outcome]) -> None:
         """Slow the fleet down when SES asks for it."""
@@ -304,17 +348,19 @@ class Sender:
         with self._engine.connect() as connection:
             if pauses.open_pause(connection, scope, code=fault.code, reason=fault.reason):
                 log.warning("paused scope=%s code=%s reason=%r", scope, fault.code, fault.reason)
-            if fault.scope is Scope.ACTION:
-                self._put_back_refused(connection, action, fault.code)
+            if fault.code in classify.REFUSALS:
+                self._put_back_refused(connection, action)
 
-    def _put_back_refused(self, connection: Connection, action: Action, code: str) -> None:
-        """Put back what was refused before it was clear that the action is at fault, and not one mail after another."""
-        refused = jobs.refused_since_accepted(connection, action, code)
+    def _put_back_refused(self, connection: Connection, action: Action, *, before: datetime | None = None) -> None:
+        """Put back what was refused when not one mail after another was at fault, but the action.
+
+        At the end of the pause once more: a call may have been in the air when it began, or who opened it died.
+        """
+        found = jobs.refused_since_accepted(connection, action, classify.REFUSALS, before=before)
+        refused = [token for token, _ in found]
         put_back = jobs.retry(connection, refused, queue=self.limits.queue).put_back
         if put_back:
-            log.warning(
-                "put back jobs=%d action=%s code=%s: refused, and not for their own sake", len(put_back), action, code
-            )
+            log.warning("put back jobs=%d action=%s: refused, and not for their own sake", len(put_back), action)
 
 
 def _is_local(outcome: Outcome) -> TypeGuard[Deferred | Unconfirmed]:
@@ -332,7 +378,7 @@ def _is_throttled(outcome: Outcome) -> bool:
 def _doubted(told: Outcome) -> Outcome:
     """What is to be believed of a probe: a mail that is refused may be so for the sake of what is paused."""
     match told:
-        case Rejected(code, _) | Deferred(code, _, charged=True):
+        case Rejected(code, _) | Deferred(code, _, charged=True) if code != UNSUPPORTED_ADDRESS:
             return Deferred(code, "refused while it is paused: perhaps not for its own sake", charged=False)
         case _:
             return told

@@ -1,7 +1,7 @@
 """The seam to a mail provider, and the transport that only prints."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, Protocol, TextIO
@@ -18,11 +18,18 @@ RETRY_WAIT: Final = timedelta(milliseconds=500)
 LONGEST_CALL: Final = CONNECT_TRIES * CONNECT_TIMEOUT + READ_TIMEOUT + (CONNECT_TRIES - 1) * RETRY_WAIT
 
 
-# Whether a further call may be made for so many mails of a batch; waits for it, until a monotonic moment at the latest.
-Permitted = Callable[[int, float], bool]
+class Permitted(Protocol):
+    """Asked before each call for mails of a batch but the first."""
+
+    def __call__(self, count: int, until: float, *, again: bool) -> bool:
+        """Whether a call may be made for `count` mails; waits for it, until a monotonic moment at the latest.
+
+        `again`: a call was made for them before.
+        """
+        ...  # pragma: no cover
 
 
-def always(count: int, until: float) -> bool:
+def always(count: int, until: float, *, again: bool) -> bool:
     """Permit every call at once."""
     return True
 
@@ -62,8 +69,8 @@ class Transport(Protocol):
     ) -> Sequence[Outcome]:
         """Try to send every mail once; return what became of each, by position.
 
-        `batch` goes on the mails as a tag. No call begins that could end later than `within`, and none for mails that
-        a call was made for before unless it is `permitted`. Whatever the provider or the network does is an outcome.
+        `batch` goes on the mails as a tag. No call begins that could end later than `within`, and none but the
+        first unless it is `permitted`. Whatever the provider or the network does is an outcome.
         Raises TransportError if it took none of them and will take no more.
         """
         ...  # pragma: no cover

@@ -79,7 +79,7 @@ def test_the_oldest_transaction_is_found_with_its_session(engine: Engine) -> Non
         assert found.holder == f"session {pid}"
         assert found.held_seconds is not None
         assert 0 < found.held_seconds < 60
-        assert found.held_transactions == 5
+        assert (found.held_transactions or 0) >= 5  # autovacuum has some of its own
 
 
 def test_a_role_without_rights_sees_how_many_transactions_ago(engine: Engine) -> None:
@@ -114,7 +114,7 @@ def test_jobs_and_batches_that_wait_are_told_for_each_priority_over_all_queues(c
     conn.execute(text("SET LOCAL mailroom.queue = 'news'"))
     add_accounts(conn, 60, prefix="many")
     ask_recovery(conn, add_accounts(conn, 1, status="active", prefix="active")[0])
-    for priority, ago in ((0, 90), (1, 100), (2, 110)):
+    for priority, ago in ((0, 900), (1, 2000), (2, 3000)):
         conn.execute(
             text("UPDATE jobs SET due_at = now() - make_interval(secs => :ago) WHERE priority = :priority"),
             {"ago": ago, "priority": priority},
@@ -127,12 +127,12 @@ def test_jobs_and_batches_that_wait_are_told_for_each_priority_over_all_queues(c
         )
     )
     found = health.read(conn)
-    assert {priority: round(seconds, -1) for priority, seconds in found.waited_seconds.items()} == {
-        Priority.URGENT: 90,
-        Priority.NORMAL: 100,
-        Priority.BULK: 110,
+    assert {priority: seconds // 100 for priority, seconds in found.waited_seconds.items()} == {
+        Priority.URGENT: 9,
+        Priority.NORMAL: 20,
+        Priority.BULK: 30,
     }
-    assert health.warnings(found).keys() == {"OldJob0", "OverdueBatch"}
+    assert health.warnings(found).keys() == {"OldJob0", "OldJob1", "OverdueBatch"}
 
 
 def test_a_worker_says_each_once_and_when_it_is_over(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:

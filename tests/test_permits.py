@@ -11,7 +11,7 @@ from mailroom import ses
 from mailroom.backoff import Backoff
 from mailroom.errors import TransportError
 from mailroom.job import Action, Outcome, Sent, SesAccount
-from mailroom.permits import ASK_AGAIN, NO_LIMIT, FleetPermits, Permits
+from mailroom.permits import ASK_AGAIN, NO_LIMIT, FleetPermits, NoLimit, Permit, Permits
 from mailroom.queue import Floors
 from mailroom.rates import HOLD
 from mailroom.sender import Sender, Work
@@ -202,10 +202,32 @@ def test_the_last_of_the_quota_is_not_for_those_whose_turn_it_is(engine: Engine,
     assert sends.calls == [(Action.PASSWORD_RECOVERY, 1)] * 20
 
 
-def test_a_batch_whose_permit_has_run_out_is_given_back(engine: Engine) -> None:
+def test_a_batch_whose_permit_has_run_out_takes_another(engine: Engine) -> None:
+    """As where every statement takes a tenth of a second: what is claimed in vain would be claimed so for ever."""
     account(engine, 1000)
     sends = Noting()
     works = sender(engine, sends, permits(engine, lambda: 0.0))  # held since long before now
+    before = granted(engine)
+    with engine.connect() as connection:
+        add_accounts(connection, 5)
+    assert works.work_batch() == Work(5, full=False)
+    assert sends.calls == [(Action.ACTIVATION, 5)]
+    assert granted(engine) - before >= 10
+
+
+class RunOut(NoLimit):
+    """Permits that are void when they come, and no others."""
+
+    def take(self, wanted: int, *, urgent_waits: Callable[[], bool]) -> Permit:
+        return Permit(wanted, until=0.0)
+
+    def take_again(self, permit: Permit, count: int, until: float) -> bool:
+        return False
+
+
+def test_a_batch_that_gets_no_other_permit_is_given_back(engine: Engine) -> None:
+    sends = Noting()
+    works = sender(engine, sends, RunOut())
     with engine.connect() as connection:
         add_accounts(connection, 5)
         assert works.work_batch() == Work(5, full=False)

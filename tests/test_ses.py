@@ -443,7 +443,8 @@ def test_an_exception_does_what_the_table_says(
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(400, "charged"), (418, "charged"), (500, "unconfirmed"), (504, "unconfirmed")]
+    ("status", "kind"),
+    [(400, "charged"), (418, "charged"), (401, "free"), (403, "free"), (500, "unconfirmed"), (504, "unconfirmed")],
 )
 def test_an_exception_of_tomorrow_is_never_final(
     simulator: Simulator, transport: ses.SesTransport, status: int, kind: str
@@ -451,6 +452,19 @@ def test_an_exception_of_tomorrow_is_never_final(
     for count in (1, 2):
         simulator.faults.add(Fault(error="OfTomorrow", status=status))
         assert kinds(send(transport, mails(count))) == [kind] * count
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "404 Not Found", "403 Forbidden"])
+def test_an_answer_that_is_not_of_ses_costs_no_mail_anything(connect: Connect, status: str) -> None:
+    """A proxy's, or that of a wrong endpoint: HTML, and no code but the status."""
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65_536)
+        connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>".encode())
+
+    with listening(answer) as (port, _):
+        outcomes = send(ses.SesTransport(connect(f"http://127.0.0.1:{port}"), source=SOURCE), mails(2))
+    assert kinds(outcomes) == ["free"] * 2
 
 
 @pytest.mark.parametrize(("identity", "kind"), [(SOURCE, "free"), ("example.com", "free"), ("x@a.example", "rejected")])
@@ -742,11 +756,23 @@ def test_the_fuse_blows_over_single_mails_too_and_mends_with_the_first_that_is_a
 ) -> None:
     simulator.faults.add(Fault(error="BadRequestException", times=6))
     singles = [send(transport, [mail])[0] for mail in mails(8)]
-    assert kinds(singles) == ["rejected"] + ["charged"] * 3 + ["free"] * 2 + ["sent"] * 2
+    # The sixth begins a row anew: what comes after the pause is judged by itself.
+    assert kinds(singles) == ["rejected"] + ["charged"] * 3 + ["free", "rejected"] + ["sent"] * 2
     scopes = [outcome.scope for outcome in singles if isinstance(outcome, Deferred)]
-    assert scopes == [None] * 3 + [Scope.ACTION] * 2
+    assert scopes == [None] * 3 + [Scope.ACTION]
     simulator.faults.add(Fault(error="BadRequestException"))
     assert kinds(send(transport, mails(1))) == ["rejected"]
+
+
+def test_codes_that_say_the_same_blow_the_fuse_together(simulator: Simulator, transport: ses.SesTransport) -> None:
+    """As single and bulk calls spell them."""
+    for number in range(3):
+        simulator.faults.add(
+            Fault(error="MessageRejected"), Fault(entries={0: "MESSAGE_REJECTED", 1: "INVALID_PARAMETER"})
+        )
+        found = [*send(transport, [mail(10 * number)])]
+        found += send(transport, [mail(10 * number + 1), mail(10 * number + 2)])
+        assert ("free" in kinds(found)) == (number == 1)
 
 
 def test_the_same_recipient_again_does_not_blow_the_fuse(simulator: Simulator, transport: ses.SesTransport) -> None:

@@ -3,10 +3,10 @@
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
-from mailroom.job import Unconfirmed
+from mailroom.job import Batch, Sent, Unconfirmed
 from mailroom.retry import GRACE, judge
 from mailroom.simulator import Fault, Simulator
 from tests.running import count, drained, eventually, transport, working
@@ -51,18 +51,36 @@ def test_they_can_be_held_until_somebody_decides(
 def test_a_lost_batch_can_be_held_as_well(engine: Engine) -> None:
     with engine.connect() as connection:
         add_accounts(connection, 3)
-        queue.claim(
-            connection,
-            queue="mailroom",
-            worker="test",
-            batch_limit=10,
-            batch_timeout=timedelta(0),
-            lease=timedelta(0),
-            floors=queue.Floors(),
-        )
+        claim(connection)
         assert len(queue.rescue(connection, resend_after=None)) == 3
         assert count(connection, HELD) == 3
         assert misplaced(connection) == []
+
+
+def test_an_answer_that_comes_after_all_ends_the_hold(engine: Engine) -> None:
+    with engine.connect() as connection:
+        add_accounts(connection, 3)
+        batch = claim(connection)
+        assert batch is not None
+        queue.rescue(connection, resend_after=None)
+        answers = [judge(Sent("m"), attempt=0, jitter=0), *[judge(Unconfirmed("x", "y"), attempt=0, jitter=0)] * 2]
+        assert not queue.settle(connection, batch, answers)
+        assert count(connection, HELD) == 2
+        assert claim(connection) is None
+        assert count(connection, "deliveries WHERE outcome = 'sent' AND NOT late") == 1
+        assert misplaced(connection) == []
+
+
+def claim(connection: Connection) -> Batch | None:
+    return queue.claim(
+        connection,
+        queue="mailroom",
+        worker="test",
+        batch_limit=10,
+        batch_timeout=timedelta(0),
+        lease=timedelta(0),
+        floors=queue.Floors(),
+    ).batch
 
 
 def test_the_wait_is_a_setting_and_never_shorter_than_the_backoff() -> None:

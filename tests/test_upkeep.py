@@ -248,13 +248,10 @@ def test_a_token_that_cannot_be_deleted_keeps_its_history_and_is_not_mailed_agai
 def test_whoever_holds_the_lock_of_reconcile_keeps_it_no_longer_than_a_moment(
     engine: Engine, connection: Connection
 ) -> None:
-    with engine.connect() as other:
-        other.execute(text("SELECT pg_advisory_lock(hashtext('mailroom reconcile'))"))
-        try:
-            with pytest.raises(DBAPIError, match="lock timeout"):
-                upkeep.reconcile(engine, queue="mailroom")
-        finally:
-            other.execute(text("SELECT pg_advisory_unlock_all()"))
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as other, other.begin():
+        other.execute(text("SELECT pg_advisory_xact_lock(hashtext('mailroom reconcile'))"))
+        with pytest.raises(DBAPIError, match="lock timeout"):
+            upkeep.reconcile(engine, queue="mailroom")
     assert upkeep.reconcile(engine, queue="mailroom").enqueued == ()
 
 

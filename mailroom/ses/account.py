@@ -7,6 +7,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from mailroom.errors import TransportError
 from mailroom.job import SesAccount
+from mailroom.ses import network
 from mailroom.ses.client import connect
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 # A question may be put again, unlike a mail.
 ATTEMPTS: Final = 3
 READ_TIMEOUT: Final = timedelta(seconds=10)
+LONGEST_ANSWER: Final = timedelta(seconds=45)
 
 
 def connect_to_ask(*, region: str | None) -> "SESV2Client":
@@ -25,7 +27,7 @@ def connect_to_ask(*, region: str | None) -> "SESV2Client":
 def account(client: "SESV2Client") -> SesAccount:
     """Ask SES for the account. Raises TransportError with the code of the refusal, or of what went wrong on the way."""
     try:
-        answer = client.get_account()
+        answer = network.until_connected(client.get_account, {}, within=LONGEST_ANSWER)
         quota = answer["SendQuota"]
         return SesAccount(
             max_send_rate=float(quota["MaxSendRate"]),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mailroom import classify
-from mailroom.address import ascii_address
+from mailroom.address import UNSUPPORTED_ADDRESS, ascii_address
 from mailroom.classify import Fault
 from mailroom.fuse import BLOWS_AT, Fuse
 from mailroom.job import Action, Deferred, Outcome, Rejected, Sent, SesAccount, Untried
@@ -67,7 +67,7 @@ class SesTransport:
         deadline = time.monotonic() + within.total_seconds()
         addresses = [ascii_address(mail.address) for mail in mails]
         possible = [place for place, address in enumerate(addresses) if address is not None]
-        outcomes: list[Outcome] = [Rejected("UnsupportedAddress", "SES cannot mail to this address")] * len(mails)
+        outcomes: list[Outcome] = [Rejected(UNSUPPORTED_ADDRESS, "SES cannot mail to this address")] * len(mails)
         call = _Call(self, action, batch, deadline, permitted)
         # Those that go alone come last: what there is no time for goes back as it was.
         possible.sort(key=lambda place: mails[place].alone)
@@ -132,6 +132,8 @@ class _Call:
         self._permitted = permitted
         self._in_vain = False
         self._searching = False
+        self._called = False
+        self._progress = False
         self._refused = 0
 
     def outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
@@ -145,6 +147,7 @@ class _Call:
         if any(isinstance(one, Sent) for one in found):
             self._refused = -LARGEST_BATCH  # never again in this call: the configuration is sound
         self._refused += sum(isinstance(one, Rejected) for one in found)
+        self._progress |= any(isinstance(one, Sent | Rejected) for one in found)
         at_fault = any(isinstance(one, Deferred) and not one.charged for one in found)
         self._in_vain = at_fault or self._refused >= BLOWS_AT
         return found
@@ -162,16 +165,18 @@ class _Call:
     def _begins(self, count: int) -> bool:
         """Whether a call for `count` mails may begin: one of a search is waited for, but not longer than the lease."""
         latest = self._deadline - self._transport.longest_call.total_seconds()
-        if self._searching and not self._permitted(count, latest):
+        if self._called and not self._permitted(count, latest, again=self._searching):
             return False
+        self._called = True
         return time.monotonic() <= latest
 
     def _try(self, entries: Sequence[Entry]) -> list[Outcome] | None:
         """Make one call; None if it was refused whole for the sake of some mail that is still to be found."""
         transport = self._transport
         if not self._begins(len(entries)):
-            if self._searching:  # charged, or the same mails would be searched in the same way for ever
-                return [Deferred("OutOfTime", "the lease ended the search for a mail", charged=True)] * len(entries)
+            if self._searching:  # charged if it found nothing, or the same mails would be searched like this for ever
+                charged = not self._progress
+                return [Deferred("OutOfTime", "the lease ended the search for a mail", charged)] * len(entries)
             return [Untried("OutOfTime")] * len(entries)
         try:
             answered = transport.request(self._action, entries, batch=self._batch)

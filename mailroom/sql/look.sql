@@ -5,7 +5,7 @@
 --
 -- Returns one row: how many batches could be claimed now (counting up to one a lane), the seconds until the next one
 -- could be or the next pause can be probed (NULL: nothing waits), whether a lease has run out, whether a pause can
--- be probed now; and a floor for each lane (heads_priority, heads_action, heads_due_at, heads_token), below which it saw
+-- be probed now with a job of this queue; and a floor for each lane (heads_priority, heads_action, heads_due_at, heads_token), below which it saw
 -- nothing alive, so that one look walks over what is dead and not each claim after it.
 WITH lane AS MATERIALIZED (
     SELECT given.priority, given.action,
@@ -43,7 +43,17 @@ SELECT (SELECT count(*) FROM leaves WHERE leaves_at <= now()) AS ready,
           FROM (SELECT leaves_at FROM leaves UNION ALL SELECT probe_at FROM pauses) AS upcoming (at)
          WHERE at > now() AND at < 'infinity') AS next_seconds,
        EXISTS (SELECT FROM batches WHERE lease_until < now()) AS rescuable,
-       EXISTS (SELECT FROM pauses WHERE probe_at <= now()) AS probeable,
+       EXISTS (
+           SELECT
+             FROM pauses
+            CROSS JOIN unnest(CAST(:priorities AS smallint[]), CAST(:actions AS token_action[])) AS lane (priority, action)
+            CROSS JOIN LATERAL (
+                  SELECT FROM jobs
+                   WHERE queue = :queue AND priority = lane.priority AND action = lane.action AND due_at <= now()
+                   ORDER BY due_at, token LIMIT 1) AS due
+            WHERE pauses.probe_at <= now()
+              AND (CAST(lane.action AS text) = pauses.scope
+                   OR pauses.scope IN ('account', 'configuration_set', 'identity'))) AS probeable,
        ARRAY(SELECT priority FROM leaves ORDER BY priority, action) AS heads_priority,
        ARRAY(SELECT CAST(action AS text) FROM leaves ORDER BY priority, action) AS heads_action,
        ARRAY(SELECT head_due_at FROM leaves ORDER BY priority, action) AS heads_due_at,

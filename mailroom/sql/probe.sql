@@ -1,7 +1,8 @@
 -- Take the right to try, with one mail, whether a pause can end.
 --
--- Binds: first_wait and longest_wait (intervals).
+-- Binds: first_wait and longest_wait (intervals); queue, priorities and actions, as for claim.
 --
+-- Only where there is a job of the queue to try it with: whoever has none must not put off those who have.
 -- The next try is set at once, later and later: whoever tries and finds the fault still there, or dies, need do nothing.
 -- Returns the scope to try, or no row if none is due.
 --
@@ -9,5 +10,18 @@
 UPDATE pauses
    SET probes = probes + 1,
        probe_at = clock_timestamp() + least(:first_wait * power(2, least(probes + 1, 16)), :longest_wait)
- WHERE scope = (SELECT scope FROM pauses WHERE probe_at <= now() ORDER BY probe_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+ WHERE scope = (
+       SELECT scope
+         FROM pauses
+        WHERE probe_at <= now()
+          AND EXISTS (
+              SELECT
+                FROM unnest(CAST(:priorities AS smallint[]), CAST(:actions AS token_action[])) AS lane (priority, action)
+               CROSS JOIN LATERAL (
+                     SELECT FROM jobs
+                      WHERE queue = :queue AND priority = lane.priority AND action = lane.action AND due_at <= now()
+                      ORDER BY due_at, token LIMIT 1) AS due
+               WHERE CAST(lane.action AS text) = pauses.scope
+                  OR pauses.scope IN ('account', 'configuration_set', 'identity'))
+        ORDER BY probe_at LIMIT 1 FOR UPDATE SKIP LOCKED)
 RETURNING scope

@@ -6,11 +6,12 @@
 -- uncharged, and due when the oldest of its batch was.
 --
 -- The fence: the batch row is deleted first. Whoever comes second, this or rescue, finds none. Results that come
--- second are logged as late and decide nothing; told twice (the first answer was lost), they are logged once.
+-- second are logged as late and decide nothing; told twice (the first answer was lost), they are logged once. But where
+-- one of them says that a mail which is held was accepted, there is nothing left to decide: the next claim ends it.
 --
 -- Returns one row: whether the batch was still ours.
 --
--- Locks: the batch, and nothing else.
+-- Locks: the batch; if it was gone, jobs that are held, by token.
 WITH closed AS MATERIALIZED (
     DELETE FROM batches WHERE id = :batch RETURNING queue, action, priority, due_at, tokens, attempts
 ),
@@ -48,5 +49,16 @@ again AS (
             WHERE results.token = held.token AND results.outcome NOT IN ('deferred', 'unconfirmed')
            )
     ON CONFLICT (token) DO NOTHING
+),
+accepted AS MATERIALIZED (
+    SELECT jobs.token
+      FROM jobs
+     WHERE jobs.token = ANY (ARRAY(SELECT token FROM results WHERE outcome = 'sent' AND NOT EXISTS (SELECT FROM closed)))
+       AND jobs.due_at = 'infinity'
+     ORDER BY jobs.token
+       FOR UPDATE
+),
+freed AS (
+    UPDATE jobs SET due_at = clock_timestamp() FROM accepted WHERE jobs.token = accepted.token
 )
 SELECT EXISTS (SELECT FROM closed) AS owned

@@ -3,7 +3,8 @@
 -- Binds: bucket; wanted; own_rate (permits a second that the settings allow, NULL: they say nothing); urgent; and of
 -- the rate: default_share (of the account's rate, where the settings say nothing), unknown_rate (before the account is
 -- known), capacity_seconds (how much the bucket holds), reserve (the share of it that is for urgent mail), quota_reserve
--- (the share of the 24-hour quota that is), recovery_per_second (how fast the rate creeps back).
+-- (the share of the 24-hour quota that is), recovery_per_second (how fast the rate creeps back), quota_stale_after (an
+-- interval: what SES said of the quota counts no longer, and then SES has to say when it is used up).
 --
 -- Returns one row: how many were granted; whether the quota leaves anything to other than urgent mail; the rate that
 -- counts when permits come back, NULL without a limit; the moment; and the seconds after which to ask again.
@@ -19,7 +20,8 @@ clock AS MATERIALIZED (
 account AS MATERIALIZED (
     SELECT CASE WHEN max_send_rate >= 0 THEN greatest(max_send_rate, 0.01) END AS max_send_rate,
            fetched_at IS NOT NULL AS known,
-           CASE WHEN max_24_hour_send >= 0 THEN max_24_hour_send END AS max_24_hour_send,
+           CASE WHEN max_24_hour_send >= 0 AND fetched_at > clock_timestamp() - CAST(:quota_stale_after AS interval)
+                THEN max_24_hour_send END AS max_24_hour_send,
            sent_last_24_hours, granted_before, refresh_due_at
       FROM ses_account
      WHERE :bucket = 'mails'
