@@ -6,19 +6,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from typing import Final, TypeGuard
+from datetime import timedelta
+from typing import Final
 
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
-from mailroom import classify, jobs, pauses, queue, schema, tokens
+from mailroom import classify, pauses, queue, schema, tokens
 from mailroom.address import UNSUPPORTED_ADDRESS
+from mailroom.aftermath import Aftermath
 from mailroom.backoff import Backoff
 from mailroom.database import first_line, is_worth_repeating
 from mailroom.errors import TransportError
-from mailroom.fuse import BLOWS_AT, blown
 from mailroom.job import (
     RECOVERY_LIMITS,
     Action,
@@ -29,10 +29,8 @@ from mailroom.job import (
     Priority,
     RecoveryLimits,
     Rejected,
-    Scope,
     Sent,
     Unconfirmed,
-    Untried,
 )
 from mailroom.permits import NO_LIMIT, Permit, Permits
 from mailroom.queue import LANES, OTHER_LANES, URGENT_LANES, Claim, Floors, Lane, View
@@ -91,8 +89,8 @@ class Sender:
         self._key = key
         self.limits = limits
         self._floors = floors
-        self._backoff = backoff
         self._permits = permits
+        self._aftermath = Aftermath(engine, queue=limits.queue, backoff=backoff, permits=permits)
         self._urgent_run = 0
 
     def work_batch(self) -> Work | None:
@@ -149,7 +147,7 @@ class Sender:
             return False
         outcomes = self._work(batch, began, permit, believe=_doubted)
         if any(isinstance(outcome, Sent) for outcome in outcomes):
-            self._resume(batch.action)
+            self._aftermath.resume(batch.action)
         refusals = {*classify.REFUSALS, UNSUPPORTED_ADDRESS}
         return any(isinstance(one, Rejected | Deferred) and one.code in refusals for one in outcomes)
 
@@ -166,17 +164,6 @@ class Sender:
                 if claim.taken == 0:
                     break
         return None
-
-    def _resume(self, action: Action) -> None:
-        """End the pauses that a mail of this action has passed: it went through."""
-        with self._engine.connect() as connection:
-            for pause in pauses.read(connection):
-                if pause.scope not in pauses.covering(action):
-                    continue
-                if pause.code in classify.REFUSALS:
-                    self._put_back_refused(connection, action, before=pause.opened_at)
-                if pauses.close_pause(connection, pause.scope):
-                    log.info("resumed scope=%s", pause.scope)
 
     def _claim_permitted(self, permit: Permit) -> Claim:
         """Claim no more than is permitted, and give back what is left of the permit."""
@@ -252,8 +239,7 @@ class Sender:
         within = self.limits.lease - timedelta(seconds=time.monotonic() - began)
         if within < self._transport.longest_call:
             self._surely(batch, lambda connection: queue.release(connection, batch))
-            reason = "the claim took too long for the lease"
-            self._backoff.fault("OutOfTime", reason, now=time.monotonic(), jitter=random.random())  # noqa: S311 - spreads
+            self._aftermath.back_off(Deferred("OutOfTime", "the claim took too long for the lease", charged=False))
             log.warning("batch id=%d released: too little of its lease was left", batch.id)
             return []
         outcomes = self._send(batch, within, permit)
@@ -268,14 +254,17 @@ class Sender:
         ]
         owned = self._surely(batch, lambda connection: queue.settle(connection, batch, verdicts))
         _log_batch(batch, verdicts, owned=owned, seconds=time.monotonic() - began)
-        self._mind_the_account(batch.action, outcomes)
-        self._mind_the_rate(outcomes)
+        self._aftermath.mind(batch.action, outcomes)
         return outcomes
 
     def _send(self, batch: Batch, within: timedelta, permit: Permit) -> Sequence[Outcome]:
         def permitted(count: int, until: float, *, again: bool) -> bool:
-            in_time = not again and time.monotonic() <= permit.until
-            return in_time or self._permits.take_again(permit, count, until)
+            if not again and time.monotonic() <= permit.until:
+                return True
+            try:
+                return self._permits.take_again(permit, count, until)
+            except DBAPIError:  # what the calls before have told must not be lost for it
+                return False
 
         at_fault: Outcome = Deferred("InternalError", "a fault in mailroom; its log says more", charged=True)
         try:
@@ -305,74 +294,6 @@ class Sender:
     def _on_connection(self, close: Callable[[Connection], bool]) -> bool:
         with self._engine.connect() as connection:
             return close(connection)
-
-    def _mind_the_account(self, action: Action, outcomes: Sequence[Outcome]) -> None:
-        """Pause the fleet for a fault that all would meet, or back off for one of this moment or this machine."""
-        self._mind_refusals(action, outcomes)
-        told = [outcome for outcome in outcomes if not isinstance(outcome, Untried)]
-        scoped = [outcome for outcome in told if isinstance(outcome, Deferred) and outcome.scope is not None]
-        local = [outcome for outcome in told if _is_local(outcome)]
-        if scoped:
-            self._pause_fleet(action, scoped[0])
-        if any(outcome.scope is Scope.ACCOUNT for outcome in scoped):
-            # It may be this machine's credentials: whoever ends the pause must not let it begin again at once.
-            self._back_off(scoped[0])
-        elif local and (len(local) == len(told) or any(isinstance(fault, Deferred) for fault in local)):
-            self._back_off(local[0])
-        elif told:
-            self._backoff.success()
-
-    def _back_off(self, fault: Deferred | Unconfirmed) -> None:
-        jitter = random.random()  # noqa: S311 - spreads retries
-        self._backoff.fault(fault.code, fault.reason, now=time.monotonic(), jitter=jitter)
-
-    def _mind_refusals(self, action: Action, outcomes: Sequence[Outcome]) -> None:
-        """Pause an action of which one mail after another is refused, whichever processes met that."""
-        codes = [one.code for one in outcomes if isinstance(one, Rejected) and one.code in classify.REFUSALS]
-        if not codes or any(isinstance(outcome, Sent) for outcome in outcomes):
-            return
-        with self._engine.connect() as connection:
-            refused = jobs.refused_since_accepted(connection, action, classify.REFUSALS)
-        if len({account for _, account in refused}) >= BLOWS_AT:
-            self._pause_fleet(action, blown(codes[0]))
-
-    def _mind_the_rate(self, outcomes: Sequence[Outcome]) -> None:
-        """Slow the fleet down when SES asks for it."""
-        if any(_is_throttled(outcome) for outcome in outcomes):
-            pace = self._permits.throttled()
-            if pace is not None:
-                log.warning("throttled by SES: the fleet slows down to %.0f %% of its rate", pace * 100)
-
-    def _pause_fleet(self, action: Action, fault: Deferred) -> None:
-        scope = pauses.scope_name(fault.scope or Scope.ACCOUNT, action)
-        with self._engine.connect() as connection:
-            if pauses.open_pause(connection, scope, code=fault.code, reason=fault.reason):
-                log.warning("paused scope=%s code=%s reason=%r", scope, fault.code, fault.reason)
-            if fault.code in classify.REFUSALS:
-                self._put_back_refused(connection, action)
-
-    def _put_back_refused(self, connection: Connection, action: Action, *, before: datetime | None = None) -> None:
-        """Put back what was refused when not one mail after another was at fault, but the action.
-
-        At the end of the pause once more: a call may have been in the air when it began, or who opened it died.
-        """
-        found = jobs.refused_since_accepted(connection, action, classify.REFUSALS, before=before)
-        refused = [token for token, _ in found]
-        put_back = jobs.retry(connection, refused, queue=self.limits.queue).put_back
-        if put_back:
-            log.warning("put back jobs=%d action=%s: refused, and not for their own sake", len(put_back), action)
-
-
-def _is_local(outcome: Outcome) -> TypeGuard[Deferred | Unconfirmed]:
-    """Whether a fault is not the mail's, and yet nothing that the fleet should stop for."""
-    if isinstance(outcome, Deferred):
-        return not outcome.charged and outcome.scope is None
-    return isinstance(outcome, Unconfirmed)
-
-
-def _is_throttled(outcome: Outcome) -> bool:
-    """Whether SES took it for too much at once; the quota of a day is another matter, and has a scope."""
-    return isinstance(outcome, Deferred) and outcome.scope is None and outcome.code in classify.THROTTLES
 
 
 def _doubted(told: Outcome) -> Outcome:
