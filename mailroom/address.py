@@ -21,7 +21,12 @@ def ascii_address(address: str) -> str | None:
     only bounce, and bounces count against the account. `example.com` and `.example` pass, for trying things out.
     """
     local_part, _, domain = address.partition("@")
-    if len(address) <= _LONG and len(local_part) <= LONGEST_LOCAL_PART and _PLAIN.fullmatch(local_part):
+    if (
+        address.isascii()
+        and len(address) <= _LONG
+        and len(local_part) <= LONGEST_LOCAL_PART
+        and _PLAIN.fullmatch(local_part)
+    ):
         known = _ascii_domain(domain)
         return None if known is None else f"{local_part}@{known}"
     return _checked(address)

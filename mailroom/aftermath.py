@@ -8,11 +8,12 @@ from datetime import datetime
 from typing import TypeGuard
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from mailroom import classify, jobs, pauses
 from mailroom.backoff import Backoff
 from mailroom.fuse import BLOWS_AT, blown
-from mailroom.job import Action, Deferred, Outcome, Rejected, Scope, Sent, Unconfirmed, Untried
+from mailroom.job import Action, Batch, Deferred, Outcome, Rejected, Scope, Sent, Unconfirmed, Untried
 from mailroom.permits import Permits
 
 log = logging.getLogger(__name__)
@@ -30,12 +31,33 @@ class Aftermath:
     def mind(self, action: Action, outcomes: Sequence[Outcome]) -> None:
         """Pause the fleet for a fault that all would meet, back off for one of this machine, slow down if SES asks.
 
-        Raises DBAPIError if the database does not take it: the next call will meet the same.
+        Raises DBAPIError if the database does not take it.
         """
         self._mind_refusals(action, outcomes)
         self._mind_the_account(action, outcomes)
         if any(_is_throttled(outcome) for outcome in outcomes):
             self._slow_down()
+
+    def weigh(self, batch: Batch, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+        """Believe the refusal of a mail that was refused before, if since then another of the action was accepted.
+
+        Else a few that are bad, claimed together, would pause their action again and again.
+        """
+        doubted = [_is_doubted(outcome) for outcome in outcomes]
+        if not any(doubted):
+            return outcomes
+        try:
+            with self._engine.connect() as connection:
+                tokens = [job.token for job in batch.jobs]
+                bad = jobs.refused_before_accepted(connection, batch.action, classify.REFUSALS, tokens)
+        except DBAPIError:  # the answers are worth more than what is made of them
+            return outcomes
+        return [
+            Rejected(outcome.code, "SES refuses this mail, and others not")
+            if job.token in bad and _is_doubted(outcome)
+            else outcome
+            for job, outcome in zip(batch.jobs, outcomes, strict=True)
+        ]
 
     def resume(self, action: Action) -> None:
         """End the pauses that a mail of this action has passed: it went through."""
@@ -93,13 +115,18 @@ class Aftermath:
     def _put_back_refused(self, connection: Connection, action: Action, *, before: datetime | None = None) -> None:
         """Put back what was refused when not one mail after another was at fault, but the action.
 
-        At the end of the pause once more: a call may have been in the air when it began, or who opened it died.
+        At the end of the pause once more: a call may have been in the air when it began, or who opened it died. Each
+        once at the most: what is refused again after that is bad.
         """
         found = jobs.refused_since_accepted(connection, action, classify.REFUSALS, before=before)
-        refused = [token for token, _ in found]
-        put_back = jobs.retry(connection, refused, queue=self._queue).put_back
+        put_back = jobs.put_back_once(connection, [token for token, _ in found], queue=self._queue)
         if put_back:
             log.warning("put back jobs=%d action=%s: refused, and not for their own sake", len(put_back), action)
+
+
+def _is_doubted(outcome: Outcome) -> TypeGuard[Deferred]:
+    """Whether a mail was refused, and the fuse does not believe that it was for its own sake."""
+    return isinstance(outcome, Deferred) and outcome.scope is Scope.ACTION and outcome.code in classify.REFUSALS
 
 
 def _is_local(outcome: Outcome) -> TypeGuard[Deferred | Unconfirmed]:

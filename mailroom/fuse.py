@@ -47,8 +47,8 @@ class Fuse:
 
 
 def blown(code: str) -> Deferred:
-    """Return what is said of a mail that is refused like five others before it, with none accepted between them."""
-    return Deferred(code, "SES refuses one mail after another alike", charged=False, scope=Scope.ACTION)
+    """Return what is said of the fifth mail in a row that is refused, and of those that it was refused with."""
+    return Deferred(code, "SES refuses one mail after another", charged=False, scope=Scope.ACTION)
 
 
 def _weighed(refused: Rejected, recipients: int, believed: bool) -> Outcome:

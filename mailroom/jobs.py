@@ -1,6 +1,6 @@
 """What an operator sees of jobs, waiting, held, in flight and over, and does to them: retry, release and drop."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -16,6 +16,7 @@ from sqlalchemy import (
     Select,
     SmallInteger,
     Text,
+    and_,
     case,
     cast,
     func,
@@ -23,6 +24,7 @@ from sqlalchemy import (
     literal_column,
     null,
     select,
+    true,
     union_all,
 )
 
@@ -135,20 +137,50 @@ def refused_since_accepted(
 
     With `before`, after the newest that was accepted before that. Of each its token and account. Lately: within LATELY.
     """
-    of_action = deliveries.c.action == action.value
-    accepted = select(deliveries.c.id).where(of_action, deliveries.c.outcome == "sent")
+    lately = (func.now() if before is None else literal(before)) - LATELY
+    of_action = and_(deliveries.c.action == action.value, deliveries.c.created_at > lately)
+    accepted = select(deliveries.c.id, deliveries.c.batch).where(of_action, deliveries.c.outcome == "sent")
     if before is not None:
         accepted = accepted.where(deliveries.c.created_at < before)
-    newest = accepted.order_by(deliveries.c.id.desc()).limit(1).scalar_subquery()
+    newest = accepted.order_by(deliveries.c.id.desc()).limit(1).cte()
     refused = select(deliveries.c.token, deliveries.c.account).where(
-        deliveries.c.id > func.coalesce(newest, 0),
         of_action,
+        deliveries.c.id > func.coalesce(select(newest.c.id).scalar_subquery(), 0),
+        # What left in one call with a mail that was accepted was refused for its own sake.
+        func.coalesce(deliveries.c.batch != select(newest.c.batch).scalar_subquery(), true()),
         deliveries.c.outcome.in_(["rejected", "failed"]),
         deliveries.c.error_code.in_(codes),
-        deliveries.c.created_at > (func.now() if before is None else literal(before)) - LATELY,
         deliveries.c.retried_at.is_(None),
     )
     return [(row.token, row.account) for row in connection.execute(refused)]
+
+
+def refused_before_accepted(
+    connection: Connection, action: Action, codes: Collection[str], of: Sequence[int]
+) -> set[int]:
+    """Return those tokens that were refused before, not for good, and then another of the action was accepted."""
+    refused, later = deliveries.alias(), deliveries.alias()
+    accepted_since = select(later.c.id).where(
+        later.c.id > refused.c.id,
+        later.c.action == action.value,
+        later.c.outcome == "sent",
+        later.c.created_at > func.now() - LATELY,
+    )
+    found = select(refused.c.token).where(
+        refused.c.token.in_(of),
+        refused.c.outcome == "deferred",
+        refused.c.error_code.in_(codes),
+        accepted_since.exists(),
+    )
+    return set(connection.execute(found).scalars())
+
+
+def put_back_once(connection: Connection, wanted: Iterable[int], *, queue: str) -> list[int]:
+    """Put back those of these jobs that were never put back before, as `retry` does; return their tokens."""
+    some = list(wanted)
+    earlier = select(deliveries.c.token).where(deliveries.c.token.in_(some), deliveries.c.retried_at.is_not(None))
+    again = set(connection.execute(earlier).scalars())
+    return retry(connection, [token for token in some if token not in again], queue=queue).put_back
 
 
 def find_token(connection: Connection, token: int) -> Token | None:

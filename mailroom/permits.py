@@ -121,13 +121,27 @@ class FleetPermits:
     def take_again(self, permit: Permit, count: int, until: float) -> bool:
         """See `Permits.take_again`. Raises DBAPIError."""
         block = self._block(permit)
-        while (got := block.take(count, self._bulk)) is None or got.count < count:
-            if got is not None:
-                self._put_back(got, got.count)
+        while not self._takes_whole(block, count):
             if self._clock() + LOOK_AGAIN.total_seconds() > until:
                 return False
             time.sleep(LOOK_AGAIN.total_seconds())
         return True
+
+    def _takes_whole(self, block: "_Block", count: int) -> bool:
+        """Take all that a call for `count` mails needs, or nothing: what is not enough is left to the fleet."""
+        calls = self._bulk if count > 1 else None
+        call = None if calls is None else calls.take(1)
+        if calls is not None and call is None:
+            return False
+        got = block.take(count)
+        if got is not None and got.count == count:
+            return True
+        if calls is not None and call is not None:
+            calls.put_back(call, 1)
+        if got is not None:
+            block.put_back(got, got.count)
+            block.return_all(ask_at_once=False)
+        return False
 
     def give_back(self, permit: Permit, unused: int) -> None:
         """See `Permits.give_back`. What comes back stays with the process, for its other senders, while it holds."""
@@ -206,11 +220,11 @@ class _Block:
             if permit.until == self._until:
                 self._left += unused
 
-    def return_all(self) -> None:
+    def return_all(self, *, ask_at_once: bool = True) -> None:
         """Give what is held back to the fleet."""
         with self._lock:
             granted, unused, self._left = self._granted, self._left, 0
-            if unused:
+            if unused and ask_at_once:
                 self._ask_again_at = 0.0
         if granted is not None and unused:
             with self._engine.connect() as connection:

@@ -23,7 +23,8 @@ OTHER_LANES: Final = tuple(lane for lane in LANES if lane[0] is not Priority.URG
 
 # Commits land out of order by this much without a claim missing them; what is later waits for the sweep.
 SLACK: Final = timedelta(seconds=1)
-# The same for a lane in which a look finds nothing: a transaction that takes longer than this waits for the sweep.
+# The same for a look, which moves the floor of each lane up to the first job that it sees, but no nearer than this: a
+# transaction that takes longer waits for the sweep.
 SETTLED_AFTER: Final = timedelta(seconds=30)
 RESCUED_BATCHES: Final = 100
 
@@ -158,23 +159,24 @@ def settle(connection: Connection, batch: Batch, verdicts: Sequence[Verdict]) ->
     judged = list(zip(batch.jobs, verdicts, strict=False))
     told = [(job, delivery) for job, verdict in judged for delivery in verdict.deliveries]
     again = [(job, verdict.again) for job, verdict in judged if verdict.again is not None]
-    owned: bool = connection.execute(
-        statement("settle"),
-        {
-            "batch": batch.id,
-            "action": batch.action.value,
-            "tokens": [job.token for job, _ in told],
-            "accounts": [job.account for job, _ in told],
-            "attempts": [job.attempt for job, _ in told],
-            "outcomes": [delivery.outcome for _, delivery in told],
-            "message_ids": [_storable(delivery.message_id) for _, delivery in told],
-            "error_codes": [_storable(delivery.error_code) for _, delivery in told],
-            "errors": [_storable(delivery.error) for _, delivery in told],
-            "again_tokens": [job.token for job, _ in again],
-            "again_attempts": [retry.attempt for _, retry in again],
-            "again_after": [retry.after for _, retry in again],
-        },
-    ).scalar_one()
+    binds = {
+        "batch": batch.id,
+        "action": batch.action.value,
+        "tokens": [job.token for job, _ in told],
+        "accounts": [job.account for job, _ in told],
+        "attempts": [job.attempt for job, _ in told],
+        "outcomes": [delivery.outcome for _, delivery in told],
+        "message_ids": [_storable(delivery.message_id) for _, delivery in told],
+        "error_codes": [_storable(delivery.error_code) for _, delivery in told],
+        "errors": [_storable(delivery.error) for _, delivery in told],
+        "again_tokens": [job.token for job, _ in again],
+        "again_attempts": [retry.attempt for _, retry in again],
+        "again_after": [retry.after for _, retry in again],
+    }
+    owned: bool = connection.execute(statement("settle"), binds).scalar_one()
+    if not owned and any(delivery.outcome == "sent" for _, delivery in told):
+        # It may have waited for the rescue, which its snapshot did not see: a job that is held now was not freed.
+        connection.execute(statement("settle"), binds)
     return owned
 
 

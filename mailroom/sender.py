@@ -114,8 +114,8 @@ class Sender:
         """How long until there may be a permit for mail that is not urgent."""
         return self._permits.wait()
 
-    def probe(self) -> bool:
-        """Try whether a pause can end: with one mail, and where that is refused, with some others.
+    def probe(self, stopping: Callable[[], bool] = lambda: False) -> bool:
+        """Try whether a pause can end: with one mail, and where that is refused, with some others, unless `stopping`.
 
         It ends with the first mail that is accepted. No refusal is believed: what is paused may be why. Return False if
         there is no pause to be tried now.
@@ -132,10 +132,12 @@ class Sender:
         lanes = [lane for lane in LANES if scope not in list(Action) or lane[1] == scope]
         # What is paused for itself as well cannot tell whether the rest is over: others first.
         in_turn = [[lane for lane in lanes if lane[1] not in paused], lanes]
-        for _ in range(MOST_PROBED):
-            if permit is None or not self._is_refused(permit, in_turn):
+        for left in reversed(range(MOST_PROBED)):
+            refused = self._is_refused(permit, in_turn)
+            again = self._permits.take(1, urgent_waits=lambda: True) if refused and left and not stopping() else None
+            if again is None:
                 break
-            permit = self._permits.take(1, urgent_waits=lambda: True)
+            permit = again
         return True
 
     def _is_refused(self, permit: Permit, in_turn: Sequence[Sequence[Lane]]) -> bool:
@@ -232,7 +234,7 @@ class Sender:
         """
         latest = began + (self.limits.lease - self._transport.longest_call).total_seconds()
         late = time.monotonic() > permit.until
-        if late and not self._permits.take_again(permit, len(batch.jobs), latest):
+        if late and not self._take_again(permit, len(batch.jobs), latest):
             self._surely(batch, lambda connection: queue.release(connection, batch))
             log.info("batch id=%d released: the claim took longer than its permit holds", batch.id)
             return []
@@ -242,7 +244,7 @@ class Sender:
             self._aftermath.back_off(Deferred("OutOfTime", "the claim took too long for the lease", charged=False))
             log.warning("batch id=%d released: too little of its lease was left", batch.id)
             return []
-        outcomes = self._send(batch, within, permit)
+        outcomes = self._aftermath.weigh(batch, self._send(batch, within, permit))
         verdicts = [
             judge(
                 believe(outcome),
@@ -259,12 +261,7 @@ class Sender:
 
     def _send(self, batch: Batch, within: timedelta, permit: Permit) -> Sequence[Outcome]:
         def permitted(count: int, until: float, *, again: bool) -> bool:
-            if not again and time.monotonic() <= permit.until:
-                return True
-            try:
-                return self._permits.take_again(permit, count, until)
-            except DBAPIError:  # what the calls before have told must not be lost for it
-                return False
+            return (not again and time.monotonic() <= permit.until) or self._take_again(permit, count, until)
 
         at_fault: Outcome = Deferred("InternalError", "a fault in mailroom; its log says more", charged=True)
         try:
@@ -281,6 +278,12 @@ class Sender:
             log.exception("batch id=%d: a fault in mailroom", batch.id)
             return [at_fault] * len(batch.jobs)
         return outcomes
+
+    def _take_again(self, permit: Permit, count: int, until: float) -> bool:
+        try:
+            return self._permits.take_again(permit, count, until)
+        except DBAPIError:  # neither a claimed batch nor what earlier calls have told must be lost for it
+            return False
 
     def _surely(self, batch: Batch, close: Callable[[Connection], bool]) -> bool:
         """Close a batch for certain: the answers of SES are worth the wait for a database that is down."""
@@ -299,7 +302,7 @@ class Sender:
 def _doubted(told: Outcome) -> Outcome:
     """What is to be believed of a probe: a mail that is refused may be so for the sake of what is paused."""
     match told:
-        case Rejected(code, _) | Deferred(code, _, charged=True) if code != UNSUPPORTED_ADDRESS:
+        case Rejected(code, _) | Deferred(code, _, charged=True) if code in classify.REFUSALS:
             return Deferred(code, "refused while it is paused: perhaps not for its own sake", charged=False)
         case _:
             return told

@@ -41,7 +41,7 @@ def sweep(
     with engine.connect() as connection:
         while rescued := queue.rescue(connection, resend_after=sender.limits.resend_after):
             log_rescued(rescued)
-    while time.monotonic() < deadline and sender.probe():
+    while time.monotonic() < deadline and not stopping() and sender.probe(stopping):
         pass
     while time.monotonic() < deadline and not stopping():
         work = sender.work_batch()

@@ -193,7 +193,7 @@ class Worker:
         try:
             if self._probeable.is_set():
                 self._probeable.clear()
-                worked = sender.probe()
+                worked = sender.probe(self._stopping.is_set)
             while self._may_claim():
                 work = sender.work_batch()
                 if work is None and self._await_permit(sender):

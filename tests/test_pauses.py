@@ -111,6 +111,9 @@ def test_who_has_nothing_to_try_does_not_put_off_those_who_have(conn: Connection
     conn.execute(text("UPDATE pauses SET probe_at = now() - interval '1 ms'"))
     assert pauses.probe(conn, queue="other") is None
     assert not look(conn, "other").probeable
+    pauses.open_pause(conn, "queue:mailroom", code=pauses.BY_HAND, reason="maintenance", probed=False)
+    assert (pauses.probe(conn, queue="mailroom"), look(conn, "mailroom").probeable) == (None, False)
+    assert pauses.close_pause(conn, "queue:mailroom", by_hand=True)
     conn.execute(text("DELETE FROM jobs WHERE token = :token"), {"token": activation})
     assert look(conn, "mailroom").probeable
     assert [pauses.probe(conn, queue="mailroom") for _ in range(2)] == ["account", None]  # no activation is due
@@ -293,6 +296,47 @@ def test_an_address_that_ses_cannot_take_does_not_keep_a_pause(
             eventually(lambda: drained(connection), "all is over")
         assert count(connection, "deliveries WHERE outcome = 'rejected'") == 1
     assert simulator.ledger.counts().mails == 60
+
+
+def test_bad_mails_that_are_claimed_together_end_once_another_was_accepted(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Six of the seven that wait are bad. Each incident believes nothing; what is refused after it is bad."""
+    simulator.account.production_access_enabled = False
+    with engine.connect() as connection:
+        add_accounts(connection, 6)
+        connection.execute(
+            text("INSERT INTO accounts (email, login) VALUES ('success@simulator.amazonses.com', 'success')")
+        )
+        connection.execute(text("UPDATE jobs SET due_at = now() - interval '1 second' * (100 - token)"))
+        with working(engine, transport(simulator, monkeypatch), sweep_interval=0.1, batch_limit=50):
+            for _ in range(60):
+                eventually(lambda: count(connection, "batches") == 0, "all is settled")
+                connection.execute(text("UPDATE jobs SET due_at = now() WHERE due_at > now()"))
+                connection.execute(text("UPDATE pauses SET probe_at = now()"))
+                if drained(connection) and not pauses.read(connection):
+                    break
+                eventually(lambda: count(connection, "jobs WHERE due_at <= now()") == 0, "it has tried", seconds=20)
+        assert drained(connection)
+        assert pauses.read(connection) == []
+        assert misplaced(connection) == []
+        assert count(connection, "deliveries WHERE outcome IN ('rejected', 'failed') AND retried_at IS NULL") == 6
+    assert simulator.ledger.counts().mails == 1
+
+
+def test_refusals_beside_an_acceptance_are_no_row(conn: Connection) -> None:
+    add_accounts(conn, 6)
+    conn.execute(
+        text(
+            "INSERT INTO deliveries (token, account, batch, action, outcome, error_code, attempt)"
+            " SELECT token, token, 7, 'activation',"
+            " CAST(CASE place WHEN 1 THEN 'sent' ELSE 'rejected' END AS delivery_outcome), 'A', 0"
+            " FROM (SELECT token, row_number() OVER (ORDER BY token) AS place FROM jobs) AS placed ORDER BY place"
+        )
+    )
+    assert jobs.refused_since_accepted(conn, Action.ACTIVATION, {"A"}) == []
+    conn.execute(text("UPDATE deliveries SET batch = 8 WHERE outcome = 'rejected'"))
+    assert len(jobs.refused_since_accepted(conn, Action.ACTIVATION, {"A"})) == 5
 
 
 def test_what_is_over_uses_up_no_probe(engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,8 +182,8 @@ def test_settlements_and_rescues_go_by_index(full: Connection, analysed: bool) -
         assert queue.release(full, released)
         lose(full)
         assert not settle(full, lost)
-    *settlements, rescue, late = plans
-    for plan in (*settlements, late):
+    *settlements, rescue, late, once_more = plans
+    for plan in (*settlements, late, once_more):
         assert plan.scans("deliveries") == {"deliveries_token_idx"}
         assert plan.scans("jobs") == {"jobs_pkey"}  # by no token at all, while the batch is ours
         assert plan.scans("tokens") == set()

@@ -57,7 +57,7 @@ def main() -> None:
     except MailroomError as error:
         _end(error, 1)
     except UnicodeEncodeError:
-        _end(SettingsError("an argument or a MAILROOM_ variable is not UTF-8"), 2)
+        _end(SettingsError("not UTF-8: an argument, a MAILROOM_ variable, or the encoding of the output"), 2)
     except DBAPIError as error:
         _end(DatabaseError(f"the database failed: {first_line(error)}"), 1)
 

@@ -4,14 +4,9 @@ from rich.console import Console
 from rich.table import Table
 
 
-def console() -> Console:
-    """Return the console for the standard output. A queue may have any name, so none of it is markup."""
-    return Console(markup=False, emoji=False, soft_wrap=True)
-
-
 def print_table(table: Table) -> None:
     """Print it whole: a line that is longer than the terminal is better than one that is cut."""
-    out = console()
+    out = Console(markup=False, emoji=False)  # a queue may have any name
     out.width = max(out.width, out.measure(table, options=out.options.update(width=10_000)).maximum)
     out.print(table)
 

@@ -10,7 +10,15 @@ from typing import Any, Final
 
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    stop_when_event_set,
+    wait_random,
+)
 from urllib3.connection import HTTPSConnection
 
 from mailroom.job import Deferred, Outcome, Unconfirmed
@@ -72,18 +80,20 @@ def until_connected(send: Callable[..., Any], request: dict[str, Any], *, within
     Raises botocore's errors alone; NoEndError if the call goes on for longer than `within`: botocore's time-outs are
     for each step, and looking up a name has none.
     """
+    over = threading.Event()
     attempts = Retrying(
         retry=retry_if_exception(is_unsent),
-        stop=stop_after_attempt(CONNECT_TRIES) | stop_after_delay(within),
+        # A connection is tried at each address that the name has: with several, one try may take all the time.
+        stop=stop_after_attempt(CONNECT_TRIES) | stop_after_delay(within / CONNECT_TRIES) | stop_when_event_set(over),
         wait=wait_random(0, RETRY_WAIT.total_seconds()),
         before_sleep=_log_retry,
         reraise=True,
     )
-    return _ended(lambda: attempts(_call, send, request), within)
+    return _ended(lambda: attempts(_call, send, request), within, over)
 
 
-def _ended(call: Callable[[], Any], within: timedelta) -> Any:
-    """Make a call in a thread of its own, which is left to itself if it does not end in time."""
+def _ended(call: Callable[[], Any], within: timedelta, over: threading.Event) -> Any:
+    """Make a call in a thread of its own; if it does not end in time, it is told so by `over`, and left to itself."""
     answer: Future[Any] = Future()
 
     def run() -> None:
@@ -95,6 +105,7 @@ def _ended(call: Callable[[], Any], within: timedelta) -> Any:
     threading.Thread(target=run, daemon=True).start()
     wait([answer], within.total_seconds())
     if not answer.done():
+        over.set()
         raise NoEndError
     return answer.result()
 

@@ -75,7 +75,7 @@ class SesTransport:
         together = [entry for entry in entries if not entry[0].alone]
         found = call.outcomes(together)
         for entry in entries[len(together) :]:
-            found += call.outcomes([entry])
+            found += call.alone(entry)
         weighed = self._fuse.weigh(action, [address for _, address in entries], found)
         for place, outcome in zip(possible, weighed, strict=True):
             outcomes[place] = outcome
@@ -136,6 +136,11 @@ class _Call:
         self._progress = False
         self._refused = 0
 
+    def alone(self, entry: Entry) -> list[Outcome]:
+        """Make a call for one that shares none, whatever came of the others."""
+        self._searching = False
+        return self.outcomes([entry])
+
     def outcomes(self, entries: Sequence[Entry]) -> list[Outcome]:
         if not entries:
             return []
@@ -174,9 +179,8 @@ class _Call:
         """Make one call; None if it was refused whole for the sake of some mail that is still to be found."""
         transport = self._transport
         if not self._begins(len(entries)):
-            if self._searching:  # charged if it found nothing, or the same mails would be searched like this for ever
-                charged = not self._progress
-                return [Deferred("OutOfTime", "the lease ended the search for a mail", charged)] * len(entries)
+            if self._searching and not self._progress:  # or the same mails would be searched like this for ever
+                return [Deferred("OutOfTime", "the lease ended the search for a mail", charged=True)] * len(entries)
             return [Untried("OutOfTime")] * len(entries)
         try:
             answered = transport.request(self._action, entries, batch=self._batch)

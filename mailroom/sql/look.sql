@@ -4,9 +4,10 @@
 -- settled_after (an interval): what is longer due than that, and cannot be seen, is dead.
 --
 -- Returns one row: how many batches could be claimed now (counting up to one a lane), the seconds until the next one
--- could be or the next pause can be probed (NULL: nothing waits), whether a lease has run out, whether a pause can
--- be probed now with a job of this queue; and a floor for each lane (heads_priority, heads_action, heads_due_at, heads_token), below which it saw
--- nothing alive, so that one look walks over what is dead and not each claim after it.
+-- could be or the next pause can be probed (NULL: nothing waits), whether a lease has run out, and whether a pause can
+-- be probed now with a job of this queue (for that it walks each lane from its beginning, while a probe is due); and a
+-- floor for each lane (heads_priority, heads_action, heads_due_at, heads_token), below which it saw nothing alive, so
+-- that one look walks over what is dead and not each claim after it.
 WITH lane AS MATERIALIZED (
     SELECT given.priority, given.action,
            least(coalesce(given.floor_due_at, '-infinity'), now() - :slack) AS floor_due_at,
@@ -46,14 +47,20 @@ SELECT (SELECT count(*) FROM leaves WHERE leaves_at <= now()) AS ready,
        EXISTS (
            SELECT
              FROM pauses
-            CROSS JOIN unnest(CAST(:priorities AS smallint[]), CAST(:actions AS token_action[])) AS lane (priority, action)
+            CROSS JOIN unnest(CAST(:priorities AS smallint[]), CAST(:actions AS token_action[]))
+                       AS lane (priority, action)
             CROSS JOIN LATERAL (
                   SELECT FROM jobs
                    WHERE queue = :queue AND priority = lane.priority AND action = lane.action AND due_at <= now()
                    ORDER BY due_at, token LIMIT 1) AS due
             WHERE pauses.probe_at <= now()
               AND (CAST(lane.action AS text) = pauses.scope
-                   OR pauses.scope IN ('account', 'configuration_set', 'identity'))) AS probeable,
+                   OR pauses.scope IN ('account', 'configuration_set', 'identity'))
+              AND NOT EXISTS (
+                  SELECT FROM pauses AS by_hand
+                   WHERE by_hand.probe_at IS NULL
+                     AND by_hand.scope IN ('account', 'configuration_set', 'identity', CAST(lane.action AS text),
+                                           'queue:' || :queue))) AS probeable,
        ARRAY(SELECT priority FROM leaves ORDER BY priority, action) AS heads_priority,
        ARRAY(SELECT CAST(action AS text) FROM leaves ORDER BY priority, action) AS heads_action,
        ARRAY(SELECT head_due_at FROM leaves ORDER BY priority, action) AS heads_due_at,

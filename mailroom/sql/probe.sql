@@ -16,12 +16,18 @@ UPDATE pauses
         WHERE probe_at <= now()
           AND EXISTS (
               SELECT
-                FROM unnest(CAST(:priorities AS smallint[]), CAST(:actions AS token_action[])) AS lane (priority, action)
+                FROM unnest(CAST(:priorities AS smallint[]), CAST(:actions AS token_action[]))
+                     AS lane (priority, action)
                CROSS JOIN LATERAL (
                      SELECT FROM jobs
                       WHERE queue = :queue AND priority = lane.priority AND action = lane.action AND due_at <= now()
                       ORDER BY due_at, token LIMIT 1) AS due
-               WHERE CAST(lane.action AS text) = pauses.scope
-                  OR pauses.scope IN ('account', 'configuration_set', 'identity'))
+               WHERE (CAST(lane.action AS text) = pauses.scope
+                      OR pauses.scope IN ('account', 'configuration_set', 'identity'))
+                 AND NOT EXISTS (
+                     SELECT FROM pauses AS by_hand
+                      WHERE by_hand.probe_at IS NULL
+                        AND by_hand.scope IN ('account', 'configuration_set', 'identity', CAST(lane.action AS text),
+                                              'queue:' || :queue)))
         ORDER BY probe_at LIMIT 1 FOR UPDATE SKIP LOCKED)
 RETURNING scope
