@@ -10,7 +10,7 @@ from typing import TypeGuard
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from mailroom import classify, jobs, pauses
+from mailroom import classify, pauses, refusals
 from mailroom.backoff import Backoff
 from mailroom.fuse import BLOWS_AT, blown
 from mailroom.job import Action, Batch, Deferred, Outcome, Rejected, Scope, Sent, Unconfirmed, Untried
@@ -49,7 +49,7 @@ class Aftermath:
         try:
             with self._engine.connect() as connection:
                 tokens = [job.token for job in batch.jobs]
-                bad = jobs.refused_before_accepted(connection, batch.action, classify.REFUSALS, tokens)
+                bad = refusals.refused_before_accepted(connection, batch.action, classify.REFUSALS, tokens)
         except DBAPIError:  # the answers are worth more than what is made of them
             return outcomes
         return [
@@ -95,7 +95,7 @@ class Aftermath:
         if not codes or any(isinstance(outcome, Sent) for outcome in outcomes):
             return
         with self._engine.connect() as connection:
-            refused = jobs.refused_since_accepted(connection, action, classify.REFUSALS)
+            refused = refusals.refused_since_accepted(connection, action, classify.REFUSALS)
         if len({account for _, account in refused}) >= BLOWS_AT:
             self._pause_fleet(action, blown(codes[0]))
 
@@ -118,8 +118,8 @@ class Aftermath:
         At the end of the pause once more: a call may have been in the air when it began, or who opened it died. Each
         once at the most: what is refused again after that is bad.
         """
-        found = jobs.refused_since_accepted(connection, action, classify.REFUSALS, before=before)
-        put_back = jobs.put_back_once(connection, [token for token, _ in found], queue=self._queue)
+        found = refusals.refused_since_accepted(connection, action, classify.REFUSALS, before=before)
+        put_back = refusals.put_back_once(connection, [token for token, _ in found], queue=self._queue)
         if put_back:
             log.warning("put back jobs=%d action=%s: refused, and not for their own sake", len(put_back), action)
 

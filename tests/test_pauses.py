@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from mailroom import jobs, pauses, queue
+from mailroom import pauses, queue, refusals
 from mailroom.job import Action, Scope
 from mailroom.queue import Floors
 from mailroom.simulator import Fault, Simulator
@@ -228,8 +228,8 @@ def test_what_was_refused_before_a_mail_was_accepted_stays_refused(conn: Connect
             ),
             {"token": token, "outcome": outcome, "code": code},
         )
-    assert jobs.refused_since_accepted(conn, Action.ACTIVATION, {"A"}) == [(3, None)]
-    assert jobs.refused_since_accepted(conn, Action.PASSWORD_RECOVERY, {"A"}) == []
+    assert refusals.refused_since_accepted(conn, Action.ACTIVATION, {"A"}) == [(3, None)]
+    assert refusals.refused_since_accepted(conn, Action.PASSWORD_RECOVERY, {"A"}) == []
 
 
 def test_a_probe_believes_no_refusal_and_charges_none(
@@ -334,9 +334,9 @@ def test_refusals_beside_an_acceptance_are_no_row(conn: Connection) -> None:
             " FROM (SELECT token, row_number() OVER (ORDER BY token) AS place FROM jobs) AS placed ORDER BY place"
         )
     )
-    assert jobs.refused_since_accepted(conn, Action.ACTIVATION, {"A"}) == []
+    assert refusals.refused_since_accepted(conn, Action.ACTIVATION, {"A"}) == []
     conn.execute(text("UPDATE deliveries SET batch = 8 WHERE outcome = 'rejected'"))
-    assert len(jobs.refused_since_accepted(conn, Action.ACTIVATION, {"A"})) == 5
+    assert len(refusals.refused_since_accepted(conn, Action.ACTIVATION, {"A"})) == 5
 
 
 def test_what_is_over_uses_up_no_probe(engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
