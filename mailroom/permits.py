@@ -43,10 +43,10 @@ class Permit:
 class Permits(Protocol):
     """Where a sender gets its permits from. Safe to share between threads."""
 
-    def take(self, wanted: int, *, urgent_waits: Callable[[], bool]) -> Permit | None:
+    def take(self, wanted: int, *, urgent_waits: Callable[[], bool] | None = None) -> Permit | None:
         """Take a permit for up to `wanted` mails; None if there is none now.
 
-        Where only the reserve is left, `urgent_waits` is asked whether there is mail that may use it.
+        Where only the reserve is left, `urgent_waits` is asked whether there is mail that may use it; None: it may not.
         """
         ...  # pragma: no cover
 
@@ -73,7 +73,7 @@ class Permits(Protocol):
 class NoLimit:
     """Permits without end, for what does not go to SES."""
 
-    def take(self, wanted: int, *, urgent_waits: Callable[[], bool]) -> Permit | None:
+    def take(self, wanted: int, *, urgent_waits: Callable[[], bool] | None = None) -> Permit | None:
         """As many as are wanted."""
         return Permit(wanted)
 
@@ -114,9 +114,12 @@ class FleetPermits:
         self._blocks = [self._mails, self._urgent, *([self._bulk] if self._bulk is not None else [])]
         self._look_again_at = 0.0
 
-    def take(self, wanted: int, *, urgent_waits: Callable[[], bool]) -> Permit | None:
+    def take(self, wanted: int, *, urgent_waits: Callable[[], bool] | None = None) -> Permit | None:
         """See `Permits.take`. Raises DBAPIError."""
-        return self._mails.take(wanted, self._bulk) or self._take_urgent(wanted, urgent_waits)
+        permit = self._mails.take(wanted, self._bulk)
+        if permit is None and urgent_waits is not None:
+            return self._take_urgent(wanted, urgent_waits)
+        return permit
 
     def take_again(self, permit: Permit, count: int, until: float) -> bool:
         """See `Permits.take_again`. Raises DBAPIError."""

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import product
+from itertools import groupby, product
 from typing import Any, Final
 
 from sqlalchemy import Connection, Row
@@ -41,15 +41,15 @@ class Over:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one claim took: a batch to send, jobs that are over, or neither."""
+    """What one claim took: batches to send, jobs that are over, or neither."""
 
-    batch: Batch | None
+    batches: tuple[Batch, ...]
     over: tuple[Over, ...]
 
     @property
     def taken(self) -> int:
         """How many jobs it took."""
-        return len(self.over) + (0 if self.batch is None else len(self.batch.jobs))
+        return len(self.over) + sum(len(batch.jobs) for batch in self.batches)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +116,17 @@ def claim(  # noqa: PLR0913 - what the one statement binds
     batch_timeout: timedelta,
     lease: timedelta,
     floors: Floors,
+    job_limit: int | None = None,
     lanes: Sequence[Lane] = LANES,
     probing: bool = False,
     recoveries: RecoveryLimits = RECOVERY_LIMITS,
 ) -> Claim:
-    """Take due jobs of one of these lanes, at most `batch_limit`, and open a batch that holds for `lease`.
+    """Take due jobs of one of these lanes, and open batches of at most `batch_limit` that hold for `lease`.
 
-    Nothing is taken before a batch is full or its oldest job has waited `batch_timeout`; urgent jobs and jobs that
-    come back do not wait. Jobs whose token or account no longer asks for the mail are over in the same statement, and
-    so are recoveries that a newer one supersedes, or of which the account has had its share.
+    One batch, or several with at most `job_limit` jobs in all. None is opened before it is full or its oldest job has
+    waited `batch_timeout`; urgent jobs and jobs that come back do not wait. Jobs whose token or account no longer asks
+    for the mail are over in the same statement, and so are recoveries that a newer one supersedes, or of which the
+    account has had its share.
     What is paused is passed over; when `probing`, only what is paused by hand. Jobs in quarantine are taken alone.
     """
     seen = floors.read()
@@ -134,6 +136,7 @@ def claim(  # noqa: PLR0913 - what the one statement binds
             "queue": queue,
             "worker": worker,
             "batch_limit": batch_limit,
+            "job_limit": batch_limit if job_limit is None else job_limit,
             "batch_timeout": batch_timeout,
             "lease": lease,
             "slack": SLACK,
@@ -150,39 +153,41 @@ def claim(  # noqa: PLR0913 - what the one statement binds
     return _claimed(rows)
 
 
-def settle(connection: Connection, batch: Batch, verdicts: Sequence[Verdict]) -> bool:
-    """Record what became of the jobs of a batch, by position, and close it. Jobs without a verdict are given back.
+def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdict]]]) -> set[int]:
+    """Record what became of the jobs of batches of one action, by position, and close the batches.
 
-    Returns False when the batch had been rescued: the results are kept as late, and decide nothing. Safe to repeat
-    when the answer was lost.
+    Jobs without a verdict are given back. Returns the ids of the batches that were still ours. Of one that had been
+    rescued the results are kept as late, and decide nothing. Safe to repeat when the answer was lost.
     """
-    judged = list(zip(batch.jobs, verdicts, strict=False))
-    told = [(job, delivery) for job, verdict in judged for delivery in verdict.deliveries]
-    again = [(job, verdict.again) for job, verdict in judged if verdict.again is not None]
+    closing = list(judged)
+    by_job = [(batch.id, *one) for batch, verdicts in closing for one in zip(batch.jobs, verdicts, strict=False)]
+    told = [(batch, job, delivery) for batch, job, verdict in by_job for delivery in verdict.deliveries]
+    again = [(job, verdict.again) for _, job, verdict in by_job if verdict.again is not None]
     binds = {
-        "batch": batch.id,
-        "action": batch.action.value,
-        "tokens": [job.token for job, _ in told],
-        "accounts": [job.account for job, _ in told],
-        "attempts": [job.attempt for job, _ in told],
-        "outcomes": [delivery.outcome for _, delivery in told],
-        "message_ids": [_storable(delivery.message_id) for _, delivery in told],
-        "error_codes": [_storable(delivery.error_code) for _, delivery in told],
-        "errors": [_storable(delivery.error) for _, delivery in told],
+        "closing": [batch.id for batch, _ in closing],
+        "action": closing[0][0].action.value,
+        "tokens": [job.token for _, job, _ in told],
+        "accounts": [job.account for _, job, _ in told],
+        "batches": [batch for batch, _, _ in told],
+        "attempts": [job.attempt for _, job, _ in told],
+        "outcomes": [delivery.outcome for _, _, delivery in told],
+        "message_ids": [_storable(delivery.message_id) for _, _, delivery in told],
+        "error_codes": [_storable(delivery.error_code) for _, _, delivery in told],
+        "errors": [_storable(delivery.error) for _, _, delivery in told],
         "again_tokens": [job.token for job, _ in again],
         "again_attempts": [retry.attempt for _, retry in again],
         "again_after": [retry.after for _, retry in again],
     }
-    owned: bool = connection.execute(statement("settle"), binds).scalar_one()
-    if not owned and any(delivery.outcome == "sent" for _, delivery in told):
+    owned = set(connection.execute(statement("settle"), binds).scalars())
+    if any(delivery.outcome == "sent" and batch not in owned for batch, _, delivery in told):
         # It may have waited for the rescue, which its snapshot did not see: a job that is held now was not freed.
         connection.execute(statement("settle"), binds)
     return owned
 
 
-def release(connection: Connection, batch: Batch) -> bool:
-    """Give a batch back unsent, as it was before its claim. Returns False when it had been rescued."""
-    return settle(connection, batch, [])
+def release(connection: Connection, batches: Iterable[Batch]) -> set[int]:
+    """Give batches of one action back unsent, as they were before their claim. Returns what `settle` does."""
+    return settle(connection, [(batch, []) for batch in batches])
 
 
 def rescue(connection: Connection, *, resend_after: timedelta | None = GRACE) -> list[Rescued]:
@@ -253,10 +258,11 @@ def _storable(words: str | None) -> str | None:
 
 def _claimed(rows: Sequence[Row[Any]]) -> Claim:
     over = tuple(Over(r.token, Action(r.action), r.outcome, r.error_code) for r in rows if r.outcome is not None)
-    jobs = tuple(_jobs(r for r in rows if r.outcome is None))
-    if not jobs:
-        return Claim(batch=None, over=over)
-    return Claim(batch=Batch(rows[0].batch, jobs[0].action, Priority(rows[0].priority), jobs), over=over)
+    batches = []
+    for batch, of_batch in groupby((r for r in rows if r.outcome is None), key=lambda r: r.batch):
+        jobs = tuple(_jobs(of_batch))
+        batches.append(Batch(batch, jobs[0].action, Priority(rows[0].priority), jobs))
+    return Claim(tuple(batches), over)
 
 
 def _jobs(rows: Iterable[Row[Any]]) -> Iterable[Job]:

@@ -44,7 +44,7 @@ def sweep(
     while time.monotonic() < deadline and not stopping() and sender.probe(stopping):
         pass
     while time.monotonic() < deadline and not stopping():
-        work = sender.work_batch()
+        work = sender.work_claim()
         if work is None:
             time.sleep(min(sender.permit_wait(), ASK_AGAIN).total_seconds())
             continue

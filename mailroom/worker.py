@@ -13,12 +13,11 @@ from sqlalchemy import Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
 from mailroom import queue
-from mailroom.backoff import Backoff
 from mailroom.database import first_line
 from mailroom.errors import MailroomError, TransportError
 from mailroom.permits import ASK_AGAIN, NO_LIMIT, Permits
-from mailroom.queue import Floors
 from mailroom.sender import Limits, Sender
+from mailroom.sending import Shared
 from mailroom.sweep import log_rescued
 from mailroom.transport import Transport
 from mailroom.upkeep import Upkeep
@@ -55,8 +54,7 @@ class Worker:
         self._limits = limits
         self._sweep_interval = sweep_interval
         self._upkeep = Upkeep(engine, queue=limits.queue, prune_after=prune_after)
-        self._floors = Floors()
-        self._backoff = Backoff()
+        self._shared = Shared(permits)
         self._senders = [
             Sender(
                 engine,
@@ -64,9 +62,7 @@ class Worker:
                 name=f"{socket.gethostname()}/{os.getpid()}/{number}",
                 key=key,
                 limits=limits,
-                floors=self._floors,
-                backoff=self._backoff,
-                permits=permits,
+                shared=self._shared,
             )
             for number in range(concurrency)
         ]
@@ -111,8 +107,9 @@ class Worker:
             self._tickets.put(False)
 
     def woken(self, payload: str) -> None:
-        """Take a notification: an urgent one starts a sender at once, any other is worth a look."""
+        """Take a notification: an urgent one starts a sender at once, or frees one; any other is worth a look."""
         if payload == URGENT:
+            self._shared.urgent_came.set()
             self._start_senders(1)
         else:
             self._pokes.put(payload)
@@ -132,7 +129,7 @@ class Worker:
         A sweep looks from the beginning of the queue, where jobs are that committed late.
         """
         if sweep:
-            self._floors.clear()
+            self._shared.floors.clear()
         with self._engine.connect() as connection:
             view = self._senders[0].look(connection)
             while view.rescuable:
@@ -195,11 +192,11 @@ class Worker:
                 self._probeable.clear()
                 worked = sender.probe(self._stopping.is_set)
             while self._may_claim():
-                work = sender.work_batch()
+                work = sender.work_claim()
                 if work is None and self._await_permit(sender):
                     continue
                 if work is None or work.taken == 0:
-                    self._backoff.untried()
+                    self._shared.backoff.untried()
                     break
                 worked = True
                 if work.full:
@@ -215,7 +212,7 @@ class Worker:
     def _may_claim(self) -> bool:
         """Wait while the account is at fault; False once the worker stops."""
         while not self._stopping.is_set():
-            wait = self._backoff.remaining(time.monotonic())
+            wait = self._shared.backoff.remaining(time.monotonic())
             if not wait:
                 return True
             self._stopping.wait(wait.total_seconds())
@@ -223,7 +220,7 @@ class Worker:
 
     def _await_permit(self, sender: Sender) -> bool:
         """Wait a moment for a permit; False if there will be none for long, and looking again is enough."""
-        self._backoff.untried()
+        self._shared.backoff.untried()
         wait = sender.permit_wait()
         if wait > LONGEST_PERMIT_WAIT:
             return False

@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
-from mailroom.job import Sent
+from mailroom.job import Batch, Sent
 from mailroom.queue import SLACK, Floors
-from mailroom.retry import judge
+from mailroom.retry import Verdict, judge
 from tests.world import add_accounts, misplaced, rows
 
 THROUGH_PGBOUNCER = True
@@ -41,7 +41,7 @@ def take(connection: Connection, floors: Floors) -> list[int]:
         lease=timedelta(seconds=30),
         floors=floors,
     )
-    return [job.token for job in claim.batch.jobs] if claim.batch else []
+    return [job.token for batch in claim.batches for job in batch.jobs]
 
 
 def overtaken(engine: Engine, claimer: Connection, floors: Floors, *, first: timedelta, second: timedelta) -> int:
@@ -106,6 +106,10 @@ def insert_and_hold(engine: Engine, session: int) -> int:
     return inserted
 
 
+def sent(batch: Batch) -> list[Verdict]:
+    return [judge(Sent(f"m-{job.token}"), attempt=job.attempt, jitter=0) for job in batch.jobs]
+
+
 def send_all(engine: Engine, floors: Floors, writers: list[Future[int]]) -> list[int]:
     """Claim and settle until nobody inserts any more and nothing waits, as a worker does; return the tokens mailed."""
     mailed: list[int] = []
@@ -118,15 +122,17 @@ def send_all(engine: Engine, floors: Floors, writers: list[Future[int]]) -> list
                 queue="mailroom",
                 worker="test",
                 batch_limit=7,
+                job_limit=21,
                 batch_timeout=timedelta(0),
                 lease=timedelta(seconds=60),
                 floors=floors,
             )
             assert not claim.over
-            if claim.batch is not None:
-                mailed += [job.token for job in claim.batch.jobs]
-                sent = [judge(Sent(f"m-{job.token}"), attempt=job.attempt, jitter=0) for job in claim.batch.jobs]
-                assert queue.settle(connection, claim.batch, sent)
+            if claim.batches:
+                mailed += [job.token for batch in claim.batches for job in batch.jobs]
+                assert queue.settle(connection, [(batch, sent(batch)) for batch in claim.batches]) == {
+                    batch.id for batch in claim.batches
+                }
             elif over and not rows(connection, "SELECT token FROM jobs LIMIT 1"):
                 return mailed
             else:

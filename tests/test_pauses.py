@@ -28,7 +28,7 @@ def claimed(connection: Connection, *, probing: bool = False) -> list[int]:
         floors=Floors(),
         probing=probing,
     )
-    return [job.token for job in claim.batch.jobs] if claim.batch else []
+    return [job.token for batch in claim.batches for job in batch.jobs]
 
 
 def waiting(connection: Connection) -> tuple[int, int]:

@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from mailroom import ses
-from mailroom.backoff import Backoff
 from mailroom.errors import TransportError
 from mailroom.job import Action, Outcome, Sent, SesAccount
+from mailroom.pace import INTENDED
 from mailroom.permits import ASK_AGAIN, NO_LIMIT, FleetPermits, NoLimit, Permit, Permits
-from mailroom.queue import Floors
 from mailroom.rates import HOLD
 from mailroom.sender import Sender, Work
+from mailroom.sending import Shared
 from mailroom.simulator import Fault, Simulator
 from mailroom.transport import Mail, Permitted, always
 from mailroom.watch import AccountWatch
@@ -34,12 +34,13 @@ class Clock:
 
 
 class Noting:
-    """A transport that notes what it is handed."""
+    """A transport that notes what it is handed, and takes some time for each call."""
 
     longest_call = timedelta(0)
 
-    def __init__(self) -> None:
+    def __init__(self, takes: timedelta = timedelta(0)) -> None:
         self.calls: list[tuple[Action, int]] = []
+        self._takes = takes
 
     def send(
         self,
@@ -51,6 +52,7 @@ class Noting:
         permitted: Permitted = always,
     ) -> Sequence[Outcome]:
         self.calls.append((action, len(mails)))
+        time.sleep(self._takes.total_seconds())
         return [Sent("noted")] * len(mails)
 
 
@@ -87,9 +89,7 @@ def sender(engine: Engine, sends: Noting, given: Permits, *, batch_limit: int = 
         name="test",
         key=KEY,
         limits=limits(batch_limit=batch_limit),
-        floors=Floors(),
-        backoff=Backoff(),
-        permits=given,
+        shared=Shared(given),
     )
 
 
@@ -123,7 +123,7 @@ def test_what_was_held_too_long_is_not_used(engine: Engine, clock: Clock) -> Non
 
 def test_a_claim_that_finds_nothing_gives_everything_back(engine: Engine, clock: Clock) -> None:
     account(engine, 1000)
-    assert sender(engine, Noting(), permits(engine, clock, bulk_rate=1)).work_batch() == Work(0, full=False)
+    assert sender(engine, Noting(), permits(engine, clock, bulk_rate=1)).work_claim() == Work(0, full=False)
     assert granted(engine) == 0
 
 
@@ -133,7 +133,7 @@ def test_without_a_bulk_call_mails_leave_one_by_one(engine: Engine, clock: Clock
     works = sender(engine, sends, permits(engine, clock, bulk_rate=0.01))
     with engine.connect() as connection:
         add_accounts(connection, 20)
-        assert [works.work_batch() for _ in range(3)] == [Work(10, full=True), Work(1, full=True), Work(1, full=True)]
+        assert [works.work_claim() for _ in range(3)] == [Work(10, full=True), Work(1, full=True), Work(1, full=True)]
     assert [size for _, size in sends.calls] == [10, 1, 1]
 
 
@@ -143,9 +143,9 @@ def test_a_bulk_call_that_one_mail_did_not_need_is_there_for_the_next(engine: En
     works = sender(engine, sends, permits(engine, clock, bulk_rate=0.01))
     with engine.connect() as connection:
         add_accounts(connection, 1)
-        works.work_batch()
+        works.work_claim()
         add_accounts(connection, 9, prefix="more")
-        works.work_batch()
+        works.work_claim()
     assert [size for _, size in sends.calls] == [1, 9]
 
 
@@ -155,8 +155,8 @@ def test_a_claim_takes_no_more_than_is_permitted_and_then_waits(engine: Engine, 
     works = sender(engine, sends, permits(engine, clock))
     with engine.connect() as connection:
         add_accounts(connection, 20)
-        assert works.work_batch() == Work(3, full=True)
-        assert works.work_batch() is None
+        assert works.work_claim() == Work(3, full=True)
+        assert works.work_claim() is None
         assert timedelta(0) < works.permit_wait() <= ASK_AGAIN * 1.2
         assert misplaced(connection) == []
     assert sends.calls == [(Action.ACTIVATION, 3)]
@@ -169,21 +169,21 @@ def test_a_recovery_leaves_from_the_reserve(engine: Engine, clock: Clock) -> Non
     with engine.connect() as connection:
         [person] = add_accounts(connection, 1, status="active", prefix="person")
         add_accounts(connection, 20)
-        works.work_batch()
+        works.work_claim()
         ask_recovery(connection, person)
-        assert works.work_batch() == Work(1, full=True)
+        assert works.work_claim() == Work(1, full=True)
     assert sends.calls[-1] == (Action.PASSWORD_RECOVERY, 1)
 
 
 def test_a_flood_of_recoveries_leaves_every_fifth_claim_to_others(engine: Engine) -> None:
-    sends = Noting()
+    sends = Noting(INTENDED)  # so that a claim is for one batch
     works = sender(engine, sends, NO_LIMIT, batch_limit=1)
     with engine.connect() as connection:
         for person in add_accounts(connection, 40, status="active", prefix="person"):
             ask_recovery(connection, person)
         add_accounts(connection, 20)
     for _ in range(20):
-        works.work_batch()
+        works.work_claim()
     actions = [action for action, _ in sends.calls]
     assert actions.count(Action.ACTIVATION) == 4
     assert actions[:4] == [Action.PASSWORD_RECOVERY] * 4
@@ -191,15 +191,53 @@ def test_a_flood_of_recoveries_leaves_every_fifth_claim_to_others(engine: Engine
 
 def test_the_last_of_the_quota_is_not_for_those_whose_turn_it_is(engine: Engine, clock: Clock) -> None:
     account(engine, -1, daily=1000, sent=960)
-    sends = Noting()
+    sends = Noting(INTENDED)
     works = sender(engine, sends, permits(engine, clock), batch_limit=1)
     with engine.connect() as connection:
         for person in add_accounts(connection, 20, status="active", prefix="person"):
             ask_recovery(connection, person)
         add_accounts(connection, 20)
     for _ in range(20):
-        works.work_batch()
+        works.work_claim()
     assert sends.calls == [(Action.PASSWORD_RECOVERY, 1)] * 20
+
+
+def test_several_batches_take_a_permit_each_and_give_back_what_they_do_not_need(engine: Engine, clock: Clock) -> None:
+    account(engine, -1)
+    sends = Noting()
+    works = sender(engine, sends, permits(engine, clock))
+    with engine.connect() as connection:
+        add_accounts(connection, 53)
+    assert works.work_claim() == Work(10, full=True)
+    assert works.work_claim() == Work(20, full=True)
+    assert works.work_claim() == Work(23, full=False)
+    assert sends.calls == [(Action.ACTIVATION, 10)] * 5 + [(Action.ACTIVATION, 3)]
+    assert granted(engine) == 53
+
+
+def test_no_more_batches_are_claimed_than_are_permitted(engine: Engine, clock: Clock) -> None:
+    account(engine, 100)
+    sends = Noting()
+    works = sender(engine, sends, permits(engine, clock))
+    with engine.connect() as connection:
+        add_accounts(connection, 53)
+    while works.work_claim():
+        pass
+    mails = [each for _, each in sends.calls]
+    assert sum(mails) == granted(engine) < 53
+    assert mails[:-1] == [10] * (len(mails) - 1)
+
+
+def test_without_bulk_calls_to_spare_the_second_batch_is_a_single_mail(engine: Engine, clock: Clock) -> None:
+    account(engine, -1)
+    sends = Noting()
+    works = sender(engine, sends, permits(engine, clock, bulk_rate=1))
+    with engine.connect() as connection:
+        add_accounts(connection, 53)
+    for _ in range(3):
+        works.work_claim()
+    assert [mails for _, mails in sends.calls].count(10) == 1
+    assert {mails for _, mails in sends.calls} == {1, 10}
 
 
 def test_a_batch_whose_permit_has_run_out_takes_another(engine: Engine) -> None:
@@ -210,7 +248,7 @@ def test_a_batch_whose_permit_has_run_out_takes_another(engine: Engine) -> None:
     before = granted(engine)
     with engine.connect() as connection:
         add_accounts(connection, 5)
-    assert works.work_batch() == Work(5, full=False)
+    assert works.work_claim() == Work(5, full=False)
     assert sends.calls == [(Action.ACTIVATION, 5)]
     assert granted(engine) - before >= 10
 
@@ -218,7 +256,7 @@ def test_a_batch_whose_permit_has_run_out_takes_another(engine: Engine) -> None:
 class RunOut(NoLimit):
     """Permits that are void when they come, and no others."""
 
-    def take(self, wanted: int, *, urgent_waits: Callable[[], bool]) -> Permit:
+    def take(self, wanted: int, *, urgent_waits: Callable[[], bool] | None = None) -> Permit:
         return Permit(wanted, until=0.0)
 
     def take_again(self, permit: Permit, count: int, until: float) -> bool:
@@ -230,7 +268,7 @@ def test_a_batch_that_gets_no_other_permit_is_given_back(engine: Engine) -> None
     works = sender(engine, sends, RunOut())
     with engine.connect() as connection:
         add_accounts(connection, 5)
-        assert works.work_batch() == Work(5, full=False)
+        assert works.work_claim() == Work(5, full=False)
         assert count(connection, "jobs WHERE attempt = 0") == 5
         assert misplaced(connection) == []
     assert sends.calls == []

@@ -14,8 +14,9 @@ from sqlalchemy import Connection, Engine, event, text
 from mailroom import health, queue, upkeep
 from mailroom import jobs as operations
 from mailroom.job import Batch, Priority, Sent
+from mailroom.pace import MOST_JOBS
 from mailroom.queue import LANES, Floors
-from mailroom.retry import judge
+from mailroom.retry import Verdict, judge
 from tests.world import add_accounts, misplaced
 
 LIMIT = 10
@@ -68,16 +69,24 @@ def transaction(engine: Engine, isolation_level: str = "READ COMMITTED") -> Iter
         yield connection
 
 
-def claim(connection: Connection, floors: Floors, limit: int = LIMIT) -> Batch | None:
+def claim_several(
+    connection: Connection, floors: Floors, limit: int = LIMIT, *, job_limit: int | None = None
+) -> tuple[Batch, ...]:
     return queue.claim(
         connection,
         queue="mailroom",
         worker="test",
         batch_limit=limit,
+        job_limit=job_limit,
         batch_timeout=timedelta(0),
         lease=timedelta(seconds=30),
         floors=floors,
-    ).batch
+    ).batches
+
+
+def claim(connection: Connection, floors: Floors, limit: int = LIMIT) -> Batch | None:
+    batches = claim_several(connection, floors, limit)
+    return batches[0] if batches else None
 
 
 def take(connection: Connection, floors: Floors | None = None) -> Batch:
@@ -91,9 +100,12 @@ def look(connection: Connection, floors: Floors) -> None:
     queue.look(connection, queue="mailroom", batch_limit=LIMIT, batch_timeout=timedelta(0), floors=floors)
 
 
+def sent(batch: Batch) -> list[Verdict]:
+    return [judge(Sent(f"m-{job.token}"), attempt=job.attempt, jitter=0) for job in batch.jobs]
+
+
 def settle(connection: Connection, batch: Batch) -> bool:
-    sent = [judge(Sent(f"m-{job.token}"), attempt=job.attempt, jitter=0) for job in batch.jobs]
-    return queue.settle(connection, batch, sent)
+    return batch.id in queue.settle(connection, [(batch, sent(batch))])
 
 
 def lose(connection: Connection) -> None:
@@ -152,11 +164,13 @@ def full(engine: Engine) -> Iterator[Connection]:
 
 def test_a_claim_goes_by_index(used: Connection) -> None:
     floors = Floors()
+    by_place = "Tid Scan" if used.execute(text("SELECT FROM jobs LIMIT 1")).first() is not None else "Seq Scan"
     with explained(used) as plans:
         claim(used, floors)
         claim(used, floors)
+        claim_several(used, floors, job_limit=MOST_JOBS)
     for plan in plans:
-        assert plan.scans("jobs") == {"jobs_claim_idx", "jobs_pkey"}
+        assert plan.scans("jobs") == {"jobs_claim_idx", by_place}
         assert plan.scans("tokens") == {"tokens_pkey", "tokens_recovery_idx"}
         assert plan.scans("accounts") == {"accounts_pkey"}
         assert plan.scans("deliveries") == {"deliveries_token_idx"}
@@ -177,9 +191,12 @@ def test_settlements_and_rescues_go_by_index(full: Connection, analysed: bool) -
     if analysed:
         full.execute(text("VACUUM ANALYZE"))
     settled, released, lost = (take(full) for _ in range(3))
+    several = claim_several(full, Floors(), job_limit=MOST_JOBS)
+    assert len(several) == MOST_JOBS // LIMIT
     with explained(full) as plans:
         assert settle(full, settled)
-        assert queue.release(full, released)
+        assert queue.settle(full, [(batch, sent(batch)) for batch in several])
+        assert queue.release(full, [released])
         lose(full)
         assert not settle(full, lost)
     *settlements, rescue, late, once_more = plans

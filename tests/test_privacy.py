@@ -21,11 +21,10 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from mailroom import ses as ses_transport
-from mailroom.backoff import Backoff
 from mailroom.database import connect_engine
 from mailroom.job import Action
-from mailroom.queue import Floors
 from mailroom.sender import Limits, Sender, Work
+from mailroom.sending import Shared
 from mailroom.simulator import Fault, Simulator
 from mailroom.tokens import consume, sign
 from mailroom.worker import Worker
@@ -190,7 +189,7 @@ def test_no_fault_of_ses_brings_anything_to_light(
 ) -> None:
     with engine.connect() as connection:
         canaries = Canaries(connection)
-    sender = Sender(engine, transport, name="worker", key=KEY, limits=LIMITS, floors=Floors(), backoff=Backoff())
+    sender = Sender(engine, transport, name="worker", key=KEY, limits=LIMITS, shared=Shared())
     for fault in FAULTS:
         simulator.faults.clear()
         with engine.connect() as connection:  # as if for the first time
@@ -205,7 +204,7 @@ def test_no_fault_of_ses_brings_anything_to_light(
         for _ in range(2):  # a batch of two of each action
             with engine.connect() as connection:
                 connection.execute(text("DELETE FROM pauses"))
-            assert sender.work_batch() == Work(2, full=False)
+            assert sender.work_claim() == Work(2, full=False)
         sender._floors.clear()
     with engine.connect() as connection:
         outcomes = {row.outcome for row in rows(connection, "SELECT DISTINCT outcome FROM deliveries")}

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import BigInteger, Connection, Engine, bindparam, text
 
 from mailroom import queue
 from mailroom.job import Action, Batch, Deferred, Outcome, Priority, Rejected, Sent, Unconfirmed
 from mailroom.queue import Claim, Floors, View
 from mailroom.retry import GRACE, MAX_ATTEMPTS, Verdict, judge
-from tests.world import add_accounts, ask_recovery, misplaced, rows
+from tests.world import add_accounts, ask_recovery, batch_of, misplaced, rows
 
 THROUGH_PGBOUNCER = True
 
@@ -31,12 +31,14 @@ def claim(
     timeout: timedelta = NOTHING,
     name: str = "mailroom",
     floors: Floors | None = None,
+    jobs: int | None = None,
 ) -> Claim:
     return queue.claim(
         connection,
         queue=name,
         worker="test",
         batch_limit=limit,
+        job_limit=jobs,
         batch_timeout=timeout,
         lease=LEASE,
         floors=floors or Floors(),
@@ -45,7 +47,7 @@ def claim(
 
 def take(connection: Connection, **how: Any) -> Batch:
     """Claim, where there must be a batch to send."""
-    batch = claim(connection, **how).batch
+    batch = batch_of(claim(connection, **how))
     assert batch is not None
     return batch
 
@@ -63,7 +65,7 @@ def verdicts(batch: Batch, outcomes: Sequence[Outcome]) -> list[Verdict]:
 
 
 def settle(connection: Connection, batch: Batch, *outcomes: Outcome) -> bool:
-    return queue.settle(connection, batch, verdicts(batch, outcomes))
+    return batch.id in queue.settle(connection, [(batch, verdicts(batch, outcomes))])
 
 
 def waited(connection: Connection, seconds: float = 60, *, token: int | None = None) -> None:
@@ -74,9 +76,13 @@ def waited(connection: Connection, seconds: float = 60, *, token: int | None = N
     )
 
 
-def run_out(connection: Connection) -> None:
-    """Let every lease have run out."""
-    connection.execute(text("UPDATE batches SET lease_until = clock_timestamp() - interval '1 second'"))
+def run_out(connection: Connection, batch: Batch | None = None) -> None:
+    """Let every lease have run out, or that of one batch."""
+    connection.execute(
+        text(
+            "UPDATE batches SET lease_until = clock_timestamp() - interval '1 second' WHERE id = coalesce(:id, id)"
+        ).bindparams(bindparam("id", batch and batch.id, BigInteger))
+    )
 
 
 def enqueue(connection: Connection, count: int = 1, prefix: str = "user") -> list[int]:
@@ -203,7 +209,7 @@ def test_queues_are_apart(conn: Connection) -> None:
     assert look(conn) == View(ready=0, next=None, rescuable=False, probeable=False)
     batch = take(conn, name="other")
     assert tokens_of(batch) == tokens
-    queue.release(conn, batch)
+    queue.release(conn, [batch])
     assert claim(conn).taken == 0
     assert tokens_of(take(conn, name="other")) == tokens
 
@@ -255,6 +261,51 @@ def test_a_job_that_comes_back_does_not_wait_again(conn: Connection) -> None:
     assert tokens_of(take(conn, timeout=TIMEOUT)) == tokens
 
 
+def test_a_claim_may_open_several_batches_each_with_the_jobs_that_come_next(conn: Connection) -> None:
+    tokens = enqueue(conn, 25)
+    claimed = claim(conn, limit=10, jobs=23)
+    assert [tokens_of(batch) for batch in claimed.batches] == [tokens[:10], tokens[10:20], tokens[20:23]]
+    held = rows(conn, "SELECT id, tokens FROM batches ORDER BY id")
+    assert [tuple(row) for row in held] == [(batch.id, tokens_of(batch)) for batch in claimed.batches]
+    assert misplaced(conn) == []
+
+
+def test_of_several_batches_one_that_still_fills_stays(conn: Connection) -> None:
+    tokens = enqueue(conn, 25)
+    waited(conn, 0)
+    floors = Floors()
+    claimed = claim(conn, limit=10, jobs=50, timeout=TIMEOUT, floors=floors)
+    assert [tokens_of(batch) for batch in claimed.batches] == [tokens[:10], tokens[10:20]]
+    assert claim(conn, limit=10, jobs=50, timeout=TIMEOUT, floors=floors).taken == 0
+    waited(conn, 5, token=tokens[24])
+    assert sorted(tokens_of(take(conn, limit=10, jobs=50, timeout=TIMEOUT))) == tokens[20:]
+
+
+def test_of_several_batches_one_of_urgent_jobs_or_of_jobs_that_come_back_does_not_wait(conn: Connection) -> None:
+    recoveries = [enqueue_recovery(conn, prefix=f"urgent{number}") for number in range(3)]
+    waited(conn, 0)
+    assert [tokens_of(batch) for batch in claim(conn, limit=2, jobs=8, timeout=TIMEOUT).batches] == [
+        recoveries[:2],
+        recoveries[2:],
+    ]
+    tokens = enqueue(conn, 3)
+    conn.execute(text("UPDATE jobs SET attempt = 1 WHERE token = :last"), {"last": tokens[-1]})
+    waited(conn, 0)
+    assert [tokens_of(batch) for batch in claim(conn, limit=2, jobs=8, timeout=TIMEOUT).batches] == [
+        tokens[:2],
+        tokens[2:],
+    ]
+
+
+def test_what_is_over_leaves_its_batch_and_no_empty_batch_is_opened(conn: Connection) -> None:
+    tokens = enqueue(conn, 6)
+    conn.execute(text("UPDATE tokens SET consumed_at = now() WHERE id = ANY(:some)"), {"some": tokens[1:4]})
+    claimed = claim(conn, limit=2, jobs=6)
+    assert [tokens_of(batch) for batch in claimed.batches] == [tokens[:1], tokens[4:]]
+    assert [over.token for over in claimed.over] == tokens[1:4]
+    assert misplaced(conn) == []
+
+
 def test_a_batch_that_still_fills_does_not_keep_a_full_one_of_less_priority(conn: Connection) -> None:
     bulk = enqueue(conn, 51, prefix="bulk")
     enqueue(conn)
@@ -283,7 +334,7 @@ def test_a_mail_that_nobody_wants_any_more_is_not_sent(
 
     claimed = claim(conn)
 
-    assert claimed.batch is None
+    assert not claimed.batches
     assert [(over.token, over.action, over.outcome, over.error_code) for over in claimed.over] == [
         (token, action, outcome, code)
     ]
@@ -310,7 +361,7 @@ def test_a_recovery_that_ran_out_while_it_waited_is_expired(conn: Connection) ->
     token = enqueue_recovery(conn)
     conn.execute(text("UPDATE tokens SET expires_at = now()"))
     claimed = claim(conn)
-    assert claimed.batch is None
+    assert not claimed.batches
     assert [(over.outcome, over.error_code) for over in claimed.over] == [("expired", "TokenExpired")]
     assert log(conn) == [(token, "expired", 0, False)]
     assert misplaced(conn) == []
@@ -323,8 +374,8 @@ def test_those_that_are_over_do_not_keep_the_others(conn: Connection) -> None:
 
     claimed = claim(conn)
 
-    assert claimed.batch is not None
-    assert tokens_of(claimed.batch) == [tokens[0], tokens[2]]
+    [batch] = claimed.batches
+    assert tokens_of(batch) == [tokens[0], tokens[2]]
     assert [over.token for over in claimed.over] == [tokens[1], tokens[3]]
     assert misplaced(conn) == []
 
@@ -399,7 +450,7 @@ def test_claims_at_the_same_moment_take_different_jobs(engine: Engine) -> None:
         taken = []
         with engine.connect() as connection:
             while rows(connection, "SELECT token FROM jobs LIMIT 1"):
-                if batch := claim(connection, limit=7).batch:
+                if batch := batch_of(claim(connection, limit=7)):
                     taken.append(tokens_of(batch))
         return taken
 
@@ -472,7 +523,7 @@ def test_jobs_of_which_nothing_is_said_go_back_as_they_were(conn: Connection) ->
 def test_a_released_batch_is_as_if_it_had_never_been_claimed(conn: Connection) -> None:
     enqueue(conn, 60)
     before = rows(conn, "SELECT * FROM jobs ORDER BY token")
-    assert queue.release(conn, take(conn))
+    assert queue.release(conn, [take(conn)])
     assert rows(conn, "SELECT * FROM jobs ORDER BY token") == before
     assert log(conn) == []
 
@@ -532,7 +583,7 @@ def test_a_late_acceptance_is_not_sent_again(conn: Connection) -> None:
 
     claimed = claim(conn)
 
-    assert claimed.batch is None
+    assert not claimed.batches
     assert [(over.outcome, over.error_code) for over in claimed.over] == [("sent", "AcceptedLate")]
     assert log(conn) == [(token, "unconfirmed", 0, False), (token, "sent", 0, True), (token, "sent", 1, False)]
     [final] = rows(conn, "SELECT message_id, batch FROM deliveries WHERE NOT late AND outcome = 'sent'")
@@ -553,12 +604,40 @@ def test_an_acceptance_that_comes_while_the_job_is_out_again_counts_at_the_next_
     assert [over.error_code for over in claim(conn).over] == ["AcceptedLate"]
 
 
+def test_batches_are_settled_together_each_behind_its_own_fence(conn: Connection) -> None:
+    tokens = enqueue(conn, 8)
+    mine, lost, unsent, last = claim(conn, limit=2, jobs=8).batches
+    run_out(conn, lost)
+    queue.rescue(conn)
+    answers: list[Outcome] = [Sent("m"), Deferred("MailboxFull", "later", charged=True)]
+    closing = [(batch, verdicts(batch, answers)) for batch in (mine, lost)] + [(unsent, []), (last, [])]
+
+    assert queue.settle(conn, closing) == {mine.id, unsent.id, last.id}
+    assert queue.settle(conn, closing) == set()
+
+    assert [entry for entry in log(conn) if entry[0] in tokens_of(mine)] == [
+        (tokens[0], "sent", 0, False),
+        (tokens[1], "deferred", 0, False),
+    ]
+    assert [entry for entry in log(conn) if entry[0] in tokens_of(lost)] == [
+        (tokens[2], "unconfirmed", 0, False),
+        (tokens[3], "unconfirmed", 0, False),
+        (tokens[2], "sent", 0, True),
+        (tokens[3], "deferred", 0, True),
+    ]
+    assert {token: attempt for token, attempt, _ in waiting(conn)} == {
+        **dict.fromkeys(tokens[1:4], 1),
+        **dict.fromkeys(tokens[4:], 0),
+    }
+    assert misplaced(conn) == []
+
+
 def test_a_late_release_decides_nothing(conn: Connection) -> None:
     [token] = enqueue(conn)
     batch = take(conn)
     run_out(conn)
     queue.rescue(conn)
-    assert not queue.release(conn, batch)
+    assert not queue.release(conn, [batch])
     assert log(conn) == [(token, "unconfirmed", 0, False)]
     assert waiting(conn) == [(token, 1, 5)]
 

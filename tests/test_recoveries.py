@@ -15,7 +15,7 @@ from mailroom.queue import Claim, Floors
 from mailroom.retry import judge
 from mailroom.simulator import Simulator
 from tests.running import drained, eventually, transport, working
-from tests.world import add_accounts, ask_recovery, misplaced, rows
+from tests.world import add_accounts, ask_recovery, batch_of, misplaced, rows
 
 THROUGH_PGBOUNCER = True
 
@@ -38,7 +38,7 @@ def claim(connection: Connection, *, limits: RecoveryLimits = RECOVERY_LIMITS, b
 
 def settle(connection: Connection, batch: Batch | None, outcome: Outcome) -> None:
     assert batch is not None
-    assert queue.settle(connection, batch, [judge(outcome, attempt=job.attempt, jitter=0) for job in batch.jobs])
+    assert queue.settle(connection, [(batch, [judge(outcome, attempt=job.attempt, jitter=0) for job in batch.jobs])])
 
 
 def ask(connection: Connection, account: int, count: int = 1) -> list[int]:
@@ -57,7 +57,7 @@ def active(connection: Connection, prefix: str = "user") -> int:
 
 
 def mailed(found: Claim) -> list[int]:
-    return [] if found.batch is None else [job.token for job in found.batch.jobs]
+    return [job.token for batch in found.batches for job in batch.jobs]
 
 
 def over(found: Claim) -> list[tuple[int, str, str]]:
@@ -70,7 +70,7 @@ def mail(connection: Connection, account: int, count: int = 1) -> None:
         [token] = ask(connection, account)
         found = claim(connection)
         assert mailed(found) == [token]
-        settle(connection, found.batch, SENT)
+        settle(connection, batch_of(found), SENT)
 
 
 def age(connection: Connection, minutes: int) -> None:
@@ -84,7 +84,7 @@ def refused(connection: Connection, account: int, **how: Any) -> bool:
     [token] = ask(connection, account)
     found = claim(connection, **how)
     assert (mailed(found), over(found)) in [([token], []), ([], [(token, "cancelled", "TooManyRecoveries")])]
-    return found.batch is None
+    return not found.batches
 
 
 # The newest alone
@@ -122,7 +122,7 @@ def test_an_activation_neither_supersedes_nor_is_superseded(conn: Connection) ->
 def test_a_recovery_that_comes_back_is_superseded_by_what_was_asked_meanwhile(conn: Connection) -> None:
     account = active(conn)
     [old] = ask(conn, account)
-    settle(conn, claim(conn).batch, Deferred("TransientFailure", "later", charged=True))
+    settle(conn, batch_of(claim(conn)), Deferred("TransientFailure", "later", charged=True))
 
     [new] = ask(conn, account)
     found = claim(conn)
@@ -169,11 +169,11 @@ def test_mails_in_flight_count(conn: Connection) -> None:
     batches = []
     for _ in range(3):
         ask(conn, account)
-        batches.append(claim(conn).batch)
+        batches.append(batch_of(claim(conn)))
     assert refused(conn, account)
 
     assert batches[0] is not None
-    assert queue.release(conn, batches[0])  # and given back they do not
+    assert queue.release(conn, [batches[0]])  # and given back they do not
     conn.execute(text("DELETE FROM jobs"))
     assert not refused(conn, account)
 
@@ -191,7 +191,7 @@ def test_mails_in_flight_count(conn: Connection) -> None:
 def test_what_counts_is_what_may_have_reached_somebody(conn: Connection, outcome: Outcome, counts: bool) -> None:
     account = active(conn)
     ask(conn, account)
-    settle(conn, claim(conn).batch, outcome)
+    settle(conn, batch_of(claim(conn)), outcome)
     conn.execute(text("DELETE FROM jobs"))  # what is to be tried again would only be superseded
 
     assert refused(conn, account, limits=RecoveryLimits(1, 10)) == counts
@@ -211,7 +211,7 @@ def test_a_mail_that_may_be_out_does_not_stand_in_its_own_way(conn: Connection) 
     for _ in range(3):
         found = claim(conn, limits=RecoveryLimits(1, 1))
         assert mailed(found) == [token]
-        settle(conn, found.batch, UNCONFIRMED)
+        settle(conn, batch_of(found), UNCONFIRMED)
         make_due(conn)
 
 
@@ -219,7 +219,7 @@ def test_copies_of_a_mail_count_as_one(conn: Connection) -> None:
     account = active(conn)
     ask(conn, account)
     for outcome in (UNCONFIRMED, UNCONFIRMED, SENT):
-        settle(conn, claim(conn).batch, outcome)
+        settle(conn, batch_of(claim(conn)), outcome)
         make_due(conn)
     assert not refused(conn, account, limits=RecoveryLimits(2, 2))
 

@@ -127,30 +127,32 @@ class Mailroom(RuleBasedStateMachine):
 
     # Workers
 
-    @rule(limit=st.integers(1, 50), timeout=st.sampled_from([0, 5]))
-    def claim(self, limit: int, timeout: int) -> None:
-        self.take(limit, timeout)
+    @rule(limit=st.integers(1, 50), jobs=st.integers(1, 200), timeout=st.sampled_from([0, 5]))
+    def claim(self, limit: int, jobs: int, timeout: int) -> None:
+        self.take(limit, jobs, timeout)
 
     @rule(ago=st.integers(0, 10))
     def claim_what_comes_due(self, ago: int) -> None:
         self.execute("UPDATE jobs SET due_at = now() - make_interval(secs => :ago)", ago=ago)
         self.take()
 
-    def take(self, limit: int = 50, timeout: int = 0) -> Claim:
+    def take(self, limit: int = 50, jobs: int = 100, timeout: int = 0) -> Claim:
         claim = queue.claim(
             self.connection,
             queue="mailroom",
             worker="test",
             batch_limit=limit,
+            job_limit=jobs,
             batch_timeout=timedelta(seconds=timeout),
             lease=timedelta(minutes=10),
             floors=self.floors,
         )
-        if claim.batch is not None:
-            tokens = [job.token for job in claim.batch.jobs]
+        assert claim.taken <= jobs
+        for batch in claim.batches:
+            tokens = [job.token for job in batch.jobs]
             assert len(tokens) <= limit
             assert rows(self.connection, UNWANTED, tokens=tokens) == []
-            self.held.append(Held(claim.batch))
+            self.held.append(Held(batch))
         return claim
 
     @precondition(lambda self: any(held.verdicts is None for held in self.held))
@@ -194,26 +196,31 @@ class Mailroom(RuleBasedStateMachine):
         return bool(rows(self.connection, record, token=token, outcome=outcome))
 
     @precondition(lambda self: bool(self.held))
-    @rule(which=WHICH, fates=st.lists(FATES, min_size=1, max_size=8), heard=st.booleans())
-    def settle_one(self, which: int, fates: list[str], heard: bool) -> None:
-        self.settle(which, fates, heard=heard)
+    @rule(which=WHICH, fates=st.lists(FATES, min_size=1, max_size=8), heard=st.booleans(), together=st.integers(1, 4))
+    def settle_some(self, which: int, fates: list[str], heard: bool, together: int) -> None:
+        self.settle(which, fates, heard=heard, together=together)
 
-    def settle(self, which: int, fates: list[str], *, heard: bool) -> None:
-        """Settle on time, late, or for the second time: a worker that has not heard that it did will do so again."""
-        held = self.held[which % len(self.held)]
-        if held.verdicts is None:
-            self.send(held, fates)
-        assert held.verdicts is not None
-        queue.settle(self.connection, held.batch, held.verdicts)
-        if heard:
-            self.held.remove(held)
+    def settle(self, which: int, fates: list[str], *, heard: bool, together: int = 1) -> None:
+        """Settle on time, late, or for the second time: a worker that has not heard that it did will do so again.
+
+        It settles several batches of one action in one statement, and gives those back with it that it has not sent.
+        """
+        first = self.held[which % len(self.held)]
+        others = [held for held in self.held if held.batch.action is first.batch.action and held is not first]
+        if first.verdicts is None:
+            self.send(first, fates)
+        closing = [first, *others[: together - 1]]
+        queue.settle(self.connection, [(held.batch, held.verdicts or []) for held in closing])
+        for held in closing:
+            if heard or held.verdicts is None:
+                self.held.remove(held)
 
     @precondition(lambda self: any(held.verdicts is None for held in self.held))
     @rule(which=WHICH)
     def release(self, which: int) -> None:
         uncalled = [held for held in self.held if held.verdicts is None]
         held = uncalled[which % len(uncalled)]
-        queue.release(self.connection, held.batch)
+        queue.release(self.connection, [held.batch])
         self.held.remove(held)
 
     @precondition(lambda self: bool(self.held))
@@ -270,7 +277,7 @@ class Mailroom(RuleBasedStateMachine):
             for held in self.held:
                 self.send(held, ["accepted"])
                 assert held.verdicts is not None
-                assert queue.settle(self.connection, held.batch, held.verdicts)
+                assert queue.settle(self.connection, [(held.batch, held.verdicts)])
             self.held.clear()
         self.every_token_is_in_one_place()
         assert {row.place for row in rows(self.connection, PLACES)} <= {"over"}

@@ -33,7 +33,7 @@ def make_due(connection: Connection) -> None:
 
 def claim(connection: Connection, *, lease: timedelta, batch_limit: int = 2) -> None:
     limits: dict[str, Any] = {"batch_limit": batch_limit, "batch_timeout": timedelta(0), "lease": lease}
-    assert queue.claim(connection, queue="mailroom", worker="test", floors=Floors(), **limits).batch is not None
+    assert queue.claim(connection, queue="mailroom", worker="test", floors=Floors(), **limits).batches
 
 
 def test_nothing_is_nothing(conn: Connection) -> None:

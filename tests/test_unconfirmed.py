@@ -10,7 +10,7 @@ from mailroom.job import Batch, Sent, Unconfirmed
 from mailroom.retry import GRACE, judge
 from mailroom.simulator import Fault, Simulator
 from tests.running import count, drained, eventually, transport, working
-from tests.world import add_accounts, misplaced
+from tests.world import add_accounts, batch_of, misplaced
 
 HELD = "jobs WHERE due_at = 'infinity'"
 
@@ -64,7 +64,7 @@ def test_an_answer_that_comes_after_all_ends_the_hold(engine: Engine) -> None:
         assert batch is not None
         queue.rescue(connection, resend_after=None)
         answers = [judge(Sent("m"), attempt=0, jitter=0), *[judge(Unconfirmed("x", "y"), attempt=0, jitter=0)] * 2]
-        assert not queue.settle(connection, batch, answers)
+        assert not queue.settle(connection, [(batch, answers)])
         assert count(connection, HELD) == 2
         assert claim(connection) is None
         assert count(connection, "deliveries WHERE outcome = 'sent' AND NOT late") == 1
@@ -72,7 +72,7 @@ def test_an_answer_that_comes_after_all_ends_the_hold(engine: Engine) -> None:
 
 
 def claim(connection: Connection) -> Batch | None:
-    return queue.claim(
+    claimed = queue.claim(
         connection,
         queue="mailroom",
         worker="test",
@@ -80,7 +80,8 @@ def claim(connection: Connection) -> Batch | None:
         batch_timeout=timedelta(0),
         lease=timedelta(0),
         floors=queue.Floors(),
-    ).batch
+    )
+    return batch_of(claimed)
 
 
 def test_the_wait_is_a_setting_and_never_shorter_than_the_backoff() -> None:

@@ -16,7 +16,7 @@ from mailroom.retry import judge
 from mailroom.simulator import Simulator
 from mailroom.upkeep import Reconciled, Upkeep
 from tests.running import Processes, count, eventually
-from tests.world import add_accounts, ask_recovery, misplaced, rows
+from tests.world import add_accounts, ask_recovery, batch_of, misplaced, rows
 
 THROUGH_PGBOUNCER = True
 AGED = timedelta(days=90)
@@ -54,14 +54,14 @@ def claim(connection: Connection, *, limit: int = 50) -> Claim:
 
 
 def take(connection: Connection, *, limit: int = 50) -> Batch:
-    batch = claim(connection, limit=limit).batch
+    batch = batch_of(claim(connection, limit=limit))
     assert batch is not None
     return batch
 
 
 def settle(connection: Connection, batch: Batch, outcome: Outcome, *, last: bool = False) -> bool:
-    attempt = 5 if last else 0
-    return queue.settle(connection, batch, [judge(outcome, attempt=attempt, jitter=0) for _ in batch.jobs])
+    verdicts = [judge(outcome, attempt=5 if last else 0, jitter=0) for _ in batch.jobs]
+    return batch.id in queue.settle(connection, [(batch, verdicts)])
 
 
 def age(connection: Connection, days: int) -> None:
@@ -166,7 +166,7 @@ def test_a_recovery_that_ran_out_is_put_on_record_and_not_mailed(engine: Engine,
     connection.execute(text("UPDATE tokens SET expires_at = now() WHERE action = 'password_recovery'"))
     upkeep.reconcile(engine, queue="mailroom")
     claimed = claim(connection)
-    assert (claimed.batch, [over.outcome for over in claimed.over]) == (None, ["expired"])
+    assert (claimed.batches, [over.outcome for over in claimed.over]) == ((), ["expired"])
     assert misplaced(connection) == []
 
 

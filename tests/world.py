@@ -4,6 +4,9 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from mailroom.job import Batch
+from mailroom.queue import Claim
+
 # Every enqueued token is in exactly one place: waiting, in flight, or over. Returns those that are not.
 MISPLACED = text(
     """
@@ -48,6 +51,12 @@ def ask_recovery(connection: Connection, account: int) -> int:
         {"account": account},
     ).scalar_one()
     return token
+
+
+def batch_of(claim: Claim) -> Batch | None:
+    """Return the batch of a claim that may open one at the most."""
+    assert len(claim.batches) <= 1
+    return claim.batches[0] if claim.batches else None
 
 
 def rows(connection: Connection, sql: str, **binds: Any) -> list[Any]:

@@ -16,12 +16,11 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from mailroom import settings
-from mailroom.backoff import Backoff
 from mailroom.cli.build import limits, log, open_database, open_permits, open_transport, progress, start_log
 from mailroom.database import connection_string, first_line
 from mailroom.errors import MailroomError
-from mailroom.queue import Floors
 from mailroom.sender import Sender
+from mailroom.sending import Shared
 from mailroom.settings import Settings
 from mailroom.sweep import Swept
 from mailroom.sweep import sweep as sweep_once
@@ -95,16 +94,14 @@ def sweep(
     given = settings.load("database_url", "secret_key", batch_limit=batch_limit, queue_name=queue_name)
     transport = open_transport(given, connections=2, output_path=given.ses_output_path)
     with open_database(given, pool_size=2) as engine, open_permits(given, engine, transport) as permits:
-        backoff = Backoff()
+        shared = Shared(permits)
         sender = Sender(
             engine,
             transport,
             name=f"{socket.gethostname()}/{os.getpid()}/sweep",
             key=given.signing_key,
             limits=replace(limits(given), batch_timeout=timedelta(0)),
-            floors=Floors(),
-            backoff=backoff,
-            permits=permits,
+            shared=shared,
         )
         stopping = threading.Event()
         with stopped_by_signal(stopping.set):
@@ -113,7 +110,7 @@ def sweep(
             else:
                 reconcile_newest(engine, given.queue_name)
             swept = sweep_once(
-                engine, sender, backoff=backoff, longest=timedelta(seconds=max_seconds), stopping=stopping.is_set
+                engine, sender, backoff=shared.backoff, longest=timedelta(seconds=max_seconds), stopping=stopping.is_set
             )
     if swept is Swept.REFUSED:
         raise MailroomError("SES takes no mail at present, for the reason logged above; the jobs wait")

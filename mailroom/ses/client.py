@@ -26,10 +26,9 @@ def connect(
     """Return a client that sends each request once, or up to `attempts` times, whatever the environment says.
 
     More than once is for questions: botocore's default sends a bulk call up to five times after a time-out, 250 mails
-    for 50. Without `region` it comes
-    from boto3's own chain, as credentials and endpoint do; SettingsError if they make no sense or are missing. One
-    client serves `connections` threads. Validation is off: requests are built here alone, and SES checks what botocore
-    does not.
+    for 50. Without `region` it comes from boto3's own chain, as credentials and endpoint do; SettingsError if they make
+    no sense or are missing. One client serves `connections` threads. Validation is off: requests are built here alone,
+    and SES checks what botocore does not.
     """
     for name in ("boto3", "botocore", "urllib3"):  # at DEBUG they print request bodies, secrets included
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,7 +1,7 @@
--- Claim up to batch_limit due jobs of one priority and action, and open a batch for them.
+-- Claim up to job_limit due jobs of one priority and action, and open batches for them, of up to batch_limit each.
 --
--- Binds: queue, worker, batch_limit, batch_timeout, lease and slack (intervals), and a row for each lane, that is
--- each priority and action, in four arrays: priorities, actions, floors_due_at, floors_token. A lane's floor is where
+-- Binds: queue, worker, batch_limit, job_limit, batch_timeout, lease and slack (intervals), and a row for each lane,
+-- that is each priority and action, in four arrays: priorities, actions, floors_due_at, floors_token. A lane's floor is where
 -- the last claim in it ended (NULL: the beginning); below it lie rows that are dead but not yet vacuumed. It never
 -- reaches into the last moments (slack), in which commits may still land out of order; the sweep finds what committed
 -- later than that. Lanes that are paused are passed over; when `probing` (a boolean) only those that are by hand: where
@@ -9,7 +9,7 @@
 --
 -- Of one account's recoveries, at most recoveries_per_15_minutes and recoveries_per_day are mailed.
 --
--- Returns a row for each job taken: to be sent in the batch, or already over, with its outcome.
+-- Returns a row for each job taken: to be sent in its batch, or already over, with its outcome.
 --
 -- Locks: jobs (skipping what others hold), then the recoveries of an account, then tokens (skipping). It waits for
 -- nobody but another claim that is about to mail a recovery of the same account.
@@ -61,21 +61,35 @@ chosen AS MATERIALIZED (
 ),
 -- MATERIALIZED: the locking subquery must run once. Run again inside a join, it could lock more rows than its LIMIT.
 due AS MATERIALIZED (
-    SELECT token
+    SELECT ctid AS place, token, due_at, attempt
       FROM jobs
      WHERE queue = :queue AND due_at <= now()
        AND priority = (SELECT priority FROM chosen) AND action = (SELECT action FROM chosen)
        AND (due_at, token) > ((SELECT floor_due_at FROM chosen), (SELECT floor_token FROM chosen))
      ORDER BY due_at, token
-     LIMIT :batch_limit
+     LIMIT :job_limit
        FOR UPDATE SKIP LOCKED
 ),
 -- A job in quarantine is taken alone: it may be what kills its worker.
+parted AS (
+    SELECT place, token, due_at, attempt, (row_number() OVER (ORDER BY due_at, token) - 1) / :batch_limit AS part
+      FROM due
+     LIMIT (SELECT CASE priority WHEN 3 THEN 1 ELSE :job_limit END FROM chosen)
+),
+-- The lane was found ready for its first batch. A last one that is not full stays, unless it need not wait either.
+leaving AS (
+    SELECT part
+      FROM parted
+     GROUP BY part
+    HAVING part = 0 OR count(*) = :batch_limit OR bool_or(attempt > 0) OR (SELECT priority FROM chosen) = 0
+        OR min(due_at) <= now() - :batch_timeout
+),
+-- By place: the rows are locked, so that it is theirs, and no statistics can make this a walk over the table. (Where
+-- somebody changed a row after this statement began, its place is not seen, and the job stays for the next claim.)
 taken AS (
     DELETE FROM jobs
-     USING (SELECT token FROM due LIMIT (SELECT CASE priority WHEN 3 THEN 1 ELSE :batch_limit END FROM chosen)) AS due
-     WHERE jobs.token = due.token
-    RETURNING jobs.token, jobs.due_at, jobs.priority, jobs.action, jobs.attempt
+     WHERE ctid = ANY (ARRAY(SELECT place FROM parted JOIN leaving USING (part)))
+    RETURNING token, due_at, priority, action, attempt
 ),
 -- What is so now decides. An acceptance that arrived after its batch was rescued is kept as a late row: the mail is
 -- out, and is not sent again. Only a job that was tried before can have one. It is ordered by its moment, not its id:
@@ -85,7 +99,7 @@ taken AS (
 -- since it locks, and after the sort (PostgreSQL leaves volatile functions for then), so that all claims lock accounts
 -- in one order.
 examined AS MATERIALIZED (
-    SELECT taken.*, tokens.account, tokens.secret, tokens.code, tokens.expires_at, accounts.email, accounts.login,
+    SELECT taken.*, parted.part, tokens.account, tokens.secret, tokens.code, tokens.expires_at, accounts.email, accounts.login,
            accepted.batch AS accepted_in, accepted.message_id, unconfirmed.batch IS NOT NULL AS resend,
            CASE
                WHEN accepted.batch IS NOT NULL THEN 'AcceptedLate'
@@ -100,6 +114,7 @@ examined AS MATERIALIZED (
                     THEN 'TooManyRecoveries'
            END AS error_code
       FROM taken
+      JOIN parted USING (token)
       LEFT JOIN tokens ON tokens.id = taken.token
       LEFT JOIN accounts ON accounts.id = tokens.account
       LEFT JOIN LATERAL (
@@ -161,10 +176,12 @@ batch AS (
            clock_timestamp() + :lease
       FROM looked_up
      WHERE outcome IS NULL
-    HAVING count(*) > 0
-    RETURNING id
+     GROUP BY part
+     ORDER BY part
+    RETURNING id, tokens
 )
-SELECT (SELECT id FROM batch) AS batch, token, due_at, priority, action, attempt, account,
+SELECT opened.batch, token, due_at, priority, action, attempt, account,
        email, login, secret, code, resend, outcome, error_code
   FROM looked_up
+  LEFT JOIN (SELECT id AS batch, unnest(tokens) AS token FROM batch) AS opened USING (token)
  ORDER BY due_at, token

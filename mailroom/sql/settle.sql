@@ -1,37 +1,40 @@
--- Record what became of the jobs of a batch, and close the batch.
+-- Record what became of the jobs of some batches of one action, and close the batches.
 --
--- Binds: batch, action, and a row for each delivery in arrays: tokens, accounts, attempts, outcomes, message_ids,
--- error_codes, errors; and for each job that is to be tried again: again_tokens, again_attempts, again_after (NULL: it is held, due never, until somebody decides).
--- A job of the batch without a final delivery goes back to jobs, also when nothing is said of it (release): then
--- uncharged, and due when the oldest of its batch was.
+-- Binds: closing (ids of batches), action, and a row for each delivery in arrays: tokens, accounts, batches, attempts,
+-- outcomes, message_ids, error_codes, errors; and for each job that is to be tried again: again_tokens, again_attempts,
+-- again_after (NULL: it is held, due never, until somebody decides). A job of these batches without a final delivery
+-- goes back to jobs, also when nothing is said of it (release): then uncharged, and due when the oldest of its batch was.
 --
--- The fence: the batch row is deleted first. Whoever comes second, this or rescue, finds none. Results that come
+-- The fence: the row of a batch is deleted first. Whoever comes second, this or rescue, finds none. Results that come
 -- second are logged as late and decide nothing; told twice (the first answer was lost), they are logged once. But where
 -- one of them says that a mail which is held was accepted, there is nothing left to decide: the next claim ends it.
 --
--- Returns one row: whether the batch was still ours.
+-- Returns the ids of the batches that were still ours.
 --
--- Locks: the batch; if it was gone, jobs that are held, by token.
+-- Locks: the batches; for what was gone, jobs that are held, by token.
 WITH closed AS MATERIALIZED (
-    DELETE FROM batches WHERE id = :batch RETURNING queue, action, priority, due_at, tokens, attempts
+    DELETE FROM batches
+     WHERE id = ANY (CAST(:closing AS bigint[]))
+    RETURNING id, queue, action, priority, due_at, tokens, attempts
 ),
 results AS MATERIALIZED (
     SELECT *
-      FROM unnest(CAST(:tokens AS bigint[]), CAST(:accounts AS bigint[]), CAST(:attempts AS smallint[]),
-                  CAST(:outcomes AS delivery_outcome[]), CAST(:message_ids AS text[]),
+      FROM unnest(CAST(:tokens AS bigint[]), CAST(:accounts AS bigint[]), CAST(:batches AS bigint[]),
+                  CAST(:attempts AS smallint[]), CAST(:outcomes AS delivery_outcome[]), CAST(:message_ids AS text[]),
                   CAST(:error_codes AS text[]), CAST(:errors AS text[]))
-           AS result (token, account, attempt, outcome, message_id, error_code, error)
+           AS result (token, account, batch, attempt, outcome, message_id, error_code, error)
 ),
 -- Counted, since PostgreSQL may turn a NOT EXISTS in an OR into a table of all that matches, made from the whole log.
 logged AS (
     INSERT INTO deliveries (token, account, batch, action, outcome, attempt, late, message_id, error_code, error)
-    SELECT token, account, :batch, CAST(:action AS token_action), outcome, attempt,
-           NOT EXISTS (SELECT FROM closed), message_id, error_code, error
+    SELECT token, account, batch, CAST(:action AS token_action), outcome, attempt, closed.id IS NULL,
+           message_id, error_code, error
       FROM results
-     WHERE EXISTS (SELECT FROM closed)
+      LEFT JOIN closed ON closed.id = results.batch
+     WHERE closed.id IS NOT NULL
         OR 0 = (
            SELECT count(*) FROM deliveries AS told
-            WHERE told.token = results.token AND told.batch = :batch AND told.outcome = results.outcome
+            WHERE told.token = results.token AND told.batch = results.batch AND told.outcome = results.outcome
            )
 ),
 again AS (
@@ -53,7 +56,8 @@ again AS (
 accepted AS MATERIALIZED (
     SELECT jobs.token
       FROM jobs
-     WHERE jobs.token = ANY (ARRAY(SELECT token FROM results WHERE outcome = 'sent' AND NOT EXISTS (SELECT FROM closed)))
+     WHERE jobs.token = ANY (ARRAY(
+           SELECT token FROM results WHERE outcome = 'sent' AND batch NOT IN (SELECT id FROM closed)))
        AND jobs.due_at = 'infinity'
      ORDER BY jobs.token
        FOR UPDATE
@@ -61,4 +65,4 @@ accepted AS MATERIALIZED (
 freed AS (
     UPDATE jobs SET due_at = clock_timestamp() FROM accepted WHERE jobs.token = accepted.token
 )
-SELECT EXISTS (SELECT FROM closed) AS owned
+SELECT id FROM closed

@@ -14,11 +14,11 @@ from sqlalchemy import Engine
 
 from mailroom import database as mailroom_database
 from mailroom import queue, ses
-from mailroom.backoff import Backoff
 from mailroom.job import Sent
 from mailroom.queue import Floors
 from mailroom.retry import judge
 from mailroom.sender import Limits, Sender
+from mailroom.sending import Shared
 from mailroom.simulator import Simulator
 from mailroom.transport import Transport
 from tests.benchmarks import page, results, rows
@@ -66,7 +66,7 @@ def _fill(url: str) -> None:
 
 
 def _sender(engine: Engine, transport: Transport) -> Sender:
-    return Sender(engine, transport, name="smoke", key=KEY, limits=LIMITS, floors=Floors(), backoff=Backoff())
+    return Sender(engine, transport, name="smoke", key=KEY, limits=LIMITS, shared=Shared())
 
 
 def _statements(server: Server) -> int:
@@ -86,11 +86,13 @@ def _spent(server: Server, name: str, act: Callable[[], object]) -> tuple[int, i
     return _statements(server) - statements, _writing_transactions(server, name) - writes
 
 
-def test_a_batch_takes_two_statements_and_two_commits(quiet: Server, filled: str, engine: Engine) -> None:
+def test_a_claim_takes_two_statements_and_two_commits_however_many_batches_it_opens(
+    quiet: Server, filled: str, engine: Engine
+) -> None:
     sender = _sender(engine, NoTransport(0, Stamps(None)))
-    sender.work_batch()  # the first opens the connection
-    assert _spent(quiet, filled, sender.work_batch) == (2, 2)
-    assert _spent(quiet, filled, lambda: [sender.work_batch() for _ in range(5)]) == (10, 10)
+    sender.work_claim()  # the first opens the connection
+    assert _spent(quiet, filled, sender.work_claim) == (2, 2)
+    assert _spent(quiet, filled, lambda: [sender.work_claim() for _ in range(5)]) == (10, 10)
 
 
 def test_a_batch_is_one_request(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,10 +101,11 @@ def test_a_batch_is_one_request(engine: Engine, monkeypatch: pytest.MonkeyPatch)
             monkeypatch.setenv(name, value)
         transport = ses.SesTransport(ses.connect(region=None, connections=1), source="noreply@example.com")
         sender = _sender(engine, transport)
-        for batches in (1, 2, 3):
-            sender.work_batch()
+        for _ in range(3):
+            work = sender.work_claim()
+            assert work is not None
             counts = simulator.ledger.counts()
-            assert (counts.requests, counts.mails) == (batches, batches * 50)
+            assert counts.mails == counts.requests * 50
 
 
 def _read_by_claim(engine: Engine, floors: Floors) -> int:
@@ -113,7 +116,7 @@ def _read_by_claim(engine: Engine, floors: Floors) -> int:
     )
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
         before: int = connection.exec_driver_sql(read).scalar_one()
-        batch = queue.claim(
+        [batch] = queue.claim(
             connection,
             queue="mailroom",
             worker="smoke",
@@ -121,10 +124,9 @@ def _read_by_claim(engine: Engine, floors: Floors) -> int:
             batch_timeout=timedelta(0),
             lease=timedelta(seconds=30),
             floors=floors,
-        ).batch
+        ).batches
         after: int = connection.exec_driver_sql(read).scalar_one()
-        assert batch is not None
-        queue.settle(connection, batch, [judge(Sent("m"), attempt=0, jitter=0) for _ in batch.jobs])
+        queue.settle(connection, [(batch, [judge(Sent("m"), attempt=0, jitter=0) for _ in batch.jobs])])
         connection.commit()
     return after - before
 

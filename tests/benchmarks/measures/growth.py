@@ -112,10 +112,10 @@ def _work(connection: Connection, floors: Floors) -> tuple[float, float]:
         floors=floors,
     )
     claimed = time.perf_counter()
-    assert claim.batch is not None
-    verdicts = [judge(Sent(MESSAGE_ID), attempt=job.attempt, jitter=0) for job in claim.batch.jobs]
+    [batch] = claim.batches
+    verdicts = [judge(Sent(MESSAGE_ID), attempt=job.attempt, jitter=0) for job in batch.jobs]
     judged = time.perf_counter()
-    queue.settle(connection, claim.batch, verdicts)
+    queue.settle(connection, [(batch, verdicts)])
     return (claimed - began) * 1000, (time.perf_counter() - judged) * 1000
 
 

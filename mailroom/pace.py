@@ -1,0 +1,28 @@
+"""How many batches a sender claims at a time: as many as it sends within a moment."""
+
+from datetime import timedelta
+from typing import Final
+
+# What the batches of one claim should take together: an urgent mail may have to wait for it, and what is in the air
+# when a process is killed is unconfirmed. A call to SES mostly takes longer, and then a claim is for one batch.
+INTENDED: Final = timedelta(milliseconds=20)
+# When it takes as long as this all the same, what has not been sent is given back.
+LONGEST: Final = timedelta(milliseconds=100)
+# More jobs in one claim cost as much each.
+MOST_JOBS: Final = 500
+
+
+class Pace:
+    """Learns from how long sending took. Begins with one batch, and doubles at the most."""
+
+    def __init__(self, batch_limit: int) -> None:
+        self._most = max(1, MOST_JOBS // batch_limit)
+        self.batches = 1
+
+    def note(self, sent: int, took: timedelta, *, well: bool) -> None:
+        """Note that so many batches took so long to send, and whether nothing speaks against going on like that."""
+        if not well or not sent:
+            self.batches = 1
+            return
+        fitting = int(INTENDED * sent / max(took, timedelta(microseconds=1)))
+        self.batches = max(1, min(fitting, 2 * self.batches, self._most))
