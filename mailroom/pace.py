@@ -5,9 +5,9 @@ from typing import Final
 
 # What the batches of one claim should take together: an urgent mail may have to wait for it, and what is in the air
 # when a process is killed is unconfirmed. A call to SES mostly takes longer, and then a claim is for one batch.
-INTENDED: Final = timedelta(milliseconds=20)
+INTENDED: Final = timedelta(milliseconds=50)
 # When it takes as long as this all the same, what has not been sent is given back.
-LONGEST: Final = timedelta(milliseconds=100)
+LONGEST: Final = timedelta(milliseconds=200)
 # More jobs in one claim cost as much each.
 MOST_JOBS: Final = 500
 

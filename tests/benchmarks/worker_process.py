@@ -11,12 +11,17 @@ from tests.world import KEY_HEX
 
 
 @contextlib.contextmanager
-def simulator() -> Iterator[tuple[Program, str]]:
-    """Run the simulator; give the process and its URL. It remembers a thousand mails alone."""
+def simulator(*, call_ms: int = 0) -> Iterator[tuple[Program, str]]:
+    """Run the simulator; give the process and its URL. It remembers a thousand mails alone.
+
+    `call_ms`: how long it lets each call wait for its answer.
+    """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with Program("-m", "mailroom", "simulator", "--port", str(port), "--ledger-limit", "1000") as program:
         program.wait_for(lambda: _answers(port))
+        if call_ms:
+            _make_slow(url, call_ms)
         yield program, url
 
 
@@ -46,6 +51,12 @@ def aws(ses_url: str) -> dict[str, str]:
         "AWS_SECRET_ACCESS_KEY": "bench",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+
+
+def _make_slow(url: str, call_ms: int) -> None:
+    slow = json.dumps([{"latency_ms": call_ms, "times": None}]).encode()
+    with urllib.request.urlopen(f"{url}/_simulator/faults", slow) as answer:  # noqa: S310 - ours
+        assert answer.status == 204
 
 
 def _answers(port: int) -> bool:

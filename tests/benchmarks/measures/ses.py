@@ -14,12 +14,15 @@ from tests.benchmarks.worker_process import aws, simulator, worker
 
 TITLE = "SES"
 ABOUT = """`mailroom worker` sends what waits through boto3 to the SES simulator, a process of its own that answers at
-once; beside it a loop, in as many threads, of boto3 calls with one ready-made request of 50 entries, on a client with
-the same settings, and with no database. Both share the machine's cores with the simulator, mailroom with PostgreSQL
-too. mailroom's rate is from its first settlement to its last; CPU is microseconds a mail. (mailroom switches off
-botocore's validation of parameters, and so does the loop: with it, the loop would be slower by a quarter.)"""
+once, or after 50 ms, as SES might; beside it a loop, in as many threads, of boto3 calls with one ready-made request of
+50 entries, on a client with the same settings, and with no database. Both share the machine's cores with the simulator,
+mailroom with PostgreSQL too. mailroom's rate is from its first settlement to its last; CPU is microseconds a mail.
+(mailroom switches off botocore's validation of parameters, and so does the loop: with it, the loop would be slower by a
+quarter.)"""
 RATES: Final = "Through boto3 to the simulator"
-THREADS: Final = (1, 4, 16)
+CALL_MS: Final = 50
+# Threads, and milliseconds that a call takes.
+CASES: Final = ((1, 0), (4, 0), (16, 0), (4, CALL_MS), (16, CALL_MS))
 
 _RATE: Final = """
 SELECT count(*) FILTER (WHERE created_at > first.at) / extract(epoch FROM max(created_at) - min(first.at))::float
@@ -27,8 +30,9 @@ SELECT count(*) FILTER (WHERE created_at > first.at) / extract(epoch FROM max(cr
 """
 
 
-def _row(name: str, threads: int) -> str:
-    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
+def _row(name: str, threads: int, call_ms: int) -> str:
+    calls = f", calls of {call_ms} ms" if call_ms else ""
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}{calls}"
 
 
 def measure(trial: Trial) -> list[Grid]:
@@ -37,16 +41,19 @@ def measure(trial: Trial) -> list[Grid]:
     jobs = trial.pick(tiny=2_000, bench=40_000, full=200_000)
     with Server() as server:
         ways: dict[str, Callable[[], None]] = {}
-        for threads in THREADS:
-            ways[_row("bare loop", threads)] = partial(_loop, grid, jobs, threads)
-            ways[_row("mailroom", threads)] = partial(_work, grid, server, jobs, threads)
+        for threads, call_ms in CASES:
+            ways[_row("bare loop", threads, call_ms)] = partial(_loop, grid, jobs, threads, call_ms)
+            ways[_row("mailroom", threads, call_ms)] = partial(_work, grid, server, jobs, threads, call_ms)
         trial.interleave(ways)
     return [grid]
 
 
-def _loop(grid: Grid, jobs: int, threads: int) -> None:
+def _loop(grid: Grid, jobs: int, threads: int, call_ms: int) -> None:
     module = "tests.benchmarks.contenders.bare_ses"
-    with simulator() as (ses, url), Program("-m", module, str(jobs // ENTRIES), str(threads), **aws(url)) as loop:
+    with (
+        simulator(call_ms=call_ms) as (ses, url),
+        Program("-m", module, str(jobs // ENTRIES), str(threads), **aws(url)) as loop,
+    ):
         loop.await_words(READY)
         before, ses_before = loop.cpu_seconds(), ses.cpu_seconds()
         loop.go()
@@ -55,7 +62,7 @@ def _loop(grid: Grid, jobs: int, threads: int) -> None:
         told = dict(pair.split("=") for pair in loop.said().split() if "=" in pair)
     mails = int(told["calls"]) * ENTRIES
     grid.put(
-        _row("bare loop", threads),
+        _row("bare loop", threads, call_ms),
         {
             "mails/s": mails / float(told["seconds"]),
             "CPU µs": spent / mails * 1e6,
@@ -64,9 +71,9 @@ def _loop(grid: Grid, jobs: int, threads: int) -> None:
     )
 
 
-def _work(grid: Grid, server: Server, jobs: int, threads: int) -> None:
+def _work(grid: Grid, server: Server, jobs: int, threads: int, call_ms: int) -> None:
     with (
-        simulator() as (ses, url),
+        simulator(call_ms=call_ms) as (ses, url),
         server.copy((MAILROOM.name, jobs), lambda filled: MAILROOM.prepare(filled, jobs)) as database,
         server.connect(database) as connection,
     ):
@@ -78,7 +85,7 @@ def _work(grid: Grid, server: Server, jobs: int, threads: int) -> None:
         server_spent, ses_spent = server.cpu_seconds() - server_before, ses.cpu_seconds() - ses_before
         rate = float(scalar(connection, _RATE))
     found = {"mails/s": rate, "CPU µs": spent / jobs * 1e6, "simulator µs": ses_spent / jobs * 1e6}
-    grid.put(_row("mailroom", threads), found | {"server µs": server_spent / jobs * 1e6})
+    grid.put(_row("mailroom", threads, call_ms), found | {"server µs": server_spent / jobs * 1e6})
 
 
 def aims(grids: Mapping[str, Grid]) -> list[Aim]:
@@ -86,9 +93,9 @@ def aims(grids: Mapping[str, Grid]) -> list[Aim]:
     grid = grids.get(RATES, Grid(RATES))
     return [
         Aim(
-            f"mails through boto3 against a bare loop, {threads} thread{'s' if threads > 1 else ''}",
-            grid.ratio(_row("mailroom", threads), _row("bare loop", threads), "mails/s"),
+            _row("mails through boto3 against a bare loop", threads, call_ms),
+            grid.ratio(_row("mailroom", threads, call_ms), _row("bare loop", threads, call_ms), "mails/s"),
             0.85,
         )
-        for threads in THREADS
+        for threads, call_ms in CASES
     ]
