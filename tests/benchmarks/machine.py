@@ -88,9 +88,10 @@ class Program:
         times = self.process.cpu_times()
         return times.user + times.system
 
-    def memory_mb(self) -> float:
-        """Resident memory."""
-        return float(self.process.memory_info().rss) / 2**20
+    def memory_mb(self) -> tuple[float, float]:
+        """Resident memory, and how much of that no other process shares (libraries are shared)."""
+        found = self.process.memory_full_info()
+        return found.rss / 2**20, found.uss / 2**20
 
 
 class Server:

@@ -16,8 +16,9 @@ from tests.benchmarks.worker_process import simulator, worker
 
 TITLE = "Idle"
 ABOUT = """A worker process that listens, left alone with an empty queue after a warm-up: the statements that the
-server logs for it, the CPU time of the process (percent of one core), and its resident memory. mailroom: `mailroom
-worker` with 4 senders at its defaults, boto3 loaded and SES's account watched. The peers as in the drain."""
+server logs for it, the CPU time of the process (percent of one core), its resident memory, and how much of that it
+shares with no other process. mailroom: `mailroom worker` with 4 senders at its defaults, boto3 loaded and SES's account
+watched. The peers as in the drain."""
 FOUND: Final = "An idle worker"
 _WARM_UP_SECONDS: Final = 8.0
 
@@ -58,12 +59,14 @@ def _watch(grid: Grid, log: Path, idlers: list[_Idler], seconds: float) -> None:
     before = [(_statements(log, idler.database), idler.working.cpu_seconds()) for idler in idlers]
     time.sleep(seconds)
     for idler, (statements, spent) in zip(idlers, before, strict=True):
+        resident, own = idler.working.memory_mb()
         grid.put(
             idler.name,
             {
                 "statements/s": (_statements(log, idler.database) - statements) / seconds,
                 "CPU %": (idler.working.cpu_seconds() - spent) / seconds * 100,
-                "memory MB": idler.working.memory_mb(),
+                "memory MB": resident,
+                "of that its own": own,
             },
         )
 

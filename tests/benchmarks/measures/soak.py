@@ -107,7 +107,7 @@ def _measure_part(grid: Grid, connection: psycopg.Connection[Any], working: Prog
             "p50 ms": row[1] or float("nan"),
             "p99 ms": row[2] or float("nan"),
             "worker CPU %": (working.cpu_seconds() - spent) / seconds * 100,
-            "worker MB": working.memory_mb(),
+            "worker MB": working.memory_mb()[0],
             "waiting": scalar(connection, "SELECT count(*) FROM jobs"),
             "jobs and indexes MB": float(scalar(connection, "SELECT pg_total_relation_size('jobs') / 1048576.0")),
             "seconds": seconds,
