@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TypeGuard
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from mailroom import classify, pauses, refusals
 from mailroom.backoff import Backoff
@@ -50,7 +50,7 @@ class Aftermath:
             with self._engine.connect() as connection:
                 tokens = [job.token for job in batch.jobs]
                 bad = refusals.refused_before_accepted(connection, batch.action, classify.REFUSALS, tokens)
-        except DBAPIError:  # the answers are worth more than what is made of them
+        except SQLAlchemyError:  # the answers are worth more than what is made of them
             return outcomes
         return [
             Rejected(outcome.code, "SES refuses this mail, and others not")

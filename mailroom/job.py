@@ -43,12 +43,16 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The jobs of one claim, all of one action, and so of one SES call. The id is the fence of its settlement."""
+    """Jobs of one claim, all of one action, and so of one SES call. The id is the fence of its settlement.
+
+    What is given back of it is due again at `due_at`, when the oldest was.
+    """
 
     id: int
     action: Action
     priority: Priority
     jobs: tuple[Job, ...]
+    due_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

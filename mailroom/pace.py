@@ -8,7 +8,7 @@ from typing import Final
 INTENDED: Final = timedelta(milliseconds=50)
 # When it takes as long as this all the same, what has not been sent is given back.
 LONGEST: Final = timedelta(milliseconds=200)
-# More jobs in one claim cost as much each.
+# Beyond this a job costs no less.
 MOST_JOBS: Final = 500
 
 

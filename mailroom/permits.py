@@ -3,9 +3,10 @@
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from math import ceil
 from typing import Final, Protocol
 
 from sqlalchemy import Engine
@@ -28,7 +29,7 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """The right to hand `count` mails to SES before `until`, a monotonic moment; `call` makes it one bulk call.
+    """The right to hand `count` mails to SES before `until`, a monotonic moment; `calls` is for so many bulk calls.
 
     `urgent`: meant for urgent mail; `only_urgent`: for nothing else, also where others would have their turn.
     """
@@ -37,16 +38,16 @@ class Permit:
     urgent: bool = False
     only_urgent: bool = False
     until: float = float("inf")
-    call: "Permit | None" = None
+    calls: "Permit | None" = None
 
 
 class Permits(Protocol):
     """Where a sender gets its permits from. Safe to share between threads."""
 
-    def take(self, wanted: int, *, urgent_waits: Callable[[], bool] | None = None) -> Permit | None:
-        """Take a permit for up to `wanted` mails; None if there is none now.
+    def take(self, wanted: int, *, to_a_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit | None:
+        """Take a permit for up to `wanted` mails, at most `to_a_call` of them in one call; None if there is none now.
 
-        Where only the reserve is left, `urgent_waits` is asked whether there is mail that may use it; None: it may not.
+        Where only the reserve is left, `urgent_waits` is asked whether there is mail that may use it.
         """
         ...  # pragma: no cover
 
@@ -57,8 +58,8 @@ class Permits(Protocol):
         """
         ...  # pragma: no cover
 
-    def give_back(self, permit: Permit, unused: int) -> None:
-        """Give back what the claim did not need; all of it means that nothing waits."""
+    def give_back(self, permit: Permit, mails: int, *, calls: int = 0) -> None:
+        """Give back what was not needed of a permit; all of it means that nothing waits."""
         ...  # pragma: no cover
 
     def throttled(self) -> float | None:
@@ -73,7 +74,7 @@ class Permits(Protocol):
 class NoLimit:
     """Permits without end, for what does not go to SES."""
 
-    def take(self, wanted: int, *, urgent_waits: Callable[[], bool] | None = None) -> Permit | None:
+    def take(self, wanted: int, *, to_a_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit | None:
         """As many as are wanted."""
         return Permit(wanted)
 
@@ -81,7 +82,7 @@ class NoLimit:
         """At once."""
         return True
 
-    def give_back(self, permit: Permit, unused: int) -> None:
+    def give_back(self, permit: Permit, mails: int, *, calls: int = 0) -> None:
         """There are more."""
 
     def throttled(self) -> float | None:
@@ -94,6 +95,12 @@ class NoLimit:
 
 
 NO_LIMIT: Final[Permits] = NoLimit()
+
+
+def give_back_unused(permits: Permits, permit: Permit, sizes: Sequence[int]) -> None:
+    """Give back of a permit what calls for so many mails each do not need."""
+    calls = 0 if permit.calls is None else permit.calls.count - sum(size > 1 for size in sizes)
+    permits.give_back(permit, permit.count - sum(sizes), calls=calls)
 
 
 class FleetPermits:
@@ -114,12 +121,10 @@ class FleetPermits:
         self._blocks = [self._mails, self._urgent, *([self._bulk] if self._bulk is not None else [])]
         self._look_again_at = 0.0
 
-    def take(self, wanted: int, *, urgent_waits: Callable[[], bool] | None = None) -> Permit | None:
+    def take(self, wanted: int, *, to_a_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit | None:
         """See `Permits.take`. Raises DBAPIError."""
-        permit = self._mails.take(wanted, self._bulk)
-        if permit is None and urgent_waits is not None:
-            return self._take_urgent(wanted, urgent_waits)
-        return permit
+        to_a_call = to_a_call or wanted
+        return self._mails.take(wanted, self._bulk, to_a_call) or self._take_urgent(wanted, to_a_call, urgent_waits)
 
     def take_again(self, permit: Permit, count: int, until: float) -> bool:
         """See `Permits.take_again`. Raises DBAPIError."""
@@ -132,31 +137,28 @@ class FleetPermits:
 
     def _takes_whole(self, block: "_Block", count: int) -> bool:
         """Take all that a call for `count` mails needs, or nothing: what is not enough is left to the fleet."""
-        calls = self._bulk if count > 1 else None
-        call = None if calls is None else calls.take(1)
-        if calls is not None and call is None:
+        bulk = self._bulk if count > 1 else None
+        call = None if bulk is None else bulk.take(1)
+        if bulk is not None and call is None:
             return False
         got = block.take(count)
         if got is not None and got.count == count:
             return True
-        if calls is not None and call is not None:
-            calls.put_back(call, 1)
+        if bulk is not None and call is not None:
+            bulk.put_back(call, 1)
         if got is not None:
             block.put_back(got, got.count)
             block.return_all(ask_at_once=False)
         return False
 
-    def give_back(self, permit: Permit, unused: int) -> None:
+    def give_back(self, permit: Permit, mails: int, *, calls: int = 0) -> None:
         """See `Permits.give_back`. What comes back stays with the process, for its other senders, while it holds."""
-        self._put_back(permit, unused)
-        if unused == permit.count:
+        self._block(permit).put_back(permit, mails)
+        if self._bulk is not None and permit.calls is not None:
+            self._bulk.put_back(permit.calls, calls)
+        if mails == permit.count:
             for block in self._blocks:
                 block.return_all()
-
-    def _put_back(self, permit: Permit, unused: int) -> None:
-        self._block(permit).put_back(permit, unused)
-        if self._bulk is not None and permit.call is not None and permit.count - unused <= 1:
-            self._bulk.put_back(permit.call, 1)
 
     def throttled(self) -> float | None:
         """See `Permits.throttled`. What the process holds is void."""
@@ -170,13 +172,13 @@ class FleetPermits:
         """See `Permits.wait`."""
         return self._mails.wait()
 
-    def _take_urgent(self, wanted: int, urgent_waits: Callable[[], bool]) -> Permit | None:
+    def _take_urgent(self, wanted: int, to_a_call: int, urgent_waits: Callable[[], bool]) -> Permit | None:
         """Take of the reserve if urgent mail waits. Where none does, the process does not look again for a moment."""
         now = self._clock()
         if now < self._look_again_at:
             return None
         if urgent_waits():
-            return self._urgent.take(wanted, self._bulk)
+            return self._urgent.take(wanted, self._bulk, to_a_call)
         self._look_again_at = now + ASK_AGAIN.total_seconds()
         return None
 
@@ -199,10 +201,10 @@ class _Block:
         self._asked_at = 0.0
         self._ask_again_at = 0.0
 
-    def take(self, wanted: int, calls: "_Block | None" = None) -> Permit | None:
+    def take(self, wanted: int, bulk: "_Block | None" = None, to_a_call: int = 1) -> Permit | None:
         """Take of what is held, or ask for more if that is used up and it is time to ask.
 
-        For more than one it needs one of `calls` as well, where those are limited; without, one is all that is taken.
+        Where bulk calls are limited, more than one needs some of those as well; without, one is all that is taken.
         """
         with self._lock:
             now = self._clock()
@@ -211,11 +213,11 @@ class _Block:
             if self._granted is None or not self._holds(now):
                 return None
             count = min(wanted, self._left)
-            call = calls.take(1) if count > 1 and calls is not None else None
-            if calls is not None and call is None:
-                count = 1
+            calls = bulk.take(ceil(count / to_a_call)) if count > 1 and bulk is not None else None
+            if bulk is not None:
+                count = min(count, 1 if calls is None else calls.count * to_a_call)
             self._left -= count
-            return Permit(count, self._urgent, self._granted.only_urgent, self._until, call)
+            return Permit(count, self._urgent, self._granted.only_urgent, self._until, calls)
 
     def put_back(self, permit: Permit, unused: int) -> None:
         """Hold again what a sender did not use; of a block that is gone, nothing."""

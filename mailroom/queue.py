@@ -1,4 +1,4 @@
-"""The queue: claim, settle, release and rescue jobs, and look for what is due. PostgreSQL decides every race.
+"""The queue: claim, settle and rescue jobs, and look for what is due. PostgreSQL decides every race.
 
 Each function is one statement. On a connection that commits by itself each is one transaction, as the worker has it.
 """
@@ -6,7 +6,7 @@ Each function is one statement. On a connection that commits by itself each is o
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import groupby, product
 from typing import Any, Final
 
@@ -77,6 +77,9 @@ class Rescued:
     failed: bool
 
 
+NOTHING: Final = Claim((), ())
+
+
 class Floors:
     """Where the last claim in each lane ended, or a look found nothing before; shared by the senders of a process.
 
@@ -100,6 +103,13 @@ class Floors:
         with self._lock:
             if higher and self._floors[lane] is seen:
                 self._floors[lane] = end
+
+    def lower(self, lane: Lane, to: datetime) -> None:
+        """Move a floor down below what was due at this moment: it waits again."""
+        with self._lock:
+            due_at = self._floors[lane].due_at
+            if due_at is not None:
+                self._floors[lane] = Position(min(due_at, to), 0)
 
     def clear(self) -> None:
         """Forget all floors."""
@@ -156,38 +166,36 @@ def claim(  # noqa: PLR0913 - what the one statement binds
 def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdict]]]) -> set[int]:
     """Record what became of the jobs of batches of one action, by position, and close the batches.
 
-    Jobs without a verdict are given back. Returns the ids of the batches that were still ours. Of one that had been
-    rescued the results are kept as late, and decide nothing. Safe to repeat when the answer was lost.
+    Jobs without a verdict are given back, as they were before the claim. Returns the ids of the batches that were
+    still ours. Of one that had been rescued the results are kept as late, and decide nothing. Safe to repeat when the
+    answer was lost.
     """
     closing = list(judged)
+    encoding = _encoding(connection)
     by_job = [(batch.id, *one) for batch, verdicts in closing for one in zip(batch.jobs, verdicts, strict=False)]
     told = [(batch, job, delivery) for batch, job, verdict in by_job for delivery in verdict.deliveries]
-    again = [(job, verdict.again) for _, job, verdict in by_job if verdict.again is not None]
+    again = [(batch, job, verdict.again) for batch, job, verdict in by_job if verdict.again is not None]
     binds = {
         "closing": [batch.id for batch, _ in closing],
-        "action": closing[0][0].action.value,
+        "action": closing[0][0].action.value if closing else None,
         "tokens": [job.token for _, job, _ in told],
         "accounts": [job.account for _, job, _ in told],
         "batches": [batch for batch, _, _ in told],
         "attempts": [job.attempt for _, job, _ in told],
         "outcomes": [delivery.outcome for _, _, delivery in told],
-        "message_ids": [_storable(delivery.message_id) for _, _, delivery in told],
-        "error_codes": [_storable(delivery.error_code) for _, _, delivery in told],
-        "errors": [_storable(delivery.error) for _, _, delivery in told],
-        "again_tokens": [job.token for job, _ in again],
-        "again_attempts": [retry.attempt for _, retry in again],
-        "again_after": [retry.after for _, retry in again],
+        "message_ids": [_storable(delivery.message_id, encoding) for _, _, delivery in told],
+        "error_codes": [_storable(delivery.error_code, encoding) for _, _, delivery in told],
+        "errors": [_storable(delivery.error, encoding) for _, _, delivery in told],
+        "again_tokens": [job.token for _, job, _ in again],
+        "again_batches": [batch for batch, _, _ in again],
+        "again_attempts": [retry.attempt for _, _, retry in again],
+        "again_after": [retry.after for _, _, retry in again],
     }
     owned = set(connection.execute(statement("settle"), binds).scalars())
     if any(delivery.outcome == "sent" and batch not in owned for batch, _, delivery in told):
         # It may have waited for the rescue, which its snapshot did not see: a job that is held now was not freed.
         connection.execute(statement("settle"), binds)
     return owned
-
-
-def release(connection: Connection, batches: Iterable[Batch]) -> set[int]:
-    """Give batches of one action back unsent, as they were before their claim. Returns what `settle` does."""
-    return settle(connection, [(batch, []) for batch in batches])
 
 
 def rescue(connection: Connection, *, resend_after: timedelta | None = GRACE) -> list[Rescued]:
@@ -251,17 +259,24 @@ def _lanes(floors: dict[Lane, Position], lanes: Sequence[Lane]) -> dict[str, lis
     }
 
 
-def _storable(words: str | None) -> str | None:
-    """Replace what no `text` can hold, NUL and lone surrogates: an odd answer must not keep its batch from settling."""
-    return words and words.replace("\0", "\ufffd").encode(errors="replace").decode()
+def _encoding(connection: Connection) -> str:
+    """The encoding in which the connection passes text on: that of the database, which need not be UTF-8."""
+    driver: Any = connection.connection.driver_connection
+    return str(driver.info.encoding)
+
+
+def _storable(words: str | None, encoding: str) -> str | None:
+    """Replace what the database cannot hold, NUL among it: an odd answer must not keep its batch from settling."""
+    return words and words.replace("\0", "?").encode(encoding, errors="replace").decode(encoding)
 
 
 def _claimed(rows: Sequence[Row[Any]]) -> Claim:
     over = tuple(Over(r.token, Action(r.action), r.outcome, r.error_code) for r in rows if r.outcome is not None)
     batches = []
     for batch, of_batch in groupby((r for r in rows if r.outcome is None), key=lambda r: r.batch):
-        jobs = tuple(_jobs(of_batch))
-        batches.append(Batch(batch, jobs[0].action, Priority(rows[0].priority), jobs))
+        taken = list(of_batch)
+        jobs = tuple(_jobs(taken))
+        batches.append(Batch(batch, jobs[0].action, Priority(taken[0].priority), jobs, taken[0].due_at))
     return Claim(tuple(batches), over)
 
 

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from itertools import zip_longest
 from typing import Final
 
 from sqlalchemy import Connection, Engine, func, select
@@ -15,10 +14,11 @@ from mailroom.address import UNSUPPORTED_ADDRESS
 from mailroom.aftermath import Aftermath
 from mailroom.job import RECOVERY_LIMITS, Action, Batch, Deferred, Outcome, Priority, RecoveryLimits, Rejected, Sent
 from mailroom.pace import Pace
-from mailroom.permits import Permit
-from mailroom.queue import LANES, OTHER_LANES, URGENT_LANES, Claim, Lane, View
+from mailroom.permits import Permit, give_back_unused
+from mailroom.queue import LANES, NOTHING, OTHER_LANES, URGENT_LANES, Claim, Lane, View
 from mailroom.retry import GRACE
-from mailroom.sending import Sending, Shared
+from mailroom.sending import Sending
+from mailroom.shared import Shared
 from mailroom.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 LONGEST_PROBE: Final = timedelta(seconds=2)
 # Mails that one probe tries where SES refuses them: a few that are bad must not keep an action paused.
 MOST_PROBED: Final = 10
-# After so many urgent batches in a row, the other lanes come first once: a flood of recoveries starves nobody.
+# After so many urgent claims in a row, the other lanes come first once: a flood of recoveries starves nobody.
 URGENT_RUN: Final = 4
 
 
@@ -67,9 +67,9 @@ class Sender:
         self._engine = engine
         self._name = name
         self.limits = limits
+        self._shared = shared
         self._floors = shared.floors
         self._permits = shared.permits
-        self._urgent_came = shared.urgent_came
         self._aftermath = Aftermath(engine, queue=limits.queue, backoff=shared.backoff, permits=shared.permits)
         self._sending = Sending(
             engine,
@@ -90,16 +90,18 @@ class Sender:
         more; and DBAPIError if the claim fails: then nothing was taken, or what was taken is rescued after its lease. A
         settlement is repeated until the database takes it.
         """
-        permits = self._take_permits()
-        if not permits:
+        limit = self.limits.batch_limit
+        wanted = limit * self._sending.pace.batches
+        permit = self._permits.take(wanted, to_a_call=limit, urgent_waits=self._urgent_waits)
+        if permit is None:
             return None
         claimed = time.monotonic()  # before the claim: a lease is never taken for longer than it is
-        self._urgent_came.clear()  # this claim will see it
-        claim = self._claim_permitted(permits)
+        claim = self._claim_permitted(permit)
         _log_over(claim)
         if claim.batches:
-            self._sending.work(claim.batches, permits, claimed=claimed)
-        return Work(claim.taken, full=claim.taken >= sum(permit.count for permit in permits))
+            self._sending.work(claim.batches, permit, claimed=claimed)
+        # Of recoveries a claim takes one batch, whatever was wanted.
+        return Work(claim.taken, full=claim.taken > 0 and (claim.taken == permit.count or claim.taken % limit == 0))
 
     def permit_wait(self) -> timedelta:
         """How long until there may be a permit for mail that is not urgent."""
@@ -138,7 +140,7 @@ class Sender:
         if not batches:
             self._permits.give_back(permit, permit.count)
             return False
-        answers = self._sending.work(batches, [permit], claimed=claimed, believe=_doubted)
+        answers = self._sending.work(batches, permit, claimed=claimed, believe=_doubted)
         told = [outcome for answer in answers for outcome in answer]
         if any(isinstance(outcome, Sent) for outcome in told):
             self._aftermath.resume(batches[0].action)
@@ -159,32 +161,16 @@ class Sender:
                     break
         return []
 
-    def _take_permits(self) -> list[Permit]:
-        """Take a permit for a batch, and others for as many more as the pace allows: whole ones, but for the last."""
-        limit = self.limits.batch_limit
-        first = self._permits.take(limit, urgent_waits=self._urgent_waits)
-        if first is None:
-            return []
-        permits = [first]
-        while permits[-1].count == limit and len(permits) < self._sending.pace.batches:
-            more = self._permits.take(limit)
-            if more is None:
-                break
-            permits.append(more)
-        return permits
-
-    def _claim_permitted(self, permits: Sequence[Permit]) -> Claim:
-        """Claim no more than is permitted, a batch for each permit, and give back what is left of them."""
-        first = permits[0]
-        lanes = URGENT_LANES if first.urgent else LANES
-        others_first = self._urgent_run >= URGENT_RUN and not first.only_urgent
-        limits = replace(self.limits, batch_limit=first.count)
-        job_limit = sum(permit.count for permit in permits)
-        claim = self._claim(limits, lanes=OTHER_LANES if others_first else lanes, job_limit=job_limit)
-        if others_first and claim.taken == 0:
-            claim = self._claim(limits, lanes=lanes, job_limit=job_limit)
-        for permit, batch in zip_longest(permits, claim.batches):
-            self._permits.give_back(permit, permit.count - (len(batch.jobs) if batch else 0))
+    def _claim_permitted(self, permit: Permit) -> Claim:
+        """Claim no more than is permitted, and give back what is left of the permit."""
+        limits = replace(self.limits, batch_limit=min(self.limits.batch_limit, permit.count))
+        others_first = self._urgent_run >= URGENT_RUN and not permit.only_urgent
+        claim = self._claim(limits, lanes=OTHER_LANES) if others_first else NOTHING
+        if claim.taken == 0:
+            self._shared.urgent_came.clear()  # this claim will see it
+            lanes = URGENT_LANES if permit.urgent else LANES
+            claim = self._claim(limits, lanes=lanes, job_limit=permit.count)
+        give_back_unused(self._permits, permit, [len(batch.jobs) for batch in claim.batches])
         is_urgent = bool(claim.batches) and claim.batches[0].priority is Priority.URGENT
         self._urgent_run = self._urgent_run + 1 if is_urgent and not others_first else 0
         return claim

@@ -2,28 +2,25 @@
 
 import logging
 import random
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from mailroom import queue, tokens
 from mailroom.aftermath import Aftermath
-from mailroom.backoff import Backoff
 from mailroom.database import first_line, is_worth_repeating
 from mailroom.errors import TransportError
-from mailroom.job import Batch, Deferred, Job, Outcome, Priority, Rejected, Sent, Unconfirmed
+from mailroom.job import Batch, Deferred, Job, Outcome, Rejected, Sent, Unconfirmed
 from mailroom.pace import LONGEST, Pace
-from mailroom.permits import NO_LIMIT, Permit, Permits
-from mailroom.queue import Floors
+from mailroom.permits import Permit
 from mailroom.retry import Verdict, judge
+from mailroom.shared import Shared
 from mailroom.transport import Mail, Transport
 
 log = logging.getLogger(__name__)
@@ -31,19 +28,6 @@ log = logging.getLogger(__name__)
 LONGEST_SETTLE_WAIT: Final = timedelta(seconds=5)
 
 Judged = tuple[Batch, Sequence[Verdict]]
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """What the senders of a process share, safe between threads.
-
-    `urgent_came` is set when urgent mail comes: one sender that is at work leaves its other batches to see to it.
-    """
-
-    permits: Permits = NO_LIMIT
-    floors: Floors = field(default_factory=Floors)
-    backoff: Backoff = field(default_factory=Backoff)
-    urgent_came: threading.Event = field(default_factory=threading.Event)
 
 
 class Sending:
@@ -67,14 +51,14 @@ class Sending:
         self._lease = lease
         self._resend_after = resend_after
         self._aftermath = aftermath
+        self._shared = shared
         self._permits = shared.permits
-        self._urgent_came = shared.urgent_came
         self.pace = pace
 
     def work(
         self,
         batches: Sequence[Batch],
-        permits: Sequence[Permit],
+        permit: Permit,
         *,
         claimed: float,
         believe: Callable[[Outcome], Outcome] = lambda told: told,
@@ -86,31 +70,45 @@ class Sending:
         if the transport takes no more. The settlement is repeated until the database takes it.
         """
         answers: list[Sequence[Outcome]] = []
-        began = time.monotonic()
         try:
-            for batch, permit in zip(batches, permits, strict=False):
-                answer = self._answer(batch, permit, claimed)
-                if not answer:
-                    break
-                answers.append(answer)
-                if not _goes_well(answer) or self._is_called_away(batch, began):
-                    break
+            self._send_in_turn(batches, permit, claimed, answers)
         except TransportError:
             self._settle(batches, answers, claimed, believe)
             raise
-        took = timedelta(seconds=time.monotonic() - began)
-        self.pace.note(len(answers), took, well=len(answers) == len(batches) and _goes_well(answers[-1]))
         self._settle(batches, answers, claimed, believe)
+        if unsent := [len(batch.jobs) for batch in batches[len(answers) :]]:
+            self._permits.give_back(permit, sum(unsent), calls=sum(size > 1 for size in unsent))
         for batch, answer in zip(batches, answers, strict=False):
             self._aftermath.mind(batch.action, answer)
         return answers
 
-    def _is_called_away(self, batch: Batch, began: float) -> bool:
-        """Whether the batches behind this one have to be left: it takes too long, or there is urgent mail to see to."""
-        if self._urgent_came.is_set() and batch.priority is not Priority.URGENT:
-            self._urgent_came.clear()  # one sender is enough
-            return True
-        return time.monotonic() - began > LONGEST.total_seconds()
+    def _send_in_turn(
+        self, batches: Sequence[Batch], permit: Permit, claimed: float, answers: list[Sequence[Outcome]]
+    ) -> None:
+        """Send as many of the batches as should be, and add what SES told of each."""
+        began = self._shared.clock()
+        for batch in batches:
+            if answers and not self._goes_on(answers[-1], permit, began):
+                log.info("batch id=%d untried: it is given back, as are those behind it", batch.id)
+                break
+            answer = self._answer(batch, permit, claimed)
+            if not answer:
+                break
+            answers.append(answer)
+        took = timedelta(seconds=self._shared.clock() - began)
+        self.pace.note(len(answers), took, well=len(answers) == len(batches) and _goes_well(answers[-1]))
+
+    def _goes_on(self, answer: Sequence[Outcome], permit: Permit, began: float) -> bool:
+        """Whether another batch may follow one that was answered like this.
+
+        Not while answers wait to be settled that would have to wait for a permit, nor for long.
+        """
+        if self._shared.stopping.is_set() or time.monotonic() > permit.until:
+            return False
+        if self._shared.urgent_came.is_set():
+            self._shared.urgent_came.clear()  # one sender is enough
+            return False
+        return _goes_well(answer) and self._shared.clock() - began <= LONGEST.total_seconds()
 
     def _answer(self, batch: Batch, permit: Permit, claimed: float) -> Sequence[Outcome]:
         """Send a batch; return what SES told of its mails; nothing if there was no time for a call."""
@@ -148,7 +146,7 @@ class Sending:
     def _take_again(self, permit: Permit, count: int, until: float) -> bool:
         try:
             return self._permits.take_again(permit, count, until)
-        except DBAPIError:  # neither a claimed batch nor what earlier calls have told must be lost for it
+        except SQLAlchemyError:  # neither a claimed batch nor what earlier calls have told must be lost for it
             return False
 
     def _settle(
@@ -170,6 +168,9 @@ class Sending:
             before_sleep=lambda state: _log_settle_retry(state, batches[0]),
         )
         owned = attempts(self._settle_once, [*judged, *rest])
+        for batch, verdicts in [*judged, *rest]:
+            if not verdicts or not all(verdict.deliveries for verdict in verdicts):  # some are given back
+                self._shared.floors.lower((batch.priority, batch.action), batch.due_at)
         for batch, verdicts in judged:
             _log_batch(batch, verdicts, owned=batch.id in owned, seconds=time.monotonic() - claimed)
 

@@ -17,7 +17,7 @@ from mailroom.database import first_line
 from mailroom.errors import MailroomError, TransportError
 from mailroom.permits import ASK_AGAIN, NO_LIMIT, Permits
 from mailroom.sender import Limits, Sender
-from mailroom.sending import Shared
+from mailroom.shared import Shared
 from mailroom.sweep import log_rescued
 from mailroom.transport import Transport
 from mailroom.upkeep import Upkeep
@@ -66,7 +66,6 @@ class Worker:
             )
             for number in range(concurrency)
         ]
-        self._stopping = threading.Event()
         self._probeable = threading.Event()
         self._failure: MailroomError | None = None
         self._outage = False
@@ -101,7 +100,7 @@ class Worker:
 
     def stop(self) -> None:
         """Claim nothing more. May be called from any thread and from a signal handler, and more than once."""
-        self._stopping.set()
+        self._shared.stopping.set()
         self._pokes.put("")
         for _ in self._senders:
             self._tickets.put(False)
@@ -142,7 +141,7 @@ class Worker:
 
     def _keep_looking(self) -> None:
         soon, sweep_at = FIRST_LOOK, time.monotonic()
-        while not self._stopping.is_set():
+        while not self._shared.stopping.is_set():
             sweep = time.monotonic() >= sweep_at
             if sweep:
                 sweep_at = time.monotonic() + self._sweep_interval.total_seconds()
@@ -190,7 +189,7 @@ class Worker:
         try:
             if self._probeable.is_set():
                 self._probeable.clear()
-                worked = sender.probe(self._stopping.is_set)
+                worked = sender.probe(self._shared.stopping.is_set)
             while self._may_claim():
                 work = sender.work_claim()
                 if work is None and self._await_permit(sender):
@@ -203,7 +202,7 @@ class Worker:
                     self._start_senders(1)
         except DBAPIError as error:
             self._note_outage(error)
-            self._stopping.wait(OUTAGE_WAIT.total_seconds())
+            self._shared.stopping.wait(OUTAGE_WAIT.total_seconds())
         except TransportError as error:
             self._fail(error)
         if worked:
@@ -211,11 +210,11 @@ class Worker:
 
     def _may_claim(self) -> bool:
         """Wait while the account is at fault; False once the worker stops."""
-        while not self._stopping.is_set():
+        while not self._shared.stopping.is_set():
             wait = self._shared.backoff.remaining(time.monotonic())
             if not wait:
                 return True
-            self._stopping.wait(wait.total_seconds())
+            self._shared.stopping.wait(wait.total_seconds())
         return False
 
     def _await_permit(self, sender: Sender) -> bool:
@@ -224,7 +223,7 @@ class Worker:
         wait = sender.permit_wait()
         if wait > LONGEST_PERMIT_WAIT:
             return False
-        self._stopping.wait(min(wait, ASK_AGAIN).total_seconds())
+        self._shared.stopping.wait(min(wait, ASK_AGAIN).total_seconds())
         return True
 
     def _fail(self, error: MailroomError) -> None:

@@ -1,8 +1,10 @@
 """What a process holds of the fleet's permits, who is served with them, and how it learns what SES allows."""
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event, text
@@ -14,7 +16,7 @@ from mailroom.pace import INTENDED
 from mailroom.permits import ASK_AGAIN, NO_LIMIT, FleetPermits, NoLimit, Permit, Permits
 from mailroom.rates import HOLD
 from mailroom.sender import Sender, Work
-from mailroom.sending import Shared
+from mailroom.shared import Shared
 from mailroom.simulator import Fault, Simulator
 from mailroom.transport import Mail, Permitted, always
 from mailroom.watch import AccountWatch
@@ -34,13 +36,17 @@ class Clock:
 
 
 class Noting:
-    """A transport that notes what it is handed, and takes some time for each call."""
+    """A transport that notes what it is handed, and by its own clock takes some time for each call."""
 
     longest_call = timedelta(0)
 
     def __init__(self, takes: timedelta = timedelta(0)) -> None:
         self.calls: list[tuple[Action, int]] = []
         self._takes = takes
+        self._spent = 0.0
+
+    def time_spent(self) -> float:
+        return self._spent
 
     def send(
         self,
@@ -52,7 +58,7 @@ class Noting:
         permitted: Permitted = always,
     ) -> Sequence[Outcome]:
         self.calls.append((action, len(mails)))
-        time.sleep(self._takes.total_seconds())
+        self._spent += self._takes.total_seconds()
         return [Sent("noted")] * len(mails)
 
 
@@ -89,7 +95,7 @@ def sender(engine: Engine, sends: Noting, given: Permits, *, batch_limit: int = 
         name="test",
         key=KEY,
         limits=limits(batch_limit=batch_limit),
-        shared=Shared(given),
+        shared=Shared(given, clock=sends.time_spent),
     )
 
 
@@ -202,7 +208,7 @@ def test_the_last_of_the_quota_is_not_for_those_whose_turn_it_is(engine: Engine,
     assert sends.calls == [(Action.PASSWORD_RECOVERY, 1)] * 20
 
 
-def test_several_batches_take_a_permit_each_and_give_back_what_they_do_not_need(engine: Engine, clock: Clock) -> None:
+def test_several_batches_share_a_permit_and_give_back_what_they_do_not_need(engine: Engine, clock: Clock) -> None:
     account(engine, -1)
     sends = Noting()
     works = sender(engine, sends, permits(engine, clock))
@@ -212,6 +218,7 @@ def test_several_batches_take_a_permit_each_and_give_back_what_they_do_not_need(
     assert works.work_claim() == Work(20, full=True)
     assert works.work_claim() == Work(23, full=False)
     assert sends.calls == [(Action.ACTIVATION, 10)] * 5 + [(Action.ACTIVATION, 3)]
+    assert works.work_claim() == Work(0, full=False)
     assert granted(engine) == 53
 
 
@@ -221,11 +228,45 @@ def test_no_more_batches_are_claimed_than_are_permitted(engine: Engine, clock: C
     works = sender(engine, sends, permits(engine, clock))
     with engine.connect() as connection:
         add_accounts(connection, 53)
-    while works.work_claim():
-        pass
+    for _ in range(10):
+        works.work_claim()
     mails = [each for _, each in sends.calls]
     assert sum(mails) == granted(engine) < 53
     assert mails[:-1] == [10] * (len(mails) - 1)
+
+
+class CalledAway(Noting):
+    """Once it is told to, urgent mail comes during its next call."""
+
+    def __init__(self, urgent_came: threading.Event) -> None:
+        super().__init__()
+        self.is_told = False
+        self._urgent_came = urgent_came
+
+    def send(self, action: Action, mails: Sequence[Mail], **how: Any) -> Sequence[Outcome]:
+        if self.is_told:
+            self.is_told = False
+            self._urgent_came.set()
+        return super().send(action, mails, **how)
+
+
+def test_permits_of_batches_that_are_given_back_are_not_lost(engine: Engine, clock: Clock) -> None:
+    account(engine, -1)
+    urgent_came = threading.Event()
+    sends = CalledAway(urgent_came)
+    shared = Shared(permits(engine, clock, bulk_rate=1000), urgent_came=urgent_came, clock=sends.time_spent)
+    works = Sender(engine, sends, name="test", key=KEY, limits=limits(batch_limit=10), shared=shared)
+    with engine.connect() as connection:
+        add_accounts(connection, 83)
+        assert [works.work_claim() for _ in range(2)] == [Work(10, full=True), Work(20, full=True)]
+        sends.is_told = True
+        assert works.work_claim() == Work(40, full=True)
+        assert len(sends.calls) == 4
+        while (work := works.work_claim()) is not None and work.taken:
+            pass
+        assert sum(mails for _, mails in sends.calls) == 83
+        spent = {row.bucket: row.granted for row in rows(connection, "SELECT bucket, granted FROM permits")}
+    assert spent == {"mails": 83, "bulk_calls": len(sends.calls)}
 
 
 def test_without_bulk_calls_to_spare_the_second_batch_is_a_single_mail(engine: Engine, clock: Clock) -> None:
@@ -256,7 +297,7 @@ def test_a_batch_whose_permit_has_run_out_takes_another(engine: Engine) -> None:
 class RunOut(NoLimit):
     """Permits that are void when they come, and no others."""
 
-    def take(self, wanted: int, *, urgent_waits: Callable[[], bool] | None = None) -> Permit:
+    def take(self, wanted: int, *, to_a_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit:
         return Permit(wanted, until=0.0)
 
     def take_again(self, permit: Permit, count: int, until: float) -> bool:

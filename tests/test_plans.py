@@ -196,7 +196,7 @@ def test_settlements_and_rescues_go_by_index(full: Connection, analysed: bool) -
     with explained(full) as plans:
         assert settle(full, settled)
         assert queue.settle(full, [(batch, sent(batch)) for batch in several])
-        assert queue.release(full, [released])
+        assert queue.settle(full, [(released, [])])
         lose(full)
         assert not settle(full, lost)
     *settlements, rescue, late, once_more = plans

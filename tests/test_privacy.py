@@ -24,7 +24,7 @@ from mailroom import ses as ses_transport
 from mailroom.database import connect_engine
 from mailroom.job import Action
 from mailroom.sender import Limits, Sender, Work
-from mailroom.sending import Shared
+from mailroom.shared import Shared
 from mailroom.simulator import Fault, Simulator
 from mailroom.tokens import consume, sign
 from mailroom.worker import Worker

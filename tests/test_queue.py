@@ -209,7 +209,7 @@ def test_queues_are_apart(conn: Connection) -> None:
     assert look(conn) == View(ready=0, next=None, rescuable=False, probeable=False)
     batch = take(conn, name="other")
     assert tokens_of(batch) == tokens
-    queue.release(conn, [batch])
+    queue.settle(conn, [(batch, [])])
     assert claim(conn).taken == 0
     assert tokens_of(take(conn, name="other")) == tokens
 
@@ -281,13 +281,16 @@ def test_of_several_batches_one_that_still_fills_stays(conn: Connection) -> None
     assert sorted(tokens_of(take(conn, limit=10, jobs=50, timeout=TIMEOUT))) == tokens[20:]
 
 
-def test_of_several_batches_one_of_urgent_jobs_or_of_jobs_that_come_back_does_not_wait(conn: Connection) -> None:
+def test_of_recoveries_one_batch_is_claimed_at_a_time(conn: Connection) -> None:
     recoveries = [enqueue_recovery(conn, prefix=f"urgent{number}") for number in range(3)]
     waited(conn, 0)
-    assert [tokens_of(batch) for batch in claim(conn, limit=2, jobs=8, timeout=TIMEOUT).batches] == [
+    assert [tokens_of(take(conn, limit=2, jobs=8, timeout=TIMEOUT)) for _ in range(2)] == [
         recoveries[:2],
         recoveries[2:],
     ]
+
+
+def test_of_several_batches_one_of_jobs_that_come_back_does_not_wait(conn: Connection) -> None:
     tokens = enqueue(conn, 3)
     conn.execute(text("UPDATE jobs SET attempt = 1 WHERE token = :last"), {"last": tokens[-1]})
     waited(conn, 0)
@@ -295,6 +298,16 @@ def test_of_several_batches_one_of_urgent_jobs_or_of_jobs_that_come_back_does_no
         tokens[:2],
         tokens[2:],
     ]
+
+
+def test_a_batch_is_full_by_what_can_be_had(engine: Engine) -> None:
+    with transaction(engine) as busy, engine.connect() as connection:
+        tokens = enqueue(connection, 10)
+        waited(connection, 0)
+        busy.execute(text("SELECT FROM jobs WHERE token = :one FOR UPDATE"), {"one": tokens[0]})
+        assert claim(connection, limit=10, timeout=TIMEOUT).taken == 0
+        busy.rollback()
+        assert tokens_of(take(connection, limit=10, timeout=TIMEOUT)) == tokens
 
 
 def test_what_is_over_leaves_its_batch_and_no_empty_batch_is_opened(conn: Connection) -> None:
@@ -523,7 +536,7 @@ def test_jobs_of_which_nothing_is_said_go_back_as_they_were(conn: Connection) ->
 def test_a_released_batch_is_as_if_it_had_never_been_claimed(conn: Connection) -> None:
     enqueue(conn, 60)
     before = rows(conn, "SELECT * FROM jobs ORDER BY token")
-    assert queue.release(conn, [take(conn)])
+    assert queue.settle(conn, [(take(conn), [])])
     assert rows(conn, "SELECT * FROM jobs ORDER BY token") == before
     assert log(conn) == []
 
@@ -632,12 +645,37 @@ def test_batches_are_settled_together_each_behind_its_own_fence(conn: Connection
     assert misplaced(conn) == []
 
 
+def test_a_job_that_is_out_again_is_settled_by_its_own_batch(conn: Connection) -> None:
+    tokens = enqueue(conn, 2)
+    first = take(conn)
+    run_out(conn)
+    queue.rescue(conn)
+    waited(conn)
+    again = take(conn)
+    assert tokens_of(first) == tokens_of(again) == tokens
+    late: list[Outcome] = [Sent("m-late"), Deferred("MailboxFull", "later", charged=True)]
+
+    assert queue.settle(conn, [(first, verdicts(first, late)), (again, [])]) == {again.id}
+
+    assert [(token, attempt) for token, attempt, _ in waiting(conn)] == [(token, 1) for token in tokens]
+    assert misplaced(conn) == []
+
+
+def test_what_the_encoding_of_the_database_lacks_is_replaced(conn: Connection) -> None:
+    enqueue(conn, 1)
+    batch = take(conn)
+    conn.execute(text("SET client_encoding TO 'LATIN1'"))
+    assert settle(conn, batch, Rejected("MessageRejected", "caf\u00e9 \u2026"))
+    conn.execute(text("RESET client_encoding"))
+    assert [row.error for row in rows(conn, "SELECT error FROM deliveries")] == ["caf\u00e9 ?"]
+
+
 def test_a_late_release_decides_nothing(conn: Connection) -> None:
     [token] = enqueue(conn)
     batch = take(conn)
     run_out(conn)
     queue.rescue(conn)
-    assert not queue.release(conn, [batch])
+    assert not queue.settle(conn, [(batch, [])])
     assert log(conn) == [(token, "unconfirmed", 0, False)]
     assert waiting(conn) == [(token, 1, 5)]
 

@@ -173,7 +173,7 @@ def test_mails_in_flight_count(conn: Connection) -> None:
     assert refused(conn, account)
 
     assert batches[0] is not None
-    assert queue.release(conn, [batches[0]])  # and given back they do not
+    assert queue.settle(conn, [(batches[0], [])])  # and given back they do not
     conn.execute(text("DELETE FROM jobs"))
     assert not refused(conn, account)
 

@@ -1,21 +1,19 @@
 """Several batches of one claim: sent in turn, settled together, and what becomes of the rest when one goes wrong."""
 
-import threading
-import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
 
 from mailroom.errors import TransportError
 from mailroom.job import Action, Deferred, Outcome, Rejected, Scope, Sent, Unconfirmed
 from mailroom.pace import LONGEST
 from mailroom.sender import Sender
-from mailroom.sending import Shared
+from mailroom.shared import Shared
 from mailroom.transport import Mail, Permitted, always
 from tests.running import count, limits
-from tests.world import KEY, add_accounts, misplaced, rows
+from tests.world import KEY, add_accounts, ask_recovery, misplaced, rows
 
 LIMIT = 10
 JOBS = 100
@@ -28,13 +26,14 @@ def accept(mails: Sequence[Mail]) -> Sequence[Outcome]:
 
 
 class Scripted:
-    """A transport that answers as it is told: the last answer again and again."""
+    """A transport that answers as it is told, the last answer again and again; it takes time by its own clock."""
 
     longest_call = timedelta(0)
 
     def __init__(self) -> None:
         self.answers: list[Answer] = [accept]
         self.mailed: list[int | None] = []
+        self.spent = 0.0
 
     def send(
         self,
@@ -46,6 +45,8 @@ class Scripted:
         permitted: Permitted = always,
     ) -> Sequence[Outcome]:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if answer is slowly:
+            self.spent += LONGEST.total_seconds() + 0.01
         outcomes = answer(mails)
         self.mailed += [mail.token for mail, outcome in zip(mails, outcomes, strict=True) if isinstance(outcome, Sent)]
         return outcomes
@@ -57,12 +58,12 @@ def sends() -> Scripted:
 
 
 @pytest.fixture
-def urgent_came() -> threading.Event:
-    return threading.Event()
+def shared(sends: Scripted) -> Shared:
+    return Shared(clock=lambda: sends.spent)
 
 
 @pytest.fixture
-def sender(engine: Engine, sends: Scripted, urgent_came: threading.Event) -> Sender:
+def sender(engine: Engine, sends: Scripted, shared: Shared) -> Sender:
     """A sender that has found that sending takes no time, and now claims four batches at once."""
     found = Sender(
         engine,
@@ -70,10 +71,11 @@ def sender(engine: Engine, sends: Scripted, urgent_came: threading.Event) -> Sen
         name="test",
         key=KEY,
         limits=limits(batch_limit=LIMIT),
-        shared=Shared(urgent_came=urgent_came),
+        shared=shared,
     )
     with engine.connect() as connection:
         add_accounts(connection, 3 * LIMIT + JOBS)
+        connection.execute(text("UPDATE jobs SET due_at = now() - interval '1 minute'"))  # so that floors matter
         for opened in (1, 2):
             before = count(connection, "deliveries")
             found.work_claim()
@@ -105,7 +107,6 @@ def test_what_is_quickly_sent_is_claimed_several_batches_at_a_time(
 
 
 def slowly(mails: Sequence[Mail]) -> Sequence[Outcome]:
-    time.sleep(LONGEST.total_seconds() + 0.01)
     return accept(mails)
 
 
@@ -154,23 +155,62 @@ def test_when_a_call_is_slow_or_meets_a_fault_the_batches_behind_it_are_given_ba
 
 
 def test_when_urgent_mail_comes_one_sender_leaves_the_rest_for_it(
-    engine: Engine, sender: Sender, sends: Scripted, urgent_came: threading.Event
+    engine: Engine, sender: Sender, sends: Scripted, shared: Shared
 ) -> None:
     def meanwhile(mails: Sequence[Mail]) -> Sequence[Outcome]:
-        urgent_came.set()
+        shared.urgent_came.set()
         return accept(mails)
 
     sends.answers = [accept, meanwhile, accept]
     with engine.connect() as connection:
         sender.work_claim()
         assert left(connection) == (JOBS - 2 * LIMIT, 0, 0)
-        assert not urgent_came.is_set()
+        assert not shared.urgent_came.is_set()
 
-        urgent_came.set()  # before a claim: it will see what came
-        sends.answers = [accept]
+
+def test_a_claim_that_began_after_urgent_mail_came_leaves_nothing_for_it(
+    engine: Engine, sender: Sender, shared: Shared
+) -> None:
+    shared.urgent_came.set()
+    with engine.connect() as connection:
         sender.work_claim()
+        assert left(connection) == (JOBS - 4 * LIMIT, 0, 0)
+
+
+def test_once_it_is_to_stop_it_makes_no_other_call(
+    engine: Engine, sender: Sender, sends: Scripted, shared: Shared
+) -> None:
+    def meanwhile(mails: Sequence[Mail]) -> Sequence[Outcome]:
+        shared.stopping.set()
+        return accept(mails)
+
+    sends.answers = [meanwhile, accept]
+    with engine.connect() as connection:
         sender.work_claim()
-        assert left(connection) == (JOBS - 5 * LIMIT, 0, 0)
+        assert left(connection) == (JOBS - LIMIT, 0, 0)
+
+
+def test_what_is_given_back_is_found_by_the_claims_that_follow(engine: Engine, sender: Sender, sends: Scripted) -> None:
+    sends.answers = [slowly, accept]
+    with engine.connect() as connection:
+        while (work := sender.work_claim()) is not None and work.taken:
+            pass
+        assert left(connection) == (0, 0, 0)
+    assert len(sends.mailed) == len(set(sends.mailed)) == 3 * LIMIT + JOBS
+
+
+def test_the_turn_of_what_is_not_urgent_is_one_batch(engine: Engine, sender: Sender, sends: Scripted) -> None:
+    with engine.connect() as connection:
+        for person in add_accounts(connection, 6 * LIMIT, status="active", prefix="person"):
+            ask_recovery(connection, person)
+        turns = []
+        for _ in range(5):
+            before = len(sends.mailed)
+            sender.work_claim()
+            turns.append(len(sends.mailed) - before)
+        assert turns == [LIMIT] * 5  # of recoveries a batch at a time, and then of the others
+        assert left(connection)[0] == JOBS + 6 * LIMIT - 5 * LIMIT
+        assert count(connection, "jobs WHERE action = 'activation'") == JOBS - LIMIT
 
 
 def test_when_the_transport_takes_no_more_what_it_took_is_settled_and_the_rest_given_back(

@@ -220,7 +220,7 @@ class Mailroom(RuleBasedStateMachine):
     def release(self, which: int) -> None:
         uncalled = [held for held in self.held if held.verdicts is None]
         held = uncalled[which % len(uncalled)]
-        queue.release(self.connection, [held.batch])
+        queue.settle(self.connection, [(held.batch, [])])
         self.held.remove(held)
 
     @precondition(lambda self: bool(self.held))

@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -20,8 +19,8 @@ from mailroom.cli.build import limits, log, open_database, open_permits, open_tr
 from mailroom.database import connection_string, first_line
 from mailroom.errors import MailroomError
 from mailroom.sender import Sender
-from mailroom.sending import Shared
 from mailroom.settings import Settings
+from mailroom.shared import Shared
 from mailroom.sweep import Swept
 from mailroom.sweep import sweep as sweep_once
 from mailroom.upkeep import LOOKS, log_reconciled, reconcile, reconcile_all
@@ -103,7 +102,7 @@ def sweep(
             limits=replace(limits(given), batch_timeout=timedelta(0)),
             shared=shared,
         )
-        stopping = threading.Event()
+        stopping = shared.stopping
         with stopped_by_signal(stopping.set):
             if full:
                 reconcile_fully(engine, given.queue_name, stopping=stopping.is_set)

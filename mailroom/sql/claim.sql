@@ -27,7 +27,7 @@ WITH lane AS MATERIALIZED (
 ),
 -- The lanes in which a batch is full, or has waited long enough, the most urgent first. Urgent jobs never wait, nor do
 -- jobs that come back for another attempt: they have waited. This look takes no locks, so that a batch that is not yet
--- due to leave costs no writes.
+-- due to leave costs next to no writes: at most the locks of a last one that is not full.
 ready AS MATERIALIZED (
     SELECT lane.*
       FROM lane
@@ -70,18 +70,21 @@ due AS MATERIALIZED (
      LIMIT :job_limit
        FOR UPDATE SKIP LOCKED
 ),
--- A job in quarantine is taken alone: it may be what kills its worker.
+-- A job in quarantine is taken alone: it may be what kills its worker. Of recoveries there is one batch: each has to be
+-- held against all that are in flight.
 parted AS (
     SELECT place, token, due_at, attempt, (row_number() OVER (ORDER BY due_at, token) - 1) / :batch_limit AS part
       FROM due
-     LIMIT (SELECT CASE priority WHEN 3 THEN 1 ELSE :job_limit END FROM chosen)
+     ORDER BY due_at, token
+     LIMIT (SELECT CASE WHEN priority = 3 THEN 1 WHEN action = 'password_recovery' THEN :batch_limit ELSE :job_limit END
+              FROM chosen)
 ),
--- The lane was found ready for its first batch. A last one that is not full stays, unless it need not wait either.
+-- The same rule as above, now by what could be had: a last batch that is not full stays, unless it need not wait.
 leaving AS (
     SELECT part
       FROM parted
      GROUP BY part
-    HAVING part = 0 OR count(*) = :batch_limit OR bool_or(attempt > 0) OR (SELECT priority FROM chosen) = 0
+    HAVING count(*) = :batch_limit OR bool_or(attempt > 0) OR (SELECT priority FROM chosen) = 0
         OR min(due_at) <= now() - :batch_timeout
 ),
 -- By place: the rows are locked, so that it is theirs, and no statistics can make this a walk over the table. (Where

@@ -1,9 +1,10 @@
 -- Record what became of the jobs of some batches of one action, and close the batches.
 --
 -- Binds: closing (ids of batches), action, and a row for each delivery in arrays: tokens, accounts, batches, attempts,
--- outcomes, message_ids, error_codes, errors; and for each job that is to be tried again: again_tokens, again_attempts,
--- again_after (NULL: it is held, due never, until somebody decides). A job of these batches without a final delivery
--- goes back to jobs, also when nothing is said of it (release): then uncharged, and due when the oldest of its batch was.
+-- outcomes, message_ids, error_codes, errors; and for each job that is to be tried again: again_tokens, again_batches,
+-- again_attempts, again_after (NULL: it is held, due never, until somebody decides). A job of these batches without a
+-- final delivery goes back to jobs, also when nothing is said of it (release): then uncharged, and due when the oldest
+-- of its batch was.
 --
 -- The fence: the row of a batch is deleted first. Whoever comes second, this or rescue, finds none. Results that come
 -- second are logged as late and decide nothing; told twice (the first answer was lost), they are logged once. But where
@@ -11,7 +12,8 @@
 --
 -- Returns the ids of the batches that were still ours.
 --
--- Locks: the batches; for what was gone, jobs that are held, by token.
+-- Locks: the batches, in no stated order (rescue passes over what is locked, so nobody who holds one of them waits for
+-- this); then, for what was gone, jobs that are held, by token.
 WITH closed AS MATERIALIZED (
     DELETE FROM batches
      WHERE id = ANY (CAST(:closing AS bigint[]))
@@ -44,12 +46,14 @@ again AS (
            closed.action, closed.priority, coalesce(retry.attempt, held.attempt), closed.queue
       FROM closed
      CROSS JOIN LATERAL unnest(closed.tokens, closed.attempts) AS held (token, attempt)
-      LEFT JOIN unnest(CAST(:again_tokens AS bigint[]), CAST(:again_attempts AS smallint[]),
-                       CAST(:again_after AS interval[])) AS retry (token, attempt, after)
-           ON retry.token = held.token
+      LEFT JOIN unnest(CAST(:again_tokens AS bigint[]), CAST(:again_batches AS bigint[]),
+                       CAST(:again_attempts AS smallint[]), CAST(:again_after AS interval[]))
+                AS retry (token, batch, attempt, after)
+           ON retry.token = held.token AND retry.batch = closed.id
      WHERE NOT EXISTS (
            SELECT FROM results
-            WHERE results.token = held.token AND results.outcome NOT IN ('deferred', 'unconfirmed')
+            WHERE results.token = held.token AND results.batch = closed.id
+              AND results.outcome NOT IN ('deferred', 'unconfirmed')
            )
     ON CONFLICT (token) DO NOTHING
 ),

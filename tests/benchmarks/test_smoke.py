@@ -18,7 +18,7 @@ from mailroom.job import Sent
 from mailroom.queue import Floors
 from mailroom.retry import judge
 from mailroom.sender import Limits, Sender
-from mailroom.sending import Shared
+from mailroom.shared import Shared
 from mailroom.simulator import Simulator
 from mailroom.transport import Transport
 from tests.benchmarks import page, results, rows

@@ -1,0 +1,25 @@
+"""What the senders of a process share; all of it is safe between threads."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mailroom.backoff import Backoff
+from mailroom.permits import NO_LIMIT, Permits
+from mailroom.queue import Floors
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """`urgent_came` is set when urgent mail comes: one sender that is at work leaves its other batches to see to it.
+
+    `clock` tells monotonic seconds, for the pace.
+    """
+
+    permits: Permits = NO_LIMIT
+    floors: Floors = field(default_factory=Floors)
+    backoff: Backoff = field(default_factory=Backoff)
+    urgent_came: threading.Event = field(default_factory=threading.Event)
+    stopping: threading.Event = field(default_factory=threading.Event)
+    clock: Callable[[], float] = time.monotonic
