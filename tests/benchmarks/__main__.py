@@ -26,6 +26,7 @@ def main() -> None:
     folder = given.folder or _folder(trial)
     for name in _chosen(given.measures, trial):
         _measure(folder, name, trial)
+        page.write(folder, folder.with_suffix(".md"))  # after each: an hour later something may fail
     page.write(folder, folder.with_suffix(".md"))
     say(f"written: {folder.with_suffix('.md')}")
 

@@ -1,5 +1,6 @@
 """Figures by row and column, each with all of its runs; their medians, spread and ratios."""
 
+import math
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -74,7 +75,7 @@ class Aim:
 
 def number(value: float) -> str:
     """A figure with as many digits as it is worth."""
-    if value != value:  # noqa: PLR0124 - the test for nan
+    if math.isnan(value):
         return "-"
     if value == int(value) or abs(value) >= 100:
         return f"{value:,.0f}"
@@ -83,7 +84,7 @@ def number(value: float) -> str:
 
 def spread(values: Iterable[float]) -> str:
     """The median, and between which bounds the runs were if there were several."""
-    kept = sorted(values)
+    kept = sorted(value for value in values if not math.isnan(value))
     if not kept:
         return "-"
     middle = number(statistics.median(kept))

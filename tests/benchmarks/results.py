@@ -3,7 +3,10 @@
 import json
 import os
 import platform
+import statistics
 import subprocess
+import tempfile
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -65,9 +68,21 @@ def read(folder: Path, name: str) -> Result | None:
 
 def _machine() -> str:
     memory = psutil.virtual_memory().total / 2**30
+    flush = statistics.median(_flush_seconds() for _ in range(100)) * 1e6
     model = [line.split(":")[1].strip() for line in _cpu() if line.startswith("model name")]
     what = model[0] if model else platform.machine()
-    return f"{os.cpu_count()} cores ({what}), {memory:.0f} GB, Linux {platform.release().split('-')[0]}"
+    machine = f"{os.cpu_count()} cores ({what}), {memory:.0f} GB, Linux {platform.release().split('-')[0]}"
+    return f"{machine}; a flush of 8 kB takes {flush:.0f} µs"
+
+
+def _flush_seconds() -> float:
+    """How long fdatasync takes where the databases are."""
+    with tempfile.TemporaryFile(prefix="bench-") as file:
+        file.write(bytes(8192))
+        file.flush()
+        began = time.perf_counter()
+        os.fdatasync(file.fileno())
+        return time.perf_counter() - began
 
 
 def _cpu() -> list[str]:

@@ -33,9 +33,10 @@ class Trial:
         return {Size.TINY: tiny, Size.BENCH: bench, Size.FULL: full}[self.size]
 
     def interleave(self, ways: Mapping[str, Callable[[], None]]) -> None:
-        """Measure each way once, then each once again, and so on: what changes meanwhile touches all alike."""
+        """Measure each way once, then each once again, backwards: what changes meanwhile touches all alike."""
+        in_order = list(ways.items())
         for run in range(self.runs):
-            for name, measure in ways.items():
+            for name, measure in in_order if run % 2 == 0 else reversed(in_order):
                 began = time.monotonic()
                 measure()
                 say(f"  run {run + 1} of {self.runs}: {name} ({time.monotonic() - began:.1f} s)")

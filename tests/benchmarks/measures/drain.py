@@ -17,11 +17,12 @@ is jobs by the seconds from the start of all workers to the last settlement, by 
 a job, of the worker processes and of PostgreSQL. The floor is the barest SQL over psycopg 3 that does the same on the
 same tables: claim with SKIP LOCKED, open a batch, fetch what is to be sent, settle; two prepared statements and two
 commits a batch; it signs, checks and limits nothing. (mailroom prepares none, so that it works behind PgBouncer in
-transaction mode: a row shows the floor without them.) mailroom and the floor have one sender a process,
-but for one row.
-procrastinate runs with 10 tasks at a time (more were no faster) on a pool of 20 connections and with fewer jobs: its
-rate does not depend on how many wait. pgqueuer runs on asyncpg and uvloop with batches of 1,000, its best, and of
-50. The peers keep a row for each job in their own tables, and do not look at accounts."""
+transaction mode: a row shows the floor without them.) mailroom and the floor have one sender a process, but for one
+row. Where sending takes no time, mailroom claims up to 500 jobs in several batches at once, and the floor one batch: a
+row shows a floor that takes 500 in one. procrastinate runs with 10 tasks at a time (more were no faster) on a pool of
+20 connections and with fewer jobs: its rate does not depend on how many wait. pgqueuer runs on asyncpg and uvloop with
+batches of 1,000, its best, and of 50. The peers keep a row for each job in their own tables, and do not look at
+accounts."""
 RATES: Final = "Drain rate"
 
 # Name, contender, how, and whether it is so slow that fewer jobs must do.
@@ -30,6 +31,7 @@ _WAYS: Final[list[tuple[str, Contender, How]]] = [
     ("mailroom, batch 50", MAILROOM, how(50)),
     ("mailroom with 4 senders, batch 50", MAILROOM, how(50, concurrency=4)),
     ("floor, unprepared, batch 50", UNPREPARED, how(50)),
+    ("floor, batch 500", FLOOR, how(500)),
     ("floor, batch 10", FLOOR, how(10)),
     ("mailroom, batch 10", MAILROOM, how(10)),
     ("pgqueuer, batch 1000", PGQUEUER, how(1000)),
@@ -62,7 +64,7 @@ def _jobs(trial: Trial, contender: Contender, each: How) -> int:
     """In minutes there is no time for as many of those that are slow."""
     if contender is PROCRASTINATE:
         return trial.pick(tiny=300, bench=3_000, full=20_000)
-    return trial.pick(tiny=2_000, bench=100_000 if each.batch > 10 else 20_000, full=100_000)
+    return trial.pick(tiny=2_000, bench=100_000 if each.batch > 10 else 50_000, full=100_000)
 
 
 def _measure(grid: Grid, server: Server, name: str, contender: Contender, each: How, jobs: int, processes: int) -> None:
@@ -84,6 +86,8 @@ def aims(grids: Mapping[str, Grid]) -> list[Aim]:
             found.append(Aim(what, grid.ratio(ours, floor, "jobs/s"), 0.6))
     for processes in (1, 2):
         ours = row("mailroom, batch 50", processes)
+        several = grid.ratio(ours, row("floor, batch 500", processes), "jobs/s")
+        found.append(Aim(row("drain against a floor that takes 500 at once", processes), several, 0.6))
         against = {name: grid.ratio(ours, row(name, processes), "jobs/s") for name, _, _ in _WAYS}
         found.append(Aim(row("drain against procrastinate", processes), against["procrastinate"], 20, unit="times"))
         found.append(Aim(row("drain against pgqueuer", processes), against["pgqueuer, batch 1000"], 1.0))

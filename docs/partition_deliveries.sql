@@ -1,0 +1,41 @@
+-- Partition the history by month: for a history of a hundred million rows and more, once, with the workers stopped.
+--
+-- Before it, while they still work, and outside of a transaction, what would take long under the lock:
+--     CREATE UNIQUE INDEX CONCURRENTLY deliveries_by_id ON deliveries (id, created_at);
+-- Then: psql --single-transaction --variable ON_ERROR_STOP=1 --file docs/partition_deliveries.sql
+-- and once more `mailroom grants`, since the new table is another table. Each month, add the next partition in good time
+-- (what finds none goes to deliveries_other, and keeps its months from being added); see docs/scaling.md for dropping one.
+--
+-- It holds an exclusive lock on deliveries while it reads the old rows once, to prove that none is of a later month.
+LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE;
+ALTER TABLE deliveries RENAME TO deliveries_before;
+ALTER INDEX deliveries_token_idx RENAME TO deliveries_before_token_idx;
+ALTER INDEX deliveries_created_at_idx RENAME TO deliveries_before_created_at_idx;
+ALTER INDEX deliveries_recovery_idx RENAME TO deliveries_before_recovery_idx;
+
+-- The identity moves to the new table, and the numbers go on where they were, since they are looked at in order. The
+-- primary key of a partitioned table has to hold the column that it is partitioned by.
+ALTER TABLE deliveries_before ALTER id DROP IDENTITY, DROP CONSTRAINT deliveries_pkey;
+ALTER TABLE deliveries_before ADD CONSTRAINT deliveries_before_pkey PRIMARY KEY USING INDEX deliveries_by_id;
+CREATE TABLE deliveries (LIKE deliveries_before INCLUDING DEFAULTS) PARTITION BY RANGE (created_at);
+ALTER TABLE deliveries ALTER id ADD GENERATED ALWAYS AS IDENTITY, ADD PRIMARY KEY (id, created_at);
+SELECT setval(pg_get_serial_sequence('deliveries', 'id'), 1 + coalesce(max(id), 0), false) FROM deliveries_before;
+CREATE INDEX deliveries_token_idx ON deliveries (token);
+CREATE INDEX deliveries_created_at_idx ON deliveries USING brin (created_at) WITH (autosummarize = on);
+CREATE INDEX deliveries_recovery_idx ON deliveries (account, created_at)
+ WHERE action = 'password_recovery' AND outcome IN ('sent', 'unconfirmed');
+
+DO $$
+DECLARE
+    next_month timestamptz := date_trunc('month', now()) + interval '1 month';
+    month timestamptz;
+BEGIN
+    EXECUTE format('ALTER TABLE deliveries ATTACH PARTITION deliveries_before FOR VALUES FROM (MINVALUE) TO (%L)',
+                   next_month);
+    FOR month IN SELECT generate_series(next_month, next_month + interval '11 months', interval '1 month') LOOP
+        EXECUTE format('CREATE TABLE %I PARTITION OF deliveries FOR VALUES FROM (%L) TO (%L)',
+                       'deliveries_' || to_char(month, 'YYYY_MM'), month, month + interval '1 month');
+    END LOOP;
+END
+$$;
+CREATE TABLE deliveries_other PARTITION OF deliveries DEFAULT;

@@ -1,0 +1,70 @@
+"""The history partitioned by month, as docs/scaling.md offers: the same queue goes on with it."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+from sqlalchemy import Connection, Engine
+
+from mailroom import health, queue
+from mailroom.job import Outcome, Rejected, Sent, Unconfirmed
+from mailroom.jobs import retry
+from mailroom.queue import Floors
+from mailroom.retry import judge
+from mailroom.upkeep import prune
+from tests.running import count
+from tests.world import add_accounts, ask_recovery, misplaced, rows
+
+SCRIPT = Path(__file__).parent.parent / "docs" / "partition_deliveries.sql"
+BEFORE = "CREATE UNIQUE INDEX CONCURRENTLY deliveries_by_id ON deliveries (id, created_at)"
+LAST_BEFORE = "SELECT max(id) AS id FROM deliveries"
+
+
+def work_off(connection: Connection, outcome: Outcome) -> None:
+    claim = queue.claim(
+        connection,
+        queue="mailroom",
+        worker="test",
+        batch_limit=50,
+        batch_timeout=timedelta(0),
+        lease=timedelta(seconds=30),
+        floors=Floors(),
+    )
+    closing = [
+        (batch, [judge(outcome, attempt=job.attempt, jitter=0) for job in batch.jobs]) for batch in claim.batches
+    ]
+    assert queue.settle(connection, closing) == {batch.id for batch in claim.batches}
+
+
+def test_a_queue_goes_on_with_its_history_in_partitions(engine: Engine, direct_url: str) -> None:
+    with engine.connect() as connection:
+        for prefix, outcome in (
+            ("a", Sent("m")),
+            ("b", Rejected("MessageRejected", "no")),
+            ("c", Unconfirmed("?", "?")),
+        ):
+            add_accounts(connection, 3, prefix=prefix)
+            work_off(connection, outcome)
+        [before] = rows(connection, LAST_BEFORE)
+    with psycopg.connect(direct_url, autocommit=True) as operator:
+        operator.execute(BEFORE)
+        with operator.transaction():
+            operator.execute(SCRIPT.read_bytes())
+    with engine.connect() as connection:
+        assert misplaced(connection) == []
+        [account] = add_accounts(connection, 1, status="active", prefix="d")
+        ask_recovery(connection, account)
+        work_off(connection, Sent("m-after"))
+        rejected = [row.token for row in rows(connection, "SELECT token FROM deliveries WHERE outcome = 'rejected'")]
+        assert retry(connection, rejected, queue="mailroom").put_back == rejected
+        work_off(connection, Sent("m-again"))
+
+        assert count(connection, "deliveries WHERE outcome = 'sent'") == 7
+        assert [row.id for row in rows(connection, LAST_BEFORE)] == [before.id + 4]
+        assert misplaced(connection) == []
+        assert health.read(connection)
+        assert prune(connection, older_than=timedelta(days=1)).tokens == 0
+        [names] = rows(
+            connection, "SELECT count(*) AS partitions FROM pg_inherits WHERE inhparent = 'deliveries'::regclass"
+        )
+        assert names.partitions == 14
