@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
@@ -182,7 +183,8 @@ class Sender:
     def _claim(
         self, limits: Limits, *, lanes: Sequence[Lane] = LANES, probing: bool = False, job_limit: int | None = None
     ) -> Claim:
-        with self._engine.connect() as connection:
+        is_large = job_limit is not None and job_limit > limits.batch_limit
+        with self._shared.large_claims if is_large else nullcontext(), self._engine.connect() as connection:
             return queue.claim(
                 connection,
                 queue=limits.queue,

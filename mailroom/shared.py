@@ -14,7 +14,8 @@ from mailroom.queue import Floors
 class Shared:
     """`urgent_came` is set when urgent mail comes: one sender that is at work leaves its other batches to see to it.
 
-    `clock` tells monotonic seconds, for the pace.
+    `large_claims` is held for a claim of several batches: each walks over what others are about to take, and with 64 at
+    once that was most of the work. `clock` tells monotonic seconds, for the pace.
     """
 
     permits: Permits = NO_LIMIT
@@ -22,4 +23,5 @@ class Shared:
     backoff: Backoff = field(default_factory=Backoff)
     urgent_came: threading.Event = field(default_factory=threading.Event)
     stopping: threading.Event = field(default_factory=threading.Event)
+    large_claims: threading.Lock = field(default_factory=threading.Lock)
     clock: Callable[[], float] = time.monotonic
