@@ -1,6 +1,5 @@
 """The page and its pictures, made of what was kept."""
 
-import contextlib
 from pathlib import Path
 from typing import Final
 
@@ -37,16 +36,14 @@ def write(folder: Path, path: Path) -> None:
 
 def _draw(folder: Path, kept: dict[str, Result]) -> dict[str, str]:
     """Draw what can be drawn; the name of a picture's file by its measure."""
-    drawn: dict[str, str] = {}
-    with contextlib.suppress(ModuleNotFoundError):
+    try:
         from tests.benchmarks import pictures  # noqa: PLC0415 - needs the extra `bench`
-
-        for name, draw in pictures.PICTURES.items():
-            if name in kept:
-                draw(kept[name].grids, folder / f"{name}.svg")
-                drawn[name] = f"{name}.svg"
-    if not drawn and kept:
+    except ModuleNotFoundError:
         say("no pictures: they need the extra `bench`")
+        return {}
+    drawn = {name: f"{name}.svg" for name in pictures.PICTURES if name in kept}
+    for name, file in drawn.items():
+        pictures.PICTURES[name](kept[name].grids, folder / file)
     return drawn
 
 

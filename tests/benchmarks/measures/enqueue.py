@@ -1,5 +1,6 @@
 """What enqueuing costs the application: its inserts with mailroom's triggers, against the same rows written by hand."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ import psycopg
 
 from mailroom.embedded import wheel_binaries
 from tests.benchmarks import rows
+from tests.benchmarks.contenders import MAILROOM, how
 from tests.benchmarks.grid import Aim, Grid
 from tests.benchmarks.machine import Server
 from tests.benchmarks.trial import Size, Trial
@@ -22,10 +24,10 @@ TITLE = "Enqueue"
 ABOUT = """Accounts a second, inserted row by row by pgbench (prepared statements, a commit each) from 1 and 8
 sessions, and many in one statement. `by hand`: the same rows in accounts, tokens and jobs by one statement, without
 triggers. `accounts alone`: no token and no job. `row triggers`: a token and a notification for each row by triggers
-FOR EACH ROW, as in the design that mailroom replaces, without jobs. No worker runs, so what is inserted keeps the
-queue busy: mailroom's triggers then need not notify, as they would not while a worker is busy. `recoveries` always
-notify: that is the price of a commit that does. `slow disk`: with `commit_delay=2000 commit_siblings=0` each flush
-takes 2 ms longer."""
+FOR EACH ROW, as in the design that mailroom replaces, without jobs. Without a worker what is inserted keeps the queue
+busy, and mailroom's triggers need not notify; `worker`: one listens and drains meanwhile, on the same cores, and finds
+the queue empty again and again. `recoveries` always notify: that is the price of a commit that does. `slow disk`: with
+`commit_delay=2000 commit_siblings=0` each flush takes 2 ms longer."""
 BY_ROW: Final = "Row by row, rows/s"
 AT_ONCE: Final = "In one statement, accounts/s"
 
@@ -67,11 +69,14 @@ class _Kind:
     insert: str
     before: tuple[str, ...] = ()
     options: str = ""
+    worker: bool = False
 
 
 _KINDS: Final[dict[str, _Kind]] = {
     "triggers": _Kind(_ACCOUNT),
     "triggers, NOTIFY off": _Kind(_ACCOUNT, options="-c mailroom.notify=off"),
+    "triggers, worker": _Kind(_ACCOUNT, worker=True),
+    "triggers, worker, NOTIFY off": _Kind(_ACCOUNT, options="-c mailroom.notify=off", worker=True),
     "by hand": _Kind(_BY_HAND, before=_NO_TRIGGERS),
     "accounts alone": _Kind(_ACCOUNT, before=_NO_TRIGGERS),
     "row triggers": _Kind(_ACCOUNT, before=_ROW_TRIGGERS),
@@ -96,7 +101,7 @@ def measure(trial: Trial) -> list[Grid]:
                 for slow in _disks(trial, sessions):
                     name = _row(kind, sessions, slow=slow)
                     ways[name] = partial(_insert_by_row, by_row, server, kind, sessions, slow, seconds)
-            if kind != "recoveries":
+            if kind != "recoveries" and not _KINDS[kind].worker:
                 ways[f"{kind}, {count:,} at once"] = partial(_insert_at_once, at_once, server, kind, count)
         trial.interleave(ways)
     return [by_row, at_once]
@@ -121,7 +126,10 @@ def _insert_by_row(grid: Grid, server: Server, kind: str, sessions: int, slow: b
     with (
         server.copy(kind, partial(_prepare, kind)) as database,
         tempfile.NamedTemporaryFile("w", suffix=".sql") as script,
+        contextlib.ExitStack() as stack,
     ):
+        if _KINDS[kind].worker:
+            stack.enter_context(MAILROOM.worker(server.url(database), how(50))).go()
         script.write(" ".join(_KINDS[kind].insert.split()) + ";\n")
         script.flush()
         load = ["-n", "-M", "prepared", "-c", str(sessions), "-j", "2", "-T", str(seconds), "-f", script.name]
@@ -158,7 +166,7 @@ def aims(grids: Mapping[str, Grid]) -> list[Aim]:
     return [
         *(_against_hand(by_row, sessions, slow) for sessions in (1, 8) for slow in (False, True)),
         Aim("enqueue by triggers against by hand: one statement", one_statement, 0.7),
-        *(_against_silence(by_row, slow) for slow in (False, True)),
+        *(_against_silence(by_row, kind, slow) for kind in ("triggers", "triggers, worker") for slow in (False, True)),
     ]
 
 
@@ -168,7 +176,7 @@ def _against_hand(grid: Grid, sessions: int, slow: bool) -> Aim:
     return Aim(f"enqueue by triggers against by hand: {what}", grid.ratio(ours, by_hand, "rows/s"), 0.7)
 
 
-def _against_silence(grid: Grid, slow: bool) -> Aim:
-    ours, silent = (_row(kind, 8, slow=slow) for kind in ("triggers", "triggers, NOTIFY off"))
-    what = f"8 sessions on a busy queue against NOTIFY off{', slow disk' if slow else ''}"
+def _against_silence(grid: Grid, kind: str, slow: bool) -> Aim:
+    ours, silent = (_row(each, 8, slow=slow) for each in (kind, f"{kind}, NOTIFY off"))
+    what = f"enqueue with NOTIFY against without: {ours}"
     return Aim(what, grid.ratio(ours, silent, "rows/s"), 0.8)
