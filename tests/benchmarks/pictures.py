@@ -13,7 +13,7 @@ from tests.benchmarks.measures import drain, growth, latency
 OURS: Final = "#d9822b"
 FLOOR: Final = "#4f9d69"
 THEIRS: Final = "#7f8fa6"
-_INK: Final = "#808080"
+_INK: Final = "#7a7a7a"
 
 mpl.use("svg")
 mpl.rcParams.update(
@@ -40,8 +40,21 @@ def draw_drain(grids: Mapping[str, Grid], path: Path) -> None:
 
 
 def draw_latency(grids: Mapping[str, Grid], path: Path) -> None:
-    """Bars on a log scale: the 99th percentile of each case."""
-    _draw_bars(grids[latency.TIMES], "p99", "ms from commit to transport, 99th percentile (log scale)", path, log=True)
+    """Points on a log scale: the 99th percentile of each case."""
+    grid = grids[latency.TIMES]
+    names = list(grid.cells)[::-1]
+    figure, axes = _rows(names)
+    reach = _reach(grid, names, "p99")
+    for place, name in enumerate(names):
+        median = grid.median(name, "p99")
+        spread = [[reach[0][place]], [reach[1][place]]]
+        axes.errorbar([median], [name], xerr=spread, fmt="o", color=_colour(name), ecolor=_INK, capsize=3)
+        axes.annotate(number(median), (median, place), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_ylim(-0.6, len(names) - 0.2)
+    axes.set_xlabel("ms from commit to transport, 99th percentile (log scale)")
+    _save(figure, path)
 
 
 def draw_growth(grids: Mapping[str, Grid], path: Path) -> None:
@@ -67,18 +80,22 @@ PICTURES: Final[Mapping[str, Callable[[Mapping[str, Grid], Path], None]]] = {
 }
 
 
-def _draw_bars(grid: Grid, column: str, words: str, path: Path, *, log: bool = False) -> None:
+def _rows(names: list[str]) -> tuple[Any, Any]:
+    """A figure with room for so many rows."""
+    figure = Figure(figsize=(8, 0.6 + 0.32 * len(names)))
+    return figure, figure.add_subplot()
+
+
+def _draw_bars(grid: Grid, column: str, words: str, path: Path) -> None:
     names = list(grid.cells)[::-1]
     medians = [grid.median(name, column) for name in names]
-    figure = Figure(figsize=(8, 0.6 + 0.32 * len(names)))
-    axes = figure.add_subplot()
+    figure, axes = _rows(names)
     colours = [_colour(name) for name in names]
     reach = _reach(grid, names, column)
-    bars = axes.barh(names, medians, xerr=reach, color=colours, ecolor=_INK, capsize=3, log=log)
+    bars = axes.barh(names, medians, xerr=reach, color=colours, ecolor=_INK, capsize=3)
     axes.bar_label(bars, labels=[number(median) for median in medians], padding=6, color=_INK, fontsize=9)
     axes.margins(x=0.15)
-    if not log:
-        axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel(words)
     _save(figure, path)
 
