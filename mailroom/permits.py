@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from math import ceil
+from math import ceil, inf
 from typing import Final, Protocol
 
 from sqlalchemy import Engine
@@ -124,7 +124,7 @@ class FleetPermits:
     def take(self, wanted: int, *, to_a_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit | None:
         """See `Permits.take`. Raises DBAPIError."""
         to_a_call = to_a_call or wanted
-        return self._mails.take(wanted, self._bulk, to_a_call) or self._take_urgent(wanted, to_a_call, urgent_waits)
+        return self._mails.take(wanted, self._bulk, to_a_call) or self._take_urgent(to_a_call, urgent_waits)
 
     def take_again(self, permit: Permit, count: int, until: float) -> bool:
         """See `Permits.take_again`. Raises DBAPIError."""
@@ -172,13 +172,13 @@ class FleetPermits:
         """See `Permits.wait`."""
         return self._mails.wait()
 
-    def _take_urgent(self, wanted: int, to_a_call: int, urgent_waits: Callable[[], bool]) -> Permit | None:
-        """Take of the reserve if urgent mail waits. Where none does, the process does not look again for a moment."""
+    def _take_urgent(self, wanted: int, urgent_waits: Callable[[], bool]) -> Permit | None:
+        """Take of the reserve for one call if urgent mail waits. Where none does, look again after a moment only."""
         now = self._clock()
         if now < self._look_again_at:
             return None
         if urgent_waits():
-            return self._urgent.take(wanted, self._bulk, to_a_call)
+            return self._urgent.take(wanted, self._bulk, wanted)
         self._look_again_at = now + ASK_AGAIN.total_seconds()
         return None
 
@@ -213,6 +213,8 @@ class _Block:
             if self._granted is None or not self._holds(now):
                 return None
             count = min(wanted, self._left)
+            if to_a_call == 1:
+                bulk = None  # each goes in a call of its own
             calls = bulk.take(ceil(count / to_a_call)) if count > 1 and bulk is not None else None
             if bulk is not None:
                 count = min(count, 1 if calls is None else calls.count * to_a_call)
@@ -236,9 +238,10 @@ class _Block:
                 rates.give_back(connection, self._bucket, granted, unused)
 
     def void(self) -> None:
-        """Use nothing of what is held."""
+        """Use nothing of what is held, nor what senders put back of it."""
         with self._lock:
             self._left = 0
+            self._asked_at = -inf
 
     @property
     def is_unlimited(self) -> bool:

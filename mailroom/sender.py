@@ -91,18 +91,20 @@ class Sender:
         more; and DBAPIError if the claim fails: then nothing was taken, or what was taken is rescued after its lease. A
         settlement is repeated until the database takes it.
         """
-        limit = self.limits.batch_limit
-        wanted = limit * self._sending.pace.batches
-        permit = self._permits.take(wanted, to_a_call=limit, urgent_waits=self._urgent_waits)
-        if permit is None:
-            return None
-        claimed = time.monotonic()  # before the claim: a lease is never taken for longer than it is
-        claim = self._claim_permitted(permit)
+        limit, batches = self.limits.batch_limit, self._sending.pace.batches
+        with self._shared.large_claims if batches > 1 else nullcontext():
+            if self._shared.stopping.is_set():  # while it waited for its turn
+                return None
+            permit = self._permits.take(limit * batches, to_a_call=limit, urgent_waits=self._urgent_waits)
+            if permit is None:
+                return None
+            claimed = time.monotonic()  # before the claim: a lease is never taken for longer than it is
+            claim = self._claim_permitted(permit)
         _log_over(claim)
         if claim.batches:
             self._sending.work(claim.batches, permit, claimed=claimed)
         # Of recoveries a claim takes one batch, whatever was wanted.
-        return Work(claim.taken, full=claim.taken > 0 and (claim.taken == permit.count or claim.taken % limit == 0))
+        return Work(claim.taken, full=claim.taken > 0 and claim.taken % min(limit, permit.count) == 0)
 
     def permit_wait(self) -> timedelta:
         """How long until there may be a permit for mail that is not urgent."""
@@ -165,12 +167,13 @@ class Sender:
     def _claim_permitted(self, permit: Permit) -> Claim:
         """Claim no more than is permitted, and give back what is left of the permit."""
         limits = replace(self.limits, batch_limit=min(self.limits.batch_limit, permit.count))
+        whole = permit.count - permit.count % limits.batch_limit  # what is locked and left, others would pass over
         others_first = self._urgent_run >= URGENT_RUN and not permit.only_urgent
         claim = self._claim(limits, lanes=OTHER_LANES) if others_first else NOTHING
         if claim.taken == 0:
             self._shared.urgent_came.clear()  # this claim will see it
             lanes = URGENT_LANES if permit.urgent else LANES
-            claim = self._claim(limits, lanes=lanes, job_limit=permit.count)
+            claim = self._claim(limits, lanes=lanes, job_limit=whole)
         give_back_unused(self._permits, permit, [len(batch.jobs) for batch in claim.batches])
         is_urgent = bool(claim.batches) and claim.batches[0].priority is Priority.URGENT
         self._urgent_run = self._urgent_run + 1 if is_urgent and not others_first else 0
@@ -183,8 +186,7 @@ class Sender:
     def _claim(
         self, limits: Limits, *, lanes: Sequence[Lane] = LANES, probing: bool = False, job_limit: int | None = None
     ) -> Claim:
-        is_large = job_limit is not None and job_limit > limits.batch_limit
-        with self._shared.large_claims if is_large else nullcontext(), self._engine.connect() as connection:
+        with self._engine.connect() as connection:
             return queue.claim(
                 connection,
                 queue=limits.queue,

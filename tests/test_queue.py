@@ -300,14 +300,12 @@ def test_of_several_batches_one_of_jobs_that_come_back_does_not_wait(conn: Conne
     ]
 
 
-def test_a_batch_is_full_by_what_can_be_had(engine: Engine) -> None:
+def test_of_recoveries_a_claim_locks_no_more_than_it_takes(engine: Engine) -> None:
+    """Else another claim would pass over the rest, and its floor with it."""
     with transaction(engine) as busy, engine.connect() as connection:
-        tokens = enqueue(connection, 10)
-        waited(connection, 0)
-        busy.execute(text("SELECT FROM jobs WHERE token = :one FOR UPDATE"), {"one": tokens[0]})
-        assert claim(connection, limit=10, timeout=TIMEOUT).taken == 0
-        busy.rollback()
-        assert tokens_of(take(connection, limit=10, timeout=TIMEOUT)) == tokens
+        recoveries = [enqueue_recovery(connection, prefix=f"urgent{number}") for number in range(6)]
+        assert tokens_of(take(busy, limit=2, jobs=8)) == recoveries[:2]
+        assert tokens_of(take(connection, limit=2, jobs=8)) == recoveries[2:4]
 
 
 def test_what_is_over_leaves_its_batch_and_no_empty_batch_is_opened(conn: Connection) -> None:

@@ -190,6 +190,13 @@ def test_once_it_is_to_stop_it_makes_no_other_call(
         assert left(connection) == (JOBS - LIMIT, 0, 0)
 
 
+def test_once_it_is_to_stop_it_claims_nothing_more(engine: Engine, sender: Sender, shared: Shared) -> None:
+    shared.stopping.set()
+    assert sender.work_claim() is None
+    with engine.connect() as connection:
+        assert left(connection) == (JOBS, 0, 0)
+
+
 def test_what_is_given_back_is_found_by_the_claims_that_follow(engine: Engine, sender: Sender, sends: Scripted) -> None:
     sends.answers = [slowly, accept]
     with engine.connect() as connection:

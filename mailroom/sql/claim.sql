@@ -60,32 +60,34 @@ chosen AS MATERIALIZED (
      LIMIT 1
 ),
 -- MATERIALIZED: the locking subquery must run once. Run again inside a join, it could lock more rows than its LIMIT.
-due AS MATERIALIZED (
-    SELECT ctid AS place, token, due_at, attempt
-      FROM jobs
-     WHERE queue = :queue AND due_at <= now()
-       AND priority = (SELECT priority FROM chosen) AND action = (SELECT action FROM chosen)
-       AND (due_at, token) > ((SELECT floor_due_at FROM chosen), (SELECT floor_token FROM chosen))
-     ORDER BY due_at, token
-     LIMIT :job_limit
-       FOR UPDATE SKIP LOCKED
-),
+--
 -- A job in quarantine is taken alone: it may be what kills its worker. Of recoveries there is one batch: each has to be
--- held against all that are in flight.
-parted AS (
-    SELECT place, token, due_at, attempt, (row_number() OVER (ORDER BY due_at, token) - 1) / :batch_limit AS part
-      FROM due
-     ORDER BY due_at, token
+-- held against all that are in flight. Rows are locked as the outer LIMIT asks for them: what is locked and not taken,
+-- another claim passes over, and its floor with it. (The inner one is for the planner, which knows its value.)
+due AS MATERIALIZED (
+    SELECT *
+      FROM (SELECT ctid AS place, token, due_at, attempt
+              FROM jobs
+             WHERE queue = :queue AND due_at <= now()
+               AND priority = (SELECT priority FROM chosen) AND action = (SELECT action FROM chosen)
+               AND (due_at, token) > ((SELECT floor_due_at FROM chosen), (SELECT floor_token FROM chosen))
+             ORDER BY due_at, token
+             LIMIT :job_limit
+               FOR UPDATE SKIP LOCKED) AS head
      LIMIT (SELECT CASE WHEN priority = 3 THEN 1 WHEN action = 'password_recovery' THEN :batch_limit ELSE :job_limit END
               FROM chosen)
 ),
--- The same rule as above, now by what could be had: a last batch that is not full stays, unless it need not wait.
+parted AS (
+    SELECT place, token, due_at, attempt, (row_number() OVER (ORDER BY due_at, token) - 1) / :batch_limit AS part
+      FROM due
+),
+-- The lane is ready for its first batch, though others may be taking some of it at this moment. A last one that is not
+-- full stays, unless it need not wait either.
 leaving AS (
     SELECT part
       FROM parted
      GROUP BY part
-    HAVING count(*) = :batch_limit OR bool_or(attempt > 0) OR (SELECT priority FROM chosen) = 0
-        OR min(due_at) <= now() - :batch_timeout
+    HAVING part = 0 OR count(*) = :batch_limit OR bool_or(attempt > 0) OR min(due_at) <= now() - :batch_timeout
 ),
 -- By place: the rows are locked, so that it is theirs, and no statistics can make this a walk over the table. (Where
 -- somebody changed a row after this statement began, its place is not seen, and the job stays for the next claim.)
