@@ -164,7 +164,7 @@ def claim(  # noqa: PLR0913 - what the one statement binds
 
 
 def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdict]]]) -> set[int]:
-    """Record what became of the jobs of batches of one action, by position, and close the batches.
+    """Record what became of the jobs of batches, one or more of one action, by position, and close the batches.
 
     Jobs without a verdict are given back, as they were before the claim. Returns the ids of the batches that were
     still ours. Of one that had been rescued the results are kept as late, and decide nothing. Safe to repeat when the
@@ -177,7 +177,7 @@ def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdic
     again = [(batch, job, verdict.again) for batch, job, verdict in by_job if verdict.again is not None]
     binds = {
         "closing": [batch.id for batch, _ in closing],
-        "action": closing[0][0].action.value if closing else None,
+        "action": closing[0][0].action.value,
         "tokens": [job.token for _, job, _ in told],
         "accounts": [job.account for _, job, _ in told],
         "batches": [batch for batch, _, _ in told],

@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import Connection, Engine, text
 
+from mailroom import queue
 from mailroom.errors import TransportError
 from mailroom.job import Action, Deferred, Outcome, Rejected, Scope, Sent, Unconfirmed
 from mailroom.pace import LONGEST
+from mailroom.permits import NoLimit, Permit
 from mailroom.sender import Sender
 from mailroom.shared import Shared
 from mailroom.transport import Mail, Permitted, always
@@ -152,6 +155,66 @@ def test_when_a_call_is_slow_or_meets_a_fault_the_batches_behind_it_are_given_ba
         assert charged == (LIMIT if answer in (unheard, refused) else 0)
     assert sends.answers == [accept]
     assert len(sends.mailed) == 4 * LIMIT + (LIMIT if answer is slowly else 0)
+
+
+class Turns:
+    """Counts who enters."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def __enter__(self) -> None:
+        self.taken += 1
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_a_claim_for_several_batches_takes_its_turn(engine: Engine, sends: Scripted) -> None:
+    turns = Turns()
+    shared = Shared(large_claims=cast(Any, turns), clock=lambda: sends.spent)
+    works = Sender(engine, sends, name="test", key=KEY, limits=limits(batch_limit=LIMIT), shared=shared)
+    with engine.connect() as connection:
+        add_accounts(connection, 5 * LIMIT)
+    taken = []
+    for _ in range(2):
+        works.work_claim()
+        taken.append(turns.taken)
+    assert taken == [0, 1]
+
+
+class Odd(NoLimit):
+    """Permits that come as they come."""
+
+    def take(self, wanted: int, *, to_a_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit:
+        return Permit(min(wanted, 2 * LIMIT + 5))
+
+
+def test_whole_batches_are_claimed_of_what_is_permitted(engine: Engine, sends: Scripted) -> None:
+    """A last one that is not full would be locked, and perhaps left, and another claim pass over it."""
+    shared = Shared(Odd(), clock=lambda: sends.spent)
+    works = Sender(engine, sends, name="test", key=KEY, limits=limits(batch_limit=LIMIT), shared=shared)
+    with engine.connect() as connection:
+        add_accounts(connection, 10 * LIMIT)
+    assert [work.taken for _ in range(3) if (work := works.work_claim())] == [LIMIT, 2 * LIMIT, 2 * LIMIT]
+
+
+def test_of_batches_that_are_settled_together_the_log_says_which_were_late(
+    engine: Engine, sender: Sender, sends: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lost_meanwhile(mails: Sequence[Mail]) -> Sequence[Outcome]:
+        with engine.connect() as connection:
+            connection.execute(text("UPDATE batches SET lease_until = now() WHERE id = (SELECT min(id) FROM batches)"))
+            queue.rescue(connection)
+        return accept(mails)
+
+    caplog.set_level("INFO")
+    sends.answers = [lost_meanwhile, accept]
+    sender.work_claim()
+    lines = [message for message in caplog.messages if message.startswith("batch id=")]
+    assert ["late=true" in line for line in lines] == [True, False, False, False]
+    with engine.connect() as connection:
+        assert misplaced(connection) == []
 
 
 def test_when_urgent_mail_comes_one_sender_leaves_the_rest_for_it(
