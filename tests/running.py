@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,10 +16,11 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import ses
+from mailroom.job import Action, Outcome, Sent
 from mailroom.permits import NO_LIMIT, Permits
 from mailroom.sender import Limits
 from mailroom.simulator import Simulator
-from mailroom.transport import Transport
+from mailroom.transport import Mail, Permitted, Transport, always
 from mailroom.wakeup import Listener
 from mailroom.worker import Worker
 from tests.world import KEY, KEY_HEX
@@ -100,6 +101,48 @@ def working(
         worker.stop()
         thread.join(PATIENCE_SECONDS)
         assert not thread.is_alive(), "the worker does not stop"
+
+
+Answer = Callable[[Sequence[Mail]], Sequence[Outcome]]
+
+
+def accept(mails: Sequence[Mail]) -> Sequence[Outcome]:
+    return [Sent("m")] * len(mails)
+
+
+class Scripted:
+    """A transport that notes what it is handed, and answers as it is told: the last answer again and again.
+
+    By its own `clock`, each call takes some time, and as much more as an answer adds to `spent` seconds.
+    """
+
+    longest_call = timedelta(0)
+
+    def __init__(self, takes: timedelta = timedelta(0)) -> None:
+        self.answers: list[Answer] = [accept]
+        self.calls: list[tuple[Action, int]] = []
+        self.mailed: list[int | None] = []
+        self.spent = 0.0
+        self._takes = takes
+
+    def clock(self) -> float:
+        return self.spent
+
+    def send(
+        self,
+        action: Action,
+        mails: Sequence[Mail],
+        *,
+        batch: int | None,
+        within: timedelta,
+        permitted: Permitted = always,
+    ) -> Sequence[Outcome]:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        self.calls.append((action, len(mails)))
+        self.spent += self._takes.total_seconds()
+        outcomes = answer(mails)
+        self.mailed += [mail.token for mail, outcome in zip(mails, outcomes, strict=True) if isinstance(outcome, Sent)]
+        return outcomes
 
 
 class Process:

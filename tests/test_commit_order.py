@@ -15,7 +15,7 @@ from mailroom import queue
 from mailroom.job import Batch, Sent
 from mailroom.queue import SLACK, Floors
 from mailroom.retry import Verdict, judge
-from tests.world import add_accounts, misplaced, rows
+from tests.world import add_accounts, claim, misplaced, rows
 
 THROUGH_PGBOUNCER = True
 
@@ -32,16 +32,7 @@ def transaction(engine: Engine) -> Iterator[Connection]:
 
 
 def take(connection: Connection, floors: Floors) -> list[int]:
-    claim = queue.claim(
-        connection,
-        queue="mailroom",
-        worker="test",
-        batch_limit=10,
-        batch_timeout=timedelta(0),
-        lease=timedelta(seconds=30),
-        floors=floors,
-    )
-    return [job.token for batch in claim.batches for job in batch.jobs]
+    return [job.token for batch in claim(connection, batch_limit=10, floors=floors).batches for job in batch.jobs]
 
 
 def overtaken(engine: Engine, claimer: Connection, floors: Floors, *, first: timedelta, second: timedelta) -> int:
@@ -117,21 +108,12 @@ def send_all(engine: Engine, floors: Floors, writers: list[Future[int]]) -> list
     with engine.connect() as connection:
         while monotonic() < until:
             over = all(writer.done() for writer in writers)
-            claim = queue.claim(
-                connection,
-                queue="mailroom",
-                worker="test",
-                batch_limit=7,
-                job_limit=21,
-                batch_timeout=timedelta(0),
-                lease=timedelta(seconds=60),
-                floors=floors,
-            )
-            assert not claim.over
-            if claim.batches:
-                mailed += [job.token for batch in claim.batches for job in batch.jobs]
-                assert queue.settle(connection, [(batch, sent(batch)) for batch in claim.batches]) == {
-                    batch.id for batch in claim.batches
+            found = claim(connection, batch_limit=7, job_limit=21, floors=floors)
+            assert not found.over
+            if found.batches:
+                mailed += [job.token for batch in found.batches for job in batch.jobs]
+                assert queue.settle(connection, [(batch, sent(batch)) for batch in found.batches]) == {
+                    batch.id for batch in found.batches
                 }
             elif over and not rows(connection, "SELECT token FROM jobs LIMIT 1"):
                 return mailed

@@ -9,11 +9,10 @@ from sqlalchemy import Connection, Engine
 from mailroom import health, queue
 from mailroom.job import Outcome, Rejected, Sent, Unconfirmed
 from mailroom.jobs import retry
-from mailroom.queue import Floors
 from mailroom.retry import judge
 from mailroom.upkeep import prune
 from tests.running import count
-from tests.world import add_accounts, ask_recovery, misplaced, rows
+from tests.world import add_accounts, ask_recovery, claim, misplaced, rows
 
 SCRIPT = Path(__file__).parent.parent / "docs" / "partition_deliveries.sql"
 BEFORE = "CREATE UNIQUE INDEX CONCURRENTLY deliveries_by_id ON deliveries (id, created_at)"
@@ -21,29 +20,15 @@ LAST_BEFORE = "SELECT max(id) AS id FROM deliveries"
 
 
 def work_off(connection: Connection, outcome: Outcome) -> None:
-    claim = queue.claim(
-        connection,
-        queue="mailroom",
-        worker="test",
-        batch_limit=50,
-        batch_timeout=timedelta(0),
-        lease=timedelta(seconds=30),
-        floors=Floors(),
-    )
-    closing = [
-        (batch, [judge(outcome, attempt=job.attempt, jitter=0) for job in batch.jobs]) for batch in claim.batches
-    ]
-    assert queue.settle(connection, closing) == {batch.id for batch in claim.batches}
+    [batch] = claim(connection).batches
+    verdicts = [judge(outcome, attempt=job.attempt, jitter=0) for job in batch.jobs]
+    assert queue.settle(connection, [(batch, verdicts)]) == {batch.id}
 
 
 def test_a_queue_goes_on_with_its_history_in_partitions(engine: Engine, direct_url: str) -> None:
     with engine.connect() as connection:
-        for prefix, outcome in (
-            ("a", Sent("m")),
-            ("b", Rejected("MessageRejected", "no")),
-            ("c", Unconfirmed("?", "?")),
-        ):
-            add_accounts(connection, 3, prefix=prefix)
+        for outcome in (Sent("m"), Rejected("MessageRejected", "no"), Unconfirmed("?", "?")):
+            add_accounts(connection, 3, prefix=type(outcome).__name__)
             work_off(connection, outcome)
         [before] = rows(connection, LAST_BEFORE)
     with psycopg.connect(direct_url, autocommit=True) as operator:

@@ -11,24 +11,14 @@ from mailroom.queue import Floors
 from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.templates import default_content
 from tests.running import count, drained, eventually, transport, working
-from tests.world import add_accounts, ask_recovery, misplaced, rows
+from tests.world import add_accounts, ask_recovery, claim, misplaced, rows
 
 THROUGH_PGBOUNCER = True
 
 
 def claimed(connection: Connection, *, probing: bool = False) -> list[int]:
     """The tokens that a claim takes."""
-    claim = queue.claim(
-        connection,
-        queue="mailroom",
-        worker="test",
-        batch_limit=50,
-        batch_timeout=timedelta(0),
-        lease=timedelta(seconds=30),
-        floors=Floors(),
-        probing=probing,
-    )
-    return [job.token for batch in claim.batches for job in batch.jobs]
+    return [job.token for batch in claim(connection, probing=probing).batches for job in batch.jobs]
 
 
 def waiting(connection: Connection) -> tuple[int, int]:

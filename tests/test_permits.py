@@ -1,27 +1,25 @@
 """What a process holds of the fleet's permits, who is served with them, and how it learns what SES allows."""
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event, text
 
 from mailroom import ses
 from mailroom.errors import TransportError
-from mailroom.job import Action, Outcome, Sent, SesAccount
+from mailroom.job import Action, Outcome, SesAccount
 from mailroom.pace import INTENDED
 from mailroom.permits import ASK_AGAIN, NO_LIMIT, FleetPermits, NoLimit, Permit, Permits
 from mailroom.rates import HOLD
 from mailroom.sender import Sender, Work
 from mailroom.shared import Shared
 from mailroom.simulator import Fault, Simulator
-from mailroom.transport import Mail, Permitted, always
+from mailroom.transport import Mail
 from mailroom.watch import AccountWatch
 from tests.rating import let_pass, tell_account
-from tests.running import aws, count, drained, eventually, limits, transport, working
+from tests.running import Scripted, accept, aws, count, drained, eventually, limits, transport, working
 from tests.world import KEY, add_accounts, ask_recovery, misplaced, rows
 
 
@@ -33,33 +31,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-class Noting:
-    """A transport that notes what it is handed, and by its own clock takes some time for each call."""
-
-    longest_call = timedelta(0)
-
-    def __init__(self, takes: timedelta = timedelta(0)) -> None:
-        self.calls: list[tuple[Action, int]] = []
-        self._takes = takes
-        self._spent = 0.0
-
-    def time_spent(self) -> float:
-        return self._spent
-
-    def send(
-        self,
-        action: Action,
-        mails: Sequence[Mail],
-        *,
-        batch: int | None,
-        within: timedelta,
-        permitted: Permitted = always,
-    ) -> Sequence[Outcome]:
-        self.calls.append((action, len(mails)))
-        self._spent += self._takes.total_seconds()
-        return [Sent("noted")] * len(mails)
 
 
 def nobody_urgent() -> bool:
@@ -88,14 +59,14 @@ def permits(engine: Engine, clock: Callable[[], float], *, bulk_rate: float | No
     return FleetPermits(engine, mail_rate=None, bulk_rate=bulk_rate, clock=clock)
 
 
-def sender(engine: Engine, sends: Noting, given: Permits, *, batch_limit: int = 10) -> Sender:
+def sender(engine: Engine, sends: Scripted, given: Permits, *, batch_limit: int = 10) -> Sender:
     return Sender(
         engine,
         sends,
         name="test",
         key=KEY,
         limits=limits(batch_limit=batch_limit),
-        shared=Shared(given, clock=sends.time_spent),
+        shared=Shared(given, clock=sends.clock),
     )
 
 
@@ -129,13 +100,13 @@ def test_what_was_held_too_long_is_not_used(engine: Engine, clock: Clock) -> Non
 
 def test_a_claim_that_finds_nothing_gives_everything_back(engine: Engine, clock: Clock) -> None:
     account(engine, 1000)
-    assert sender(engine, Noting(), permits(engine, clock, bulk_rate=1)).work_claim() == Work(0, full=False)
+    assert sender(engine, Scripted(), permits(engine, clock, bulk_rate=1)).work_claim() == Work(0, full=False)
     assert granted(engine) == 0
 
 
 def test_without_a_bulk_call_mails_leave_one_by_one(engine: Engine, clock: Clock) -> None:
     account(engine, 1000)
-    sends = Noting()
+    sends = Scripted()
     works = sender(engine, sends, permits(engine, clock, bulk_rate=0.01))
     with engine.connect() as connection:
         add_accounts(connection, 20)
@@ -145,7 +116,7 @@ def test_without_a_bulk_call_mails_leave_one_by_one(engine: Engine, clock: Clock
 
 def test_a_bulk_call_that_one_mail_did_not_need_is_there_for_the_next(engine: Engine, clock: Clock) -> None:
     account(engine, 1000)
-    sends = Noting()
+    sends = Scripted()
     works = sender(engine, sends, permits(engine, clock, bulk_rate=0.01))
     with engine.connect() as connection:
         add_accounts(connection, 1)
@@ -157,7 +128,7 @@ def test_a_bulk_call_that_one_mail_did_not_need_is_there_for_the_next(engine: En
 
 def test_a_claim_takes_no_more_than_is_permitted_and_then_waits(engine: Engine, clock: Clock) -> None:
     account(engine, 10)  # the bucket holds 4.5, and the reserve is 0.9 of them
-    sends = Noting()
+    sends = Scripted()
     works = sender(engine, sends, permits(engine, clock))
     with engine.connect() as connection:
         add_accounts(connection, 20)
@@ -170,7 +141,7 @@ def test_a_claim_takes_no_more_than_is_permitted_and_then_waits(engine: Engine, 
 
 def test_a_recovery_leaves_from_the_reserve(engine: Engine, clock: Clock) -> None:
     account(engine, 10)
-    sends = Noting()
+    sends = Scripted()
     works = sender(engine, sends, permits(engine, clock))
     with engine.connect() as connection:
         [person] = add_accounts(connection, 1, status="active", prefix="person")
@@ -182,7 +153,7 @@ def test_a_recovery_leaves_from_the_reserve(engine: Engine, clock: Clock) -> Non
 
 
 def test_a_flood_of_recoveries_leaves_every_fifth_claim_to_others(engine: Engine) -> None:
-    sends = Noting(INTENDED)  # so that a claim is for one batch
+    sends = Scripted(INTENDED)  # so that a claim is for one batch
     works = sender(engine, sends, NO_LIMIT, batch_limit=1)
     with engine.connect() as connection:
         for person in add_accounts(connection, 40, status="active", prefix="person"):
@@ -197,7 +168,7 @@ def test_a_flood_of_recoveries_leaves_every_fifth_claim_to_others(engine: Engine
 
 def test_the_last_of_the_quota_is_not_for_those_whose_turn_it_is(engine: Engine, clock: Clock) -> None:
     account(engine, -1, daily=1000, sent=960)
-    sends = Noting(INTENDED)
+    sends = Scripted(INTENDED)
     works = sender(engine, sends, permits(engine, clock), batch_limit=1)
     with engine.connect() as connection:
         for person in add_accounts(connection, 20, status="active", prefix="person"):
@@ -210,7 +181,7 @@ def test_the_last_of_the_quota_is_not_for_those_whose_turn_it_is(engine: Engine,
 
 def test_several_batches_share_a_permit_and_give_back_what_they_do_not_need(engine: Engine, clock: Clock) -> None:
     account(engine, -1)
-    sends = Noting()
+    sends = Scripted()
     works = sender(engine, sends, permits(engine, clock))
     with engine.connect() as connection:
         add_accounts(connection, 53)
@@ -224,7 +195,7 @@ def test_several_batches_share_a_permit_and_give_back_what_they_do_not_need(engi
 
 def test_no_more_batches_are_claimed_than_are_permitted(engine: Engine, clock: Clock) -> None:
     account(engine, 100)
-    sends = Noting()
+    sends = Scripted()
     works = sender(engine, sends, permits(engine, clock))
     with engine.connect() as connection:
         add_accounts(connection, 53)
@@ -235,31 +206,20 @@ def test_no_more_batches_are_claimed_than_are_permitted(engine: Engine, clock: C
     assert mails[:3] == [10] * 3
 
 
-class CalledAway(Noting):
-    """Once it is told to, urgent mail comes during its next call."""
-
-    def __init__(self, urgent_came: threading.Event) -> None:
-        super().__init__()
-        self.is_told = False
-        self._urgent_came = urgent_came
-
-    def send(self, action: Action, mails: Sequence[Mail], **how: Any) -> Sequence[Outcome]:
-        if self.is_told:
-            self.is_told = False
-            self._urgent_came.set()
-        return super().send(action, mails, **how)
-
-
 def test_permits_of_batches_that_are_given_back_are_not_lost(engine: Engine, clock: Clock) -> None:
     account(engine, -1)
-    urgent_came = threading.Event()
-    sends = CalledAway(urgent_came)
-    shared = Shared(permits(engine, clock, bulk_rate=1000), urgent_came=urgent_came, clock=sends.time_spent)
+    sends = Scripted()
+    shared = Shared(permits(engine, clock, bulk_rate=1000), clock=sends.clock)
+
+    def meanwhile(mails: Sequence[Mail]) -> Sequence[Outcome]:
+        shared.urgent_came.set()
+        return accept(mails)
+
     works = Sender(engine, sends, name="test", key=KEY, limits=limits(batch_limit=10), shared=shared)
     with engine.connect() as connection:
         add_accounts(connection, 83)
         assert [works.work_claim() for _ in range(2)] == [Work(10, full=True), Work(20, full=True)]
-        sends.is_told = True
+        sends.answers = [meanwhile, accept]
         assert works.work_claim() == Work(40, full=True)
         assert len(sends.calls) == 4
         while (work := works.work_claim()) is not None and work.taken:
@@ -271,7 +231,7 @@ def test_permits_of_batches_that_are_given_back_are_not_lost(engine: Engine, clo
 
 def test_mails_that_go_one_by_one_take_no_bulk_calls(engine: Engine, clock: Clock) -> None:
     account(engine, -1)
-    sends = Noting()
+    sends = Scripted()
     works = sender(engine, sends, permits(engine, clock, bulk_rate=1), batch_limit=1)
     with engine.connect() as connection:
         add_accounts(connection, 7)
@@ -291,7 +251,7 @@ def test_what_is_put_back_of_a_void_block_stays_void(engine: Engine, clock: Cloc
 
 def test_without_bulk_calls_to_spare_the_second_batch_is_a_single_mail(engine: Engine, clock: Clock) -> None:
     account(engine, -1)
-    sends = Noting()
+    sends = Scripted()
     works = sender(engine, sends, permits(engine, clock, bulk_rate=1))
     with engine.connect() as connection:
         add_accounts(connection, 53)
@@ -304,7 +264,7 @@ def test_without_bulk_calls_to_spare_the_second_batch_is_a_single_mail(engine: E
 def test_a_batch_whose_permit_has_run_out_takes_another(engine: Engine) -> None:
     """As where every statement takes a tenth of a second: what is claimed in vain would be claimed so for ever."""
     account(engine, 1000)
-    sends = Noting()
+    sends = Scripted()
     works = sender(engine, sends, permits(engine, lambda: 0.0))  # held since long before now
     before = granted(engine)
     with engine.connect() as connection:
@@ -325,7 +285,7 @@ class RunOut(NoLimit):
 
 
 def test_a_batch_that_gets_no_other_permit_is_given_back(engine: Engine) -> None:
-    sends = Noting()
+    sends = Scripted()
     works = sender(engine, sends, RunOut())
     with engine.connect() as connection:
         add_accounts(connection, 5)

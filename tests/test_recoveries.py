@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from threading import Barrier
 from typing import Any
 
@@ -10,30 +9,17 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
-from mailroom.job import RECOVERY_LIMITS, Batch, Deferred, Outcome, RecoveryLimits, Rejected, Sent, Unconfirmed
-from mailroom.queue import Claim, Floors
+from mailroom.job import Batch, Deferred, Outcome, RecoveryLimits, Rejected, Sent, Unconfirmed
+from mailroom.queue import Claim
 from mailroom.retry import judge
 from mailroom.simulator import Simulator
 from tests.running import drained, eventually, transport, working
-from tests.world import add_accounts, ask_recovery, batch_of, misplaced, rows
+from tests.world import add_accounts, ask_recovery, batch_of, claim, misplaced, rows
 
 THROUGH_PGBOUNCER = True
 
 SENT = Sent("m-1")
 UNCONFIRMED = Unconfirmed("ReadTimeout", "no answer")
-
-
-def claim(connection: Connection, *, limits: RecoveryLimits = RECOVERY_LIMITS, batch_limit: int = 50) -> Claim:
-    return queue.claim(
-        connection,
-        queue="mailroom",
-        worker="test",
-        batch_limit=batch_limit,
-        batch_timeout=timedelta(0),
-        lease=timedelta(seconds=30),
-        floors=Floors(),
-        recoveries=limits,
-    )
 
 
 def settle(connection: Connection, batch: Batch | None, outcome: Outcome) -> None:
@@ -194,7 +180,7 @@ def test_what_counts_is_what_may_have_reached_somebody(conn: Connection, outcome
     settle(conn, batch_of(claim(conn)), outcome)
     conn.execute(text("DELETE FROM jobs"))  # what is to be tried again would only be superseded
 
-    assert refused(conn, account, limits=RecoveryLimits(1, 10)) == counts
+    assert refused(conn, account, recoveries=RecoveryLimits(1, 10)) == counts
 
 
 def test_what_was_refused_does_not_count(conn: Connection) -> None:
@@ -202,14 +188,14 @@ def test_what_was_refused_does_not_count(conn: Connection) -> None:
     mail(conn, account, 3)
     assert all(refused(conn, account) for _ in range(4))
     age(conn, 15)
-    assert not refused(conn, account, limits=RecoveryLimits(1, 4))
+    assert not refused(conn, account, recoveries=RecoveryLimits(1, 4))
 
 
 def test_a_mail_that_may_be_out_does_not_stand_in_its_own_way(conn: Connection) -> None:
     """Whatever the limit: refusing to send it again could lose it."""
     [token] = ask(conn, active(conn))
     for _ in range(3):
-        found = claim(conn, limits=RecoveryLimits(1, 1))
+        found = claim(conn, recoveries=RecoveryLimits(1, 1))
         assert mailed(found) == [token]
         settle(conn, batch_of(found), UNCONFIRMED)
         make_due(conn)
@@ -221,12 +207,12 @@ def test_copies_of_a_mail_count_as_one(conn: Connection) -> None:
     for outcome in (UNCONFIRMED, UNCONFIRMED, SENT):
         settle(conn, batch_of(claim(conn)), outcome)
         make_due(conn)
-    assert not refused(conn, account, limits=RecoveryLimits(2, 2))
+    assert not refused(conn, account, recoveries=RecoveryLimits(2, 2))
 
 
 def test_an_account_can_be_allowed_none(conn: Connection) -> None:
-    assert refused(conn, active(conn), limits=RecoveryLimits(0, 10))
-    assert refused(conn, active(conn, "other"), limits=RecoveryLimits(3, 0))
+    assert refused(conn, active(conn), recoveries=RecoveryLimits(0, 10))
+    assert refused(conn, active(conn, "other"), recoveries=RecoveryLimits(3, 0))
 
 
 # Claims at once
@@ -251,9 +237,9 @@ def test_of_two_claims_at_once_the_second_sees_what_the_first_took(engine: Engin
     ):
         account = active(second)
         [taken] = ask(second, account)
-        assert mailed(claim(first, limits=limits)) == [taken]  # and has not committed
+        assert mailed(claim(first, recoveries=limits)) == [taken]  # and has not committed
         late = ask_recovery(second, account)
-        answer = thread.submit(claim, second, limits=limits)
+        answer = thread.submit(claim, second, recoveries=limits)
         wait_for_lock(engine)
         first.commit()
 

@@ -10,7 +10,7 @@ from mailroom.job import Batch, Sent, Unconfirmed
 from mailroom.retry import GRACE, judge
 from mailroom.simulator import Fault, Simulator
 from tests.running import count, drained, eventually, transport, working
-from tests.world import add_accounts, batch_of, misplaced
+from tests.world import add_accounts, batch_of, claim, misplaced
 
 HELD = "jobs WHERE due_at = 'infinity'"
 
@@ -51,7 +51,7 @@ def test_they_can_be_held_until_somebody_decides(
 def test_a_lost_batch_can_be_held_as_well(engine: Engine) -> None:
     with engine.connect() as connection:
         add_accounts(connection, 3)
-        claim(connection)
+        take(connection)
         assert len(queue.rescue(connection, resend_after=None)) == 3
         assert count(connection, HELD) == 3
         assert misplaced(connection) == []
@@ -60,28 +60,19 @@ def test_a_lost_batch_can_be_held_as_well(engine: Engine) -> None:
 def test_an_answer_that_comes_after_all_ends_the_hold(engine: Engine) -> None:
     with engine.connect() as connection:
         add_accounts(connection, 3)
-        batch = claim(connection)
+        batch = take(connection)
         assert batch is not None
         queue.rescue(connection, resend_after=None)
         answers = [judge(Sent("m"), attempt=0, jitter=0), *[judge(Unconfirmed("x", "y"), attempt=0, jitter=0)] * 2]
         assert not queue.settle(connection, [(batch, answers)])
         assert count(connection, HELD) == 2
-        assert claim(connection) is None
+        assert take(connection) is None
         assert count(connection, "deliveries WHERE outcome = 'sent' AND NOT late") == 1
         assert misplaced(connection) == []
 
 
-def claim(connection: Connection) -> Batch | None:
-    claimed = queue.claim(
-        connection,
-        queue="mailroom",
-        worker="test",
-        batch_limit=10,
-        batch_timeout=timedelta(0),
-        lease=timedelta(0),
-        floors=queue.Floors(),
-    )
-    return batch_of(claimed)
+def take(connection: Connection) -> Batch | None:
+    return batch_of(claim(connection, lease=timedelta(0)))
 
 
 def test_the_wait_is_a_setting_and_never_shorter_than_the_backoff() -> None:

@@ -11,12 +11,11 @@ from sqlalchemy.exc import DBAPIError
 
 from mailroom import queue, upkeep
 from mailroom.job import Batch, Deferred, Outcome, Rejected, Sent, Unconfirmed
-from mailroom.queue import Claim, Floors
 from mailroom.retry import judge
 from mailroom.simulator import Simulator
 from mailroom.upkeep import Reconciled, Upkeep
 from tests.running import Processes, count, eventually
-from tests.world import add_accounts, ask_recovery, batch_of, misplaced, rows
+from tests.world import add_accounts, ask_recovery, batch_of, claim, misplaced, rows
 
 THROUGH_PGBOUNCER = True
 AGED = timedelta(days=90)
@@ -40,21 +39,8 @@ def lose_jobs(connection: Connection, what: str, *, count: int = 1) -> list[int]
     return [row.id for row in rows(connection, "SELECT id FROM tokens WHERE id > :before ORDER BY id", before=before)]
 
 
-def claim(connection: Connection, *, limit: int = 50) -> Claim:
-    # What was enqueued a moment ago is behind no floor, and waits for no batch.
-    return queue.claim(
-        connection,
-        queue="mailroom",
-        worker="test",
-        batch_limit=limit,
-        batch_timeout=timedelta(0),
-        lease=timedelta(seconds=30),
-        floors=Floors(),
-    )
-
-
 def take(connection: Connection, *, limit: int = 50) -> Batch:
-    batch = batch_of(claim(connection, limit=limit))
+    batch = batch_of(claim(connection, batch_limit=limit))
     assert batch is not None
     return batch
 

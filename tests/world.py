@@ -1,11 +1,13 @@
 """What applications do to the database, the invariant of the queue, and other words that tests share."""
 
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import Connection, text
 
+from mailroom import queue
 from mailroom.job import Batch
-from mailroom.queue import Claim
+from mailroom.queue import Claim, Floors
 
 # Every enqueued token is in exactly one place: waiting, in flight, or over. Returns those that are not.
 MISPLACED = text(
@@ -51,6 +53,18 @@ def ask_recovery(connection: Connection, account: int) -> int:
         {"account": account},
     ).scalar_one()
     return token
+
+
+def claim(connection: Connection, **how: Any) -> Claim:
+    """Claim as a worker would that lets nothing wait; `how` differs from that."""
+    usual = {
+        "queue": "mailroom",
+        "worker": "test",
+        "batch_limit": 50,
+        "batch_timeout": timedelta(0),
+        "lease": timedelta(seconds=30),
+    }
+    return queue.claim(connection, **{**usual, "floors": Floors(), **how})
 
 
 def batch_of(claim: Claim) -> Batch | None:

@@ -7,12 +7,10 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, text
 
-from mailroom import queue
-from mailroom.queue import Floors
 from mailroom.simulator import Fault, Simulator
 from tests.cli.command import end, eventually, sending, start
 from tests.cli.conftest import Here
-from tests.world import add_accounts, ask_recovery, misplaced, rows
+from tests.world import add_accounts, ask_recovery, claim, misplaced, rows
 
 LONG_BATCHES = {"MAILROOM_BATCH_TIMEOUT": "200000"}
 
@@ -114,15 +112,7 @@ def test_old_ones_are_mailed_if_somebody_says_so(here: Here, ses: Simulator, url
 def test_lost_batches_are_rescued(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
     add(engine, 3)
     with engine.connect() as connection:
-        queue.claim(
-            connection,
-            queue="mailroom",
-            worker="gone",
-            batch_limit=10,
-            batch_timeout=timedelta(0),
-            lease=timedelta(0),
-            floors=Floors(),
-        )
+        claim(connection, lease=timedelta(0))
     assert here("sweep", env=sending(url, ses)).code == 0
     assert outcomes(engine) == ["unconfirmed"] * 3
     with engine.connect() as connection:  # after the grace for a late answer
