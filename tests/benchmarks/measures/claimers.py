@@ -47,12 +47,11 @@ def _measure(grid: Grid, server: Server, contender: Contender, claimers: int, jo
 
 
 def aims(grids: Mapping[str, Grid]) -> list[Aim]:
-    """The least total against the best."""
-    grid = grids.get(RATES, Grid(RATES))
-    by_run = zip(*(grid.cells[name]["jobs/s"] for name in _ours(grid)), strict=True)
-    totals = [min(run) / max(run) for run in by_run]
-    return [Aim("least total of 1 to 64 connections against the best", totals, 0.8)]
-
-
-def _ours(grid: Grid) -> list[str]:
-    return [name for claimers in CLAIMERS if (name := _row(MAILROOM, claimers)) in grid.cells]
+    """One connection, and the least total of several, against the best total."""
+    cells = grids.get(RATES, Grid(RATES)).cells
+    totals = [cells[name]["jobs/s"] for claimers in CLAIMERS if (name := _row(MAILROOM, claimers)) in cells]
+    by_run = list(zip(*totals, strict=True))
+    return [
+        Aim("total of 1 connection against the best of 1 to 64", [run[0] / max(run) for run in by_run], 0.8),
+        Aim("least total of 4 to 64 connections against the best", [min(run[1:]) / max(run) for run in by_run], 0.8),
+    ]

@@ -18,10 +18,13 @@ ABOUT = """Of draining alone, after a vacuum and, so that whole pages count once
 bytes, rows that die, transactions that write, and CPU, each by mail. Then bloat: bulk activations are inserted by
 statements of 5,000 accounts, under the triggers, while one worker process with 2 senders drains, until so many have
 been sent; then autovacuum, alone, has three minutes (30 s in the short run). Sizes in MB of the tables that turn over,
-with their indexes: at the start (after a twentieth of it, and as long a rest), at the most, and in the end. (In the
-short run autovacuum looks every 5 s, else once a minute, its default. By mail, it is off.)"""
+with their indexes: at the start (after a twentieth of it, and as long a rest), at the most, and in the end; and the
+most in each tenth. The pages of an index are used again, but its file never shrinks: it stays as large as what passed
+between two runs of autovacuum made it. (In the short run autovacuum looks every 5 s, else once a minute, its default.
+By mail, it is off.)"""
 BY_MAIL: Final = "By mail"
 BLOAT: Final = "MB of the tables that turn over"
+TENTHS: Final = "The most MB, by tenths of the mails"
 _CHUNK: Final = 5_000
 _INSERT: Final = (
     "INSERT INTO accounts (email, login) SELECT n || '@example.com', n"
@@ -50,7 +53,7 @@ def measure(trial: Trial) -> list[Grid]:
             for batch in (50, 10)
         }
         trial.interleave(ways)
-    return [by_mail, _bloat(trial)]
+    return [by_mail, *_bloat(trial)]
 
 
 def _measure(grid: Grid, server: Server, contender: Contender, batch: int, jobs: int) -> None:
@@ -85,8 +88,8 @@ def _counters(connection: psycopg.Connection[Any]) -> tuple[float, float, float]
     return wal, writes, dead
 
 
-def _bloat(trial: Trial) -> Grid:
-    grid = Grid(BLOAT)
+def _bloat(trial: Trial) -> list[Grid]:
+    sizes, tenths = Grid(BLOAT), Grid(TENTHS)
     mails = trial.pick(tiny=20_000, bench=300_000, full=10_000_000)
     settings = {} if trial.size is Size.FULL else {"autovacuum_naptime": "5s"}
     with Server(**settings) as server:
@@ -98,12 +101,13 @@ def _bloat(trial: Trial) -> Grid:
             _turn_over(server, database, connection, mails // 20)
             time.sleep(rest)
             start = _sizes(connection)
-            most = _turn_over(server, database, connection, mails)
+            for tenth in range(1, 11):
+                tenths.put(f"{tenth}", _turn_over(server, database, connection, mails * tenth // 10))
             end = _wait_for_vacuum(connection, start, rest)
     for name in _SIZES:
-        columns = {"start": start[name], "most": most[name], "end": end[name], "mails": mails}
-        grid.put(name, columns)
-    return grid
+        most = max(tenths.median(tenth, name) for tenth in tenths.cells)
+        sizes.put(name, {"start": start[name], "most": most, "end": end[name], "mails": mails})
+    return [sizes, tenths]
 
 
 def _turn_over(server: Server, database: str, connection: psycopg.Connection[Any], mails: int) -> dict[str, float]:
