@@ -15,8 +15,8 @@ MOST_JOBS: Final = 500
 class Pace:
     """Learns from how long sending took. Begins with one batch, and doubles at the most."""
 
-    def __init__(self, batch_limit: int) -> None:
-        self._most = max(1, MOST_JOBS // batch_limit)
+    def __init__(self, batch_limit: int, *, claim_limit: int = MOST_JOBS) -> None:
+        self._most = max(1, claim_limit // batch_limit)
         self.batches = 1
 
     def note(self, sent: int, took: timedelta, *, well: bool) -> None:

@@ -40,6 +40,11 @@ class Permit:
     until: float = float("inf")
     calls: "Permit | None" = None
 
+    @property
+    def ends(self) -> float:
+        """The monotonic moment from which on it is void, be it for its mails or for its calls."""
+        return self.until if self.calls is None else min(self.until, self.calls.until)
+
 
 class Permits(Protocol):
     """Where a sender gets its permits from. Safe to share between threads."""

@@ -97,19 +97,23 @@ class Floors:
         with self._lock:
             return dict(self._floors)
 
-    def advance(self, lane: Lane, *, seen: Position, end: Position) -> None:
+    def advance(self, lane: Lane, *, seen: Position, end: Position) -> bool:
         """Move a floor up to `end`, unless it has changed since it was `seen`: a clear must not be undone."""
         higher = seen.due_at is None or (end.due_at is not None and (seen.due_at, seen.token) < (end.due_at, end.token))
         with self._lock:
-            if higher and self._floors[lane] is seen:
+            moves = higher and self._floors[lane] is seen
+            if moves:
                 self._floors[lane] = end
+        return moves
 
     def lower(self, lane: Lane, to: datetime) -> None:
-        """Move a floor down below what was due at this moment: it waits again."""
+        """Move a floor down below what was due at this moment: it waits again.
+
+        It is another floor then, also at the beginning: a claim under way has not seen what waits.
+        """
         with self._lock:
             due_at = self._floors[lane].due_at
-            if due_at is not None:
-                self._floors[lane] = Position(min(due_at, to), 0)
+            self._floors[lane] = Position(due_at and min(due_at, to), 0)
 
     def clear(self) -> None:
         """Forget all floors."""
@@ -159,7 +163,10 @@ def claim(  # noqa: PLR0913 - what the one statement binds
     if rows:
         last = rows[-1]
         lane = (Priority(last.priority), Action(last.action))
-        floors.advance(lane, seen=seen[lane], end=Position(last.due_at, last.token))
+        moved = floors.advance(lane, seen=seen[lane], end=Position(last.due_at, last.token))
+        if not moved and job_limit is not None and len(rows) < job_limit:
+            # A last part that was not full was locked and left, and another claim may have passed over it meanwhile.
+            floors.lower(lane, last.due_at)
     return _claimed(rows)
 
 

@@ -13,11 +13,10 @@ from sqlalchemy import Connection, Engine, func, select
 from mailroom import classify, pauses, queue, schema
 from mailroom.address import UNSUPPORTED_ADDRESS
 from mailroom.aftermath import Aftermath
-from mailroom.job import RECOVERY_LIMITS, Action, Batch, Deferred, Outcome, Priority, RecoveryLimits, Rejected, Sent
-from mailroom.pace import Pace
+from mailroom.job import Action, Batch, Deferred, Outcome, Priority, Rejected, Sent
+from mailroom.limits import Limits
 from mailroom.permits import Permit, give_back_unused
 from mailroom.queue import LANES, NOTHING, OTHER_LANES, URGENT_LANES, Claim, Lane, View
-from mailroom.retry import GRACE
 from mailroom.sending import Sending
 from mailroom.shared import Shared
 from mailroom.transport import Transport
@@ -30,18 +29,6 @@ LONGEST_PROBE: Final = timedelta(seconds=2)
 MOST_PROBED: Final = 10
 # After so many urgent claims in a row, the other lanes come first once: a flood of recoveries starves nobody.
 URGENT_RUN: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Which jobs are claimed, how many at a time, for how long, and when an unconfirmed mail is sent again, if ever."""
-
-    queue: str
-    batch_limit: int
-    batch_timeout: timedelta
-    lease: timedelta
-    resend_after: timedelta | None = GRACE
-    recoveries: RecoveryLimits = RECOVERY_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +63,10 @@ class Sender:
             engine,
             transport,
             key=key,
-            lease=limits.lease,
-            resend_after=limits.resend_after,
+            limits=limits,
             aftermath=self._aftermath,
-            pace=Pace(limits.batch_limit),
             shared=shared,
+            urgent_waits=self._urgent_waits,
         )
         self._urgent_run = 0
 

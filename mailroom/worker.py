@@ -15,8 +15,9 @@ from sqlalchemy.exc import DBAPIError
 from mailroom import queue
 from mailroom.database import first_line
 from mailroom.errors import MailroomError, TransportError
+from mailroom.limits import Limits
 from mailroom.permits import ASK_AGAIN, NO_LIMIT, Permits
-from mailroom.sender import Limits, Sender
+from mailroom.sender import Sender
 from mailroom.shared import Shared
 from mailroom.sweep import log_rescued
 from mailroom.transport import Transport

@@ -17,8 +17,8 @@ from sqlalchemy import Connection, Engine, text
 
 from mailroom import ses
 from mailroom.job import Action, Outcome, Sent
+from mailroom.limits import Limits
 from mailroom.permits import NO_LIMIT, Permits
-from mailroom.sender import Limits
 from mailroom.simulator import Simulator
 from mailroom.transport import Mail, Permitted, Transport, always
 from mailroom.wakeup import Listener
@@ -113,13 +113,15 @@ def accept(mails: Sequence[Mail]) -> Sequence[Outcome]:
 class Scripted:
     """A transport that notes what it is handed, and answers as it is told: the last answer again and again.
 
-    By its own `clock`, each call takes some time, and as much more as an answer adds to `spent` seconds.
+    By its own `clock`, each call takes some time, and as much more as an answer adds to `spent` seconds. `permitted` is
+    what the call under way was given: an answer may ask it.
     """
 
     longest_call = timedelta(0)
 
     def __init__(self, takes: timedelta = timedelta(0)) -> None:
         self.answers: list[Answer] = [accept]
+        self.permitted: Permitted = always
         self.calls: list[tuple[Action, int]] = []
         self.mailed: list[int | None] = []
         self.spent = 0.0
@@ -140,6 +142,7 @@ class Scripted:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         self.calls.append((action, len(mails)))
         self.spent += self._takes.total_seconds()
+        self.permitted = permitted
         outcomes = answer(mails)
         self.mailed += [mail.token for mail, outcome in zip(mails, outcomes, strict=True) if isinstance(outcome, Sent)]
         return outcomes

@@ -5,14 +5,14 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from time import monotonic
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event, text
 
 from mailroom import queue
-from mailroom.job import Batch, Sent
+from mailroom.job import Action, Batch, Position, Priority, Sent
 from mailroom.queue import SLACK, Floors
 from mailroom.retry import Verdict, judge
 from tests.world import add_accounts, claim, misplaced, rows
@@ -22,6 +22,8 @@ THROUGH_PGBOUNCER = True
 SESSIONS = 8
 INSERTS = 6
 PATIENCE = 60.0
+LANE = (Priority.NORMAL, Action.ACTIVATION)
+BEFORE = datetime(2020, 1, 1, tzinfo=UTC)
 
 
 @contextmanager
@@ -81,6 +83,31 @@ def test_a_claim_that_was_under_way_during_a_clear_does_not_undo_it(engine: Engi
         for lane, end in seen.items():
             floors.advance(lane, seen=end, end=end)
         assert take(claimer, floors) == [token]
+
+
+def test_a_claim_that_was_under_way_when_jobs_came_back_does_not_pass_over_them() -> None:
+    floors = Floors()
+    seen = floors.read()[LANE]
+    floors.lower(LANE, BEFORE)  # what another sender gives back, which the claim under way has not seen
+    assert not floors.advance(LANE, seen=seen, end=Position(BEFORE + timedelta(seconds=1), 1))
+    assert floors.read()[LANE].due_at is None
+
+
+def test_what_a_claim_has_locked_and_left_is_not_passed_over(engine: Engine) -> None:
+    """A last part that is not full stays. Another claim, which skips what is locked, may end behind it meanwhile."""
+    floors = Floors()
+    with engine.connect() as connection:
+        add_accounts(connection, 15)
+        connection.execute(text("UPDATE jobs SET due_at = :due_at"), {"due_at": BEFORE})
+
+        def meanwhile(*_: object) -> None:
+            floors.advance(LANE, seen=floors.read()[LANE], end=Position(datetime.now(UTC) - timedelta(hours=1), 0))
+
+        event.listen(connection, "after_cursor_execute", meanwhile)
+        several = claim(connection, batch_limit=10, job_limit=40, batch_timeout=timedelta(days=9999), floors=floors)
+        event.remove(connection, "after_cursor_execute", meanwhile)
+        assert [len(batch.jobs) for batch in several.batches] == [10]
+        assert len(take(connection, floors)) == 5
 
 
 def insert_and_hold(engine: Engine, session: int) -> int:

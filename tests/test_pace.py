@@ -38,6 +38,12 @@ def test_after_a_fault_it_begins_with_one() -> None:
     assert pace.batches == 1
 
 
+def test_it_keeps_to_the_limit_of_a_claim() -> None:
+    pace = Pace(batch_limit=50, claim_limit=50)
+    pace.note(1, INSTANT, well=True)
+    assert pace.batches == 1
+
+
 def test_a_limit_above_the_most_is_still_one_batch() -> None:
     pace = Pace(batch_limit=MOST_JOBS + 1)
     pace.note(1, INSTANT, well=True)

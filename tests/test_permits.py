@@ -10,7 +10,7 @@ from sqlalchemy import Engine, event, text
 from mailroom import ses
 from mailroom.errors import TransportError
 from mailroom.job import Action, Outcome, SesAccount
-from mailroom.pace import INTENDED
+from mailroom.pace import INTENDED, LONGEST
 from mailroom.permits import ASK_AGAIN, NO_LIMIT, FleetPermits, NoLimit, Permit, Permits
 from mailroom.rates import HOLD
 from mailroom.sender import Sender, Work
@@ -206,13 +206,19 @@ def test_no_more_batches_are_claimed_than_are_permitted(engine: Engine, clock: C
     assert mails[:3] == [10] * 3
 
 
+def test_a_permit_ends_when_its_mails_or_its_calls_do() -> None:
+    assert Permit(1, until=9).ends == 9
+    assert Permit(9, until=9, calls=Permit(1, until=5)).ends == 5
+    assert Permit(9, until=5, calls=Permit(1, until=9)).ends == 5
+
+
 def test_permits_of_batches_that_are_given_back_are_not_lost(engine: Engine, clock: Clock) -> None:
     account(engine, -1)
     sends = Scripted()
     shared = Shared(permits(engine, clock, bulk_rate=1000), clock=sends.clock)
 
     def meanwhile(mails: Sequence[Mail]) -> Sequence[Outcome]:
-        shared.urgent_came.set()
+        sends.spent += 2 * LONGEST.total_seconds()
         return accept(mails)
 
     works = Sender(engine, sends, name="test", key=KEY, limits=limits(batch_limit=10), shared=shared)

@@ -23,7 +23,8 @@ from sqlalchemy.exc import DBAPIError
 from mailroom import ses as ses_transport
 from mailroom.database import connect_engine
 from mailroom.job import Action
-from mailroom.sender import Limits, Sender, Work
+from mailroom.limits import Limits
+from mailroom.sender import Sender, Work
 from mailroom.shared import Shared
 from mailroom.simulator import Fault, Simulator
 from mailroom.tokens import consume, sign

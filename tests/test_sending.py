@@ -201,6 +201,25 @@ def test_of_batches_that_are_settled_together_the_log_says_which_were_late(
 def test_when_urgent_mail_comes_one_sender_leaves_the_rest_for_it(
     engine: Engine, sender: Sender, sends: Scripted, shared: Shared
 ) -> None:
+    with engine.connect() as connection:
+        [person] = add_accounts(connection, 1, status="active", prefix="person")
+
+        def meanwhile(mails: Sequence[Mail]) -> Sequence[Outcome]:
+            ask_recovery(connection, person)
+            shared.urgent_came.set()
+            return accept(mails)
+
+        sends.answers = [accept, meanwhile, accept]
+        sender.work_claim()
+        assert left(connection) == (JOBS - 2 * LIMIT + 1, 0, 0)
+        assert not shared.urgent_came.is_set()
+
+
+def test_urgent_mail_that_it_cannot_send_keeps_it_from_nothing(
+    engine: Engine, sender: Sender, sends: Scripted, shared: Shared
+) -> None:
+    """It may be another queue's, or paused."""
+
     def meanwhile(mails: Sequence[Mail]) -> Sequence[Outcome]:
         shared.urgent_came.set()
         return accept(mails)
@@ -208,7 +227,7 @@ def test_when_urgent_mail_comes_one_sender_leaves_the_rest_for_it(
     sends.answers = [accept, meanwhile, accept]
     with engine.connect() as connection:
         sender.work_claim()
-        assert left(connection) == (JOBS - 2 * LIMIT, 0, 0)
+        assert left(connection) == (JOBS - 4 * LIMIT, 0, 0)
         assert not shared.urgent_came.is_set()
 
 
@@ -262,6 +281,68 @@ def test_the_turn_of_what_is_not_urgent_is_one_batch(engine: Engine, sender: Sen
         assert turns == [LIMIT] * 5  # of recoveries a batch at a time, and then of the others
         assert left(connection)[0] == JOBS + 6 * LIMIT - 5 * LIMIT
         assert count(connection, "jobs WHERE action = 'activation'") == JOBS - LIMIT
+
+
+def test_what_was_answered_is_settled_before_another_call_for_a_later_batch(
+    engine: Engine, sender: Sender, sends: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A search for one bad mail takes a dozen calls, and waits for permits: the others' answers do not."""
+    caplog.set_level("INFO")
+    with engine.connect() as connection:
+        before = count(connection, "deliveries")
+        settled = []
+
+        def searches(mails: Sequence[Mail]) -> Sequence[Outcome]:
+            for _ in range(2):
+                assert sends.permitted(len(mails), 0, again=True)
+                settled.append((count(connection, "deliveries") - before, count(connection, "batches")))
+            return accept(mails)
+
+        sends.answers = [accept, accept, searches, accept]
+        sender.work_claim()
+        assert settled == [(2 * LIMIT, 2)] * 2
+        assert count(connection, "deliveries WHERE outcome = 'sent'") - before == 4 * LIMIT
+        assert left(connection) == (JOBS - 4 * LIMIT, 0, 0)
+    lines = [message for message in caplog.messages if message.startswith("batch id=")]
+    assert ["late=true" in line for line in lines] == [False] * 4
+
+
+class Ended(NoLimit):
+    """Permits whose bulk calls are void: another one has to be taken, and that is what is asked for."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def take(self, wanted: int, *, to_a_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit:
+        return Permit(wanted, calls=Permit(wanted, until=0))
+
+    def take_again(self, permit: Permit, count: int, until: float) -> bool:
+        self.asked += 1
+        return True
+
+
+def test_only_the_first_batch_waits_for_a_permit(engine: Engine, sends: Scripted) -> None:
+    permits = Ended()
+    works = Sender(
+        engine, sends, name="test", key=KEY, limits=limits(batch_limit=LIMIT), shared=Shared(permits, clock=sends.clock)
+    )
+    works._sending.pace.batches = 4
+    with engine.connect() as connection:
+        add_accounts(connection, JOBS)
+        works.work_claim()
+        assert left(connection) == (JOBS - LIMIT, 0, 0)
+    assert permits.asked == 1
+
+
+def test_the_log_tells_of_each_batch_that_is_given_back(
+    sender: Sender, sends: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    sends.answers = [accept, throttled]
+    sender.work_claim()
+    lines = [message for message in caplog.messages if message.startswith("batch id=")]
+    found = [next(word for word in ("sent=", "deferred=", "untried=") if word in line) for line in lines]
+    assert found == ["sent=", "deferred=", "untried=", "untried="]
 
 
 def test_when_the_transport_takes_no_more_what_it_took_is_settled_and_the_rest_given_back(

@@ -9,8 +9,10 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Engine, text
 
 from mailroom import database, settings
+from mailroom.cli import build
 from mailroom.embedded import free_port
 from mailroom.errors import DatabaseError, SettingsError
+from mailroom.pace import MOST_JOBS
 from tests.world import KEY, KEY_HEX
 
 CANARY = "canary"
@@ -54,6 +56,23 @@ DEFAULTS = {
     "aws_region": None,
     "ses_output_path": None,  # `send` has a default of its own, `worker` none
 }
+
+
+@pytest.mark.parametrize(
+    ("given", "into_pipe", "claim_limit"),
+    [
+        ({}, False, MOST_JOBS),
+        ({"batch_limit": 50}, False, MOST_JOBS),
+        ({}, True, 10),
+        ({"debug": True}, False, 10),
+        ({"on_unconfirmed": "hold", "batch_limit": 50}, False, 50),
+    ],
+)
+def test_a_claim_opens_several_batches_only_where_a_call_ends_and_nobody_has_to_decide(
+    given: dict[str, Any], into_pipe: bool, claim_limit: int
+) -> None:
+    changed = settings.load().model_copy(update=given)
+    assert build.limits(changed, into_pipe=into_pipe).claim_limit == claim_limit
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:

@@ -12,8 +12,9 @@ from rich.console import Console
 from sqlalchemy import Engine
 
 from mailroom import database
+from mailroom.limits import Limits
+from mailroom.pace import MOST_JOBS
 from mailroom.permits import NO_LIMIT, FleetPermits, Permits
-from mailroom.sender import Limits
 from mailroom.settings import Settings, unknown_variables
 from mailroom.transport import DebugTransport
 from mailroom.watch import AccountWatch
@@ -85,9 +86,14 @@ def open_permits(settings: Settings, engine: Engine, transport: "SesTransport | 
         yield FleetPermits(engine, mail_rate=settings.ses_rate, bulk_rate=settings.ses_bulk_rate)
 
 
-def limits(settings: Settings) -> Limits:
-    """Return how jobs are claimed."""
+def limits(settings: Settings, *, into_pipe: bool = False) -> Limits:
+    """Return how jobs are claimed.
+
+    One batch at a time where nobody knows how long handing it over takes (a reader may stall), or where somebody has to
+    decide about each mail that may be out: a claim for several leaves all of them so when it is cut off.
+    """
     resend_after = settings.unconfirmed_wait if settings.on_unconfirmed == "resend" else None
+    several = resend_after is not None and not into_pipe and not settings.debug
     return Limits(
         settings.queue_name,
         settings.batch_limit,
@@ -95,4 +101,5 @@ def limits(settings: Settings) -> Limits:
         settings.lease,
         resend_after,
         settings.recovery_limits,
+        claim_limit=MOST_JOBS if several else settings.batch_limit,
     )

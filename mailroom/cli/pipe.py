@@ -54,7 +54,7 @@ def collect(
             engine,
             PipeTransport(sys.stdout),
             key=given.signing_key,
-            limits=limits(given),
+            limits=limits(given, into_pipe=True),
             concurrency=1,
             sweep_interval=given.sweep_interval,
         )

@@ -15,9 +15,10 @@ from sqlalchemy import Engine
 from mailroom import database as mailroom_database
 from mailroom import queue, ses
 from mailroom.job import Sent
+from mailroom.limits import Limits
 from mailroom.queue import Floors
 from mailroom.retry import judge
-from mailroom.sender import Limits, Sender
+from mailroom.sender import Sender
 from mailroom.shared import Shared
 from mailroom.simulator import Simulator
 from mailroom.transport import Transport

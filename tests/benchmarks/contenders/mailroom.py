@@ -9,7 +9,7 @@ import psycopg
 
 from mailroom import database
 from mailroom.job import Action, Outcome, Sent
-from mailroom.sender import Limits
+from mailroom.limits import Limits
 from mailroom.transport import Mail, Permitted, always
 from mailroom.wakeup import Listener
 from mailroom.worker import Worker

@@ -1,0 +1,25 @@
+"""How jobs are claimed, and what becomes of those that may be out."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from mailroom.job import RECOVERY_LIMITS, RecoveryLimits
+from mailroom.pace import MOST_JOBS
+from mailroom.retry import GRACE
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Which jobs are claimed, how many at a time, for how long, and when an unconfirmed mail is sent again, if ever.
+
+    `claim_limit`: how many jobs a claim may take that opens several batches. If it is not more than `batch_limit`,
+    each opens one.
+    """
+
+    queue: str
+    batch_limit: int
+    batch_timeout: timedelta
+    lease: timedelta
+    resend_after: timedelta | None = GRACE
+    recoveries: RecoveryLimits = RECOVERY_LIMITS
+    claim_limit: int = MOST_JOBS
