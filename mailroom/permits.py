@@ -31,6 +31,8 @@ Clock = Callable[[], float]
 class Permit:
     """The right to hand `count` mails to SES before `until`, a monotonic moment; `calls` is for so many bulk calls.
 
+    A call that is not made at once has to be made before it `ends`.
+
     `urgent`: meant for urgent mail; `only_urgent`: for nothing else, also where others would have their turn.
     """
 
@@ -42,7 +44,7 @@ class Permit:
 
     @property
     def ends(self) -> float:
-        """The monotonic moment from which on it is void, be it for its mails or for its calls."""
+        """The monotonic moment from which on it is void, for its mails or for its bulk calls."""
         return self.until if self.calls is None else min(self.until, self.calls.until)
 
 

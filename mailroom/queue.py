@@ -5,8 +5,8 @@ Each function is one statement. On a connection that commits by itself each is o
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from itertools import groupby, product
 from typing import Any, Final
 
@@ -106,14 +106,15 @@ class Floors:
                 self._floors[lane] = end
         return moves
 
-    def lower(self, lane: Lane, to: datetime) -> None:
-        """Move a floor down below what was due at this moment: it waits again.
+    def lower(self, lane: Lane, to: Position) -> None:
+        """Move a floor down to `to` if it is above: what lies behind that waits.
 
-        It is another floor then, also at the beginning: a claim under way has not seen what waits.
+        It is another floor then, also where it does not move: a claim under way has not seen what waits.
         """
         with self._lock:
-            due_at = self._floors[lane].due_at
-            self._floors[lane] = Position(due_at and min(due_at, to), 0)
+            now = self._floors[lane]
+            lower = now.due_at is None or (to.due_at is not None and (now.due_at, now.token) <= (to.due_at, to.token))
+            self._floors[lane] = replace(now if lower else to)
 
     def clear(self) -> None:
         """Forget all floors."""
@@ -163,10 +164,11 @@ def claim(  # noqa: PLR0913 - what the one statement binds
     if rows:
         last = rows[-1]
         lane = (Priority(last.priority), Action(last.action))
-        moved = floors.advance(lane, seen=seen[lane], end=Position(last.due_at, last.token))
-        if not moved and job_limit is not None and len(rows) < job_limit:
-            # A last part that was not full was locked and left, and another claim may have passed over it meanwhile.
-            floors.lower(lane, last.due_at)
+        end = Position(last.due_at, last.token)
+        moved = floors.advance(lane, seen=seen[lane], end=end)
+        if not moved and len(rows) < (job_limit or batch_limit) and len(rows) % batch_limit == 0:
+            # It may have locked and left a last part that was not full, and another claim passed over that meanwhile.
+            floors.lower(lane, end)
     return _claimed(rows)
 
 

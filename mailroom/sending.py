@@ -1,4 +1,4 @@
-"""Send the batches of one claim in turn, and settle them together. Nothing is held open while a mail is sent."""
+"""Send the batches of one claim in turn, and settle them. Nothing is held open while a mail is sent."""
 
 import logging
 import random
@@ -17,7 +17,7 @@ from mailroom import queue, tokens
 from mailroom.aftermath import Aftermath
 from mailroom.database import first_line, is_worth_repeating
 from mailroom.errors import TransportError
-from mailroom.job import Batch, Deferred, Job, Outcome, Rejected, Sent, Unconfirmed
+from mailroom.job import Batch, Deferred, Job, Outcome, Position, Rejected, Sent, Unconfirmed
 from mailroom.limits import Limits
 from mailroom.pace import LONGEST, Pace
 from mailroom.permits import Permit
@@ -36,7 +36,7 @@ Judged = tuple[Batch, Sequence[Verdict]]
 class _Claimed:
     """The batches of a claim made after `since`, a monotonic moment; what SES told, by batch, and how many are settled.
 
-    `believe` says what is to be believed of it.
+    What is given back early is none of its batches any more. `believe` says what is to be believed of what SES told.
     """
 
     batches: Sequence[Batch]
@@ -85,7 +85,8 @@ class Sending:
     ) -> list[Sequence[Outcome]]:
         """Send batches and settle them, by what is to be believed of what SES told; return what it told, by batch.
 
-        When one does not go well, or they take too long, or urgent mail comes, the others are given back.
+        When one does not go well, or takes a second call, or they take too long, or urgent mail comes that can be sent,
+        the others are given back.
         `claimed` is a monotonic moment before their claim. Raises TransportError, with what was not sent given back,
         if the transport takes no more. The settlement is repeated until the database takes it.
         """
@@ -93,9 +94,9 @@ class Sending:
         try:
             self._send_in_turn(claim)
         except TransportError:
-            self._settle(claim, give_back_rest=True)
+            self._settle(claim)
             raise
-        self._settle(claim, give_back_rest=True)
+        self._settle(claim)
         if unsent := [len(batch.jobs) for batch in batches[len(claim.answers) :]]:
             self._permits.give_back(permit, sum(unsent), calls=sum(size > 1 for size in unsent))
         for batch, answer in zip(batches, claim.answers, strict=False):
@@ -105,22 +106,22 @@ class Sending:
     def _send_in_turn(self, claim: _Claimed) -> None:
         """Send as many of the batches as should be, and add what SES told of each."""
         began = self._shared.clock()
-        answers = claim.answers
-        for batch in claim.batches:
+        answers, wanted = claim.answers, len(claim.batches)
+        while len(answers) < len(claim.batches):
             if answers and not self._goes_on(claim, began):
                 break
-            answer = self._answer(batch, claim)
+            answer = self._answer(claim.batches[len(answers)], claim)
             if not answer:
                 break
             answers.append(answer)
         took = timedelta(seconds=self._shared.clock() - began)
-        self.pace.note(len(answers), took, well=len(answers) == len(claim.batches) and _goes_well(answers[-1]))
+        self.pace.note(len(answers), took, well=len(answers) == wanted and _goes_well(answers[-1]))
 
     def _goes_on(self, claim: _Claimed, began: float) -> bool:
         """Whether another batch may follow what was answered so far, which waits for it to be settled."""
-        if self._shared.stopping.is_set() or self._shared.clock() - began > LONGEST.total_seconds():
+        if self._shared.stopping.is_set() or not _goes_well(claim.answers[-1]) or self._leaves_for_urgent():
             return False
-        return _goes_well(claim.answers[-1]) and not self._leaves_for_urgent()
+        return self._shared.clock() - began <= LONGEST.total_seconds()
 
     def _leaves_for_urgent(self) -> bool:
         """Whether urgent mail has come that this sender should see to: one is enough."""
@@ -138,21 +139,25 @@ class Sending:
         The first may wait for a permit; while it does for another, what came before would not be settled.
         """
         latest = claim.since + (self._lease - self._transport.longest_call).total_seconds()
-        late = time.monotonic() > claim.permit.ends
-        if late and (claim.answers or not self._take_again(claim.permit, len(batch.jobs), latest)):
-            log.info("batch id=%d released: the claim took longer than its permit holds", batch.id)
+        if claim.answers:
+            if time.monotonic() > claim.permit.ends:
+                return []
+        elif time.monotonic() > claim.permit.until and not self._take_again(claim.permit, len(batch.jobs), latest):
+            log.info("no permit any more for batch=%d: the claim took longer than it holds", batch.id)
             return []
         within = self._lease - timedelta(seconds=time.monotonic() - claim.since)
         if within < self._transport.longest_call:
             self._aftermath.back_off(Deferred("OutOfTime", "the claim took too long for the lease", charged=False))
-            log.warning("batch id=%d released: too little of its lease was left", batch.id)
+            log.warning("no time any more for batch=%d: too little of its lease was left", batch.id)
             return []
         return self._aftermath.weigh(batch, self._send(batch, within, claim))
 
     def _send(self, batch: Batch, within: timedelta, claim: _Claimed) -> Sequence[Outcome]:
         def permitted(count: int, until: float, *, again: bool) -> bool:
-            self._settle(claim)  # who knows how many more calls this batch takes, and how long they wait
-            return (not again and time.monotonic() <= claim.permit.ends) or self._take_again(claim.permit, count, until)
+            self._settle_meanwhile(claim)  # who knows how many more calls this batch takes, and how long they wait
+            return (not again and time.monotonic() <= claim.permit.until) or self._take_again(
+                claim.permit, count, until
+            )
 
         at_fault: Outcome = Deferred("InternalError", "a fault in mailroom; its log says more", charged=True)
         try:
@@ -175,12 +180,9 @@ class Sending:
         except SQLAlchemyError:  # neither a claimed batch nor what earlier calls have told must be lost for it
             return False
 
-    def _settle(self, claim: _Claimed, *, give_back_rest: bool = False) -> None:
-        """Settle what was answered since the last time, for certain: the answers of SES are worth the wait."""
-        told = zip(claim.batches[claim.settled :], claim.answers[claim.settled :], strict=False)
-        closing: list[Judged] = [(batch, self._judge(batch, map(claim.believe, answer))) for batch, answer in told]
-        if give_back_rest:
-            closing += [(batch, []) for batch in claim.batches[len(claim.answers) :]]
+    def _settle(self, claim: _Claimed) -> None:
+        """Settle what was answered and give back the rest, for certain: the answers of SES are worth the wait."""
+        closing = [*self._told(claim), *((batch, []) for batch in claim.batches[len(claim.answers) :])]
         if not closing:
             return
         attempts = Retrying(
@@ -188,11 +190,35 @@ class Sending:
             wait=wait_random_exponential(multiplier=0.1, max=LONGEST_SETTLE_WAIT.total_seconds()),
             before_sleep=lambda state: _log_settle_retry(state, closing[0][0]),
         )
-        owned = attempts(self._settle_once, closing)
+        self._note(claim, closing, owned=attempts(self._settle_once, closing))
+
+    def _settle_meanwhile(self, claim: _Claimed) -> None:
+        """While a batch is at work, settle what others were told and give back those behind it, if that can be now.
+
+        The batch must not wait for that. What it is that cannot be settled now, the settlement in the end will tell.
+        """
+        behind = len(claim.answers) + 1
+        closing = [*self._told(claim), *((batch, []) for batch in claim.batches[behind:])]
+        if not closing:
+            return
+        try:
+            owned = self._settle_once(closing)
+        except SQLAlchemyError:
+            return
+        claim.batches = claim.batches[:behind]
+        self._note(claim, closing, owned=owned)
+
+    def _told(self, claim: _Claimed) -> list[Judged]:
+        """Judge what was answered since the last settlement."""
+        told = zip(claim.batches[claim.settled :], claim.answers[claim.settled :], strict=False)
+        return [(batch, self._judge(batch, map(claim.believe, answer))) for batch, answer in told]
+
+    def _note(self, claim: _Claimed, closed: Sequence[Judged], *, owned: set[int]) -> None:
         claim.settled = len(claim.answers)
-        for batch, verdicts in closing:
+        for batch, verdicts in closed:
             if not verdicts or not all(verdict.deliveries for verdict in verdicts):  # some are given back
-                self._shared.floors.lower((batch.priority, batch.action), batch.due_at)
+                before = Position(batch.due_at, min(job.token for job in batch.jobs) - 1)
+                self._shared.floors.lower((batch.priority, batch.action), before)
             _log_batch(batch, verdicts, owned=batch.id in owned, seconds=time.monotonic() - claim.since)
 
     def _settle_once(self, judged: Sequence[Judged]) -> set[int]:

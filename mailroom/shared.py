@@ -12,7 +12,7 @@ from mailroom.queue import Floors
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """`urgent_came` is set when urgent mail comes: one sender that is at work leaves its other batches to see to it.
+    """`urgent_came` is set when urgent mail comes: one sender at work leaves its other batches for it, if it can go.
 
     `large_claims` is held for a claim of several batches, one at a time: each walks over what others are about to take,
     and with 64 at once that was most of the work. `clock` tells monotonic seconds, for the pace.

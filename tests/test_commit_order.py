@@ -88,7 +88,7 @@ def test_a_claim_that_was_under_way_during_a_clear_does_not_undo_it(engine: Engi
 def test_a_claim_that_was_under_way_when_jobs_came_back_does_not_pass_over_them() -> None:
     floors = Floors()
     seen = floors.read()[LANE]
-    floors.lower(LANE, BEFORE)  # what another sender gives back, which the claim under way has not seen
+    floors.lower(LANE, Position(BEFORE, 0))  # what another sender gives back, which the claim under way has not seen
     assert not floors.advance(LANE, seen=seen, end=Position(BEFORE + timedelta(seconds=1), 1))
     assert floors.read()[LANE].due_at is None
 
@@ -108,6 +108,34 @@ def test_what_a_claim_has_locked_and_left_is_not_passed_over(engine: Engine) -> 
         event.remove(connection, "after_cursor_execute", meanwhile)
         assert [len(batch.jobs) for batch in several.batches] == [10]
         assert len(take(connection, floors)) == 5
+
+
+@pytest.mark.parametrize("jobs", [5, 10])
+def test_a_claim_that_left_nothing_lowers_no_floor(engine: Engine, jobs: int) -> None:
+    """Another's floor is the higher one, and what lies below it need not be walked over again."""
+    floors = Floors()
+    higher = Position(datetime.now(UTC) - timedelta(hours=1), 0)
+    with engine.connect() as connection:
+        add_accounts(connection, jobs)
+        connection.execute(text("UPDATE jobs SET due_at = :due_at"), {"due_at": BEFORE})
+
+        def meanwhile(*_: object) -> None:
+            floors.advance(LANE, seen=floors.read()[LANE], end=higher)
+
+        event.listen(connection, "after_cursor_execute", meanwhile)
+        assert claim(connection, batch_limit=10, job_limit=10 if jobs == 10 else 40, floors=floors).taken == jobs
+        assert floors.read()[LANE] == higher
+
+
+@pytest.mark.parametrize(
+    ("now", "to", "found"),
+    [(3, 2, 2), (2, 3, 2), (2, 2, 2)],
+)
+def test_a_floor_is_lowered_to_a_place_and_never_raised(now: int, to: int, found: int) -> None:
+    floors = Floors()
+    floors.advance(LANE, seen=floors.read()[LANE], end=Position(BEFORE, now))
+    floors.lower(LANE, Position(BEFORE, to))
+    assert floors.read()[LANE] == Position(BEFORE, found)
 
 
 def insert_and_hold(engine: Engine, session: int) -> int:

@@ -300,29 +300,70 @@ def test_what_was_answered_is_settled_before_another_call_for_a_later_batch(
 
         sends.answers = [accept, accept, searches, accept]
         sender.work_claim()
-        assert settled == [(2 * LIMIT, 2)] * 2
+        assert settled == [(2 * LIMIT, 1)] * 2  # and what is behind it was given back
+        assert count(connection, "deliveries WHERE outcome = 'sent'") - before == 3 * LIMIT
+        assert left(connection) == (JOBS - 3 * LIMIT, 0, 0)
+        sender.work_claim()
+        assert left(connection) == (JOBS - 4 * LIMIT, 0, 0)  # at its own pace again, and nothing is passed over
+    lines = [message for message in caplog.messages if message.startswith("batch id=")]
+    assert ["late=true" in line for line in lines] == [False] * 5
+
+
+def test_what_cannot_be_settled_meanwhile_is_settled_in_the_end(
+    engine: Engine, sender: Sender, sends: Scripted
+) -> None:
+    with engine.connect() as connection:
+        before = count(connection, "deliveries")
+
+        def searches(mails: Sequence[Mail]) -> Sequence[Outcome]:
+            connection.execute(text("ALTER TABLE batches RENAME TO away"))
+            assert sends.permitted(len(mails), 0, again=True)
+            connection.execute(text("ALTER TABLE away RENAME TO batches"))
+            return accept(mails)
+
+        sends.answers = [accept, searches, accept]
+        sender.work_claim()
         assert count(connection, "deliveries WHERE outcome = 'sent'") - before == 4 * LIMIT
         assert left(connection) == (JOBS - 4 * LIMIT, 0, 0)
-    lines = [message for message in caplog.messages if message.startswith("batch id=")]
-    assert ["late=true" in line for line in lines] == [False] * 4
+
+
+def test_a_transport_that_ends_after_a_settlement_gives_back_the_rest(
+    engine: Engine, sender: Sender, sends: Scripted
+) -> None:
+    with engine.connect() as connection:
+        before = count(connection, "deliveries")
+
+        def closed(mails: Sequence[Mail]) -> Sequence[Outcome]:
+            assert sends.permitted(len(mails), 0, again=True)
+            raise TransportError("the output is closed")
+
+        sends.answers = [accept, closed]
+        with pytest.raises(TransportError):
+            sender.work_claim()
+        assert count(connection, "deliveries WHERE outcome = 'sent'") - before == LIMIT
+        assert left(connection) == (JOBS - LIMIT, 0, 0)
 
 
 class Ended(NoLimit):
-    """Permits whose bulk calls are void: another one has to be taken, and that is what is asked for."""
+    """Permits whose bulk calls are void by the time that there is something to send."""
 
-    def __init__(self) -> None:
+    def __init__(self, **until: float) -> None:
         self.asked = 0
+        self._until = until
 
     def take(self, wanted: int, *, to_a_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit:
-        return Permit(wanted, calls=Permit(wanted, until=0))
+        return Permit(wanted, calls=Permit(wanted, until=0), **self._until)  # type: ignore[arg-type]
 
     def take_again(self, permit: Permit, count: int, until: float) -> bool:
         self.asked += 1
         return True
 
 
-def test_only_the_first_batch_waits_for_a_permit(engine: Engine, sends: Scripted) -> None:
-    permits = Ended()
+@pytest.mark.parametrize(("until", "asked"), [({}, 0), ({"until": 0.0}, 1)])
+def test_only_the_first_batch_waits_for_a_permit(
+    engine: Engine, sends: Scripted, until: dict[str, float], asked: int
+) -> None:
+    permits = Ended(**until)
     works = Sender(
         engine, sends, name="test", key=KEY, limits=limits(batch_limit=LIMIT), shared=Shared(permits, clock=sends.clock)
     )
@@ -331,7 +372,7 @@ def test_only_the_first_batch_waits_for_a_permit(engine: Engine, sends: Scripted
         add_accounts(connection, JOBS)
         works.work_claim()
         assert left(connection) == (JOBS - LIMIT, 0, 0)
-    assert permits.asked == 1
+    assert permits.asked == asked
 
 
 def test_the_log_tells_of_each_batch_that_is_given_back(
