@@ -36,7 +36,8 @@ Judged = tuple[Batch, Sequence[Verdict]]
 class _Claimed:
     """The batches of a claim made after `since`, a monotonic moment; what SES told, by batch, and how many are settled.
 
-    What is given back early is none of its batches any more. `believe` says what is to be believed of what SES told.
+    `returning`: batches that are given back before the end, or perhaps were: they must not be sent any more.
+    `believe` says what is to be believed of what SES told.
     """
 
     batches: Sequence[Batch]
@@ -45,6 +46,7 @@ class _Claimed:
     believe: Callable[[Outcome], Outcome]
     answers: list[Sequence[Outcome]] = field(default_factory=list)
     settled: int = 0
+    returning: Sequence[Batch] = ()
 
 
 class Sending:
@@ -182,7 +184,8 @@ class Sending:
 
     def _settle(self, claim: _Claimed) -> None:
         """Settle what was answered and give back the rest, for certain: the answers of SES are worth the wait."""
-        closing = [*self._told(claim), *((batch, []) for batch in claim.batches[len(claim.answers) :])]
+        claim.returning = [*claim.batches[len(claim.answers) :], *claim.returning]
+        closing = self._closing(claim)
         if not closing:
             return
         attempts = Retrying(
@@ -198,23 +201,25 @@ class Sending:
         The batch must not wait for that. What it is that cannot be settled now, the settlement in the end will tell.
         """
         behind = len(claim.answers) + 1
-        closing = [*self._told(claim), *((batch, []) for batch in claim.batches[behind:])]
+        claim.returning = [*claim.batches[behind:], *claim.returning]
+        claim.batches = claim.batches[:behind]
+        closing = self._closing(claim)
         if not closing:
             return
         try:
             owned = self._settle_once(closing)
-        except SQLAlchemyError:
+        except SQLAlchemyError:  # done all the same, perhaps; it is repeated in the end
             return
-        claim.batches = claim.batches[:behind]
         self._note(claim, closing, owned=owned)
 
-    def _told(self, claim: _Claimed) -> list[Judged]:
-        """Judge what was answered since the last settlement."""
+    def _closing(self, claim: _Claimed) -> list[Judged]:
+        """Judge what was answered since the last settlement; what is given back has no verdicts."""
         told = zip(claim.batches[claim.settled :], claim.answers[claim.settled :], strict=False)
-        return [(batch, self._judge(batch, map(claim.believe, answer))) for batch, answer in told]
+        judged = [(batch, self._judge(batch, map(claim.believe, answer))) for batch, answer in told]
+        return [*judged, *((batch, []) for batch in claim.returning)]
 
     def _note(self, claim: _Claimed, closed: Sequence[Judged], *, owned: set[int]) -> None:
-        claim.settled = len(claim.answers)
+        claim.settled, claim.returning = len(claim.answers), ()
         for batch, verdicts in closed:
             if not verdicts or not all(verdict.deliveries for verdict in verdicts):  # some are given back
                 before = Position(batch.due_at, min(job.token for job in batch.jobs) - 1)
