@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from mailroom.errors import DatabaseError, SettingsError
 
 VERSION_TABLE: Final = "mailroom_alembic_version"
-REVISION: Final = "0006"
+REVISION: Final = "0007"
 
 # A peer that is gone without a word is noticed within half a minute, not after the two hours that TCP allows.
 _DEFAULTS: Final[dict[str, Any]] = {

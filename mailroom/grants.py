@@ -31,6 +31,7 @@ GRANTS: Final[dict[str, dict[str, str]]] = {
     "worker": {
         "FUNCTION token_life": "EXECUTE",
         "FUNCTION recovery_fits": "EXECUTE",
+        "FUNCTION sees_every_row": "EXECUTE",
         "TABLE accounts": "SELECT (id, email, login, status)",
         "TABLE tokens": "SELECT, UPDATE (expires_at), DELETE",
         "TABLE jobs": "SELECT, INSERT, UPDATE (due_at), DELETE",
@@ -39,6 +40,7 @@ GRANTS: Final[dict[str, dict[str, str]]] = {
         "TABLE pauses": "SELECT, INSERT, UPDATE, DELETE",
         "TABLE permits": "SELECT, UPDATE",
         "TABLE ses_account": "SELECT, UPDATE",
+        "TABLE locks": "SELECT, UPDATE",
         f"TABLE {VERSION_TABLE}": "SELECT",
     },
     # `status` and `jobs list`, and whatever draws curves of them: no address, secret or code.

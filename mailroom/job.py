@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Final
+from uuid import UUID
 
 
 class Action(StrEnum):
@@ -43,12 +44,14 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Jobs of one claim, all of one action, and so of one SES call. The id is the fence of its settlement.
+    """Jobs of one claim, all of one action, and so of one SES call. The fence is what its settlement has to prove.
 
-    What is given back of it is due again at `due_at`, when the oldest was.
+    The id is for people: after a failover that lost commits it may come again. What is given back of it is due again at
+    `due_at`, when the oldest was.
     """
 
     id: int
+    fence: UUID
     action: Action
     priority: Priority
     jobs: tuple[Job, ...]

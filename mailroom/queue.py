@@ -3,12 +3,14 @@
 Each function is one statement. On a connection that commits by itself each is one transaction, as the worker has it.
 """
 
+import hashlib
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from itertools import groupby, product
+from itertools import product, takewhile
 from typing import Any, Final
+from uuid import UUID
 
 from sqlalchemy import Connection, Row
 
@@ -18,8 +20,18 @@ from mailroom.retry import GRACE, MAX_ATTEMPTS, Verdict
 
 Lane = tuple[Priority, Action]
 LANES: Final[tuple[Lane, ...]] = tuple(product(Priority, Action))
-URGENT_LANES: Final = tuple(lane for lane in LANES if lane[0] is Priority.URGENT)
-OTHER_LANES: Final = tuple(lane for lane in LANES if lane[0] is not Priority.URGENT)
+
+
+def rank(lane: Lane) -> Priority:
+    """Return the priority with which a lane is served: one in quarantine is claimed alone, not last."""
+    priority, action = lane
+    if priority is not Priority.QUARANTINE:
+        return priority
+    return Priority.URGENT if action is Action.PASSWORD_RECOVERY else Priority.NORMAL
+
+
+URGENT_LANES: Final = tuple(lane for lane in LANES if rank(lane) is Priority.URGENT)
+OTHER_LANES: Final = tuple(lane for lane in LANES if rank(lane) is not Priority.URGENT)
 
 # Commits land out of order by this much without a claim missing them; what is later waits for the sweep.
 SLACK: Final = timedelta(seconds=1)
@@ -27,6 +39,14 @@ SLACK: Final = timedelta(seconds=1)
 # transaction that takes longer waits for the sweep.
 SETTLED_AFTER: Final = timedelta(seconds=30)
 RESCUED_BATCHES: Final = 100
+# Where the last claim found only jobs that were over, this many are looked at: they are ended quickly.
+FLOOD_LIMIT: Final = 500
+# When a job comes back whose account or token somebody has locked.
+BUSY_WAIT: Final = timedelta(seconds=1)
+# How old a late acceptance may be to be acted on: whoever sweeps once a week sees each.
+HORIZON: Final = timedelta(days=7)
+# Of the hash of a token's secret, what a late answer has to prove.
+PROOF_BYTES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +61,11 @@ class Over:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one claim took: batches to send, jobs that are over, or neither."""
+    """What one claim took of a lane: batches to send, jobs that are over, or neither."""
 
     batches: tuple[Batch, ...]
     over: tuple[Over, ...]
+    lane: Lane | None = None
 
     @property
     def taken(self) -> int:
@@ -75,6 +96,14 @@ class Rescued:
     token: int
     attempt: int
     failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Believed:
+    """How many held jobs came due, and how many failures became sent, since SES had accepted the mail."""
+
+    freed: int
+    amended: int
 
 
 NOTHING: Final = Claim((), ())
@@ -132,6 +161,7 @@ def claim(  # noqa: PLR0913 - what the one statement binds
     lease: timedelta,
     floors: Floors,
     job_limit: int | None = None,
+    flooded: Lane | None = None,
     lanes: Sequence[Lane] = LANES,
     probing: bool = False,
     recoveries: RecoveryLimits = RECOVERY_LIMITS,
@@ -141,70 +171,95 @@ def claim(  # noqa: PLR0913 - what the one statement binds
     One batch, or several with at most `job_limit` jobs in all. None is opened before it is full or its oldest job has
     waited `batch_timeout`; urgent jobs and jobs that come back do not wait. Jobs whose token or account no longer asks
     for the mail are over in the same statement, and so are recoveries that a newer one supersedes, or of which the
-    account has had its share.
-    What is paused is passed over; when `probing`, only what is paused by hand. Jobs in quarantine are taken alone.
+    account has had its share. In a lane that is `flooded` with jobs that are over, FLOOD_LIMIT jobs are looked at, and
+    what could be mailed beyond `job_limit` goes back as it was.
+    What is paused is passed over; when `probing`, only what is paused by hand. Jobs in quarantine are taken alone. A
+    job whose account or token somebody has locked goes back for BUSY_WAIT.
     """
     seen = floors.read()
-    rows = connection.execute(
+    jobs = batch_limit if job_limit is None else job_limit
+    scans = [max(jobs, FLOOD_LIMIT) if lane == flooded else jobs for lane in lanes]
+    answer = connection.execute(
         statement("claim"),
         {
             "queue": queue,
             "worker": worker,
             "batch_limit": batch_limit,
-            "job_limit": batch_limit if job_limit is None else job_limit,
+            "job_limit": jobs,
+            "scan_limit": max(scans),
+            "scans": scans,
             "batch_timeout": batch_timeout,
             "lease": lease,
             "slack": SLACK,
+            "busy_wait": BUSY_WAIT,
             "probing": probing,
             "recoveries_per_15_minutes": recoveries.per_15_minutes,
             "recoveries_per_day": recoveries.per_day,
+            "ranks": [rank(lane).value for lane in lanes],
             **_lanes(seen, lanes),
         },
-    ).all()
-    if rows:
-        last = rows[-1]
-        lane = (Priority(last.priority), Action(last.action))
-        end = Position(last.due_at, last.token)
-        moved = floors.advance(lane, seen=seen[lane], end=end)
-        if not moved and len(rows) < (job_limit or batch_limit) and len(rows) % batch_limit == 0:
-            # It may have locked and left a last part that was not full, and another claim passed over that meanwhile.
-            floors.lower(lane, end)
-    return _claimed(rows)
+    )
+    rows = [row for row in answer if row.token is not None]
+    if not rows:
+        return NOTHING
+    lane = (Priority(rows[0].priority), Action(rows[0].action))
+    end = _end(rows)
+    moved = floors.advance(lane, seen=seen[lane], end=end)
+    # It may have locked and left a last part that was not full, and another claim passed over that meanwhile.
+    left_some = not moved and len(rows) < jobs and len(rows) % batch_limit == 0
+    if left_some or any(row.surplus for row in rows):
+        floors.lower(lane, end)
+    return _claimed(rows, lane)
 
 
-def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdict]]]) -> set[int]:
+def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdict]]]) -> set[UUID]:
     """Record what became of the jobs of batches, one or more of one action, by position, and close the batches.
 
-    Jobs without a verdict are given back, as they were before the claim. Returns the ids of the batches that were
+    Jobs without a verdict are given back, as they were before the claim. Returns the fences of the batches that were
     still ours. Of one that had been rescued the results are kept as late, and decide nothing. Safe to repeat when the
     answer was lost.
     """
     closing = list(judged)
     encoding = _encoding(connection)
-    by_job = [(batch.id, *one) for batch, verdicts in closing for one in zip(batch.jobs, verdicts, strict=False)]
+    by_job = [(batch, *one) for batch, verdicts in closing for one in zip(batch.jobs, verdicts, strict=False)]
     told = [(batch, job, delivery) for batch, job, verdict in by_job for delivery in verdict.deliveries]
     again = [(batch, job, verdict.again) for batch, job, verdict in by_job if verdict.again is not None]
     binds = {
-        "closing": [batch.id for batch, _ in closing],
+        "closing_ids": [batch.id for batch, _ in closing],
+        "closing_fences": [batch.fence for batch, _ in closing],
         "action": closing[0][0].action.value,
         "tokens": [job.token for _, job, _ in told],
+        "proofs": [hashlib.sha256(job.secret).digest()[:PROOF_BYTES] for _, job, _ in told],
         "accounts": [job.account for _, job, _ in told],
-        "batches": [batch for batch, _, _ in told],
+        "batches": [batch.id for batch, _, _ in told],
+        "fences": [batch.fence for batch, _, _ in told],
         "attempts": [job.attempt for _, job, _ in told],
         "outcomes": [delivery.outcome for _, _, delivery in told],
         "message_ids": [_storable(delivery.message_id, encoding) for _, _, delivery in told],
         "error_codes": [_storable(delivery.error_code, encoding) for _, _, delivery in told],
         "errors": [_storable(delivery.error, encoding) for _, _, delivery in told],
         "again_tokens": [job.token for _, job, _ in again],
-        "again_batches": [batch for batch, _, _ in again],
+        "again_fences": [batch.fence for batch, _, _ in again],
         "again_attempts": [retry.attempt for _, _, retry in again],
         "again_after": [retry.after for _, _, retry in again],
     }
-    owned = set(connection.execute(statement("settle"), binds).scalars())
-    if any(delivery.outcome == "sent" and batch not in owned for batch, _, delivery in told):
-        # It may have waited for the rescue, which its snapshot did not see: a job that is held now was not freed.
-        connection.execute(statement("settle"), binds)
-    return owned
+    return {fence for fence in connection.execute(statement("settle"), binds).scalars() if fence is not None}
+
+
+def give_back_abandoned(connection: Connection, *, worker: str, known: Collection[UUID]) -> int:
+    """Give back the batches of a sender that it does not know; return how many there were.
+
+    Their claim was given up before its answer came, and was made all the same. `worker` is a name that no other sender
+    ever had; what it has claimed and not settled is `known`.
+    """
+    rows = connection.execute(statement("abandoned"), {"worker": worker, "known": list(known)}).all()
+    found = [Batch(r.id, r.fence, Action(r.action), Priority(r.priority), (), r.due_at) for r in rows]
+    return sum(len(settle(connection, [(batch, [])])) for batch in found)
+
+
+def believe(connection: Connection) -> Believed:
+    """Let what came late decide: held jobs that were accepted come due, and failures become sent."""
+    return Believed(*connection.execute(statement("believe"), {"horizon": HORIZON}).one())
 
 
 def rescue(connection: Connection, *, resend_after: timedelta | None = GRACE) -> list[Rescued]:
@@ -216,7 +271,9 @@ def rescue(connection: Connection, *, resend_after: timedelta | None = GRACE) ->
         statement("rescue"),
         {"batch_limit": RESCUED_BATCHES, "max_attempts": MAX_ATTEMPTS, "resend_after": resend_after},
     ).all()
-    return [Rescued(r.batch, r.worker, Action(r.action), r.token, r.attempt, r.failed) for r in rows]
+    return [
+        Rescued(r.batch, r.worker, Action(r.action), r.token, r.attempt, r.failed) for r in rows if r.token is not None
+    ]
 
 
 def look(
@@ -279,14 +336,25 @@ def _storable(words: str | None, encoding: str) -> str | None:
     return words and words.replace("\0", "?").encode(encoding, errors="replace").decode(encoding)
 
 
-def _claimed(rows: Sequence[Row[Any]]) -> Claim:
+def _end(rows: Sequence[Row[Any]]) -> Position:
+    """Where a claim ended: at its last job, or before the first that went back and is due as it was."""
+    kept = list(takewhile(lambda row: not row.surplus, rows))
+    if not kept:
+        return Position(rows[0].due_at, rows[0].token - 1)
+    return Position(kept[-1].due_at, kept[-1].token)
+
+
+def _claimed(rows: Sequence[Row[Any]], lane: Lane) -> Claim:
     over = tuple(Over(r.token, Action(r.action), r.outcome, r.error_code) for r in rows if r.outcome is not None)
-    batches = []
-    for batch, of_batch in groupby((r for r in rows if r.outcome is None), key=lambda r: r.batch):
-        taken = list(of_batch)
-        jobs = tuple(_jobs(taken))
-        batches.append(Batch(batch, jobs[0].action, Priority(taken[0].priority), jobs, taken[0].due_at))
-    return Claim(tuple(batches), over)
+    by_fence: dict[UUID, list[Row[Any]]] = {}
+    for row in rows:
+        if row.fence is not None:
+            by_fence.setdefault(row.fence, []).append(row)
+    batches = tuple(
+        Batch(taken[0].batch, fence, lane[1], lane[0], tuple(_jobs(taken)), taken[0].due_at)
+        for fence, taken in by_fence.items()
+    )
+    return Claim(batches, over, lane)
 
 
 def _jobs(rows: Iterable[Row[Any]]) -> Iterable[Job]:

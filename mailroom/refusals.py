@@ -23,7 +23,7 @@ def refused_since_accepted(
     """
     lately = (func.now() if before is None else literal(before)) - LATELY
     of_action = and_(deliveries.c.action == action.value, deliveries.c.created_at > lately)
-    accepted = select(deliveries.c.id, deliveries.c.batch).where(of_action, deliveries.c.outcome == "sent")
+    accepted = select(deliveries.c.id, deliveries.c.fence).where(of_action, deliveries.c.outcome == "sent")
     if before is not None:
         accepted = accepted.where(deliveries.c.created_at < before)
     newest = accepted.order_by(deliveries.c.id.desc()).limit(1).cte()
@@ -31,7 +31,7 @@ def refused_since_accepted(
         of_action,
         deliveries.c.id > func.coalesce(select(newest.c.id).scalar_subquery(), 0),
         # What left in one call with a mail that was accepted was refused for its own sake.
-        func.coalesce(deliveries.c.batch != select(newest.c.batch).scalar_subquery(), true()),
+        func.coalesce(deliveries.c.fence != select(newest.c.fence).scalar_subquery(), true()),
         deliveries.c.outcome.in_(["rejected", "failed"]),
         deliveries.c.error_code.in_(codes),
         deliveries.c.retried_at.is_(None),

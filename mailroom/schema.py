@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    Uuid,
     func,
     text,
 )
@@ -102,13 +103,14 @@ batches = Table(
     Column("attempts", ARRAY(SmallInteger), nullable=False),
     Column("claimed_at", moment, nullable=False, server_default=func.clock_timestamp()),
     Column("lease_until", moment, nullable=False),
+    Column("fence", Uuid, nullable=False, server_default=func.gen_random_uuid()),
 )
 
 deliveries = Table(
     "deliveries",
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
-    Column("token", BigInteger, nullable=False),
+    Column("token", BigInteger),
     Column("account", BigInteger),
     Column("batch", BigInteger),
     Column("created_at", moment, nullable=False, server_default=func.now()),
@@ -120,6 +122,7 @@ deliveries = Table(
     Column("error_code", Text),
     Column("error", Text),
     Column("retried_at", moment),
+    Column("fence", Uuid),
     Index("deliveries_token_idx", "token"),
     Index("deliveries_created_at_idx", "created_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
 )
@@ -129,6 +132,10 @@ Index(
     deliveries.c.created_at,
     postgresql_where=text("action = 'password_recovery' AND outcome IN ('sent', 'unconfirmed')"),
 )
+
+Index("deliveries_accepted_late_idx", deliveries.c.token, postgresql_where=text("late AND outcome = 'sent'"))
+
+locks = Table("locks", metadata, Column("name", Text, primary_key=True))
 
 pauses = Table(
     "pauses",

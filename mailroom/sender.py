@@ -1,19 +1,22 @@
 """One sender: claim batches, within its permits, and have them sent and settled."""
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
+from uuid import UUID
 
 from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy.exc import DBAPIError
 
 from mailroom import classify, pauses, queue, schema
 from mailroom.address import UNSUPPORTED_ADDRESS
 from mailroom.aftermath import Aftermath
-from mailroom.job import Action, Batch, Deferred, Outcome, Priority, Rejected, Sent
+from mailroom.job import Action, Batch, Deferred, Outcome, Rejected, Sent
 from mailroom.limits import Limits
 from mailroom.permits import Permit, give_back_unused
 from mailroom.queue import LANES, NOTHING, OTHER_LANES, URGENT_LANES, Claim, Lane, View
@@ -53,7 +56,7 @@ class Sender:
         shared: Shared,
     ) -> None:
         self._engine = engine
-        self._name = name
+        self._name = f"{name}/{secrets.token_hex(4)}"  # host and process id come again, in containers above all
         self.limits = limits
         self._shared = shared
         self._floors = shared.floors
@@ -69,13 +72,16 @@ class Sender:
             urgent_waits=self._urgent_waits,
         )
         self._urgent_run = 0
+        self._flooded: Lane | None = None
+        self._known: set[UUID] = set()
+        self._abandoned_until = 0.0
 
     def work_claim(self) -> Work | None:
         """Claim a batch, or several where they are quickly sent, send and settle; None if there is no permit to send.
 
         For that see `permit_wait`. Raises TransportError, with what was not sent given back, if the transport takes no
-        more; and DBAPIError if the claim fails: then nothing was taken, or what was taken is rescued after its lease. A
-        settlement is repeated until the database takes it.
+        more; and DBAPIError if the claim fails: then nothing was taken, or the next claim gives it back. A settlement
+        is repeated until the database takes it.
         """
         limit, batches = self.limits.batch_limit, self._sending.pace.batches
         with self._shared.large_claims if batches > 1 else nullcontext():
@@ -89,6 +95,7 @@ class Sender:
         _log_over(claim)
         if claim.batches:
             self._sending.work(claim.batches, permit, claimed=claimed)
+            self._known.clear()
         # Of recoveries a claim takes one batch, whatever was wanted.
         return Work(claim.taken, full=claim.taken > 0 and claim.taken % min(limit, permit.count) == 0)
 
@@ -130,6 +137,7 @@ class Sender:
             self._permits.give_back(permit, permit.count)
             return False
         answers = self._sending.work(batches, permit, claimed=claimed, believe=_doubted)
+        self._known.clear()
         told = [outcome for answer in answers for outcome in answer]
         if any(isinstance(outcome, Sent) for outcome in told):
             self._aftermath.resume(batches[0].action)
@@ -161,8 +169,9 @@ class Sender:
             lanes = URGENT_LANES if permit.urgent else LANES
             claim = self._claim(limits, lanes=lanes, job_limit=whole)
         give_back_unused(self._permits, permit, [len(batch.jobs) for batch in claim.batches])
-        is_urgent = bool(claim.batches) and claim.batches[0].priority is Priority.URGENT
-        self._urgent_run = self._urgent_run + 1 if is_urgent and not others_first else 0
+        self._urgent_run = self._urgent_run + 1 if claim.lane in URGENT_LANES and not others_first else 0
+        # What is over is worked off quickly: a flood of it must not delay who waits behind it.
+        self._flooded = claim.lane if claim.taken and not claim.batches else None
         return claim
 
     def _urgent_waits(self) -> bool:
@@ -172,20 +181,35 @@ class Sender:
     def _claim(
         self, limits: Limits, *, lanes: Sequence[Lane] = LANES, probing: bool = False, job_limit: int | None = None
     ) -> Claim:
-        with self._engine.connect() as connection:
-            return queue.claim(
-                connection,
-                queue=limits.queue,
-                worker=self._name,
-                batch_limit=limits.batch_limit,
-                batch_timeout=limits.batch_timeout,
-                lease=limits.lease,
-                floors=self._floors,
-                job_limit=job_limit,
-                lanes=lanes,
-                probing=probing,
-                recoveries=limits.recoveries,
-            )
+        try:
+            with self._engine.connect() as connection:
+                if time.monotonic() < self._abandoned_until:
+                    self._give_back_abandoned(connection)
+                claim = queue.claim(
+                    connection,
+                    queue=limits.queue,
+                    worker=self._name,
+                    batch_limit=limits.batch_limit,
+                    batch_timeout=limits.batch_timeout,
+                    lease=limits.lease,
+                    floors=self._floors,
+                    job_limit=job_limit,
+                    flooded=self._flooded,
+                    lanes=lanes,
+                    probing=probing,
+                    recoveries=limits.recoveries,
+                )
+        except DBAPIError:
+            # It may have been made all the same, or still be: nobody sends it then, and it is given back once seen.
+            self._abandoned_until = time.monotonic() + limits.lease.total_seconds()
+            raise
+        self._known.update(batch.fence for batch in claim.batches)
+        return claim
+
+    def _give_back_abandoned(self, connection: Connection) -> None:
+        given_back = queue.give_back_abandoned(connection, worker=self._name, known=self._known)
+        if given_back:
+            log.warning("given back unsent batches=%d: the answers to their claims were lost", given_back)
 
     def look(self, connection: Connection, *, lanes: Sequence[Lane] = LANES) -> View:
         """See what there is to do for a sender with these limits."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
+from uuid import UUID
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -218,15 +219,15 @@ class Sending:
         judged = [(batch, self._judge(batch, map(claim.believe, answer))) for batch, answer in told]
         return [*judged, *((batch, []) for batch in claim.returning)]
 
-    def _note(self, claim: _Claimed, closed: Sequence[Judged], *, owned: set[int]) -> None:
+    def _note(self, claim: _Claimed, closed: Sequence[Judged], *, owned: set[UUID]) -> None:
         claim.settled, claim.returning = len(claim.answers), ()
         for batch, verdicts in closed:
             if not verdicts or not all(verdict.deliveries for verdict in verdicts):  # some are given back
                 before = Position(batch.due_at, min(job.token for job in batch.jobs) - 1)
                 self._shared.floors.lower((batch.priority, batch.action), before)
-            _log_batch(batch, verdicts, owned=batch.id in owned, seconds=time.monotonic() - claim.since)
+            _log_batch(batch, verdicts, owned=batch.fence in owned, seconds=time.monotonic() - claim.since)
 
-    def _settle_once(self, judged: Sequence[Judged]) -> set[int]:
+    def _settle_once(self, judged: Sequence[Judged]) -> set[UUID]:
         with self._engine.connect() as connection:
             return queue.settle(connection, judged)
 

@@ -13,6 +13,7 @@ from mailroom.backoff import Backoff
 from mailroom.permits import ASK_AGAIN
 from mailroom.queue import Rescued
 from mailroom.sender import Sender
+from mailroom.upkeep import log_believed
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ def sweep(
     """
     deadline = time.monotonic() + longest.total_seconds()
     with engine.connect() as connection:
+        log_believed(queue.believe(connection))
         while rescued := queue.rescue(connection, resend_after=sender.limits.resend_after):
             log_rescued(rescued)
     while time.monotonic() < deadline and not stopping() and sender.probe(stopping):

@@ -12,6 +12,8 @@ from sqlalchemy.exc import DBAPIError
 
 from mailroom import health
 from mailroom.database import first_line, statement
+from mailroom.queue import Believed, believe
+from mailroom.schema import locks
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +22,7 @@ LOOKS: Final = 5_000
 # What nobody asked for goes no further back: that a week-old activation is still wanted is for a person to say.
 HORIZON: Final = timedelta(days=7)
 MINUTE: Final = timedelta(minutes=1)
-# Milliseconds, for another reconcile. Whoever may connect could hold that lock, and must not keep mails from leaving.
+# Milliseconds, for another reconcile: it must not keep mails from leaving.
 LONGEST_LOCK_WAIT: Final = 2_000
 # Between two steps of a prune, and between two prunes.
 PRUNE_STEP: Final = timedelta(seconds=5)
@@ -56,7 +58,7 @@ def reconcile(
     """
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection, connection.begin():
         connection.execute(select(func.set_config("lock_timeout", str(LONGEST_LOCK_WAIT), True)))
-        connection.execute(select(func.pg_advisory_xact_lock(func.hashtext("mailroom reconcile"))))
+        connection.execute(select(locks).where(locks.c.name == "reconcile").with_for_update()).one()
         row = connection.execute(
             statement("reconcile"), {"queue": queue, "below": below, "horizon": horizon, "looks": looks}
         ).one()
@@ -98,6 +100,12 @@ def log_reconciled(found: Reconciled) -> None:
         log.warning("reconciled tokens=%d first=%d", len(found.enqueued), found.enqueued[0])
 
 
+def log_believed(found: Believed) -> None:
+    """Say what came of acceptances that came late."""
+    if found.freed or found.amended:
+        log.info("accepted late: held jobs freed=%d failures that were sent=%d", found.freed, found.amended)
+
+
 class Upkeep:
     """What a worker does of it, a bounded step at a time, so that looking for work is never held up for long."""
 
@@ -118,6 +126,7 @@ class Upkeep:
         if now >= self._minute_at:
             self._minute_at = now + MINUTE.total_seconds()
             self._try("reconcile", self._reconcile)
+            self._try("late acceptances", self._believe)
             self._try("health", self._warn)
         if self._prune_after is not None and now >= self._prune_at:
             self._prune_at = now + PRUNE_INTERVAL.total_seconds()
@@ -134,6 +143,10 @@ class Upkeep:
         found = reconcile(self._engine, queue=self._queue, below=token, looks=self._looks)
         log_reconciled(found)
         return found.below
+
+    def _believe(self) -> None:
+        with self._engine.connect() as connection:
+            log_believed(believe(connection))
 
     def _warn(self) -> None:
         with self._engine.connect() as connection:

@@ -168,7 +168,7 @@ def send_all(engine: Engine, floors: Floors, writers: list[Future[int]]) -> list
             if found.batches:
                 mailed += [job.token for batch in found.batches for job in batch.jobs]
                 assert queue.settle(connection, [(batch, sent(batch)) for batch in found.batches]) == {
-                    batch.id for batch in found.batches
+                    batch.fence for batch in found.batches
                 }
             elif over and not rows(connection, "SELECT token FROM jobs LIMIT 1"):
                 return mailed

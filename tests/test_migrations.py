@@ -35,7 +35,7 @@ UNION ALL SELECT 'type', typname FROM pg_type
  WHERE typnamespace = CAST(:schema AS regnamespace) AND typtype <> 'c' AND typelem = 0
 UNION ALL SELECT 'operator', oprname FROM pg_operator WHERE oprnamespace = CAST(:schema AS regnamespace)
 """
-TABLES = {"accounts", "tokens", "guesses", "jobs", "batches", "deliveries", "pauses", "permits", "ses_account"}
+TABLES = {"locks", "accounts", "tokens", "guesses", "jobs", "batches", "deliveries", "pauses", "permits", "ses_account"}
 ONLY_VERSIONS = {("relation", database.VERSION_TABLE)}
 
 

@@ -22,7 +22,7 @@ LAST_BEFORE = "SELECT max(id) AS id FROM deliveries"
 def work_off(connection: Connection, outcome: Outcome) -> None:
     [batch] = claim(connection).batches
     verdicts = [judge(outcome, attempt=job.attempt, jitter=0) for job in batch.jobs]
-    assert queue.settle(connection, [(batch, verdicts)]) == {batch.id}
+    assert queue.settle(connection, [(batch, verdicts)]) == {batch.fence}
 
 
 def test_a_queue_goes_on_with_its_history_in_partitions(engine: Engine, direct_url: str) -> None:

@@ -318,14 +318,14 @@ def test_refusals_beside_an_acceptance_are_no_row(conn: Connection) -> None:
     add_accounts(conn, 6)
     conn.execute(
         text(
-            "INSERT INTO deliveries (token, account, batch, action, outcome, error_code, attempt)"
-            " SELECT token, token, 7, 'activation',"
+            "INSERT INTO deliveries (token, account, fence, action, outcome, error_code, attempt)"
+            " SELECT token, token, '00000000-0000-0000-0000-000000000007', 'activation',"
             " CAST(CASE place WHEN 1 THEN 'sent' ELSE 'rejected' END AS delivery_outcome), 'A', 0"
             " FROM (SELECT token, row_number() OVER (ORDER BY token) AS place FROM jobs) AS placed ORDER BY place"
         )
     )
     assert refusals.refused_since_accepted(conn, Action.ACTIVATION, {"A"}) == []
-    conn.execute(text("UPDATE deliveries SET batch = 8 WHERE outcome = 'rejected'"))
+    conn.execute(text("UPDATE deliveries SET fence = gen_random_uuid() WHERE outcome = 'rejected'"))
     assert len(refusals.refused_since_accepted(conn, Action.ACTIVATION, {"A"})) == 5
 
 
@@ -390,3 +390,25 @@ def test_a_job_whose_batch_was_lost_twice_is_taken_alone(conn: Connection) -> No
     conn.execute(text("UPDATE jobs SET due_at = now()"))
     assert [len(claimed(conn)) for _ in range(4)] == [1, 1, 1, 0]
     assert misplaced(conn) == []
+
+
+def test_quarantine_is_served_in_its_turn_and_not_last(conn: Connection) -> None:
+    """Behind a day's import, two lost batches in a row would hold up innocent mails, recoveries too, for that day."""
+    [account] = add_accounts(conn, 1, status="active", prefix="active")
+    suspects = [ask_recovery(conn, account), *(enqueued(conn, 2, "suspect"))]
+    normal, bulk = enqueued(conn, 1, "normal"), enqueued(conn, 60, "bulk")
+    conn.execute(text("UPDATE jobs SET due_at = now() - interval '1 minute'"))
+    quarantine = (
+        "UPDATE jobs SET priority = 3, attempt = 2, due_at = now() - interval '2 minutes' WHERE token = ANY(:some)"
+    )
+    conn.execute(text(quarantine), {"some": suspects})
+    order = []
+    while found := claimed(conn):
+        order.append(sorted(found))
+    assert order == [[suspects[0]], [suspects[1]], [suspects[2]], normal, bulk[:50], bulk[50:]]
+    assert misplaced(conn) == []
+
+
+def enqueued(connection: Connection, count: int, prefix: str) -> list[int]:
+    accounts = add_accounts(connection, count, prefix=prefix)
+    return [r.id for r in rows(connection, "SELECT id FROM tokens WHERE account = ANY(:ids) ORDER BY id", ids=accounts)]

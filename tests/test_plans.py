@@ -105,7 +105,7 @@ def sent(batch: Batch) -> list[Verdict]:
 
 
 def settle(connection: Connection, batch: Batch) -> bool:
-    return batch.id in queue.settle(connection, [(batch, sent(batch))])
+    return batch.fence in queue.settle(connection, [(batch, sent(batch))])
 
 
 def lose(connection: Connection) -> None:
@@ -173,7 +173,7 @@ def test_a_claim_goes_by_index(used: Connection) -> None:
         assert plan.scans("jobs") == {"jobs_claim_idx", by_place}
         assert plan.scans("tokens") == {"tokens_pkey", "tokens_recovery_idx"}
         assert plan.scans("accounts") == {"accounts_pkey"}
-        assert plan.scans("deliveries") == {"deliveries_token_idx"}
+        assert plan.scans("deliveries") == {"deliveries_token_idx", "deliveries_accepted_late_idx"}
 
 
 def test_a_look_goes_by_index(used: Connection) -> None:
@@ -202,8 +202,8 @@ def test_settlements_and_rescues_go_by_index(full: Connection, analysed: bool) -
     *settlements, rescue, late, once_more = plans
     for plan in (*settlements, late, once_more):
         assert plan.scans("deliveries") == {"deliveries_token_idx"}
-        assert plan.scans("jobs") == {"jobs_pkey"}  # by no token at all, while the batch is ours
-        assert plan.scans("tokens") == set()
+        assert plan.scans("jobs") == set()
+        assert plan.scans("tokens") == {"tokens_pkey"}  # of no token at all, while the batch is ours
     assert rescue.scans("tokens") == {"tokens_pkey"}
     assert rescue.scans("deliveries") == {"deliveries_token_idx"}
     assert rescue.scans("jobs") == set()

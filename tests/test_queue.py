@@ -65,7 +65,7 @@ def verdicts(batch: Batch, outcomes: Sequence[Outcome]) -> list[Verdict]:
 
 
 def settle(connection: Connection, batch: Batch, *outcomes: Outcome) -> bool:
-    return batch.id in queue.settle(connection, [(batch, verdicts(batch, outcomes))])
+    return batch.fence in queue.settle(connection, [(batch, verdicts(batch, outcomes))])
 
 
 def waited(connection: Connection, seconds: float = 60, *, token: int | None = None) -> None:
@@ -312,7 +312,7 @@ def test_what_is_over_leaves_its_batch_and_no_empty_batch_is_opened(conn: Connec
     tokens = enqueue(conn, 6)
     conn.execute(text("UPDATE tokens SET consumed_at = now() WHERE id = ANY(:some)"), {"some": tokens[1:4]})
     claimed = claim(conn, limit=2, jobs=6)
-    assert [tokens_of(batch) for batch in claimed.batches] == [tokens[:1], tokens[4:]]
+    assert [tokens_of(batch) for batch in claimed.batches] == [[tokens[0], tokens[4]], tokens[5:]]
     assert [over.token for over in claimed.over] == tokens[1:4]
     assert misplaced(conn) == []
 
@@ -419,18 +419,21 @@ def test_a_recovery_is_not_extended(conn: Connection) -> None:
     assert row.left == timedelta(seconds=1)
 
 
-def test_a_claim_does_not_wait_for_somebody_who_has_the_token(engine: Engine) -> None:
+def test_a_late_activation_whose_token_somebody_has_locked_waits_and_is_never_mailed_dead(engine: Engine) -> None:
     with transaction(engine) as setup:
         tokens = enqueue(setup, 2)
         setup.execute(text("UPDATE tokens SET expires_at = now()"))
         setup.commit()
-    with transaction(engine) as consumer, transaction(engine, lock_timeout="1s") as claimer:
-        consumer.execute(text("UPDATE tokens SET consumed_at = now() WHERE id = :id"), {"id": tokens[0]})
-        assert tokens_of(take(claimer)) == tokens
+    with transaction(engine) as holder, transaction(engine, lock_timeout="1s") as claimer:
+        holder.execute(text("SELECT FROM tokens WHERE id = :id FOR UPDATE"), {"id": tokens[0]})
+        assert tokens_of(take(claimer)) == [tokens[1]]
+        assert waiting(claimer) == [(tokens[0], 0, 1)]
+        assert misplaced(claimer) == []
         claimer.commit()
-        consumer.commit()
-        expired = rows(claimer, "SELECT id FROM tokens WHERE expires_at < now()")
-    assert [row.id for row in expired] == [tokens[0]]
+        holder.commit()
+        waited(claimer)
+        assert tokens_of(take(claimer)) == [tokens[0]]
+        assert rows(claimer, "SELECT FROM tokens WHERE expires_at < now()") == []
 
 
 # Claims at once
@@ -623,7 +626,7 @@ def test_batches_are_settled_together_each_behind_its_own_fence(conn: Connection
     answers: list[Outcome] = [Sent("m"), Deferred("MailboxFull", "later", charged=True)]
     closing = [(batch, verdicts(batch, answers)) for batch in (mine, lost)] + [(unsent, []), (last, [])]
 
-    assert queue.settle(conn, closing) == {mine.id, unsent.id, last.id}
+    assert queue.settle(conn, closing) == {mine.fence, unsent.fence, last.fence}
     assert queue.settle(conn, closing) == set()
 
     assert [entry for entry in log(conn) if entry[0] in tokens_of(mine)] == [
@@ -653,7 +656,7 @@ def test_a_job_that_is_out_again_is_settled_by_its_own_batch(conn: Connection) -
     assert tokens_of(first) == tokens_of(again) == tokens
     late: list[Outcome] = [Sent("m-late"), Deferred("MailboxFull", "later", charged=True)]
 
-    assert queue.settle(conn, [(first, verdicts(first, late)), (again, [])]) == {again.id}
+    assert queue.settle(conn, [(first, verdicts(first, late)), (again, [])]) == {again.fence}
 
     assert waiting(conn) == [(token, 1, -60) for token in tokens]  # as the second batch had them
     assert misplaced(conn) == []

@@ -6,10 +6,10 @@ from threading import Barrier
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event, text
 
-from mailroom import queue
-from mailroom.job import Batch, Deferred, Outcome, RecoveryLimits, Rejected, Sent, Unconfirmed
+from mailroom import queue, upkeep
+from mailroom.job import Action, Batch, Deferred, Outcome, Priority, RecoveryLimits, Rejected, Sent, Unconfirmed
 from mailroom.queue import Claim
 from mailroom.retry import judge
 from mailroom.simulator import Simulator
@@ -40,6 +40,12 @@ def make_due(connection: Connection) -> None:
 
 def active(connection: Connection, prefix: str = "user") -> int:
     return add_accounts(connection, 1, status="active", prefix=prefix)[0]
+
+
+def tokens_of_new_accounts(connection: Connection, prefix: str) -> list[int]:
+    """Let an account sign up; return its token."""
+    accounts = add_accounts(connection, 1, prefix=prefix)
+    return [row.id for row in rows(connection, "SELECT id FROM tokens WHERE account = ANY(:ids)", ids=accounts)]
 
 
 def mailed(found: Claim) -> list[int]:
@@ -228,44 +234,100 @@ def wait_for_lock(engine: Engine) -> None:
         eventually(lambda: rows(watcher, waits), "a claim waits")
 
 
-def test_of_two_claims_at_once_the_second_sees_what_the_first_took(engine: Engine) -> None:
+def waiting_for_nobody(engine: Engine) -> Connection:
+    """A connection in a transaction that fails if it has to wait for a lock."""
+    connection = engine.connect().execution_options(isolation_level="READ COMMITTED")
+    connection.execute(text("SET LOCAL lock_timeout = '1s'"))
+    return connection
+
+
+def test_of_two_claims_at_once_the_second_passes_over_the_account_and_then_sees_what_the_first_took(
+    engine: Engine,
+) -> None:
     limits = RecoveryLimits(1, 10)
-    with (
-        engine.connect().execution_options(isolation_level="READ COMMITTED") as first,
-        engine.connect() as second,
-        ThreadPoolExecutor(1) as thread,
-    ):
-        account = active(second)
-        [taken] = ask(second, account)
+    with engine.connect() as setup, waiting_for_nobody(engine) as first, waiting_for_nobody(engine) as second:
+        account = active(setup)
+        [taken] = ask(setup, account)
         assert mailed(claim(first, recoveries=limits)) == [taken]  # and has not committed
-        late = ask_recovery(second, account)
-        answer = thread.submit(claim, second, recoveries=limits)
-        wait_for_lock(engine)
+        late = ask_recovery(setup, account)
+        setup.execute(text("UPDATE jobs SET due_at = now() - interval '1 hour' WHERE token = :late"), {"late": late})
+        assert claim(second, recoveries=limits).taken == 0
+        second.commit()
         first.commit()
-
-        found = answer.result(timeout=30)
+        [job] = rows(setup, "SELECT jobs.due_at - created_at AS waits FROM jobs JOIN tokens ON tokens.id = token")
+        assert job.waits > queue.BUSY_WAIT / 2
+        make_due(setup)
+        found = claim(setup, recoveries=limits)
         assert (mailed(found), over(found)) == ([], [(late, "cancelled", "TooManyRecoveries")])
-        assert misplaced(second) == []
+        assert misplaced(setup) == []
 
 
-def test_claims_lock_accounts_in_one_order_however_long_their_jobs_waited(engine: Engine) -> None:
-    locks = "SELECT pg_try_advisory_xact_lock(hashtext('mailroom recovery'), hashint8(:account))"
-    with (
-        engine.connect().execution_options(isolation_level="READ COMMITTED") as holder,
-        engine.connect() as claimer,
-        ThreadPoolExecutor(1) as thread,
-    ):
-        low, high = add_accounts(claimer, 2, status="active")
-        waited_longer, waited = ask(claimer, high) + ask(claimer, low)
-        longer = "UPDATE jobs SET due_at = due_at - interval '1 minute' WHERE token = :token"
-        claimer.execute(text(longer), {"token": waited_longer})
-        assert rows(holder, locks, account=low) == [(True,)]
-        answer = thread.submit(claim, claimer)
-        wait_for_lock(engine)
-        free = rows(holder, locks, account=high)  # the claim waits for the lower, and holds no higher
+def test_who_holds_an_account_keeps_its_mail_alone_and_nobody_waits(engine: Engine) -> None:
+    with engine.connect() as setup, waiting_for_nobody(engine) as holder, waiting_for_nobody(engine) as claimer:
+        held, free = add_accounts(setup, 2, status="active")
+        [first], [second] = ask(setup, held), ask(setup, free)
+        holder.execute(text("UPDATE accounts SET login = 'elsewhere' WHERE id = :held"), {"held": held})
+        assert mailed(claim(claimer)) == [second]
+        claimer.commit()
+        assert misplaced(setup) == []
         holder.commit()
-        assert mailed(answer.result(timeout=30)) == [waited_longer, waited]
-        assert free == [(True,)]
+        make_due(setup)
+        assert mailed(claim(setup)) == [first]
+
+
+def test_who_may_only_connect_holds_up_no_recovery(engine: Engine) -> None:
+    """Advisory locks are anybody's to take: nothing waits for one."""
+    with engine.connect() as setup, waiting_for_nobody(engine) as other, waiting_for_nobody(engine) as claimer:
+        account = active(setup)
+        asked = ask(setup, account)
+        for key in ("mailroom recovery", "mailroom reconcile"):
+            other.execute(
+                text(
+                    "SELECT pg_advisory_xact_lock(hashtext(:key)),"
+                    " pg_advisory_xact_lock(hashtext(:key), hashint8(:account))"
+                ),
+                {"key": key, "account": account},
+            )
+        assert mailed(claim(claimer)) == asked
+        claimer.commit()
+        assert upkeep.reconcile(engine, queue="mailroom").enqueued == ()
+
+
+def test_a_flood_of_recoveries_that_are_over_delays_nobody(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One account asks 5,000 times; who stands behind that, and who signs up, is mailed after a few claims."""
+    claims: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda _, __, sql, *___: claims.append(sql.split("\n")[0]))
+    with engine.connect() as connection:
+        [flooded, other] = add_accounts(connection, 2, status="active")
+        connection.execute(
+            text("INSERT INTO tokens (action, account) SELECT 'password_recovery', :id FROM generate_series(1, 5000)"),
+            {"id": flooded},
+        )
+        late = ask_recovery(connection, other)
+        [fresh] = tokens_of_new_accounts(connection, "late")
+        with working(engine, transport(simulator, monkeypatch)):
+            eventually(lambda: drained(connection), "all is over")
+        assert {late, fresh} < {int(token) for token in simulator.ledger.sent_tokens()}
+        assert len([sql for sql in claims if sql.startswith("-- Claim due jobs")]) < 40
+        assert misplaced(connection) == []
+
+
+def test_in_a_flood_what_can_be_mailed_leaves_in_order(engine: Engine) -> None:
+    """Of many looked at, a batch is mailed and the rest goes back as it was, and is found by the next claim."""
+    with engine.connect() as connection:
+        accounts = add_accounts(connection, 120, status="active")
+        asked = [token for account in accounts for token in ask(connection, account)]
+        gone = "DELETE FROM accounts WHERE id = ANY(:some)"
+        connection.execute(text(gone), {"some": [account for account in accounts if account % 2]})
+        floors, lane = queue.Floors(), (Priority.URGENT, Action.PASSWORD_RECOVERY)
+        left = [token for account, token in zip(accounts, asked, strict=True) if not account % 2]
+        first = claim(connection, batch_limit=10, floors=floors, flooded=lane)
+        assert mailed(first) == left[:10]
+        assert len(over(first)) == 60
+        assert misplaced(connection) == []
+        assert mailed(claim(connection, batch_limit=10, floors=floors)) == left[10:20]
 
 
 def test_fifty_requests_at_once_and_eight_senders_make_three_mails(
@@ -303,7 +365,7 @@ def scanned(connection: Connection, relation: str) -> tuple[int, int]:
 
 def cost(engine: Engine, act: Callable[[Connection], object]) -> dict[str, tuple[int, int]]:
     """Count what something reads, and undo it."""
-    names = ("tokens", "deliveries", "tokens_recovery_idx", "tokens_account_idx", "deliveries_recovery_idx")
+    names = ("tokens", "tokens_recovery_idx", "tokens_account_idx", "deliveries_recovery_idx")
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
         before = {name: scanned(connection, name) for name in names}
         act(connection)
@@ -320,7 +382,7 @@ def test_an_activation_costs_nothing_of_it(engine: Engine, analysed: bool) -> No
         if analysed:
             connection.execute(text("VACUUM ANALYZE"))
     paid = cost(engine, claim)
-    assert [paid[name] for name in ("tokens_recovery_idx", "deliveries_recovery_idx", "deliveries")] == [(0, 0)] * 3
+    assert [paid[name] for name in ("tokens_recovery_idx", "deliveries_recovery_idx")] == [(0, 0)] * 2
 
 
 @pytest.mark.parametrize("analysed", [False, True])
@@ -341,7 +403,6 @@ def test_a_flood_drains_at_the_same_cost_from_its_beginning_to_its_end(engine: E
         last = cost(engine, claim)
         assert first == {
             "tokens": (0, 0),
-            "deliveries": (0, 0),
             "tokens_recovery_idx": (50, 50),
             "tokens_account_idx": (0, 0),
             "deliveries_recovery_idx": (0, 0),

@@ -7,6 +7,7 @@ from typing import Any, cast
 import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.exc import OperationalError
 
 from mailroom import queue
 from mailroom.errors import TransportError
@@ -435,3 +436,46 @@ def test_a_fault_in_a_transport_leaves_its_batch_unconfirmed_and_the_others_untr
         sender.work_claim()
         assert left(connection) == (JOBS - LIMIT, LIMIT, 0)
         assert count(connection, "deliveries WHERE outcome = 'unconfirmed'") == LIMIT
+
+
+def lose_one_answer(engine: Engine, words: str) -> None:
+    """Let the next statement that says so be executed, and its answer be lost with the connection."""
+
+    def lose(connection: Connection, cursor: Any, sql: str, *_: Any) -> None:
+        if words in sql:
+            event.remove(engine, "after_cursor_execute", lose)
+            raise OperationalError(sql, {}, psycopg.OperationalError("the connection is lost"))
+
+    event.listen(engine, "after_cursor_execute", lose)
+
+
+def test_what_a_claim_took_whose_answer_was_lost_is_given_back_uncharged(
+    engine: Engine, sender: Sender, sends: Scripted
+) -> None:
+    before = len(sends.mailed)
+    with engine.connect() as connection:
+        waiting = left(connection)[0]
+        lose_one_answer(engine, "-- Claim due jobs")
+        with pytest.raises(OperationalError):
+            sender.work_claim()
+        assert left(connection)[2] > 0  # in flight, and nobody sends it
+        while (work := sender.work_claim()) and work.taken:
+            pass
+        assert left(connection) == (0, 0, 0)
+        assert len(sends.mailed) - before == waiting
+        assert count(connection, "deliveries WHERE outcome <> 'sent'") == 0
+
+
+def test_what_another_sender_has_in_flight_is_not_given_back(engine: Engine, sends: Scripted, sender: Sender) -> None:
+    """Not even by one whose host and process have the same name: they come again, in containers above all."""
+    other = Sender(engine, sends, name="test", key=KEY, limits=limits(batch_limit=LIMIT), shared=Shared())
+    lose_one_answer(engine, "-- Claim due jobs")
+    with pytest.raises(OperationalError):
+        other.work_claim()
+    with engine.connect() as connection:
+        batches = count(connection, "batches")
+        lose_one_answer(engine, "-- Claim due jobs")
+        with pytest.raises(OperationalError):
+            sender.work_claim()
+        sender.work_claim()
+        assert count(connection, "batches") == batches

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from mailroom import queue, upkeep
+from mailroom import jobs, queue, upkeep
 from mailroom.job import Batch, Deferred, Outcome, Rejected, Sent, Unconfirmed
 from mailroom.retry import judge
 from mailroom.simulator import Simulator
@@ -19,6 +19,7 @@ from tests.world import add_accounts, ask_recovery, batch_of, claim, misplaced, 
 
 THROUGH_PGBOUNCER = True
 AGED = timedelta(days=90)
+LOCK = text("SELECT FROM locks WHERE name = 'reconcile' FOR UPDATE")
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def take(connection: Connection, *, limit: int = 50) -> Batch:
 
 def settle(connection: Connection, batch: Batch, outcome: Outcome, *, last: bool = False) -> bool:
     verdicts = [judge(outcome, attempt=5 if last else 0, jitter=0) for _ in batch.jobs]
-    return batch.id in queue.settle(connection, [(batch, verdicts)])
+    return batch.fence in queue.settle(connection, [(batch, verdicts)])
 
 
 def age(connection: Connection, days: int) -> None:
@@ -182,9 +183,9 @@ def test_two_at_once_enqueue_a_token_once_though_the_first_was_sent_meanwhile(
     second: list[Reconciled] = []
     thread = threading.Thread(target=lambda: second.append(upkeep.reconcile(engine, queue="mailroom")))
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as first, first.begin():
-        first.execute(text("SELECT pg_advisory_xact_lock(hashtext('mailroom reconcile'))"))
+        first.execute(LOCK)
         thread.start()
-        eventually(lambda: count(connection, "pg_locks WHERE locktype = 'advisory' AND NOT granted"), "it waits")
+        eventually(lambda: count(connection, "pg_locks WHERE NOT granted"), "it waits")
         connection.execute(
             text("INSERT INTO jobs SELECT id, clock_timestamp(), action, 1, 0, 'mailroom' FROM tokens ORDER BY id")
         )
@@ -235,7 +236,7 @@ def test_whoever_holds_the_lock_of_reconcile_keeps_it_no_longer_than_a_moment(
     engine: Engine, connection: Connection
 ) -> None:
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as other, other.begin():
-        other.execute(text("SELECT pg_advisory_xact_lock(hashtext('mailroom reconcile'))"))
+        other.execute(LOCK)
         with pytest.raises(DBAPIError, match="lock timeout"):
             upkeep.reconcile(engine, queue="mailroom")
     assert upkeep.reconcile(engine, queue="mailroom").enqueued == ()
@@ -302,6 +303,26 @@ def test_a_token_that_somebody_uses_is_skipped_and_nobody_waits(engine: Engine, 
         assert prune(engine) == (1, 1)
         assert misplaced(connection) == []
     assert prune(engine) == (1, 1)
+
+
+def test_a_token_that_an_operator_puts_back_at_this_moment_stays(engine: Engine, connection: Connection) -> None:
+    add_accounts(connection, 2)
+    settle(connection, take(connection), Rejected("MessageRejected", "no"))
+    age(connection, 91)
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as operator, operator.begin():
+        assert jobs.retry(operator, [1], queue="mailroom").put_back == [1]
+        assert prune(engine) == (1, 1)
+    assert prune(engine) == (0, 0)
+    assert [row.id for row in rows(connection, "SELECT id FROM tokens")] == [1]
+    assert misplaced(connection) == []
+
+
+def test_what_was_logged_under_no_token_goes_by_its_age(engine: Engine, connection: Connection) -> None:
+    log = "INSERT INTO deliveries (action, outcome, attempt, late) VALUES ('activation', 'sent', 0, true)"
+    connection.execute(text(log))
+    age(connection, 91)
+    connection.execute(text(log))
+    assert prune(engine) == (1, 0)
 
 
 def test_it_deletes_a_bounded_number_at_a_time_until_nothing_old_is_left(

@@ -1,25 +1,29 @@
--- Claim up to job_limit due jobs of one priority and action, and open batches for them, of up to batch_limit each.
+-- Claim due jobs of one priority and action, and open batches for them, of up to batch_limit each.
 --
--- Binds: queue, worker, batch_limit, job_limit, batch_timeout, lease and slack (intervals), and a row for each lane,
--- that is each priority and action, in four arrays: priorities, actions, floors_due_at, floors_token. A lane's floor is where
--- the last claim in it ended (NULL: the beginning); below it lie rows that are dead but not yet vacuumed. It never
--- reaches into the last moments (slack), in which commits may still land out of order; the sweep finds what committed
--- later than that. Lanes that are paused are passed over; when `probing` (a boolean) only those that are by hand: where
--- several pauses cover a lane, each alone would keep the others from ever being tried.
+-- Binds: queue, worker, batch_limit, job_limit (how many may be mailed), batch_timeout, lease, slack and busy_wait
+-- (intervals), and a row for each lane, that is each priority and action, in six arrays: priorities, actions, ranks (lanes
+-- of one rank are served by the age of what waits in them), scans (how many jobs are looked at, no fewer than job_limit:
+-- more, where the last claim found only jobs that were over; scan_limit is the most of them), floors_due_at, floors_token.
+-- A lane's floor is where the last claim in it ended (NULL: the beginning); below it lie rows that are dead but not yet
+-- vacuumed. It never reaches into the last moments (slack), in which commits may still land out of order; the sweep finds
+-- what committed later than that. Lanes that are paused are passed over; when `probing` (a boolean) only those that are by
+-- hand: where several pauses cover a lane, each alone would keep the others from ever being tried.
 --
 -- Of one account's recoveries, at most recoveries_per_15_minutes and recoveries_per_day are mailed.
 --
--- Returns a row for each job taken: to be sent in its batch, or already over, with its outcome.
+-- Returns a row for each job looked at, and where there is none a row of NULLs (a table of which no row can be seen would
+-- else be planned away, and the question whether all can be seen with it): to be sent in its batch; over, with its outcome; or gone back to jobs, with
+-- neither: `busy`, due after busy_wait, since somebody has locked its account or its token; or not, due as it was, since
+-- enough others leave.
 --
--- Locks: jobs (skipping what others hold), then the recoveries of an account, then tokens (skipping). It waits for
--- nobody but another claim that is about to mail a recovery of the same account.
+-- Locks: jobs, then accounts (of recoveries) and tokens (late activations), skipping what others hold. Waits for nobody.
 WITH lane AS MATERIALIZED (
-    SELECT given.priority, given.action,
+    SELECT given.priority, given.action, given.rank, given.scan,
            least(coalesce(given.floor_due_at, '-infinity'), now() - :slack) AS floor_due_at,
            CASE WHEN given.floor_due_at <= now() - :slack THEN given.floor_token ELSE 0 END AS floor_token
-      FROM unnest(CAST(:priorities AS smallint[]), CAST(:actions AS token_action[]),
-                  CAST(:floors_due_at AS timestamptz[]), CAST(:floors_token AS bigint[]))
-           AS given (priority, action, floor_due_at, floor_token)
+      FROM unnest(CAST(:priorities AS smallint[]), CAST(:actions AS token_action[]), CAST(:ranks AS smallint[]),
+                  CAST(:scans AS integer[]), CAST(:floors_due_at AS timestamptz[]), CAST(:floors_token AS bigint[]))
+           AS given (priority, action, rank, scan, floor_due_at, floor_token)
      WHERE NOT EXISTS (
            SELECT FROM pauses
             WHERE pauses.scope IN ('account', 'configuration_set', 'identity', CAST(given.action AS text), 'queue:' || :queue)
@@ -43,7 +47,7 @@ ready AS MATERIALIZED (
      WHERE waiting.jobs >= CASE lane.priority WHEN 0 THEN 1 ELSE :batch_limit END
         OR waiting.again
         OR waiting.oldest_due_at <= now() - :batch_timeout
-     ORDER BY lane.priority, waiting.oldest_due_at
+     ORDER BY lane.rank, waiting.oldest_due_at
 ),
 -- The lane to serve: the first in which a job can be had. Where others hold all of them, the lanes behind must not wait.
 chosen AS MATERIALIZED (
@@ -72,9 +76,11 @@ due AS MATERIALIZED (
                AND priority = (SELECT priority FROM chosen) AND action = (SELECT action FROM chosen)
                AND (due_at, token) > ((SELECT floor_due_at FROM chosen), (SELECT floor_token FROM chosen))
              ORDER BY due_at, token
-             LIMIT :job_limit
+             LIMIT :scan_limit
                FOR UPDATE SKIP LOCKED) AS head
-     LIMIT (SELECT CASE WHEN priority = 3 THEN 1 WHEN action = 'password_recovery' THEN :batch_limit ELSE :job_limit END
+     LIMIT (SELECT CASE WHEN priority = 3 THEN 1
+                        WHEN action = 'password_recovery' AND scan = :job_limit THEN :batch_limit
+                        ELSE scan END
               FROM chosen)
 ),
 parted AS (
@@ -97,36 +103,35 @@ taken AS (
     RETURNING token, due_at, priority, action, attempt
 ),
 -- What is so now decides. An acceptance that arrived after its batch was rescued is kept as a late row: the mail is
--- out, and is not sent again. Only a job that was tried before can have one. It is ordered by its moment, not its id:
--- to save a sort, PostgreSQL might walk the log by id, from its beginning.
---
--- Of an account's recoveries only the newest is mailed, and only so many in a time: recovery_fits. It is asked last,
--- since it locks, and after the sort (PostgreSQL leaves volatile functions for then), so that all claims lock accounts
--- in one order.
+-- out, and is not sent again, whatever the attempt: a failover may have forgotten that there was one. The oldest is
+-- ordered by its moment, not its id: to save a sort, PostgreSQL might walk the log by id, from its beginning.
+-- LIMIT: a look by index for each job, whatever the planner thinks of their number.
 examined AS MATERIALIZED (
-    SELECT taken.*, parted.part, tokens.account, tokens.secret, tokens.code, tokens.expires_at, accounts.email, accounts.login,
-           accepted.batch AS accepted_in, accepted.message_id, unconfirmed.batch IS NOT NULL AS resend,
+    SELECT taken.*, wanted.account, wanted.secret, wanted.code, wanted.expires_at, wanted.email, wanted.login,
+           accepted.batch AS accepted_in, accepted.fence AS accepted_fence, accepted.message_id,
+           unconfirmed.batch IS NOT NULL AS resend,
            CASE
-               WHEN accepted.batch IS NOT NULL THEN 'AcceptedLate'
-               WHEN tokens.id IS NULL THEN 'TokenGone'
-               WHEN tokens.consumed_at IS NOT NULL THEN 'TokenConsumed'
-               WHEN accounts.status <> CASE taken.action WHEN 'activation' THEN 'provisioned' ELSE 'active' END
+               WHEN accepted.message_id IS NOT NULL THEN 'AcceptedLate'
+               WHEN wanted.id IS NULL THEN 'TokenGone'
+               WHEN wanted.consumed_at IS NOT NULL THEN 'TokenConsumed'
+               WHEN wanted.status <> CASE taken.action WHEN 'activation' THEN 'provisioned' ELSE 'active' END
                     ::account_status THEN 'AccountStatus'
                WHEN taken.action = 'activation' THEN NULL
-               WHEN tokens.expires_at <= now() THEN 'TokenExpired'
+               WHEN wanted.expires_at <= now() THEN 'TokenExpired'
                WHEN newer.id IS NOT NULL THEN 'Superseded'
-               WHEN NOT recovery_fits(tokens.account, tokens.id, :recoveries_per_15_minutes, :recoveries_per_day)
-                    THEN 'TooManyRecoveries'
            END AS error_code
       FROM taken
-      JOIN parted USING (token)
-      LEFT JOIN tokens ON tokens.id = taken.token
-      LEFT JOIN accounts ON accounts.id = tokens.account
       LEFT JOIN LATERAL (
-           SELECT deliveries.batch, deliveries.message_id
+           SELECT tokens.id, account, secret, code, expires_at, consumed_at, email, login, status
+             FROM tokens
+             JOIN accounts ON accounts.id = tokens.account
+            WHERE tokens.id = taken.token
+            LIMIT 1
+           ) AS wanted ON true
+      LEFT JOIN LATERAL (
+           SELECT deliveries.batch, deliveries.fence, coalesce(deliveries.message_id, '') AS message_id
              FROM deliveries
             WHERE deliveries.token = taken.token AND deliveries.outcome = 'sent' AND deliveries.late
-              AND taken.attempt > 0
             ORDER BY deliveries.created_at
             LIMIT 1
            ) AS accepted ON true
@@ -139,38 +144,67 @@ examined AS MATERIALIZED (
       LEFT JOIN LATERAL (
            SELECT others.id
              FROM tokens AS others
-            WHERE others.account = tokens.account AND others.id > tokens.id AND others.action = 'password_recovery'
+            WHERE others.account = wanted.account AND others.id > wanted.id AND others.action = 'password_recovery'
               AND taken.action = 'password_recovery'
             ORDER BY others.id DESC
             LIMIT 1
            ) AS newer ON true
-     ORDER BY tokens.account
+),
+-- What is to be mailed, in order, and of how many others that come first.
+numbered AS (
+    SELECT *, row_number() OVER (PARTITION BY error_code IS NULL ORDER BY due_at, token) - 1 AS ahead
+      FROM examined
+),
+-- Of an account's recoveries only the newest is mailed, and only so many in a time. It is asked last, and of those alone
+-- that may leave, since it locks the account.
+fitting AS MATERIALIZED (
+    SELECT *,
+           CASE WHEN error_code IS NULL AND action = 'password_recovery' AND ahead < :batch_limit
+                THEN CASE recovery_fits(account, token, :recoveries_per_15_minutes, :recoveries_per_day)
+                     WHEN true THEN 'yes' WHEN false THEN 'no' ELSE 'busy' END END AS fits,
+           error_code IS NULL
+               AND ahead >= CASE action WHEN 'password_recovery' THEN :batch_limit ELSE :job_limit END AS surplus
+      FROM numbered
+),
+-- A late activation gets its life back. A token that somebody has locked is being consumed or deleted, perhaps: its job
+-- goes back, or it would be mailed with a dead link.
+renewable AS MATERIALIZED (
+    SELECT id
+      FROM tokens
+     WHERE id = ANY (ARRAY(
+           SELECT token FROM fitting
+            WHERE error_code IS NULL AND NOT surplus AND action = 'activation'
+              AND expires_at < now() + token_life() / 2))
+     ORDER BY id
+       FOR NO KEY UPDATE SKIP LOCKED
+),
+renewed AS (
+    UPDATE tokens SET expires_at = now() + token_life() WHERE id = ANY (ARRAY(SELECT id FROM renewable))
 ),
 looked_up AS MATERIALIZED (
-    SELECT *,
+    SELECT token, due_at, priority, action, attempt, account, email, login, secret, code, resend, surplus,
+           accepted_in, accepted_fence, message_id, ahead,
+           coalesce(error_code, CASE fits WHEN 'no' THEN 'TooManyRecoveries' END) AS error_code,
            CAST(CASE
                WHEN error_code = 'AcceptedLate' THEN 'sent'
                WHEN error_code = 'TokenExpired' THEN 'expired'
-               WHEN error_code IS NOT NULL THEN 'cancelled'
-           END AS delivery_outcome) AS outcome
-      FROM examined
+               WHEN error_code IS NOT NULL OR fits = 'no' THEN 'cancelled'
+           END AS delivery_outcome) AS outcome,
+           error_code IS NULL AND NOT surplus
+               AND (coalesce(fits = 'busy', false)
+                    OR (action = 'activation' AND expires_at < now() + token_life() / 2
+                        AND token NOT IN (SELECT id FROM renewable))) AS busy
+      FROM fitting
 ),
--- A late activation gets its life back. A token that somebody has locked is being consumed or deleted: leave it.
-renewable AS MATERIALIZED (
-    SELECT tokens.id
-      FROM tokens
-      JOIN looked_up ON looked_up.token = tokens.id
-     WHERE looked_up.outcome IS NULL AND looked_up.action = 'activation'
-       AND looked_up.expires_at < now() + token_life() / 2
-     ORDER BY tokens.id
-       FOR NO KEY UPDATE OF tokens SKIP LOCKED
-),
-renewed AS (
-    UPDATE tokens SET expires_at = now() + token_life() FROM renewable WHERE tokens.id = renewable.id
+returned AS (
+    INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
+    SELECT token, CASE WHEN busy THEN now() + :busy_wait ELSE due_at END, action, priority, attempt, :queue
+      FROM looked_up
+     WHERE busy OR surplus
 ),
 over AS (
-    INSERT INTO deliveries (token, account, batch, action, outcome, attempt, message_id, error_code)
-    SELECT token, account, accepted_in, action, outcome, attempt, message_id, error_code
+    INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, message_id, error_code)
+    SELECT token, account, accepted_in, accepted_fence, action, outcome, attempt, nullif(message_id, ''), error_code
       FROM looked_up
      WHERE outcome IS NOT NULL
 ),
@@ -180,13 +214,15 @@ batch AS (
            array_agg(token ORDER BY due_at, token), array_agg(attempt ORDER BY due_at, token),
            clock_timestamp() + :lease
       FROM looked_up
-     WHERE outcome IS NULL
-     GROUP BY part
-     ORDER BY part
-    RETURNING id, tokens
+     WHERE outcome IS NULL AND NOT busy AND NOT surplus
+     GROUP BY ahead / :batch_limit
+     ORDER BY ahead / :batch_limit
+    RETURNING id, fence, tokens
 )
-SELECT opened.batch, token, due_at, priority, action, attempt, account,
-       email, login, secret, code, resend, outcome, error_code
-  FROM looked_up
-  LEFT JOIN (SELECT id AS batch, unnest(tokens) AS token FROM batch) AS opened USING (token)
+SELECT opened.batch, opened.fence, token, due_at, priority, action, attempt, account,
+       email, login, secret, code, resend, outcome, error_code, busy, surplus
+  FROM (VALUES (true)) AS always
+  LEFT JOIN looked_up ON true
+  LEFT JOIN (SELECT id AS batch, fence, unnest(tokens) AS token FROM batch) AS opened USING (token)
+ WHERE sees_every_row()
  ORDER BY due_at, token

@@ -65,3 +65,4 @@ SELECT (SELECT count(*) FROM leaves WHERE leaves_at <= now()) AS ready,
        ARRAY(SELECT CAST(action AS text) FROM leaves ORDER BY priority, action) AS heads_action,
        ARRAY(SELECT head_due_at FROM leaves ORDER BY priority, action) AS heads_due_at,
        ARRAY(SELECT head_token FROM leaves ORDER BY priority, action) AS heads_token
+ WHERE sees_every_row()

@@ -8,7 +8,7 @@
 --
 -- Returns one row: how many deliveries and tokens were deleted, and after which id to go on (NULL: that was all).
 --
--- Locks: tokens by id, skipping what others hold, then deliveries by id.
+-- Locks: deliveries by id, then tokens by id, skipping what others hold.
 WITH looked AS MATERIALIZED (
     SELECT id, token, created_at < now() - CAST(:older_than AS interval) AS old
       FROM deliveries
@@ -21,7 +21,7 @@ in_flight AS MATERIALIZED (
 ),
 over AS MATERIALIZED (
     SELECT candidate.token, told.ids, kept.id IS NULL AS gone
-      FROM (SELECT DISTINCT token FROM looked WHERE old) AS candidate
+      FROM (SELECT DISTINCT token FROM looked WHERE old AND token IS NOT NULL) AS candidate
      CROSS JOIN LATERAL (SELECT count(*) AS jobs FROM jobs WHERE jobs.token = candidate.token) AS waiting
      CROSS JOIN LATERAL (
            SELECT array_agg(id) AS ids, max(created_at) AS newest_at,
@@ -38,11 +38,28 @@ over AS MATERIALIZED (
        AND told.newest_at < now() - CAST(:older_than AS interval)
        AND (kept.id IS NULL OR (told.finals > 0 AND kept.ended_at < now() - CAST(:older_than AS interval)))
 ),
--- Asked again under the lock, of the row as it is then.
+-- Asked again under the locks, of the rows as they are then: one that an operator has taken back meanwhile, or that is
+-- being taken back, or consumed, keeps its token and all of its history.
+held AS MATERIALIZED (
+    SELECT id, token, retried_at, outcome, late
+      FROM deliveries
+     WHERE id = ANY (ARRAY(SELECT unnest(ids) FROM over))
+     ORDER BY id
+       FOR UPDATE SKIP LOCKED
+),
+whole AS MATERIALIZED (
+    SELECT over.token, over.gone
+      FROM over
+      JOIN held ON held.token = over.token
+     GROUP BY over.token, over.gone, over.ids
+    HAVING count(*) = cardinality(over.ids)
+       AND (over.gone OR count(*) FILTER (
+            WHERE NOT held.late AND held.retried_at IS NULL AND held.outcome NOT IN ('deferred', 'unconfirmed')) > 0)
+),
 mine AS MATERIALIZED (
     SELECT id
       FROM tokens
-     WHERE id = ANY (ARRAY(SELECT token FROM over WHERE NOT gone))
+     WHERE id = ANY (ARRAY(SELECT token FROM whole WHERE NOT gone))
        AND coalesce(consumed_at, expires_at) < now() - CAST(:older_than AS interval)
      ORDER BY id
        FOR UPDATE SKIP LOCKED
@@ -50,12 +67,18 @@ mine AS MATERIALIZED (
 forgotten AS (
     DELETE FROM tokens WHERE id = ANY (ARRAY(SELECT id FROM mine)) RETURNING id
 ),
+-- What was logged under no token goes by its own age.
 cleared AS (
     DELETE FROM deliveries
      WHERE id = ANY (ARRAY(
-           SELECT unnest(ids) AS id FROM over WHERE gone OR token IN (SELECT id FROM forgotten) ORDER BY 1))
+           SELECT held.id FROM held JOIN whole USING (token)
+            WHERE whole.gone OR token IN (SELECT id FROM forgotten)
+            UNION ALL
+           SELECT id FROM looked WHERE old AND token IS NULL
+            ORDER BY 1))
     RETURNING id
 )
 SELECT (SELECT count(*) FROM cleared) AS deliveries,
        (SELECT count(*) FROM forgotten) AS tokens,
        (SELECT max(id) FROM looked HAVING count(*) = :looks AND bool_or(old)) AS after
+ WHERE sees_every_row()

@@ -53,3 +53,4 @@ found AS (
 )
 SELECT ARRAY(SELECT token FROM found ORDER BY token) AS enqueued,
        (SELECT min(id) FROM looked HAVING count(*) = :looks AND bool_and(near)) AS below
+ WHERE sees_every_row()

@@ -7,7 +7,7 @@
 -- back as normal: a day of it may be waiting, and who was in flight has waited already. A job whose batch is lost for the
 -- second time may be what kills its worker: it goes to quarantine (priority 3), and takes no others along.
 --
--- Returns a row for each job, with the batch it was in and whether it has failed.
+-- Returns a row for each job, with the batch it was in and whether it has failed; where there is none, a row of NULLs.
 --
 -- Locks: batches, skipping those that are being settled or rescued.
 WITH lost AS (
@@ -15,10 +15,10 @@ WITH lost AS (
      WHERE id = ANY (ARRAY(
            SELECT id FROM batches WHERE lease_until < clock_timestamp()
             ORDER BY id LIMIT :batch_limit FOR UPDATE SKIP LOCKED))
-    RETURNING id, queue, worker, action, priority, tokens, attempts
+    RETURNING id, fence, queue, worker, action, priority, tokens, attempts
 ),
 job AS MATERIALIZED (
-    SELECT lost.id AS batch, lost.queue, lost.worker, lost.action, held.token, held.attempt,
+    SELECT lost.id AS batch, lost.fence, lost.queue, lost.worker, lost.action, held.token, held.attempt,
            CASE WHEN lost_before.batch IS NOT NULL THEN 3 ELSE least(lost.priority, 1) END AS priority,
            tokens.account, held.attempt + 1 >= :max_attempts AS failed
       FROM lost
@@ -32,12 +32,12 @@ job AS MATERIALIZED (
            ) AS lost_before ON held.attempt > 0
 ),
 logged AS (
-    INSERT INTO deliveries (token, account, batch, action, outcome, attempt, error_code, error)
-    SELECT token, account, batch, action, 'unconfirmed'::delivery_outcome, attempt,
+    INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, error_code, error)
+    SELECT token, account, batch, fence, action, 'unconfirmed'::delivery_outcome, attempt,
            'LeaseExpired', 'the worker did not settle the batch within its lease'
       FROM job
     UNION ALL
-    SELECT token, account, batch, action, 'failed', attempt, 'LeaseExpired', 'no attempt is left'
+    SELECT token, account, batch, fence, action, 'failed', attempt, 'LeaseExpired', 'no attempt is left'
       FROM job
      WHERE failed
 ),
@@ -48,4 +48,8 @@ again AS (
      WHERE NOT failed
     ON CONFLICT (token) DO NOTHING
 )
-SELECT batch, worker, action, token, attempt, failed FROM job ORDER BY batch, token
+SELECT batch, worker, action, token, attempt, failed
+  FROM (VALUES (true)) AS always
+  LEFT JOIN job ON true
+ WHERE sees_every_row()
+ ORDER BY batch, token

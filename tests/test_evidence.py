@@ -1,0 +1,186 @@
+"""Who may close a batch, and what a late answer proves, also where ids come again after a failover."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from mailroom import jobs, queue
+from mailroom.job import Batch, Outcome, Sent, Unconfirmed
+from mailroom.queue import Believed
+from mailroom.retry import MAX_ATTEMPTS, judge
+from tests.world import add_accounts, batch_of, claim, misplaced, rows
+
+THROUGH_PGBOUNCER = True
+NOTHING = Believed(freed=0, amended=0)
+
+
+@pytest.fixture
+def connection(engine: Engine) -> Iterator[Connection]:
+    with engine.connect() as connection:
+        yield connection
+
+
+def take(connection: Connection) -> Batch:
+    batch = batch_of(claim(connection))
+    assert batch is not None
+    return batch
+
+
+def settle(connection: Connection, batch: Batch, outcome: Outcome) -> bool:
+    verdicts = [judge(outcome, attempt=job.attempt, jitter=0) for job in batch.jobs]
+    return batch.fence in queue.settle(connection, [(batch, verdicts)])
+
+
+def lose(connection: Connection, *, hold: bool = False) -> None:
+    """Let every lease have run out, rescue, and let what came back be due, unless it is held."""
+    connection.execute(text("UPDATE batches SET lease_until = clock_timestamp() - interval '1 second'"))
+    queue.rescue(connection, resend_after=None if hold else timedelta(0))
+    connection.execute(text("UPDATE jobs SET due_at = now() WHERE due_at < 'infinity'"))
+
+
+def fail_over(connection: Connection, *, losing: tuple[str, ...] = ("accounts", "tokens", "batches")) -> None:
+    """Lose what was committed to these tables, and with it that their ids were ever given."""
+    for table in (*losing, "jobs", "deliveries"):
+        connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608 - the tests' own words
+    for table in losing:
+        connection.execute(text(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), 1, false)"))
+
+
+def log(connection: Connection) -> list[tuple[int | None, str, bool]]:
+    return [(row.token, row.outcome, row.late) for row in rows(connection, "SELECT * FROM deliveries ORDER BY id")]
+
+
+def final(connection: Connection) -> list[tuple[int, str, str | None]]:
+    decides = "NOT late AND retried_at IS NULL AND outcome NOT IN ('deferred', 'unconfirmed')"
+    found = rows(connection, f"SELECT token, outcome, message_id FROM deliveries WHERE {decides}")  # noqa: S608
+    return [tuple(row) for row in found]
+
+
+def test_a_batch_whose_id_comes_again_is_not_closed_by_the_worker_of_the_first(connection: Connection) -> None:
+    add_accounts(connection, 1, prefix="lost")
+    first = take(connection)
+    fail_over(connection)
+    add_accounts(connection, 1, prefix="new")
+    second = take(connection)
+    assert (first.id, first.jobs[0].token) == (second.id, second.jobs[0].token)
+
+    assert not settle(connection, first, Sent("m-lost"))
+    assert misplaced(connection) == []
+    assert settle(connection, second, Sent("m-new"))
+    assert final(connection) == [(second.jobs[0].token, "sent", "m-new")]
+
+
+@pytest.mark.parametrize("same_account", [False, True])
+def test_a_late_answer_for_a_lost_token_says_nothing_of_another_with_its_id(
+    connection: Connection, same_account: bool
+) -> None:
+    [account] = add_accounts(connection, 1)
+    first = take(connection)
+    fail_over(connection, losing=("tokens", "batches") if same_account else ("accounts", "tokens", "batches"))
+    assert not settle(connection, first, Sent("m-lost"))
+    if same_account:
+        connection.execute(text("INSERT INTO tokens (action, account) VALUES ('activation', :id)"), {"id": account})
+    else:
+        add_accounts(connection, 1, prefix="new")
+    second = take(connection)
+    assert [job.token for job in second.jobs] == [job.token for job in first.jobs]
+    assert log(connection) == [(None, "sent", True)]
+    assert misplaced(connection) == []
+
+
+def test_a_late_answer_that_comes_when_the_id_is_taken_says_nothing_either(connection: Connection) -> None:
+    add_accounts(connection, 1, prefix="lost")
+    first = take(connection)
+    fail_over(connection)
+    add_accounts(connection, 1, prefix="new")
+    assert not settle(connection, first, Sent("m-lost"))
+    assert len(take(connection).jobs) == 1
+
+
+def test_an_acceptance_counts_though_the_claim_was_lost_with_its_attempt(connection: Connection) -> None:
+    """The token survives the failover, the claim does not: the job waits as if it had never been tried."""
+    add_accounts(connection, 1)
+    before = rows(connection, "SELECT * FROM jobs")[0]
+    batch = take(connection)
+    connection.execute(text("DELETE FROM batches"))
+    connection.execute(
+        text("INSERT INTO jobs VALUES (:token, :due_at, :action, :priority, :attempt, :queue)"), dict(before._mapping)
+    )
+    assert not settle(connection, batch, Sent("m-1"))
+    found = claim(connection)
+    assert (found.batches, [over.error_code for over in found.over]) == ((), ["AcceptedLate"])
+    assert misplaced(connection) == []
+
+
+def test_only_the_sweep_frees_what_is_held(connection: Connection) -> None:
+    add_accounts(connection, 1)
+    batch = take(connection)
+    lose(connection, hold=True)
+    for _ in range(2):
+        assert not settle(connection, batch, Sent("m-1"))
+    assert claim(connection).taken == 0
+    assert queue.believe(connection) == Believed(freed=1, amended=0)
+    assert [over.error_code for over in claim(connection).over] == ["AcceptedLate"]
+    assert queue.believe(connection) == NOTHING
+    assert final(connection) == [(batch.jobs[0].token, "sent", "m-1")]
+    assert misplaced(connection) == []
+
+
+def fail_at_the_last_attempt(connection: Connection) -> Batch:
+    """Let a mail be accepted whose answer comes after its last attempt was given up."""
+    add_accounts(connection, 1)
+    connection.execute(text("UPDATE jobs SET attempt = :last"), {"last": MAX_ATTEMPTS - 1})
+    batch = take(connection)
+    lose(connection)
+    assert not settle(connection, batch, Sent("m-1"))
+    return batch
+
+
+def test_what_failed_and_was_accepted_was_sent(connection: Connection) -> None:
+    token = fail_at_the_last_attempt(connection).jobs[0].token
+    assert final(connection) == [(token, "failed", None)]
+    assert queue.believe(connection) == Believed(freed=0, amended=1)
+    assert final(connection) == [(token, "sent", "m-1")]
+    assert queue.believe(connection) == NOTHING
+    assert jobs.retry(connection, [token], queue="mailroom").put_back == []
+    assert misplaced(connection) == []
+
+
+def test_two_sweeps_at_once_amend_a_failure_once(engine: Engine, connection: Connection) -> None:
+    token = fail_at_the_last_attempt(connection).jobs[0].token
+    with (
+        engine.connect().execution_options(isolation_level="READ COMMITTED") as first,
+        engine.connect() as second,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        assert queue.believe(first).amended == 1
+        other = thread.submit(queue.believe, second)
+        first.commit()
+        assert other.result(timeout=30) == NOTHING
+    assert final(connection) == [(token, "sent", "m-1")]
+    assert misplaced(connection) == []
+
+
+def test_a_failure_that_an_operator_has_taken_back_is_left_to_its_new_job(connection: Connection) -> None:
+    add_accounts(connection, 1)
+    connection.execute(text("UPDATE jobs SET attempt = :last"), {"last": MAX_ATTEMPTS - 1})
+    batch = take(connection)
+    lose(connection)
+    token = batch.jobs[0].token
+    assert jobs.retry(connection, [token], queue="mailroom").put_back == [token]
+    assert not settle(connection, batch, Sent("m-1"))
+    assert queue.believe(connection) == NOTHING
+    assert [over.error_code for over in claim(connection).over] == ["AcceptedLate"]
+    assert misplaced(connection) == []
+
+
+def test_what_nobody_knows_of_late_decides_nothing(connection: Connection) -> None:
+    add_accounts(connection, 1)
+    batch = take(connection)
+    lose(connection, hold=True)
+    assert not settle(connection, batch, Unconfirmed("Timeout", "no answer"))
+    assert queue.believe(connection) == NOTHING
+    assert misplaced(connection) == []
