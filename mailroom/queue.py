@@ -186,7 +186,7 @@ def claim(  # noqa: PLR0913 - what the one statement binds
             "worker": worker,
             "batch_limit": batch_limit,
             "job_limit": jobs,
-            "scan_limit": max(scans),
+            "scan_limit": max(scans, default=jobs),
             "scans": scans,
             "batch_timeout": batch_timeout,
             "lease": lease,
