@@ -3,9 +3,11 @@
 Sources: the service model `sesv2` for names and HTTP codes, the SES developer guide for their meaning.
 """
 
+import re
+from collections.abc import Mapping
 from enum import Enum, auto
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from mailroom.job import Deferred, Outcome, Rejected, Scope, Unconfirmed
 
@@ -83,6 +85,13 @@ THROTTLES: Final = frozenset(code for code, fault in (EXCEPTIONS | STATUSES).ite
 
 REFUSALS: Final = frozenset(code for code, fault in (EXCEPTIONS | STATUSES).items() if fault is Fault.MAIL)
 
+# What says that these credentials may not do that; others might.
+NOT_ALLOWED: Final = frozenset({"AccessDenied", "AccessDeniedException"})
+
+# Longer than any code or message id of SES.
+_LONGEST_WORD: Final = 200
+_NOT_IN_A_WORD: Final = re.compile(r"[^!-~]")
+
 _NO_ENTRY: Final = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 
 # What tells apart what SES answers with the same code.
@@ -104,6 +113,19 @@ _SCOPES: Final = {
     Fault.IDENTITY: Scope.IDENTITY,
     Fault.TEMPLATE: Scope.ACTION,
 }
+
+
+def word(said: object) -> str:
+    """Return a name that somebody outside gave as one word of ASCII that can be seen, and not too long.
+
+    It may go into a line of the log and into a column, whatever it was: no line ends, blanks, escapes or NUL.
+    """
+    return _NOT_IN_A_WORD.sub("?", str(said)[:_LONGEST_WORD]) or "Unknown"
+
+
+def error_code(response: Mapping[str, Any]) -> str:
+    """Return the code of an error answer, as a word."""
+    return word(response.get("Error", {}).get("Code", "Unknown"))
 
 
 def exception_fault(code: str, *, http_status: int, message: str, source: str) -> Fault:

@@ -8,10 +8,9 @@ import logging
 import socket
 import ssl
 import stat
-import subprocess
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
@@ -25,14 +24,28 @@ from mypy_boto3_sesv2 import SESV2Client
 
 from mailroom import classify, ses
 from mailroom.errors import SettingsError
-from mailroom.job import Action, Deferred, Outcome, Scope, Sent, Unconfirmed, Untried
+from mailroom.job import Action, Deferred, Scope, Sent, Unconfirmed, Untried
+from mailroom.ses import network
 from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.service import entry_statuses, error_statuses
 from mailroom.transport import CONNECT_TRIES, LONGEST_CALL, Mail
-from tests.conftest import missing
+from tests.ses_calls import (
+    SOURCE,
+    WITHIN,
+    client_of,
+    codes,
+    free_port,
+    in_a_row,
+    kinds,
+    listening,
+    mail,
+    mails,
+    make_certificate,
+    send,
+    set_aws,
+    tls,
+)
 
-SOURCE = "noreply@example.com"
-WITHIN = timedelta(seconds=60)
 REFUSED = "Email address is not verified. The following identities failed the check in region US-EAST-1: "
 Connect = Callable[..., SESV2Client]
 
@@ -56,28 +69,6 @@ def _aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     set_aws(monkeypatch, tmp_path)
 
 
-def set_aws(environment: pytest.MonkeyPatch, folder: Path) -> None:
-    environment.setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
-    environment.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
-    environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    environment.setenv("AWS_CONFIG_FILE", str(folder / "config"))
-    environment.setenv("AWS_SHARED_CREDENTIALS_FILE", str(folder / "credentials"))
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
-        environment.delenv(name, raising=False)
-
-
-def client_of(
-    environment: pytest.MonkeyPatch, url: str, *, connect_timeout: float = 3, read_timeout: float = 10
-) -> SESV2Client:
-    environment.setenv("AWS_ENDPOINT_URL_SESV2", url)
-    return ses.connect(
-        region="eu-west-1",
-        connections=8,
-        connect_timeout=timedelta(seconds=connect_timeout),
-        read_timeout=timedelta(seconds=read_timeout),
-    )
-
-
 @pytest.fixture
 def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
     """Returns a client of the endpoint at a URL."""
@@ -94,43 +85,6 @@ def client(running: Simulator, tmp_path_factory: pytest.TempPathFactory) -> SESV
 @pytest.fixture
 def transport(simulator: Simulator, client: SESV2Client) -> ses.SesTransport:
     return ses.SesTransport(client, source=SOURCE)
-
-
-def mail(token: int = 1, address: str | None = None, **changes: str) -> Mail:
-    login, secret = changes.get("login", f"user{token}"), changes.get("secret", f"s{token}")
-    address = address or f"user{token}@example.com"
-    return Mail(token=token, address=address, login=login, secret=secret, code=changes.get("code", "01234"))
-
-
-# A tag has at most 256 characters: for one with this token SES refuses a bulk call whole.
-BAD = 10**256
-
-
-def mails(count: int, bad: Collection[int] = ()) -> list[Mail]:
-    """Mails by their position; those in `bad` make SES refuse the call that they are in."""
-    return [mail(BAD + place if place in bad else place, f"user{place}@example.com") for place in range(count)]
-
-
-def send(transport: ses.SesTransport, them: Sequence[Mail], within: timedelta = WITHIN) -> Sequence[Outcome]:
-    return transport.send(Action.ACTIVATION, them, batch=7, within=within)
-
-
-def kinds(outcomes: Sequence[Outcome]) -> list[str]:
-    """In a word each; a deferred one is `charged` or `free`."""
-    return [
-        ("charged" if outcome.charged else "free") if isinstance(outcome, Deferred) else type(outcome).__name__.lower()
-        for outcome in outcomes
-    ]
-
-
-def in_a_row(kind: str, count: int) -> list[str]:
-    """What becomes of so many mails that meet the same: of refusals only the first is believed."""
-    return [kind] + ["charged" if kind == "rejected" else kind] * (count - 1)
-
-
-def codes(outcomes: Sequence[Outcome]) -> set[str]:
-    """The codes of those that were not sent."""
-    return {outcome.code for outcome in outcomes if not isinstance(outcome, Sent)}
 
 
 # Sent once
@@ -219,32 +173,6 @@ def test_each_call_is_one_of_its_own(simulator: Simulator, transport: ses.SesTra
 # Tried again: only what was certainly not sent
 
 
-@contextlib.contextmanager
-def listening(serve: Callable[[socket.socket], object], backlog: int = 16) -> Iterator[tuple[int, list[bytes]]]:
-    """A port on which each connection is handed to `serve`, and what it returned for each, as they come."""
-    seen: list[Any] = []
-    with socket.create_server(("127.0.0.1", 0), backlog=backlog) as server:
-
-        def accept() -> None:
-            with contextlib.suppress(OSError):  # closed: the test is over
-                while True:
-                    connection, _ = server.accept()
-                    with connection:
-                        seen.append(serve(connection))
-
-        thread = threading.Thread(target=accept)
-        thread.start()
-        yield server.getsockname()[1], seen
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
-
-
 def retries(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if "retry=" in record.getMessage()]
 
@@ -252,7 +180,7 @@ def retries(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_a_refused_connection_is_tried_again_twice(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     outcomes = send(ses.SesTransport(connect(f"http://127.0.0.1:{free_port()}"), source=SOURCE), mails(3))
-    assert outcomes == [Deferred("EndpointConnectionError", "no connection to SES", charged=False)] * 3
+    assert outcomes == [Deferred("EndpointConnectionError", "this machine cannot call SES", charged=False)] * 3
     assert retries(caplog) == [f"ses retry={number} error=EndpointConnectionError" for number in (1, 2)]
     assert CONNECT_TRIES == 3
 
@@ -296,7 +224,7 @@ def test_a_connection_that_is_not_answered_is_tried_again_twice(
             waiting.connect_ex(server.getsockname())
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         outcomes = send(ses.SesTransport(connect(url, connect_timeout=0.1), source=SOURCE), mails(2))
-    assert outcomes == [Deferred("ConnectTimeoutError", "no connection to SES", charged=False)] * 2
+    assert outcomes == [Deferred("ConnectTimeoutError", "this machine cannot call SES", charged=False)] * 2
     assert retries(caplog) == [f"ses retry={number} error=ConnectTimeoutError" for number in (1, 2)]
 
 
@@ -323,37 +251,7 @@ def test_a_server_without_tls_is_tried_three_times(connect: Connect) -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for 127.0.0.1 and its key, in one file."""
-    folder = tmp_path_factory.mktemp("certificate")
-    key, file = folder / "key.pem", folder / "certificate.pem"
-    try:
-        subprocess.run(
-            [
-                *("openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-                *("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", file),
-            ],
-            check=True,
-            capture_output=True,
-        )
-    except FileNotFoundError:
-        missing("openssl")
-    file.write_bytes(key.read_bytes() + file.read_bytes())
-    return file
-
-
-def tls(certificate: Path, then: Callable[[ssl.SSLSocket], object]) -> Callable[[socket.socket], object]:
-    """What serves a connection with TLS; a handshake that fails is what came of it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-
-    def serve(connection: socket.socket) -> object:
-        try:
-            with context.wrap_socket(connection, server_side=True) as secured:
-                return then(secured)
-        except OSError as error:
-            return error
-
-    return serve
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
 def test_a_certificate_that_is_not_trusted_is_tried_three_times(connect: Connect, certificate: Path) -> None:
@@ -814,41 +712,6 @@ def test_the_search_ends_with_the_lease(simulator: Simulator, transport: ses.Ses
 
 # Errors of botocore
 
-UNSENT_ERRORS = {"ConnectTimeoutError", "EndpointConnectionError", "ProxyConnectionError"}
-# Sent, or nobody knows. Of SSLError and ConnectionClosedError the tests above show which are certain.
-DANGEROUS_ERRORS = {
-    *("HTTPClientError", "ReadTimeoutError", "ConnectionClosedError", "ResponseStreamingError", "IncompleteReadError"),
-    *("ConnectionError", "SSLError", "ChecksumError", "FlexibleChecksumError", "AwsChunkedWrapperError"),
-    *("BotoCoreError", "UnseekableStreamError"),
-}
-NOT_TRIED_ERRORS = {
-    *("BaseEndpointResolverError", "EndpointVariantError", "NoRegionError", "UnknownEndpointError"),
-    *("UnknownFIPSEndpointError", "EndpointProviderError", "EndpointResolutionError"),
-    *("UnknownEndpointResolutionBuiltInName", "InvalidEndpointConfigurationError", "InvalidHostLabelError"),
-    *("InvalidRegionError", "UnknownRegionError", "InvalidProxiesConfigError", "MissingDependencyException"),
-    *("ConfigNotFound", "ConfigParseError", "ProfileNotFound", "InvalidConfigError", "InfiniteLoopConfigError"),
-    *("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "UnknownCredentialError"),
-    *("MetadataRetrievalError", "InvalidIMDSEndpointError", "InvalidIMDSEndpointModeError"),
-    *("RefreshWithMFAUnsupportedError", "SSOError", "SSOTokenLoadError", "UnauthorizedSSOTokenError"),
-    *("LoginError", "LoginAuthorizationCodeError", "LoginInsufficientPermissions", "LoginRefreshRequired"),
-    *("LoginTokenLoadError", "TokenRetrievalError", "NoAuthTokenError", "UnknownTokenProviderError"),
-    *("UnknownSignatureVersionError", "UnsupportedSignatureVersionError"),
-}
-# No send raises these: they are of other services, of waiters and pages, or of making a client.
-ELSEWHERE_ERRORS = {
-    *("AliasConflictParameterError", "ApiVersionNotFoundError", "CapacityNotAvailableError", "DataNotFoundError"),
-    *("InvalidChecksumConfigError", "InvalidDNSNameError", "InvalidDefaultsMode", "InvalidExpressionError"),
-    *("InvalidEndpointDiscoveryConfigurationError", "InvalidMaxRetryAttemptsError", "InvalidRetryConfigurationError"),
-    *("InvalidRetryModeError", "InvalidS3AddressingStyleError", "InvalidS3UsEast1RegionalEndpointConfigError"),
-    *("InvalidSTSRegionalEndpointsConfigError", "MD5UnavailableError", "MissingParametersError"),
-    *("OperationNotPageableError", "PaginationError", "ParamValidationError", "RangeError", "ServiceNotInRegionError"),
-    *("StubAssertionError", "StubResponseError", "UnStubbedResponseError", "UnknownClientMethodError"),
-    *("UnknownKeyError", "UnknownParameterError", "UnknownServiceError", "UnknownServiceStyle", "ValidationError"),
-    *("UnsupportedOutpostResourceError", "UnsupportedS3AccesspointConfigurationError", "UnsupportedS3ArnError"),
-    *("UnsupportedS3ConfigurationError", "UnsupportedS3ControlArnError", "UnsupportedS3ControlConfigurationError"),
-    *("UnsupportedServiceProtocolsError", "WaiterConfigError", "WaiterError"),
-}
-
 
 def subclasses(error: type[Exception]) -> Iterator[type[Exception]]:
     yield error
@@ -859,6 +722,10 @@ def subclasses(error: type[Exception]) -> Iterator[type[Exception]]:
 ERRORS = {error.__name__: error for error in subclasses(boto.BotoCoreError) if error.__module__ == boto.__name__}
 
 
+class OfTomorrowError(Exception):
+    """One that nobody has heard of."""
+
+
 def instance(error: type[Exception]) -> Exception:
     """One of them, with every blank of its message filled in."""
     blanks: dict[str, Any] = {name: "x" for _, name, _, _ in Formatter().parse(getattr(error, "fmt", "")) if name}
@@ -867,43 +734,37 @@ def instance(error: type[Exception]) -> Exception:
     return error(**blanks)
 
 
-def outcome_of(client: SESV2Client, error: Exception) -> tuple[str, int]:
-    """What becomes of a mail when botocore raises this where it would send, and how often it comes so far."""
-    tries = 0
+def outcome_of(client: SESV2Client, error: Exception, event: str) -> tuple[str, int]:
+    """What becomes of a mail when this rises at an event of botocore, and how often it came so far."""
+    times = 0
 
     def fail(**_: Any) -> None:
-        nonlocal tries
-        tries += 1
+        nonlocal times
+        times += 1
         raise error
 
-    client.meta.events.register("before-send.sesv2", fail)
+    client.meta.events.register(event, fail)
     try:
         [outcome] = send(ses.SesTransport(client, source=SOURCE), mails(1))
     finally:
-        client.meta.events.unregister("before-send.sesv2", fail)
-    assert codes([outcome]) == {type(error).__name__}
-    return kinds([outcome])[0], tries
+        client.meta.events.unregister(event, fail)
+    return kinds([outcome])[0], times
 
 
-def test_every_error_of_botocore_has_been_thought_of() -> None:
-    assert ERRORS.keys() == UNSENT_ERRORS | NOT_TRIED_ERRORS | DANGEROUS_ERRORS | ELSEWHERE_ERRORS
+def test_what_rises_before_the_request_is_begun_costs_the_mail_nothing_whatever_it_is(
+    client: SESV2Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network, "RETRY_WAIT", timedelta(0))
+    errors = [instance(error) for error in ERRORS.values()] + [OfTomorrowError(), ValueError(), OSError(24, "files")]
+    for event in ("before-sign.sesv2", "before-send.sesv2"):
+        assert {outcome_of(client, error, event) for error in errors} == {("free", CONNECT_TRIES)}, event
 
 
-def test_every_error_of_botocore_is_mapped(client: SESV2Client) -> None:
-    found = {name: outcome_of(client, instance(error)) for name, error in ERRORS.items()}
-    expected = {
-        **dict.fromkeys(ERRORS, ("unconfirmed", 1)),
-        **dict.fromkeys(NOT_TRIED_ERRORS, ("free", 1)),
-        **dict.fromkeys(UNSENT_ERRORS, ("free", CONNECT_TRIES)),
-    }
-    assert found == expected
-
-
-def test_an_error_nobody_has_heard_of_is_unconfirmed(client: SESV2Client) -> None:
-    class OfTomorrowError(boto.HTTPClientError):
-        pass
-
-    assert outcome_of(client, OfTomorrowError(error="x")) == ("unconfirmed", 1)
+def test_what_rises_after_it_was_begun_is_unconfirmed_whatever_it_is(simulator: Simulator, client: SESV2Client) -> None:
+    errors = [instance(error) for error in ERRORS.values()] + [OfTomorrowError(), ValueError(), OSError(24, "files")]
+    for error in errors:
+        assert outcome_of(client, error, "response-received.sesv2") == ("unconfirmed", 1), error
+    assert len(simulator.ledger.requests) == len(errors)
 
 
 def test_a_role_that_is_refused_costs_the_mails_nothing(

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -68,11 +69,13 @@ def open_transport(
         return DebugTransport()
     from mailroom import ses  # noqa: PLC0415 - boto3 takes a third of a second and 25 MB: only who sends pays
 
+    connect = partial(ses.connect, region=settings.aws_region, connections=connections)
     return ses.SesTransport(
-        ses.connect(region=settings.aws_region, connections=connections),
+        connect(),
         source=settings.ses_source,
         config_set=settings.ses_config_set,
         output_path=output_path,
+        renew=connect,
     )
 
 

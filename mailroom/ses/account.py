@@ -1,10 +1,10 @@
 """What SES says of the account itself: its rate, its quota, and whether it may send."""
 
+import math
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import BotoCoreError, ClientError
-
+from mailroom import classify
 from mailroom.errors import TransportError
 from mailroom.job import SesAccount
 from mailroom.ses import network
@@ -27,17 +27,26 @@ def connect_to_ask(*, region: str | None) -> "SESV2Client":
 def account(client: "SESV2Client") -> SesAccount:
     """Ask SES for the account. Raises TransportError with the code of the refusal, or of what went wrong on the way."""
     try:
-        answer = network.until_connected(client.get_account, {}, within=LONGEST_ANSWER)
-        quota = answer["SendQuota"]
-        return SesAccount(
-            max_send_rate=float(quota["MaxSendRate"]),
-            max_24_hour_send=float(quota["Max24HourSend"]),
-            sent_last_24_hours=float(quota["SentLast24Hours"]),
-            sending_enabled=bool(answer.get("SendingEnabled", True)),
-            production_access=bool(answer.get("ProductionAccessEnabled", True)),
-            enforcement=str(answer.get("EnforcementStatus", "")),
-        )
-    except ClientError as error:
-        raise TransportError(str(error.response.get("Error", {}).get("Code", "Unknown"))) from error
-    except (BotoCoreError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise TransportError(type(error).__name__) from error
+        return network.asked(lambda: _read(client.get_account()), within=LONGEST_ANSWER)
+    except network.FailedError as error:
+        raise TransportError(error.code) from error.cause
+
+
+def _read(answer: Any) -> SesAccount:
+    quota = answer["SendQuota"]
+    return SesAccount(
+        max_send_rate=_number(quota["MaxSendRate"]),
+        max_24_hour_send=_number(quota["Max24HourSend"]),
+        sent_last_24_hours=_number(quota["SentLast24Hours"]),
+        sending_enabled=bool(answer.get("SendingEnabled", True)),
+        production_access=bool(answer.get("ProductionAccessEnabled", True)),
+        enforcement=classify.word(answer["EnforcementStatus"]) if answer.get("EnforcementStatus") else "",
+    )
+
+
+def _number(found: Any) -> float:
+    """Return a number that one can reckon with: JSON as Python reads it knows NaN and infinity."""
+    number = float(found)
+    if not math.isfinite(number):
+        raise ValueError("not a number")
+    return number

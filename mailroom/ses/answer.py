@@ -1,6 +1,6 @@
 """The answers of SES, read with care: results are told apart by position, and what does not add up is unconfirmed."""
 
-from typing import Any, Final
+from typing import Any
 
 from botocore.exceptions import ClientError
 
@@ -8,15 +8,10 @@ from mailroom import classify
 from mailroom.classify import Fault
 from mailroom.job import Outcome, Sent, Unconfirmed
 
-# Any other operation is one that botocore calls for the sake of credentials, before it sends.
-_SENDING: Final = {"SendEmail", "SendBulkEmail"}
-
 
 def fault(error: ClientError, *, source: str) -> tuple[Fault, str]:
-    """Say whose fault an error answer is, and its code."""
-    code = str(error.response.get("Error", {}).get("Code", "Unknown"))
-    if error.operation_name not in _SENDING:
-        return Fault.LOCAL, code
+    """Say whose fault the error answer to a request is that was begun, and its code."""
+    code = classify.error_code(error.response)
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
     message = str(error.response.get("Error", {}).get("Message", ""))
     return classify.exception_fault(code, http_status=status, message=message, source=source), code
@@ -35,7 +30,7 @@ def results(answer: Any, count: int, *, source: str) -> list[Outcome]:
 def _result(result: Any, source: str) -> Outcome:
     if result is None:  # what botocore leaves of a null
         return _accepted(None)
-    status = str(result.get("Status", "NoStatus"))
+    status = classify.word(result.get("Status", "NoStatus"))
     if status == "SUCCESS" or (status not in classify.STATUSES and result.get("MessageId")):
         return _accepted(result.get("MessageId"))
     found = classify.status_fault(status, message=str(result.get("Error", "")), source=source)
@@ -44,5 +39,5 @@ def _result(result: Any, source: str) -> Outcome:
 
 def _accepted(message_id: object) -> Outcome:
     if isinstance(message_id, str) and message_id:
-        return Sent(message_id)
+        return Sent(classify.word(message_id))
     return Unconfirmed("NoMessageId", "SES answered without a message id")

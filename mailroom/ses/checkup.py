@@ -6,17 +6,21 @@ from collections.abc import Callable, Iterable, Iterator
 from email.utils import parseaddr
 from typing import TYPE_CHECKING, Any, Final
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
-from mailroom import actions
+from mailroom import actions, classify
 from mailroom.errors import TransportError
 from mailroom.finding import Finding, failed, ok, warning
 from mailroom.job import Action
+from mailroom.ses import network
+from mailroom.ses.account import LONGEST_ANSWER
 from mailroom.ses.account import account as ask_account
 
 if TYPE_CHECKING:
     from mypy_boto3_sesv2 import SESV2Client
 
+# Variables of a template that are named: whoever uses more has other troubles.
+MOST_NAMED: Final = 20
 # From here on somebody should know.
 MUCH_OF_THE_QUOTA: Final = 0.9
 _MISSING: Final = "NotFoundException"
@@ -44,17 +48,14 @@ def examine(client: "SESV2Client", *, source: str, config_set: str) -> list[Find
 def _checked(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
     """Make a check, or say what keeps it from being made."""
     try:
-        return list(check())
-    except ClientError as error:
-        return [_unanswered(name, _code(error))]
-    except BotoCoreError as error:
-        return [_unanswered(name, type(error).__name__)]
-    except TransportError as error:
-        return [_unanswered(name, str(error))]
+        return network.ended(lambda: list(check()), within=LONGEST_ANSWER)
+    except network.FailedError as error:
+        code = str(error.cause) if isinstance(error.cause, TransportError) else error.code
+        return [_unanswered(name, code)]
 
 
 def _unanswered(name: str, code: str) -> Finding:
-    if code in {"AccessDeniedException", "AccessDenied"}:
+    if code in classify.NOT_ALLOWED:
         return warning(
             name, "these credentials may not look", "allow what docs/operating.md lists for doctor, or look by hand"
         )
@@ -90,7 +91,7 @@ def _identity(client: "SESV2Client", address: str) -> Finding:
         try:
             answer = client.get_email_identity(EmailIdentity=identity)
         except ClientError as error:
-            if _code(error) != _MISSING:
+            if classify.error_code(error.response) != _MISSING:
                 raise
             continue
         if answer.get("VerifiedForSendingStatus"):
@@ -118,7 +119,7 @@ def _config_set(client: "SESV2Client", name: str) -> Finding:
     try:
         answer = client.get_configuration_set(ConfigurationSetName=name)
     except ClientError as error:
-        if _code(error) != _MISSING:
+        if classify.error_code(error.response) != _MISSING:
             raise
         return failed(
             "configuration set", f"{name} does not exist", "create it, or set MAILROOM_SES_CONFIG_SET, empty for none"
@@ -134,19 +135,23 @@ def _template(client: "SESV2Client", action: Action) -> Finding:
     try:
         content: Any = client.get_email_template(TemplateName=name)["TemplateContent"]
     except ClientError as error:
-        if _code(error) != _MISSING:
+        if classify.error_code(error.response) != _MISSING:
             raise
         return failed(check, "does not exist", f"aws sesv2 create-email-template --template-name {name} …")
     used = {variable for part in content.values() for variable in variables(str(part))}
     given = set(json.loads(actions.template_data(action, login="", secret="", code="")))
     if unknown := used - given:
-        words = f"uses {', '.join(sorted(unknown))}, which mailroom does not give: SES will refuse every mail"
+        words = f"uses {_listed(unknown)}, which mailroom does not give: SES will refuse every mail"
         return failed(check, words, f"use only {', '.join(sorted(given))}")
     if "secret" not in used:
         return failed(check, "has no {{secret}}: its mails have no link", "put the link in")
     if not content.get("Text"):
         return warning(check, "has no text part", "add one: some recipients see nothing else")
-    return ok(check, f"is there, and uses {', '.join(sorted(used))}")
+    return ok(check, f"is there, and uses {_listed(used)}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join([classify.word(name) for name in sorted(names)][:MOST_NAMED])
 
 
 def variables(template: str) -> set[str]:
@@ -160,7 +165,3 @@ def variables(template: str) -> set[str]:
         names = words.split()[1:] if opens else [words.lstrip("&> ").strip()]
         found.update(name for name in names if name)
     return found
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", "Unknown"))

@@ -1,18 +1,78 @@
-"""The client of SES: region, credentials and time-outs, and no retries of its own."""
+"""The client of SES: region, credentials and time-outs, no retries of its own; and a new one where that may help."""
 
 import logging
+import threading
+import time
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import boto3
 from botocore import exceptions as boto
 from botocore.config import Config
 
 from mailroom.errors import SettingsError
+from mailroom.ses import network
 from mailroom.transport import CONNECT_TIMEOUT, READ_TIMEOUT
 
 if TYPE_CHECKING:
     from mypy_boto3_sesv2 import SESV2Client
+
+log = logging.getLogger(__name__)
+
+# Credentials may come from a program, or from a server on this machine.
+LONGEST_CONNECT: Final = timedelta(seconds=30)
+# Not later than the first probe of a pause, which is to find the new credentials.
+RENEW_EVERY: Final = timedelta(seconds=2)
+
+
+class Clients:
+    """The client that calls are made with, made anew where that may help. Safe to share between threads.
+
+    A client reads credentials, profile, region and endpoint when it is made, and keeps them, and its connections, for
+    ever. What was renewed outside only a new one finds.
+    """
+
+    def __init__(self, client: "SESV2Client", renew: "Callable[[], SESV2Client] | None") -> None:
+        """`renew` makes a client like the first, from what is outside now; None: it is never made anew."""
+        network.guard(client)
+        self._client = client
+        self._renew = renew
+        self._lock = threading.Lock()
+        self._doubted = False
+        self._renew_at = 0.0
+        self._trouble = ""
+
+    def doubt(self) -> None:
+        """Have the next call made with a new client, but not more often than every RENEW_EVERY."""
+        self._doubted = True
+
+    def current(self) -> "SESV2Client":
+        """Return the client for a call that begins now; calls in the air keep theirs.
+
+        Where no new one can be made, because what is outside is half written, say, it is the one there was.
+        """
+        with self._lock:
+            now = time.monotonic()
+            if self._renew is None or not self._doubted or now < self._renew_at:
+                return self._client
+            # Whoever hangs in making one, if it is for ever, keeps nobody else from trying.
+            self._doubted, self._renew_at = False, now + RENEW_EVERY.total_seconds()
+        try:
+            client = self._renew()
+            network.guard(client)
+        except SettingsError as error:
+            self._doubted = True
+            self._note(str(error))
+            return self._client
+        self._note("")
+        self._client = client
+        return client
+
+    def _note(self, trouble: str) -> None:
+        if trouble not in {"", self._trouble}:
+            log.warning("no new client of SES, the old one goes on: %s", trouble)
+        self._trouble = trouble
 
 
 def connect(
@@ -32,6 +92,8 @@ def connect(
     """
     for name in ("boto3", "botocore", "urllib3"):  # at DEBUG they print request bodies, secrets included
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("botocore.credentials", "urllib3.connection"):  # they warn with tracebacks and with what others wrote
+        logging.getLogger(name).setLevel(logging.ERROR)
     config = Config(
         retries={"mode": "standard", "total_max_attempts": attempts},
         connect_timeout=connect_timeout.total_seconds(),
@@ -40,14 +102,17 @@ def connect(
         tcp_keepalive=True,
         parameter_validation=False,
     )
-    try:
+
+    def make() -> "tuple[SESV2Client, object]":
         session = boto3.Session(region_name=region)
-        client = session.client("sesv2", config=config)
-        credentials = session.get_credentials()
-    except boto.NoRegionError as error:
-        raise SettingsError(f"SES cannot be used: {error} Set AWS_REGION.") from error
-    except (boto.BotoCoreError, ValueError) as error:
-        raise SettingsError(f"SES cannot be used: {type(error).__name__}: check the AWS_ variables") from error
+        return session.client("sesv2", config=config), session.get_credentials()
+
+    try:
+        client, credentials = network.ended(make, within=LONGEST_CONNECT)
+    except network.FailedError as error:
+        if isinstance(error.cause, boto.NoRegionError):
+            raise SettingsError(f"SES cannot be used: {error.cause} Set AWS_REGION.") from error
+        raise SettingsError(f"SES cannot be used: {error.code}: check the AWS_ variables") from error
     if credentials is None:
         raise SettingsError("SES cannot be used: no AWS credentials were found (AWS_ACCESS_KEY_ID, a profile, a role)")
     return client

@@ -1,65 +1,35 @@
-"""What goes wrong on the way to SES: which of it is certainly not sent, and may be tried again at once."""
+"""The way to SES: a call that ends in time, and that knows for certain whether its request was begun."""
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, wait
+from contextvars import ContextVar
 from datetime import timedelta
-from traceback import walk_tb
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore import exceptions as boto
-from botocore.parsers import ResponseParserError
+from botocore.awsrequest import HeadersDict
 from tenacity import (
     RetryCallState,
     Retrying,
     retry_if_exception,
+    retry_if_not_exception_type,
     stop_after_attempt,
     stop_after_delay,
-    stop_when_event_set,
     wait_random,
 )
-from urllib3.connection import HTTPSConnection
 
-from mailroom.job import Deferred, Outcome, Unconfirmed
+from mailroom import classify
 from mailroom.transport import CONNECT_TRIES, RETRY_WAIT
+
+if TYPE_CHECKING:
+    from botocore.awsrequest import AWSPreparedRequest
+    from mypy_boto3_sesv2 import SESV2Client
 
 log = logging.getLogger(__name__)
 
-# The connection was never made, or nothing of the request was sent over it.
-_UNSENT: Final = (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError)
-# botocore gave up before it made a request.
-_NOT_TRIED: Final = (
-    boto.BaseEndpointResolverError,
-    boto.ConfigNotFound,
-    boto.ConfigParseError,
-    boto.CredentialRetrievalError,
-    boto.EndpointProviderError,
-    boto.InvalidConfigError,
-    boto.InvalidEndpointConfigurationError,
-    boto.InvalidHostLabelError,
-    boto.InvalidIMDSEndpointError,
-    boto.InvalidIMDSEndpointModeError,
-    boto.InvalidProxiesConfigError,
-    boto.InvalidRegionError,
-    getattr(boto, "LoginError", boto.SSOError),  # older versions have none
-    boto.MetadataRetrievalError,
-    boto.MissingDependencyException,
-    boto.NoAuthTokenError,
-    boto.NoCredentialsError,
-    boto.PartialCredentialsError,
-    boto.ProfileNotFound,
-    boto.RefreshWithMFAUnsupportedError,
-    boto.SSOError,
-    boto.TokenRetrievalError,
-    boto.UnknownCredentialError,
-    boto.UnknownRegionError,
-    boto.UnknownSignatureVersionError,
-    boto.UnknownTokenProviderError,
-    boto.UnsupportedSignatureVersionError,
-)
-# What botocore's parser trips with over JSON of another shape than the model's.
-_UNREADABLE: Final = (AttributeError, TypeError, ValueError, ResponseParserError)
+T = TypeVar("T")
 
 
 class UnreadableAnswerError(boto.BotoCoreError):
@@ -74,82 +44,164 @@ class NoEndError(boto.BotoCoreError):
     fmt = "no answer in time"
 
 
-def until_connected(send: Callable[..., Any], request: dict[str, Any], *, within: timedelta) -> Any:
-    """Make a call and return its answer; try again only what was certainly not sent.
+class NoThreadError(boto.BotoCoreError):
+    """This machine has no thread left for the call."""
 
-    Raises botocore's errors alone; NoEndError if the call goes on for longer than `within`: botocore's time-outs are
-    for each step, and looking up a name has none.
+    fmt = "no thread can be started"
+
+
+class FailedError(Exception):
+    """A call failed of `cause`, whatever that is; `code` is the word for it."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__()
+        self.cause = cause
+        self.code = classify.error_code(cause.response) if isinstance(cause, boto.ClientError) else type(cause).__name__
+
+
+class NotBegunError(FailedError):
+    """No request was begun, and none will be: nothing of a mail has left."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(cause)
+        if self.code in classify.EXCEPTIONS | classify.STATUSES:  # of the service that gives credentials
+            self.code = f"Credentials{self.code}"
+
+
+class _Start:
+    """Whether the request of one call was begun. It is begun once at most, and never after the call was given up.
+
+    It is begun when its body is asked for: names, credentials, proxies and TLS all come before that. Without its body
+    SES cannot accept a request.
     """
-    over = threading.Event()
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._begun = False
+        self._given_up = False
+
+    def body(self, content: bytes) -> Iterator[bytes]:
+        """Give the body of the request, which begins it."""
+        with self._lock:
+            if self._given_up or self._begun:
+                raise NoEndError
+            self._begun = True
+        yield content
+
+    def go_on(self) -> None:
+        """Raise NoEndError if nobody waits for the call any more."""
+        if self._given_up:
+            raise NoEndError
+
+    def give_up(self) -> bool:
+        """Keep the request from being begun, unless that is too late; return whether it is."""
+        with self._lock:
+            self._given_up = True
+            return self._begun
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may still be begun, and so the call be tried again."""
+        return not (self._begun or self._given_up)
+
+
+class _Headers(HeadersDict):
+    """Headers that are not written once the call was given up: a handshake may end long after that."""
+
+    def __init__(self, headers: Mapping[str, Any], start: _Start) -> None:
+        super().__init__(headers.items())
+        self._start = start
+
+    def __iter__(self) -> Iterator[str]:
+        self._start.go_on()
+        return super().__iter__()
+
+    def copy(self) -> "_Headers":
+        return _Headers(self, self._start)
+
+
+_start: ContextVar[_Start] = ContextVar("_start")
+
+
+def guard(client: "SESV2Client") -> None:
+    """Make a client fit for `until_begun`."""
+    client.meta.events.register_last("before-send.sesv2", _note_start, unique_id="mailroom-start")
+
+
+def _note_start(request: "AWSPreparedRequest", **_: object) -> None:
+    start = _start.get(None)
+    if start is not None and isinstance(request.body, bytes):
+        request.headers = _Headers(request.headers, start)  # type: ignore[assignment, arg-type]  # the stubs are wrong
+        # Its length is among the headers already, and it is signed. One that cannot be rewound is not sent twice.
+        request.body = start.body(request.body)  # type: ignore[assignment]  # urllib3 takes it
+
+
+def until_begun(call: Callable[[], T], *, within: timedelta) -> T:
+    """Make a call with a client that is guarded, and return its answer; try again while no request was begun.
+
+    It ends within that time, whatever it hangs in: botocore's time-outs are for each step, and looking up a name has
+    none. Raises NotBegunError where nothing was sent, whatever the reason; FailedError where SES may have the request.
+    """
+    start = _Start()
     attempts = Retrying(
-        retry=retry_if_exception(is_unsent),
+        retry=retry_if_exception(lambda _: start.is_open),
         # A connection is tried at each address that the name has: with several, one try may take all the time.
-        stop=stop_after_attempt(CONNECT_TRIES) | stop_after_delay(within / CONNECT_TRIES) | stop_when_event_set(over),
+        stop=stop_after_attempt(CONNECT_TRIES) | stop_after_delay(within / CONNECT_TRIES),
         wait=wait_random(0, RETRY_WAIT.total_seconds()),
         before_sleep=_log_retry,
         reraise=True,
     )
-    return _ended(lambda: attempts(_call, send, request), within, over)
+
+    def started() -> T:
+        _start.set(start)
+        return attempts(call)
+
+    try:
+        answer = ended(started, within=within)
+    except FailedError as error:
+        if start.give_up():
+            raise
+        raise NotBegunError(error.cause) from error.cause
+    finally:
+        start.give_up()
+    if not start.give_up():
+        raise FailedError(UnreadableAnswerError())  # to another request than ours
+    return answer
 
 
-def _ended(call: Callable[[], Any], within: timedelta, over: threading.Event) -> Any:
-    """Make a call in a thread of its own; if it does not end in time, it is told so by `over`, and left to itself."""
-    answer: Future[Any] = Future()
+def asked(question: Callable[[], T], *, within: timedelta) -> T:
+    """Put a question, again if there is no answer, and return the answer. FailedError if there is none in that time."""
+    attempts = Retrying(
+        retry=retry_if_not_exception_type(boto.ClientError),
+        stop=stop_after_attempt(CONNECT_TRIES) | stop_after_delay(within / CONNECT_TRIES),
+        wait=wait_random(0, RETRY_WAIT.total_seconds()),
+        reraise=True,
+    )
+    return ended(lambda: attempts(question), within=within)
+
+
+def ended(call: Callable[[], T], *, within: timedelta) -> T:
+    """Make a call in a thread of its own; one that does not end in time is left to itself. Raises FailedError alone."""
+    answer: Future[T] = Future()
 
     def run() -> None:
         try:
             answer.set_result(call())
         except BaseException as error:
-            answer.set_exception(error)  # raised where the answer is waited for
+            answer.set_exception(error)  # for whoever waits for the answer
 
-    threading.Thread(target=run, daemon=True).start()
+    try:
+        threading.Thread(target=run, daemon=True).start()
+    except RuntimeError as error:
+        raise FailedError(NoThreadError()) from error
     wait([answer], within.total_seconds())
     if not answer.done():
-        over.set()
-        raise NoEndError
+        raise FailedError(NoEndError())
+    if failure := answer.exception():
+        raise FailedError(failure) from failure
     return answer.result()
-
-
-def _call(send: Callable[..., Any], request: dict[str, Any]) -> Any:
-    try:
-        return send(**request)
-    except boto.BotoCoreError:  # some are ValueErrors as well
-        raise
-    except _UNREADABLE as error:
-        raise UnreadableAnswerError from error
 
 
 def _log_retry(state: RetryCallState) -> None:
     error = state.outcome and state.outcome.exception()
     log.info("ses retry=%d error=%s", state.attempt_number, type(error).__name__)
-
-
-def outcome(error: boto.BotoCoreError) -> Outcome:
-    """Return the outcome of a mail whose call raised this."""
-    name = type(error).__name__
-    if is_unsent(error):
-        return Deferred(name, "no connection to SES", charged=False)
-    if isinstance(error, _NOT_TRIED):
-        return Deferred(name, "the AWS configuration allows no call", charged=False)
-    return Unconfirmed(name, "no answer from SES, or none that can be read")
-
-
-def is_unsent(error: BaseException) -> bool:
-    """Whether an error proves that nothing of the request left: no connection, or no TLS on it."""
-    if isinstance(error, boto.SSLError | boto.ConnectionClosedError):
-        return any(_while_connecting(cause) for cause in _causes(error))
-    return isinstance(error, _UNSENT)
-
-
-def _while_connecting(error: BaseException) -> bool:
-    """Whether an error rose while TLS was set up. Its text does not tell: OpenSSL says the same of a later record."""
-    return any(frame.f_code is HTTPSConnection.connect.__code__ for frame, _ in walk_tb(error.__traceback__))
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, and those it wraps: botocore and urllib3 keep them in different places."""
-    seen: list[BaseException] = [error]
-    for one in seen:
-        yield one
-        kept = [one.__cause__, getattr(one, "kwargs", {}).get("error"), *one.args]
-        seen += [cause for cause in kept if isinstance(cause, BaseException) and cause not in seen]

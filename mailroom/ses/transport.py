@@ -1,11 +1,8 @@
 """The transport itself: one call for a batch, and the search for the mail for whose sake SES refuses it whole."""
 
-import json
-import logging
-import os
 import time
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,17 +11,18 @@ from botocore.exceptions import BotoCoreError, ClientError
 from mailroom import classify
 from mailroom.address import UNSUPPORTED_ADDRESS, ascii_address
 from mailroom.classify import Fault
+from mailroom.errors import TransportError
 from mailroom.fuse import BLOWS_AT, Fuse
-from mailroom.job import Action, Deferred, Outcome, Rejected, Sent, SesAccount, Untried
+from mailroom.job import Action, Deferred, Outcome, Rejected, Sent, SesAccount, Unconfirmed, Untried
 from mailroom.ses import answer, network, request
 from mailroom.ses.account import account
+from mailroom.ses.client import Clients
+from mailroom.ses.kept import KeptAnswers
 from mailroom.ses.request import Entry
 from mailroom.transport import CONNECT_TRIES, RETRY_WAIT, Mail, Permitted, always
 
 if TYPE_CHECKING:
     from mypy_boto3_sesv2 import SESV2Client
-
-log = logging.getLogger(__name__)
 
 # SES: at most 50 destinations in a call.
 LARGEST_BATCH: Final = 50
@@ -40,12 +38,16 @@ class SesTransport:
         source: str,
         config_set: str = "",
         output_path: Path | None = None,
+        renew: "Callable[[], SESV2Client] | None" = None,
     ) -> None:
-        """`config_set` may be empty: none. `output_path` is the folder for raw error answers; None: not kept."""
-        self._client = client
+        """`config_set` may be empty: none. `output_path` is the folder for raw error answers; None: not kept.
+
+        `renew` makes another client for when the first is refused, or comes to no answer; None: it is kept for ever.
+        """
+        self._clients = Clients(client, renew)
         self.source = source
         self._config_set = config_set
-        self._output_path = output_path
+        self._kept = KeptAnswers(output_path) if output_path is not None else None
         self._fuse = Fuse()
         config: Any = client.meta.config
         self.longest_call = self._patience = (
@@ -83,35 +85,48 @@ class SesTransport:
 
     def account(self) -> SesAccount:
         """Ask SES for the account; see `mailroom.ses.account`."""
-        return account(self._client)
+        try:
+            return account(self._clients.current())
+        except TransportError as error:
+            if str(error) not in classify.NOT_ALLOWED:  # for good, perhaps, and no reason to do without connections
+                self._clients.doubt()
+            raise
 
-    def request(self, action: Action, entries: Sequence[Entry], *, batch: int | None) -> Any:
-        """Make one call for all entries and return its answer; tried again only where nothing can have been sent."""
+    def request(self, action: Action, entries: Sequence[Entry], *, batch: int | None) -> tuple[list[Outcome], Any]:
+        """Make one call for all entries; return what became of each, and the raw answer.
+
+        Raises what `network.until_begun` does.
+        """
+        frame = self._frame(action, entries, batch)
+
+        def call() -> tuple[list[Outcome], Any]:
+            client = self._clients.current()
+            answered: Any = (client.send_email if len(entries) == 1 else client.send_bulk_email)(**frame)
+            return answer.results(answered, len(entries), source=self.source), answered
+
+        return network.until_begun(call, within=self._patience)
+
+    def _frame(self, action: Action, entries: Sequence[Entry], batch: int | None) -> dict[str, Any]:
         frame: dict[str, Any] = {"FromEmailAddress": self.source}
         if self._config_set:
             frame["ConfigurationSetName"] = self._config_set
         if len(entries) == 1:
-            frame |= request.single(action, entries[0], batch=batch)
-            return network.until_connected(self._client.send_email, frame, within=self._patience)
-        frame |= request.bulk(action, entries, batch=batch)
-        return network.until_connected(self._client.send_bulk_email, frame, within=self._patience)
+            return frame | request.single(action, entries[0], batch=batch)
+        return frame | request.bulk(action, entries, batch=batch)
 
-    def keep(self, batch: int | None, entries: Sequence[Entry], raw: object) -> None:
-        """Append a raw error answer to the folder for them, if there is one. Only its owner may read it.
+    def mind(self, batch: int | None, entries: Sequence[Entry], outcomes: Sequence[Outcome], raw: object) -> None:
+        """See to what a call tells besides what became of its mails: none, if that is still to be found."""
+        if any(_may_be_the_clients(outcome) for outcome in outcomes):
+            self._clients.doubt()
+        if self._kept and not (outcomes and all(isinstance(outcome, Sent) for outcome in outcomes)):
+            self._kept.append(batch, [mail.token for mail, _ in entries], raw)
 
-        A folder that cannot be written to is logged and no more: what the other mails of the call got must not be lost.
-        """
-        if self._output_path is None:
-            return
-        tokens = [mail.token for mail, _ in entries]
-        line = {"at": datetime.now(UTC).isoformat(), "batch": batch, "tokens": tokens, "answer": raw}
-        try:
-            self._output_path.mkdir(parents=True, exist_ok=True)
-            file = os.open(self._output_path / "ses-errors.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            with os.fdopen(file, "ab", buffering=0) as out:
-                out.write(json.dumps(line, default=str).encode() + b"\n")
-        except OSError as error:
-            log.warning("ses answer not kept: %s", error)
+
+def _may_be_the_clients(outcome: Outcome) -> bool:
+    """Whether another client, with what is outside now or on another connection, might be told something else."""
+    if isinstance(outcome, Unconfirmed):
+        return True
+    return isinstance(outcome, Deferred) and not outcome.charged and outcome.code not in classify.THROTTLES
 
 
 class _Call:
@@ -182,18 +197,22 @@ class _Call:
             if self._searching and not self._progress:  # or the same mails would be searched like this for ever
                 return [Deferred("OutOfTime", "the lease ended the search for a mail", charged=True)] * len(entries)
             return [Untried("OutOfTime")] * len(entries)
-        try:
-            answered = transport.request(self._action, entries, batch=self._batch)
-        except ClientError as error:
-            transport.keep(self._batch, entries, error.response)
-            fault, code = answer.fault(error, source=transport.source)
-            if fault is Fault.MAIL and len(entries) > 1:
-                return None
-            return [classify.outcome(fault, code)] * len(entries)
-        except BotoCoreError as error:
-            transport.keep(self._batch, entries, type(error).__name__)
-            return [network.outcome(error)] * len(entries)
-        outcomes = answer.results(answered, len(entries), source=transport.source)
-        if not all(isinstance(outcome, Sent) for outcome in outcomes):
-            transport.keep(self._batch, entries, answered)
+        outcomes, raw = self._call(entries)
+        transport.mind(self._batch, entries, outcomes or [], raw)
         return outcomes
+
+    def _call(self, entries: Sequence[Entry]) -> tuple[list[Outcome] | None, object]:
+        """Make the call; return what `_try` does, and the raw answer, or the name of what came instead."""
+        transport = self._transport
+        try:
+            return transport.request(self._action, entries, batch=self._batch)
+        except network.NotBegunError as error:
+            raw = error.cause.response if isinstance(error.cause, ClientError) else error.code
+            return [classify.outcome(Fault.LOCAL, error.code)] * len(entries), raw
+        except network.FailedError as error:
+            if isinstance(error.cause, ClientError):
+                fault, code = answer.fault(error.cause, source=transport.source)
+                whole = fault is Fault.MAIL and len(entries) > 1
+                return None if whole else [classify.outcome(fault, code)] * len(entries), error.cause.response
+            name = error.code if isinstance(error.cause, BotoCoreError) else "UnreadableAnswerError"
+            return [Unconfirmed(name, "no answer from SES, or none that can be read")] * len(entries), name

@@ -1,0 +1,140 @@
+"""Calls of the transport through SES, and what serves them: raw sockets, with TLS or without."""
+
+import contextlib
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mypy_boto3_sesv2 import SESV2Client
+
+from mailroom import ses
+from mailroom.job import Action, Deferred, Outcome, Sent
+from mailroom.transport import Mail
+from tests.conftest import missing
+
+SOURCE = "noreply@example.com"
+WITHIN = timedelta(seconds=60)
+
+
+def set_aws(environment: pytest.MonkeyPatch, folder: Path) -> None:
+    environment.setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
+    environment.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+    environment.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    environment.setenv("AWS_CONFIG_FILE", str(folder / "config"))
+    environment.setenv("AWS_SHARED_CREDENTIALS_FILE", str(folder / "credentials"))
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        environment.delenv(name, raising=False)
+
+
+def client_of(
+    environment: pytest.MonkeyPatch, url: str, *, connect_timeout: float = 3, read_timeout: float = 10
+) -> SESV2Client:
+    environment.setenv("AWS_ENDPOINT_URL_SESV2", url)
+    return ses.connect(
+        region="eu-west-1",
+        connections=8,
+        connect_timeout=timedelta(seconds=connect_timeout),
+        read_timeout=timedelta(seconds=read_timeout),
+    )
+
+
+def mail(token: int = 1, address: str | None = None, **changes: str) -> Mail:
+    login, secret = changes.get("login", f"user{token}"), changes.get("secret", f"s{token}")
+    address = address or f"user{token}@example.com"
+    return Mail(token=token, address=address, login=login, secret=secret, code=changes.get("code", "01234"))
+
+
+# A tag has at most 256 characters: for one with this token SES refuses a bulk call whole.
+BAD = 10**256
+
+
+def mails(count: int, bad: Collection[int] = ()) -> list[Mail]:
+    """Mails by their position; those in `bad` make SES refuse the call that they are in."""
+    return [mail(BAD + place if place in bad else place, f"user{place}@example.com") for place in range(count)]
+
+
+def send(transport: ses.SesTransport, them: Sequence[Mail], within: timedelta = WITHIN) -> Sequence[Outcome]:
+    return transport.send(Action.ACTIVATION, them, batch=7, within=within)
+
+
+def kinds(outcomes: Sequence[Outcome]) -> list[str]:
+    """In a word each; a deferred one is `charged` or `free`."""
+    return [
+        ("charged" if outcome.charged else "free") if isinstance(outcome, Deferred) else type(outcome).__name__.lower()
+        for outcome in outcomes
+    ]
+
+
+def in_a_row(kind: str, count: int) -> list[str]:
+    """What becomes of so many mails that meet the same: of refusals only the first is believed."""
+    return [kind] + ["charged" if kind == "rejected" else kind] * (count - 1)
+
+
+def codes(outcomes: Sequence[Outcome]) -> set[str]:
+    """The codes of those that were not sent."""
+    return {outcome.code for outcome in outcomes if not isinstance(outcome, Sent)}
+
+
+@contextlib.contextmanager
+def listening(serve: Callable[[socket.socket], object], backlog: int = 16) -> Iterator[tuple[int, list[bytes]]]:
+    """A port on which each connection is handed to `serve`, and what it returned for each, as they come."""
+    seen: list[Any] = []
+    with socket.create_server(("127.0.0.1", 0), backlog=backlog) as server:
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):  # closed: the test is over
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        seen.append(serve(connection))
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield server.getsockname()[1], seen
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def make_certificate(folder: Path) -> Path:
+    """A self-signed certificate for 127.0.0.1 and its key, in one file."""
+    key, file = folder / "key.pem", folder / "certificate.pem"
+    try:
+        subprocess.run(
+            [
+                *("openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+                *("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", file),
+            ],
+            check=True,
+            capture_output=True,
+        )
+    except FileNotFoundError:
+        missing("openssl")
+    file.write_bytes(key.read_bytes() + file.read_bytes())
+    return file
+
+
+def tls(certificate: Path, then: Callable[[ssl.SSLSocket], object]) -> Callable[[socket.socket], object]:
+    """What serves a connection with TLS; a handshake that fails is what came of it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    def serve(connection: socket.socket) -> object:
+        try:
+            with context.wrap_socket(connection, server_side=True) as secured:
+                return then(secured)
+        except OSError as error:
+            return error
+
+    return serve
