@@ -4,7 +4,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeGuard
 
 from sqlalchemy import Connection, Engine
@@ -12,9 +12,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from mailroom import classify, pauses, refusals
 from mailroom.backoff import Backoff
-from mailroom.fuse import BLOWS_AT, blown
 from mailroom.job import Action, Batch, Deferred, Outcome, Rejected, Scope, Sent, Unconfirmed, Untried
 from mailroom.permits import Permits
+from mailroom.refusals import Weighed
 
 log = logging.getLogger(__name__)
 
@@ -39,24 +39,23 @@ class Aftermath:
             self._slow_down()
 
     def weigh(self, batch: Batch, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
-        """Believe the refusal of a mail that was refused before, if since then another of the action was accepted.
+        """Return what is to be believed of the answers for a batch: refusals may not be for the sake of their mails.
 
-        Else a few that are bad, claimed together, would pause their action again and again.
+        They are, where a mail of the same batch was accepted; where another of the action was, since the mail was
+        refused before; and where no other was refused since. Otherwise the mail is tried again; and if one after
+        another is refused, the action is at fault. The first time, and whenever it is, that costs the mail nothing.
         """
-        doubted = [_is_doubted(outcome) for outcome in outcomes]
-        if not any(doubted):
+        refused = [job for job, told in zip(batch.jobs, outcomes, strict=True) if _is_refused(told)]
+        if not refused or any(isinstance(told, Sent) for told in outcomes):
             return outcomes
         try:
             with self._engine.connect() as connection:
-                tokens = [job.token for job in batch.jobs]
-                bad = refusals.refused_before_accepted(connection, batch.action, classify.REFUSALS, tokens)
+                weighed = refusals.weigh(connection, batch.action, classify.REFUSALS, refused)
         except SQLAlchemyError:  # the answers are worth more than what is made of them
-            return outcomes
+            return [_doubted(told, charged=False) if _is_refused(told) else told for told in outcomes]
         return [
-            Rejected(outcome.code, "SES refuses this mail, and others not")
-            if job.token in bad and _is_doubted(outcome)
-            else outcome
-            for job, outcome in zip(batch.jobs, outcomes, strict=True)
+            _believed(told, job.token, weighed) if _is_refused(told) else told
+            for job, told in zip(batch.jobs, outcomes, strict=True)
         ]
 
     def resume(self, action: Action) -> None:
@@ -90,14 +89,17 @@ class Aftermath:
             self._backoff.success()
 
     def _mind_refusals(self, action: Action, outcomes: Sequence[Outcome]) -> None:
-        """Pause an action of which one mail after another is refused, whichever processes met that."""
-        codes = [one.code for one in outcomes if isinstance(one, Rejected) and one.code in classify.REFUSALS]
-        if not codes or any(isinstance(outcome, Sent) for outcome in outcomes):
+        """Pause an action of which one mail after another is refused, though each process has believed it of its own.
+
+        When those were weighed, what others met at the same moment was not on record yet.
+        """
+        refused = [told for told in outcomes if _is_refused(told)]
+        if not refused or any(isinstance(told, Sent) for told in outcomes):
             return
         with self._engine.connect() as connection:
-            refused = refusals.refused_since_accepted(connection, action, classify.REFUSALS)
-        if len({account for _, account in refused}) >= BLOWS_AT:
-            self._pause_fleet(action, blown(codes[0]))
+            weighed = refusals.weigh(connection, action, classify.REFUSALS)
+        if weighed.tells_of_the_configuration:
+            self._pause_fleet(action, _at_fault(refused[0].code))
 
     def _slow_down(self) -> None:
         pace = self._permits.throttled()
@@ -106,10 +108,13 @@ class Aftermath:
 
     def _pause_fleet(self, action: Action, fault: Deferred) -> None:
         scope = pauses.scope_name(fault.scope or Scope.ACCOUNT, action)
+        refused = fault.code in classify.REFUSALS
+        # Whether it is so, mails that were not refused can tell at once.
+        after = timedelta(0) if refused else pauses.FIRST_PROBE
         with self._engine.connect() as connection:
-            if pauses.open_pause(connection, scope, code=fault.code, reason=fault.reason):
+            if pauses.open_pause(connection, scope, code=fault.code, reason=fault.reason, probe_after=after):
                 log.warning("paused scope=%s code=%s reason=%r", scope, fault.code, fault.reason)
-            if fault.code in classify.REFUSALS:
+            if refused:
                 self._put_back_refused(connection, action)
 
     def _put_back_refused(self, connection: Connection, action: Action, *, before: datetime | None = None) -> None:
@@ -119,20 +124,38 @@ class Aftermath:
         once at the most: what is refused again after that is bad.
         """
         found = refusals.refused_since_accepted(connection, action, classify.REFUSALS, before=before)
-        put_back = refusals.put_back_once(connection, [token for token, _ in found], queue=self._queue)
+        put_back = refusals.put_back_once(connection, found, queue=self._queue)
         if put_back:
             log.warning("put back jobs=%d action=%s: refused, and not for their own sake", len(put_back), action)
 
 
-def _is_doubted(outcome: Outcome) -> TypeGuard[Deferred]:
-    """Whether a mail was refused, and the fuse does not believe that it was for its own sake."""
-    return isinstance(outcome, Deferred) and outcome.scope is Scope.ACTION and outcome.code in classify.REFUSALS
+def _is_refused(told: Outcome) -> TypeGuard[Rejected]:
+    """Whether SES refused a mail, as it says for the mail's own sake."""
+    return isinstance(told, Rejected) and told.code in classify.REFUSALS
+
+
+def _believed(told: Rejected, token: int, weighed: Weighed) -> Outcome:
+    if token in weighed.bad:
+        return Rejected(told.code, "SES refuses this mail, and others not")
+    if weighed.tells_of_the_configuration:
+        return _at_fault(told.code)
+    if weighed.unbroken == 1:
+        return told
+    return _doubted(told, charged=token in weighed.tried)
+
+
+def _doubted(told: Rejected, *, charged: bool) -> Deferred:
+    return Deferred(told.code, "refused like the mail before: perhaps not for its own sake", charged=charged)
+
+
+def _at_fault(code: str) -> Deferred:
+    return Deferred(code, "SES refuses one mail after another", charged=False, scope=Scope.ACTION)
 
 
 def _is_local(outcome: Outcome) -> TypeGuard[Deferred | Unconfirmed]:
     """Whether a fault is not the mail's, and yet nothing that the fleet should stop for."""
     if isinstance(outcome, Deferred):
-        return not outcome.charged and outcome.scope is None
+        return not outcome.charged and outcome.scope is None and outcome.code not in classify.REFUSALS
     return isinstance(outcome, Unconfirmed)
 
 

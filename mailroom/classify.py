@@ -83,6 +83,7 @@ STATUSES: Final = {
 
 THROTTLES: Final = frozenset(code for code, fault in (EXCEPTIONS | STATUSES).items() if fault is Fault.THROTTLED)
 
+# With these SES refuses a mail for its own sake, as it says; but also where our template is broken.
 REFUSALS: Final = frozenset(code for code, fault in (EXCEPTIONS | STATUSES).items() if fault is Fault.MAIL)
 
 # What says that these credentials may not do that; others might.

@@ -3,6 +3,7 @@
 The claim and the look pass over what is paused, so a pause holds from the commit that opens it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import product
@@ -11,12 +12,18 @@ from typing import Final
 from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
+from mailroom.classify import REFUSALS
 from mailroom.database import statement
-from mailroom.job import Action, Priority, Scope
+from mailroom.job import Action, Position, Priority, Scope
+from mailroom.queue import Lane
 from mailroom.schema import pauses
 
 FIRST_PROBE: Final = timedelta(seconds=2)
 LONGEST_PROBE: Final = timedelta(seconds=60)
+# The same where mails are refused: mostly it is they who are bad, and the others must not wait for them.
+LONGEST_OF_REFUSALS: Final = timedelta(seconds=10)
+# How many mails a probe tries that were refused before: one of them may be bad, and not what is paused.
+TRIED_AGAIN: Final = 3
 # What cannot be probed is paused, and resumed, by hand.
 BY_HAND: Final = "ByHand"
 
@@ -52,12 +59,20 @@ def scopes() -> list[str]:
     return [*(scope.value for scope in Scope if scope is not Scope.ACTION), *(action.value for action in Action)]
 
 
-def open_pause(connection: Connection, scope: str, *, code: str, reason: str, probed: bool = True) -> bool:
-    """Pause a scope; return False if it is paused already. The first probe is due after FIRST_PROBE.
+def open_pause(
+    connection: Connection,
+    scope: str,
+    *,
+    code: str,
+    reason: str,
+    probed: bool = True,
+    probe_after: timedelta = FIRST_PROBE,
+) -> bool:
+    """Pause a scope; return False if it is paused already. The first probe is due after `probe_after`.
 
     Without `probed` it stays until it is resumed by hand, also if it was paused before with probes.
     """
-    probe_at = func.clock_timestamp() + FIRST_PROBE if probed else None
+    probe_at = func.clock_timestamp() + probe_after if probed else None
     row = insert(pauses).values(scope=scope, code=code, reason=reason, probe_at=probe_at)
     if probed:
         return connection.execute(row.on_conflict_do_nothing().returning(pauses.c.scope)).first() is not None
@@ -74,12 +89,20 @@ def probe(connection: Connection, *, queue: str) -> str | None:
         {
             "first_wait": FIRST_PROBE,
             "longest_wait": LONGEST_PROBE,
+            "longest_wait_of_refusals": LONGEST_OF_REFUSALS,
+            "refusals": list(REFUSALS),
             "queue": queue,
-            "priorities": [priority.value for priority, _ in lanes],
-            "actions": [action.value for _, action in lanes],
+            **_lanes(lanes),
         },
     ).scalar()
     return scope
+
+
+def places(connection: Connection, *, queue: str, lanes: Sequence[Lane], most: int) -> list[tuple[Lane, Position]]:
+    """Return where jobs wait in these lanes that a probe should try, spread over all: first those never refused."""
+    binds = {"queue": queue, "codes": list(REFUSALS), "most": most, "again": TRIED_AGAIN, **_lanes(lanes)}
+    rows = connection.execute(statement("probe_places"), binds)
+    return [((Priority(row.priority), Action(row.action)), Position(row.due_at, row.token)) for row in rows]
 
 
 def close_pause(connection: Connection, scope: str, *, by_hand: bool = False) -> bool:
@@ -94,3 +117,10 @@ def read(connection: Connection) -> list[Pause]:
     """Return what is paused, the oldest first."""
     columns = (pauses.c.scope, pauses.c.code, pauses.c.reason, pauses.c.opened_at, pauses.c.probe_at)
     return [Pause(*row) for row in connection.execute(select(*columns).order_by(pauses.c.opened_at))]
+
+
+def _lanes(lanes: Sequence[Lane]) -> dict[str, list[str] | list[int]]:
+    return {
+        "priorities": [priority.value for priority, _ in lanes],
+        "actions": [action.value for _, action in lanes],
+    }

@@ -3,33 +3,36 @@
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Final
 from uuid import UUID
 
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
-from mailroom import classify, pauses, queue, schema
+from mailroom import classify, pauses, queue, refusals, schema
 from mailroom.address import UNSUPPORTED_ADDRESS
 from mailroom.aftermath import Aftermath
-from mailroom.job import Action, Batch, Deferred, Outcome, Rejected, Sent
+from mailroom.job import Action, Batch, Deferred, Outcome, Position, Rejected, Sent
 from mailroom.limits import Limits
-from mailroom.permits import Permit, give_back_unused
-from mailroom.queue import LANES, NOTHING, OTHER_LANES, URGENT_LANES, Claim, Lane, View
+from mailroom.permits import ASK_AGAIN, Permit, give_back_unused
+from mailroom.queue import LANES, NOTHING, OTHER_LANES, URGENT_LANES, Claim, Floors, Lane, View
 from mailroom.sending import Sending
 from mailroom.shared import Shared
 from mailroom.transport import Transport
 
 log = logging.getLogger(__name__)
 
-# How long one probe looks for a mail among jobs that turn out to be over.
-LONGEST_PROBE: Final = timedelta(seconds=2)
-# Mails that one probe tries where SES refuses them: a few that are bad must not keep an action paused.
-MOST_PROBED: Final = 10
+# How long one probe may take before it begins with another mail, and so how long it looks for one among jobs that turn
+# out to be over.
+LONGEST_PROBE: Final = timedelta(seconds=5)
+# Mails that one probe tries where SES refuses them: bad ones must not keep an action paused.
+FEWEST_PROBED: Final = 10
+MOST_PROBED: Final = 50
 # After so many urgent claims in a row, the other lanes come first once: a flood of recoveries starves nobody.
 URGENT_RUN: Final = 4
 
@@ -104,36 +107,57 @@ class Sender:
         return self._permits.wait()
 
     def probe(self, stopping: Callable[[], bool] = lambda: False) -> bool:
-        """Try whether a pause can end: with one mail, and where that is refused, with some others, unless `stopping`.
+        """Try whether a pause can end: with one mail, and where that is refused, with others, unless `stopping`.
 
-        It ends with the first mail that is accepted. No refusal is believed: what is paused may be why. Return False if
-        there is no pause to be tried now.
+        It ends with the first mail that is accepted. No refusal is believed: what is paused may be why. So the mails
+        are those that were never refused, from all over the queue. Return False if there is no pause to be tried now.
         """
         permit = self._permits.take(1, urgent_waits=lambda: True)
         if permit is None:
             return False
         with self._engine.connect() as connection:
             scope = pauses.probe(connection, queue=self.limits.queue)
-            paused = {pause.scope for pause in pauses.read(connection)}
-        if scope is None:
-            self._permits.give_back(permit, permit.count)
-            return False
-        lanes = [lane for lane in LANES if scope not in list(Action) or lane[1] == scope]
-        # What is paused for itself as well cannot tell whether the rest is over: others first.
-        in_turn = [[lane for lane in lanes if lane[1] not in paused], lanes]
-        for left in reversed(range(MOST_PROBED)):
-            refused = self._is_refused(permit, in_turn)
-            again = self._permits.take(1, urgent_waits=lambda: True) if refused and left and not stopping() else None
+            if scope is None:
+                self._permits.give_back(permit, permit.count)
+                return False
+            most, in_turn = self._most_probed(connection, scope), _lanes_to_probe(connection, scope)
+            of_queue = partial(pauses.places, connection, queue=self.limits.queue, most=most)
+            places = [place for lanes in in_turn for place in of_queue(lanes=lanes)]
+        ends = time.monotonic() + LONGEST_PROBE.total_seconds()
+        claims = self._claims_to_probe(places, in_turn, ends)
+        for left in reversed(range(most)):
+            refused = self._is_refused(permit, claims)
+            again = self._permit_to_probe(ends, stopping) if refused and left else None
             if again is None:
                 break
             permit = again
         return True
 
-    def _is_refused(self, permit: Permit, in_turn: Sequence[Sequence[Lane]]) -> bool:
+    def _most_probed(self, connection: Connection, scope: str) -> int:
+        """Return how many mails a probe of a scope may try: as many again as were refused, until that is conclusive."""
+        if scope not in list(Action):
+            return FEWEST_PROBED
+        weighed = refusals.weigh(connection, Action(scope), classify.REFUSALS)
+        if weighed.unbroken >= refusals.CONCLUSIVE:
+            return FEWEST_PROBED
+        return max(FEWEST_PROBED, min(max(weighed.unbroken, weighed.survived), MOST_PROBED))
+
+    def _permit_to_probe(self, ends: float, stopping: Callable[[], bool]) -> Permit | None:
+        """Wait for a permit for another mail of a probe. What is urgent goes first, and keeps its reserve."""
+        while not stopping() and not self._shared.stopping.is_set() and time.monotonic() < ends:
+            if self._urgent_waits():
+                self.work_claim()
+            permit = self._permits.take(1, urgent_waits=lambda: False)
+            if permit is not None:
+                return permit
+            self._shared.stopping.wait(ASK_AGAIN.total_seconds())
+        return None
+
+    def _is_refused(self, permit: Permit, claims: Iterator[Sequence[Batch]]) -> bool:
         """Send one mail of what is paused, and resume if it is accepted; return whether it was refused."""
         claimed = time.monotonic()
-        batches = self._claim_to_probe(in_turn)
-        if not batches:
+        batches = next(claims, None)
+        if batches is None:
             self._permits.give_back(permit, permit.count)
             return False
         answers = self._sending.work(batches, permit, claimed=claimed, believe=_doubted)
@@ -141,22 +165,34 @@ class Sender:
         told = [outcome for answer in answers for outcome in answer]
         if any(isinstance(outcome, Sent) for outcome in told):
             self._aftermath.resume(batches[0].action)
-        refusals = {*classify.REFUSALS, UNSUPPORTED_ADDRESS}
-        return any(isinstance(one, Rejected | Deferred) and one.code in refusals for one in told)
+        refused = {*classify.REFUSALS, UNSUPPORTED_ADDRESS}
+        return any(isinstance(one, Rejected | Deferred) and one.code in refused for one in told)
 
-    def _claim_to_probe(self, in_turn: Sequence[Sequence[Lane]]) -> Sequence[Batch]:
-        """Claim one job of the first of these lanes that has one to send; what is over meanwhile is none."""
-        limits = replace(self.limits, batch_limit=1, batch_timeout=timedelta(0))
-        ends = time.monotonic() + LONGEST_PROBE.total_seconds()
-        for lanes in in_turn:
+    def _claims_to_probe(
+        self, places: Sequence[tuple[Lane, Position]], in_turn: Sequence[Sequence[Lane]], ends: float
+    ) -> Iterator[Sequence[Batch]]:
+        """Claim one job after the other, at these places; what is over meanwhile is none.
+
+        If there is nothing at any of them, one of the first of these lanes that has one to send.
+        """
+        found = False
+        for lane, place in places:
+            if batches := self._claim_to_probe([lane], _floors_below(lane, place)).batches:
+                found = True
+                yield batches
+        for lanes in () if found else in_turn:
             while time.monotonic() < ends:
-                claim = self._claim(limits, lanes=lanes, probing=True)
-                _log_over(claim)
+                claim = self._claim_to_probe(lanes, self._floors)
                 if claim.batches:
-                    return claim.batches
+                    yield claim.batches
                 if claim.taken == 0:
                     break
-        return []
+
+    def _claim_to_probe(self, lanes: Sequence[Lane], floors: Floors) -> Claim:
+        limits = replace(self.limits, batch_limit=1, batch_timeout=timedelta(0))
+        claim = self._claim(limits, lanes=lanes, probing=True, floors=floors)
+        _log_over(claim)
+        return claim
 
     def _claim_permitted(self, permit: Permit) -> Claim:
         """Claim no more than is permitted, and give back what is left of the permit."""
@@ -179,7 +215,13 @@ class Sender:
             return self.look(connection, lanes=URGENT_LANES).ready > 0
 
     def _claim(
-        self, limits: Limits, *, lanes: Sequence[Lane] = LANES, probing: bool = False, job_limit: int | None = None
+        self,
+        limits: Limits,
+        *,
+        lanes: Sequence[Lane] = LANES,
+        probing: bool = False,
+        job_limit: int | None = None,
+        floors: Floors | None = None,
     ) -> Claim:
         try:
             with self._engine.connect() as connection:
@@ -192,7 +234,7 @@ class Sender:
                     batch_limit=limits.batch_limit,
                     batch_timeout=limits.batch_timeout,
                     lease=limits.lease,
-                    floors=self._floors,
+                    floors=self._floors if floors is None else floors,
                     job_limit=job_limit,
                     flooded=self._flooded,
                     lanes=lanes,
@@ -235,6 +277,20 @@ class Sender:
             waiting = schema.jobs.c
             due = select(waiting.token).where(waiting.queue == self.limits.queue, waiting.due_at <= func.now()).limit(1)
             return bool(pauses.read(connection)) and connection.execute(due).first() is not None
+
+
+def _lanes_to_probe(connection: Connection, scope: str) -> list[list[Lane]]:
+    """The lanes with which to try a scope: what is paused for itself as well cannot tell, and comes last."""
+    paused = {pause.scope for pause in pauses.read(connection)}
+    lanes = [lane for lane in LANES if scope not in list(Action) or lane[1] == scope]
+    return [[lane for lane in lanes if lane[1] not in paused], [lane for lane in lanes if lane[1] in paused]]
+
+
+def _floors_below(lane: Lane, place: Position) -> Floors:
+    """Floors for a claim that is to begin in a lane with the job at this place."""
+    floors = Floors()
+    floors.advance(lane, seen=floors.read()[lane], end=replace(place, token=place.token - 1))
+    return floors
 
 
 def _doubted(told: Outcome) -> Outcome:

@@ -51,6 +51,8 @@ def sweep(
             time.sleep(min(sender.permit_wait(), ASK_AGAIN).total_seconds())
             continue
         if work.taken == 0 and not sender.starts_over():
+            if sender.probe(stopping):  # it was paused meanwhile
+                continue
             return Swept.REFUSED if sender.is_paused() else Swept.DRAINED
         if backoff.is_open:
             return Swept.REFUSED

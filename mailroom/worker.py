@@ -188,11 +188,10 @@ class Worker:
         """Work until nothing is left to claim. A full claim starts another sender: where it came from is more."""
         worked = False
         try:
-            if self._probeable.is_set():
-                self._probeable.clear()
-                worked = sender.probe(self._shared.stopping.is_set)
+            worked = self._probe_if_due(sender)
             while self._may_claim():
                 work = sender.work_claim()
+                worked |= self._probe_if_due(sender)  # what is paused must not wait for the end of what is not
                 if work is None and self._await_permit(sender):
                     continue
                 if work is None or work.taken == 0:
@@ -208,6 +207,12 @@ class Worker:
             self._fail(error)
         if worked:
             self._pokes.put(WORKED)
+
+    def _probe_if_due(self, sender: Sender) -> bool:
+        if not self._probeable.is_set():
+            return False
+        self._probeable.clear()
+        return sender.probe(self._shared.stopping.is_set)
 
     def _may_claim(self) -> bool:
         """Wait while the account is at fault; False once the worker stops."""

@@ -218,7 +218,7 @@ def test_what_was_refused_before_a_mail_was_accepted_stays_refused(conn: Connect
             ),
             {"token": token, "outcome": outcome, "code": code},
         )
-    assert refusals.refused_since_accepted(conn, Action.ACTIVATION, {"A"}) == [(3, None)]
+    assert refusals.refused_since_accepted(conn, Action.ACTIVATION, {"A"}) == [3]
     assert refusals.refused_since_accepted(conn, Action.PASSWORD_RECOVERY, {"A"}) == []
 
 

@@ -10,7 +10,7 @@ import ssl
 import stat
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
@@ -24,7 +24,7 @@ from mypy_boto3_sesv2 import SESV2Client
 
 from mailroom import classify, ses
 from mailroom.errors import SettingsError
-from mailroom.job import Action, Deferred, Scope, Sent, Unconfirmed, Untried
+from mailroom.job import Action, Deferred, Sent, Unconfirmed, Untried
 from mailroom.ses import network
 from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.service import entry_statuses, error_statuses
@@ -35,7 +35,6 @@ from tests.ses_calls import (
     client_of,
     codes,
     free_port,
-    in_a_row,
     kinds,
     listening,
     mail,
@@ -336,7 +335,7 @@ def test_an_exception_does_what_the_table_says(
     status = error_statuses().get(name, 503 if name in UNCONFIRMED else 400)
     simulator.faults.add(Fault(error=name, status=status, times=None))
     outcomes = send(transport, mails(count))
-    assert (kinds(outcomes), codes(outcomes)) == (in_a_row(EXPECTED[name], count), {name})
+    assert (kinds(outcomes), codes(outcomes)) == ([EXPECTED[name]] * count, {name})
     assert simulator.ledger.mails == []
 
 
@@ -372,7 +371,7 @@ def test_an_unverified_identity_is_ours_or_the_recipients(
     for count in (1, 2):
         simulator.faults.clear()
         simulator.faults.add(Fault(error="MessageRejected", message=REFUSED + identity, times=None))
-        assert kinds(send(transport, mails(count))) == in_a_row(kind, count)
+        assert kinds(send(transport, mails(count))) == [kind] * count
 
 
 def test_in_the_sandbox_only_the_strangers_are_rejected(simulator: Simulator, transport: ses.SesTransport) -> None:
@@ -634,48 +633,40 @@ def test_two_bad_mails_are_both_found(simulator: Simulator, transport: ses.SesTr
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_when_all_are_refused_only_the_first_is_believed(
-    simulator: Simulator, transport: ses.SesTransport, count: int
-) -> None:
-    assert kinds(send(transport, mails(count, range(count)))) == ["rejected"] + ["charged"] * (count - 1)
+def test_when_all_are_refused_each_is_tried(simulator: Simulator, transport: ses.SesTransport, count: int) -> None:
+    assert kinds(send(transport, mails(count, range(count)))) == ["rejected"] * count
     assert len(simulator.ledger.requests) == 2 * count - 1
 
 
-def test_five_refused_alike_blow_the_fuse_and_end_the_search(simulator: Simulator, transport: ses.SesTransport) -> None:
+def test_five_refused_alike_end_the_search(simulator: Simulator, transport: ses.SesTransport) -> None:
     simulator.faults.add(Fault(error="BadRequestException", times=None))
     outcomes = send(transport, mails(50))
-    assert sorted(kinds(outcomes)) == ["free"] * 5 + ["untried"] * 45
-    assert {outcome.scope for outcome in outcomes if isinstance(outcome, Deferred)} == {Scope.ACTION}
+    assert sorted(kinds(outcomes)) == ["rejected"] * 5 + ["untried"] * 45
+    assert codes(outcomes) == {"BadRequestException", "CallsInVain"}
     assert len(simulator.ledger.requests) <= 16
 
 
-def test_the_fuse_blows_over_single_mails_too_and_mends_with_the_first_that_is_accepted(
+def test_where_calls_are_refused_whole_for_several_mails_each_goes_alone_for_a_while(
     simulator: Simulator, transport: ses.SesTransport
 ) -> None:
-    simulator.faults.add(Fault(error="BadRequestException", times=6))
-    singles = [send(transport, [mail])[0] for mail in mails(8)]
-    # The sixth begins a row anew: what comes after the pause is judged by itself.
-    assert kinds(singles) == ["rejected"] + ["charged"] * 3 + ["free", "rejected"] + ["sent"] * 2
-    scopes = [outcome.scope for outcome in singles if isinstance(outcome, Deferred)]
-    assert scopes == [None] * 3 + [Scope.ACTION]
-    simulator.faults.add(Fault(error="BadRequestException"))
-    assert kinds(send(transport, mails(1))) == ["rejected"]
+    """A search for each would cost more calls than mails, and wait for more bulk calls than there are."""
 
+    def operations(them: Sequence[Mail]) -> set[str]:
+        simulator.ledger.clear()
+        send(transport, them)
+        return {request.operation for request in simulator.ledger.requests}
 
-def test_codes_that_say_the_same_blow_the_fuse_together(simulator: Simulator, transport: ses.SesTransport) -> None:
-    """As single and bulk calls spell them."""
-    for number in range(3):
-        simulator.faults.add(
-            Fault(error="MessageRejected"), Fault(entries={0: "MESSAGE_REJECTED", 1: "INVALID_PARAMETER"})
-        )
-        found = [*send(transport, [mail(10 * number)])]
-        found += send(transport, [mail(10 * number + 1), mail(10 * number + 2)])
-        assert ("free" in kinds(found)) == (number == 1)
-
-
-def test_the_same_recipient_again_does_not_blow_the_fuse(simulator: Simulator, transport: ses.SesTransport) -> None:
-    simulator.faults.add(Fault(error="BadRequestException", times=None))
-    assert kinds([send(transport, mails(1))[0] for _ in range(6)]) == ["rejected"] * 6
+    both = {"SendBulkEmail", "SendEmail"}
+    assert operations(mails(10, {3})) == both
+    assert operations(mails(10)) == {"SendBulkEmail"}
+    assert operations(mails(10, {3, 4})) == both
+    assert operations(mails(9)) == {"SendEmail"}
+    assert operations(mails(9, {0})) == {"SendEmail"}
+    assert transport.send(Action.PASSWORD_RECOVERY, mails(2), batch=7, within=WITHIN)
+    assert simulator.ledger.requests[-1].operation == "SendBulkEmail"
+    assert operations(mails(9)) == {"SendEmail"}
+    assert operations(mails(2)) == {"SendEmail"}
+    assert operations(mails(2)) == {"SendBulkEmail"}
 
 
 @pytest.mark.parametrize("before", [0, 1, 2])

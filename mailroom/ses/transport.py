@@ -12,13 +12,13 @@ from mailroom import classify
 from mailroom.address import UNSUPPORTED_ADDRESS, ascii_address
 from mailroom.classify import Fault
 from mailroom.errors import TransportError
-from mailroom.fuse import BLOWS_AT, Fuse
 from mailroom.job import Action, Deferred, Outcome, Rejected, Sent, SesAccount, Unconfirmed, Untried
 from mailroom.ses import answer, network, request
 from mailroom.ses.account import account
 from mailroom.ses.client import Clients
 from mailroom.ses.kept import KeptAnswers
 from mailroom.ses.request import Entry
+from mailroom.ses.sharing import Sharing
 from mailroom.transport import CONNECT_TRIES, RETRY_WAIT, Mail, Permitted, always
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # SES: at most 50 destinations in a call.
 LARGEST_BATCH: Final = 50
+# After so many mails refused in one search and none accepted, it may be the configuration, and no more are tried.
+MOST_IN_VAIN: Final = 5
 
 
 class SesTransport:
@@ -48,7 +50,7 @@ class SesTransport:
         self.source = source
         self._config_set = config_set
         self._kept = KeptAnswers(output_path) if output_path is not None else None
-        self._fuse = Fuse()
+        self._sharing = Sharing()
         config: Any = client.meta.config
         self.longest_call = self._patience = (
             CONNECT_TRIES * timedelta(seconds=config.connect_timeout)
@@ -74,12 +76,13 @@ class SesTransport:
         # Those that go alone come last: what there is no time for goes back as it was.
         possible.sort(key=lambda place: mails[place].alone)
         entries = [(mails[place], addresses[place] or "") for place in possible]
-        together = [entry for entry in entries if not entry[0].alone]
+        sharing = self._sharing.is_worth_it(action)
+        together = [entry for entry in entries if sharing and not entry[0].alone]
         found = call.outcomes(together)
         for entry in entries[len(together) :]:
             found += call.alone(entry)
-        weighed = self._fuse.weigh(action, [address for _, address in entries], found)
-        for place, outcome in zip(possible, weighed, strict=True):
+        self._sharing.note(action, found, searched=call.searched)
+        for place, outcome in zip(possible, found, strict=True):
             outcomes[place] = outcome
         return outcomes
 
@@ -147,6 +150,7 @@ class _Call:
         self._permitted = permitted
         self._in_vain = False
         self._searching = False
+        self.searched = False
         self._called = False
         self._progress = False
         self._refused = 0
@@ -169,12 +173,12 @@ class _Call:
         self._refused += sum(isinstance(one, Rejected) for one in found)
         self._progress |= any(isinstance(one, Sent | Rejected) for one in found)
         at_fault = any(isinstance(one, Deferred) and not one.charged for one in found)
-        self._in_vain = at_fault or self._refused >= BLOWS_AT
+        self._in_vain = at_fault or self._refused >= MOST_IN_VAIN
         return found
 
     def _halved(self, entries: Sequence[Entry]) -> list[Outcome]:
         """Send the halves of what was refused whole. Where the first is fine, the culprit must be in the second."""
-        self._searching = True
+        self._searching = self.searched = True
         middle = len(entries) // 2
         first, second = entries[:middle], entries[middle:]
         outcomes = self.outcomes(first)

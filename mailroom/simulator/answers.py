@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from mailroom.simulator.call import Arrival, Call, Response, template_choice
+from mailroom.simulator.call import Arrival, Call, Response, all_recipients, template_choice
 from mailroom.simulator.faults import Fault
 from mailroom.simulator.limits import template_name
 from mailroom.simulator.operations import PERFORM
@@ -46,7 +46,8 @@ def answer(ses: Ses, arrival: Arrival) -> Answer:
     mails: Sequence[Mail] = ()
     try:
         members = arrival.members()
-        fault = ses.faults.draw(arrival.operation.name, template_name(template_choice(members)))
+        template = template_name(template_choice(members))
+        fault = ses.faults.draw(arrival.operation.name, template, all_recipients(members))
         answered, mails = _perform(ses, arrival, Call(number, members, fault))
     except SesError as error:
         answered = Answer.of_error(error)

@@ -6,7 +6,7 @@ from typing import Any
 
 from mailroom.simulator import limits
 from mailroom.simulator.call import Call, Response
-from mailroom.simulator.faults import ASKED_FOR
+from mailroom.simulator.faults import ASKED_FOR, Fault
 from mailroom.simulator.records import Mail
 from mailroom.simulator.refusal import bad_request, not_found
 from mailroom.simulator.rendering import merge
@@ -103,9 +103,16 @@ def _bulk(ses: Ses, call: Call) -> Bulk:
 
 
 def _entries(call: Call) -> list[Entry]:
-    statuses = call.fault.entries if call.fault else {}
     entries = enumerate(call.members["BulkEmailEntries"])
-    return [Entry.of(members, statuses.get(position, SUCCESS)) for position, members in entries]
+    return [Entry.of(members, _status(call.fault, position, members)) for position, members in entries]
+
+
+def _status(fault: Fault | None, position: int, members: Members) -> str:
+    if fault is None:
+        return SUCCESS
+    if fault.matching is not None and fault.is_for(limits.recipients(members["Destination"])):
+        return fault.matching
+    return fault.entries.get(position, SUCCESS)
 
 
 def _check_whole(ses: Ses, bulk: Bulk, entries: list[Entry]) -> None:

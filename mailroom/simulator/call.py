@@ -69,6 +69,12 @@ class Response:
     mails: Sequence[Mail] = ()
 
 
+def all_recipients(members: Mapping[str, Any]) -> list[str]:
+    """All addresses that a send is for; none of any other operation."""
+    destinations = [members, *members.get("BulkEmailEntries", ())]
+    return [address for one in destinations for address in limits.recipients(one.get("Destination", {}))]
+
+
 def template_choice(members: Mapping[str, Any]) -> Mapping[str, Any]:
     """Where a send names its template; for all other operations, the members themselves."""
     content = members.get("DefaultContent") or members.get("Content")

@@ -2,7 +2,7 @@
 
 import random
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field
 from typing import Literal
 
@@ -17,12 +17,14 @@ class Fault:
     """One thing that goes wrong with the next `times` calls it matches (None: with all of them).
 
     A fault does one thing, and may wait `latency_ms` before it answers. Which one is given by `error`, `entries`,
-    `before`, `accept_then`, `body` or `results`; with none of them the answer is only late. `error`, `message` and
-    `status` also say which error `accept_then="error"` answers with.
+    `matching`, `before`, `accept_then`, `body` or `results`; with none of them the answer is only late. `error`,
+    `message` and `status` also say which error `accept_then="error"` answers with.
     """
 
     operation: str | None = None
     template: str | None = None
+    recipients: str | None = None
+    """Only calls with a recipient that contains this."""
     times: int | None = Field(default=1, ge=1)
     probability: float = Field(default=1.0, ge=0, le=1)
 
@@ -34,6 +36,8 @@ class Fault:
     message: str = ASKED_FOR
     entries: Mapping[int, str] = field(default_factory=dict)
     """The status of some entries of a bulk call, by position; such an entry is accepted only if it is SUCCESS."""
+    matching: str | None = None
+    """The status of the entries of a bulk call of which one recipient contains `recipients`."""
     before: Literal["hang", "drop"] | None = None
     """Accept nothing and do not answer: keep the connection open, or close it."""
     accept_then: Literal["hang", "drop", "truncate", "unended", "error"] | None = None
@@ -50,12 +54,24 @@ class Fault:
     def __post_init__(self) -> None:
         """Raise a ValueError (pydantic's, which names it) for a fault that would do two things."""
         refuses = self.error is not None and self.accept_then != "error"
-        actions = (refuses, self.entries, self.before, self.accept_then, self.body is not None, self.results)
+        actions = (
+            refuses,
+            self.entries,
+            self.matching,
+            self.before,
+            self.accept_then,
+            self.body is not None,
+            self.results,
+        )
         if sum(map(bool, actions)) > 1:
-            raise ValueError("a fault does one thing: error, entries, before, accept_then, body or results")
+            raise ValueError("a fault does one thing: error, entries, matching, before, accept_then, body or results")
 
-    def matches(self, operation: str, template: str | None) -> bool:
-        return self.operation in {None, operation} and self.template in {None, template}
+    def matches(self, operation: str, template: str | None, recipients: Sequence[str]) -> bool:
+        alike = self.operation in {None, operation} and self.template in {None, template}
+        return alike and (self.recipients is None or self.is_for(recipients))
+
+    def is_for(self, recipients: Sequence[str]) -> bool:
+        return any((self.recipients or "") in recipient for recipient in recipients)
 
 
 class Faults:
@@ -80,11 +96,11 @@ class Faults:
         with self._lock:
             return [fault for fault, _ in self._pending]
 
-    def draw(self, operation: str, template: str | None) -> Fault | None:
+    def draw(self, operation: str, template: str | None, recipients: Sequence[str]) -> Fault | None:
         """The fault for this call, if any, which uses it up once."""
         with self._lock:
             for position, (fault, times) in enumerate(self._pending):
-                if fault.matches(operation, template) and self._random.random() < fault.probability:
+                if fault.matches(operation, template, recipients) and self._random.random() < fault.probability:
                     self._pending[position : position + 1] = _used_once(fault, times)
                     return fault
         return None

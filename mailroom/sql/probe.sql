@@ -1,15 +1,22 @@
 -- Take the right to try, with one mail, whether a pause can end.
 --
--- Binds: first_wait and longest_wait (intervals); queue, priorities and actions, as for claim.
+-- Binds: first_wait and longest_wait (intervals); longest_wait_of_refusals, which counts where the pause has one of the
+-- codes in refusals; queue, priorities and actions, as for claim.
 --
 -- Only where there is a job of the queue to try it with: whoever has none must not put off those who have.
 -- The next try is set at once, later and later: whoever tries and finds the fault still there, or dies, need do nothing.
+-- Where mails are refused it is set sooner: as long as there are others to try it with, they may be bad, and not what is
+-- paused.
 -- Returns the scope to try, or no row if none is due.
 --
 -- Locks: the pause, skipping one that another is taking.
 UPDATE pauses
    SET probes = probes + 1,
-       probe_at = clock_timestamp() + least(:first_wait * power(2, least(probes + 1, 16)), :longest_wait)
+       probe_at = clock_timestamp()
+                + CASE WHEN code = ANY (CAST(:refusals AS text[]))
+                       THEN least(:first_wait * (probes + 1), :longest_wait_of_refusals)
+                       ELSE least(:first_wait * power(2, least(probes + 1, 16)), :longest_wait)
+                  END
  WHERE scope = (
        SELECT scope
          FROM pauses

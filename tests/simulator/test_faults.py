@@ -170,3 +170,19 @@ def test_a_fault_that_would_do_two_things_is_refused() -> None:
         Fault(error="MessageRejected", before="drop")
     with pytest.raises(ValueError, match="accept_then"):
         Fault(accept_then="explode")  # type: ignore[arg-type]
+
+
+def test_a_fault_may_be_of_some_recipients_alone(ses: Simulator, client: SESV2Client) -> None:
+    """Of single calls to them, of bulk calls that hold one of them, or of their entries."""
+    ses.faults.add(
+        Fault(operation="SendEmail", recipients="bad", error="MessageRejected", times=None),
+        Fault(operation="SendBulkEmail", recipients="bad", matching="MESSAGE_REJECTED", times=None),
+    )
+    assert refusals(lambda: client.send_email(**single("bad@example.com")), 2) == [True, True]
+    assert refusals(lambda: client.send_email(**single("good@example.com")), 2) == [False, False]
+    both = bulk(entry("good@example.com"), entry("bad@example.com"))
+    assert [statuses(client, both) for _ in range(2)] == [["SUCCESS", "MESSAGE_REJECTED"]] * 2
+    ses.faults.clear()
+    ses.faults.add(Fault(recipients="bad", error="BadRequestException", times=None))
+    assert refusals(lambda: client.send_bulk_email(**both), 2) == [True, True]
+    assert statuses(client, bulk(entry("good@example.com"))) == ["SUCCESS"]

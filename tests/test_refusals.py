@@ -1,0 +1,420 @@
+"""Bad recipients and a broken configuration: the one holds nobody up, the other costs no mail anything."""
+
+import threading
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from mailroom import classify, pauses, refusals
+from mailroom.backoff import Backoff
+from mailroom.job import Action, Job, Outcome, Rejected
+from mailroom.permits import FleetPermits
+from mailroom.queue import LANES
+from mailroom.refusals import Weighed
+from mailroom.sender import Sender
+from mailroom.shared import Shared
+from mailroom.simulator import Fault, Simulator
+from mailroom.sweep import Swept, sweep
+from mailroom.transport import Mail, Transport
+from tests.running import Scripted, count, drained, eventually, limits, transport, working
+from tests.world import KEY, add_accounts, ask_recovery, misplaced, rows
+
+# How SES refuses a mail for its recipient's sake: the entry, or the whole call.
+BY_ENTRY = (
+    Fault(operation="SendEmail", recipients="bad", error="MessageRejected", times=None),
+    Fault(operation="SendBulkEmail", recipients="bad", matching="MESSAGE_REJECTED", times=None),
+)
+WHOLE = (Fault(recipients="bad", error="BadRequestException", times=None),)
+REFUSES = pytest.mark.parametrize("faults", [BY_ENTRY, WHOLE], ids=["by entry", "whole calls"])
+BROKEN = Fault(template="activationv1", error="BadRequestException", times=None)
+
+
+def sign_up(connection: Connection, *, bad: int, good: int, good_after: int = 0) -> None:
+    """Let accounts sign up one after the other: the bad ones first, or a good one after each `good_after` bad."""
+    connection.execute(
+        text(
+            "INSERT INTO accounts (email, login)"
+            " SELECT kind || place || '@example.com', kind || place"
+            " FROM (SELECT 'bad' AS kind, n AS place, CAST(n AS float) AS turn FROM generate_series(1, :bad) AS n"
+            "       UNION ALL SELECT 'good', n, n * :every + 0.5 FROM generate_series(1, :good) AS n) AS one"
+            " ORDER BY turn"
+        ),
+        {"bad": bad, "good": good, "every": float(good_after or bad + good)},
+    )
+    # One after the other, as people do, and not as an import.
+    connection.execute(
+        text(
+            "UPDATE jobs SET priority = 1, due_at = now() - interval '1 hour' + interval '1 second' * place"
+            " FROM (SELECT token, row_number() OVER (ORDER BY token) AS place FROM jobs) AS placed"
+            " WHERE placed.token = jobs.token"
+        )
+    )
+
+
+def good_sent(simulator: Simulator) -> int:
+    return sum("good" in mail.recipients[0] for mail in simulator.ledger.mails)
+
+
+def calls(simulator: Simulator) -> int:
+    return simulator.ledger.counts().requests
+
+
+def over(connection: Connection, outcome: str) -> int:
+    return count(connection, f"deliveries WHERE outcome = '{outcome}' AND retried_at IS NULL AND NOT late")
+
+
+def hasten(connection: Connection) -> None:
+    """Let nothing wait for its time."""
+    connection.execute(text("UPDATE jobs SET due_at = now() WHERE due_at > now() AND due_at < 'infinity'"))
+    connection.execute(text("UPDATE pauses SET probe_at = now() WHERE probe_at > now()"))
+
+
+def assert_each_came_to_its_end(connection: Connection, simulator: Simulator, *, bad: int, good: int) -> None:
+    def is_over() -> bool:
+        hasten(connection)
+        return drained(connection)
+
+    eventually(is_over, "all is over")
+    assert pauses.read(connection) == []
+    assert (over(connection, "sent"), over(connection, "rejected") + over(connection, "failed")) == (good, bad)
+    assert misplaced(connection) == []
+    assert simulator.ledger.duplicates() == {}
+
+
+@REFUSES
+def test_a_hundred_bad_sign_ups_in_front_hold_up_no_others(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, faults: Sequence[Fault]
+) -> None:
+    simulator.faults.add(*faults)
+    with engine.connect() as connection:
+        sign_up(connection, bad=100, good=240)
+        with working(engine, transport(simulator, monkeypatch), sweep_interval=0.2):
+            eventually(lambda: good_sent(simulator) == 240, "all good mails are sent")
+            assert calls(simulator) <= 300
+            assert_each_came_to_its_end(connection, simulator, bad=100, good=240)
+    assert calls(simulator) <= 600
+
+
+@REFUSES
+def test_nor_do_those_among_them(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, faults: Sequence[Fault]
+) -> None:
+    simulator.faults.add(*faults)
+    with engine.connect() as connection:
+        sign_up(connection, bad=300, good=33, good_after=9)
+        with working(engine, transport(simulator, monkeypatch), sweep_interval=0.2):
+            eventually(lambda: good_sent(simulator) == 33, "all good mails are sent")
+            assert calls(simulator) <= 900
+            assert_each_came_to_its_end(connection, simulator, bad=300, good=33)
+    assert calls(simulator) <= 1_200
+
+
+@REFUSES
+def test_nor_do_those_that_come_without_end(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, faults: Sequence[Fault]
+) -> None:
+    """Twenty bad sign-ups for each good one, which leaves before the next twenty have long come."""
+    simulator.faults.add(*faults)
+    with engine.connect() as connection:
+        [person] = add_accounts(connection, 1, status="active", prefix="person")
+        with working(engine, transport(simulator, monkeypatch), sweep_interval=0.2):
+            for turn in range(6):
+                for number in range(4):
+                    add_accounts(connection, 5, prefix=f"bad{turn}n{number}n")
+                add_accounts(connection, 1, prefix=f"good{turn}n")
+                eventually(lambda: good_sent(simulator) == turn + 1, "it is sent", seconds=20)  # noqa: B023
+            ask_recovery(connection, person)
+            eventually(lambda: simulator.ledger.counts().mails == 7, "nor a recovery")
+            assert_each_came_to_its_end(connection, simulator, bad=120, good=7)
+    assert calls(simulator) <= 500
+
+
+def test_who_is_good_does_not_wait_for_the_many_who_are_known_to_be_refused(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only bad ones have signed up for long. They are tried less and less; whoever comes is tried at the next probe."""
+    simulator.faults.add(*WHOLE)
+    with engine.connect() as connection:
+        sign_up(connection, bad=60, good=0)
+        with working(engine, transport(simulator, monkeypatch), sweep_interval=0.2):
+            eventually(lambda: all_tried(connection), "all are tried once")
+            assert calls(simulator) <= 150
+            add_accounts(connection, 1, prefix="good")
+            hasten(connection)
+            before = calls(simulator)
+            eventually(lambda: good_sent(simulator) == 1, "it leaves")
+            assert calls(simulator) - before <= 20
+            assert_each_came_to_its_end(connection, simulator, bad=60, good=1)
+
+
+def all_tried(connection: Connection) -> bool:
+    connection.execute(text("UPDATE pauses SET probe_at = now()"))
+    return not count(connection, "tokens WHERE id NOT IN (SELECT token FROM deliveries)")
+
+
+def test_a_broken_template_costs_no_mail_anything(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the first few nothing is sent but probes, by whomever; and once it is mended, all leave."""
+    simulator.faults.add(BROKEN)
+    with engine.connect() as connection:
+        sign_up(connection, bad=0, good=150)
+        for _ in range(3):  # each is a process that knows nothing of those before
+            before = calls(simulator)
+            with working(engine, transport(simulator, monkeypatch), sweep_interval=0.1):
+                eventually(lambda: calls(simulator) > before, "it tries")  # noqa: B023
+                eventually(lambda: pauses.read(connection), "it is paused")
+            connection.execute(text("UPDATE pauses SET probe_at = now()"))
+        assert calls(simulator) <= 3 * 10 + 20
+        assert count(connection, "jobs WHERE attempt = 0") == 150
+        simulator.faults.clear()
+        with working(engine, transport(simulator, monkeypatch), sweep_interval=0.1):
+            assert_each_came_to_its_end(connection, simulator, bad=0, good=150)
+        assert count(connection, "deliveries WHERE outcome = 'sent' AND attempt = 0") == 150
+        assert over(connection, "rejected") == 0
+
+
+def test_a_template_that_breaks_after_long_use_costs_no_mail_anything(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine.connect() as connection:
+        with working(engine, transport(simulator, monkeypatch), sweep_interval=0.1):
+            sign_up(connection, bad=0, good=50)
+            eventually(lambda: drained(connection), "all is sent")
+            simulator.faults.add(BROKEN)
+            before = calls(simulator)
+            add_accounts(connection, 100, prefix="later")
+            eventually(lambda: pauses.read(connection), "it is paused")
+            eventually(lambda: calls(simulator) > before + 3, "it tries")
+            simulator.faults.clear()
+            assert_each_came_to_its_end(connection, simulator, bad=0, good=150)
+        assert count(connection, "deliveries WHERE outcome = 'sent' AND attempt = 0") == 150
+
+
+def test_two_workers_and_one_that_follows_hold_up_nobody(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator.faults.add(*WHOLE)
+    first, second = transport(simulator, monkeypatch), transport(simulator, monkeypatch)
+    with engine.connect() as connection:
+        sign_up(connection, bad=100, good=100)
+        with working(engine, first, sweep_interval=0.2):
+            eventually(lambda: calls(simulator) > 5, "one begins")
+        with working(engine, first, sweep_interval=0.2, concurrency=2), working(engine, second, sweep_interval=0.2):
+            eventually(lambda: good_sent(simulator) == 100, "all good mails are sent")
+            assert_each_came_to_its_end(connection, simulator, bad=100, good=100)
+    assert calls(simulator) <= 500
+
+
+def refused(mails: Sequence[Mail]) -> Sequence[Outcome]:
+    return [Rejected("MessageRejected", "no")] * len(mails)
+
+
+def a_sender(engine: Engine, sends: Transport) -> Sender:
+    return Sender(engine, sends, name="test", key=KEY, limits=limits(), shared=Shared())
+
+
+def test_sweeps_of_cron_alone_get_past_them(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each pass is a process of its own, and ends with what it can do: the first leaves no good mail behind."""
+    simulator.faults.add(*BY_ENTRY)
+    with engine.connect() as connection:
+        sign_up(connection, bad=100, good=40)
+        for _ in range(10):
+            sender = a_sender(engine, transport(simulator, monkeypatch))
+            swept = sweep(engine, sender, backoff=Backoff(), longest=timedelta(seconds=60))
+            assert good_sent(simulator) == 40
+            hasten(connection)
+            if swept is Swept.DRAINED and drained(connection):
+                break
+        assert_each_came_to_its_end(connection, simulator, bad=100, good=40)
+
+
+def test_a_recovery_waits_for_no_more_than_one_mail_of_a_probe(engine: Engine) -> None:
+    sends = Scripted()
+    sends.answers = [refused]
+    with engine.connect() as connection:
+        [person] = add_accounts(connection, 1, status="active", prefix="person")
+        sign_up(connection, bad=20, good=0)
+        pauses.open_pause(connection, "activation", code="MessageRejected", reason="a reason", probe_after=timedelta(0))
+        ask_recovery(connection, person)
+        assert a_sender(engine, sends).probe()
+        assert [action for action, _ in sends.calls[:3]] == [
+            Action.ACTIVATION,
+            Action.PASSWORD_RECOVERY,
+            Action.ACTIVATION,
+        ]
+        assert len(sends.calls) > 9
+
+
+def test_what_others_were_refused_at_the_same_moment_counts_though_each_believed_it_of_its_own(
+    engine: Engine,
+) -> None:
+    """The rows of the others are there once this one is settled, and were not when it was weighed."""
+
+    with engine.connect() as connection:
+        sign_up(connection, bad=0, good=5)
+        sends = [Scripted() for _ in range(5)]
+        barrier = threading.Barrier(5)
+
+        def together(mails: Sequence[Mail]) -> Sequence[Outcome]:
+            barrier.wait(20)
+            return refused(mails)
+
+        for one in sends:
+            one.answers = [together]
+        threads = [threading.Thread(target=one_claim, args=(engine, one)) for one in sends]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [pause.scope for pause in pauses.read(connection)] == ["activation"]
+        assert count(connection, "jobs") == 5
+        assert misplaced(connection) == []
+
+
+def one_claim(engine: Engine, sends: Transport) -> None:
+    sender = Sender(engine, sends, name="test", key=KEY, limits=limits(batch_limit=1), shared=Shared())
+    sender.work_claim()
+
+
+def test_what_is_paused_is_tried_while_other_mail_keeps_the_senders_busy(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine.connect() as connection:
+        [person] = add_accounts(connection, 1, status="active", prefix="person")
+        ask_recovery(connection, person)
+        pauses.open_pause(connection, "password_recovery", code="MessageRejected", reason="a reason")
+        sign_up(connection, bad=0, good=500)
+        with working(engine, transport(simulator, monkeypatch), sweep_interval=0.1, batch_limit=1, claim_limit=1):
+            eventually(lambda: good_sent(simulator) > 0, "it is busy")
+            connection.execute(text("UPDATE pauses SET probe_at = now()"))
+            eventually(lambda: not pauses.read(connection), "the pause ends")
+            assert count(connection, "jobs") > 0
+
+
+@pytest.mark.slow
+@REFUSES
+def test_at_the_rate_of_a_new_account_they_cost_no_more_than_their_turn(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, faults: Sequence[Fault]
+) -> None:
+    """One bulk call a second and 14 mails: the 130 mails take ten seconds, and those that are tried twice as long."""
+    simulator.faults.add(*faults)
+    permits = FleetPermits(engine, mail_rate=14, bulk_rate=1)
+    with engine.connect() as connection:
+        sign_up(connection, bad=100, good=30)
+        with working(engine, transport(simulator, monkeypatch), permits=permits):
+            began = time.monotonic()
+            eventually(lambda: good_sent(simulator) == 30, "all good mails are sent")
+            assert time.monotonic() - began < 40
+
+
+# What the log tells
+
+
+def record(connection: Connection, *answers: tuple[str, int], codes: str = "MessageRejected", call: int = 0) -> None:
+    """Log answers, one after the other: an outcome, and whose mail it was."""
+    for outcome, account in answers:
+        connection.execute(
+            text(
+                "INSERT INTO deliveries (token, account, batch, action, outcome, error_code, attempt)"
+                " VALUES (:account, :account, nullif(:call, 0), 'activation', CAST(:outcome AS delivery_outcome),"
+                " CASE WHEN :outcome <> 'sent' THEN :code END, 0)"
+            ),
+            {"account": account, "outcome": outcome, "code": codes, "call": call},
+        )
+
+
+def weighed(connection: Connection, *refused: int) -> Weighed:
+    of = [Job(token, token, Action.ACTIVATION, 0, "", "", b"", "") for token in refused]
+    return refusals.weigh(connection, Action.ACTIVATION, classify.REFUSALS, of)
+
+
+def test_a_row_is_of_different_accounts_and_ends_with_an_acceptance(conn: Connection) -> None:
+    assert weighed(conn) == Weighed(0, 0, frozenset(), frozenset())
+    record(conn, ("rejected", 1), ("deferred", 2), ("deferred", 2))
+    assert weighed(conn).unbroken == 2
+    assert weighed(conn, 2, 3) == Weighed(3, 0, frozenset(), frozenset({2}))
+    record(conn, ("sent", 9))
+    assert weighed(conn) == Weighed(0, 2, frozenset(), frozenset())
+    record(conn, ("deferred", 4))
+    assert weighed(conn, 4, 5) == Weighed(2, 2, frozenset(), frozenset({4}))
+
+
+def test_what_was_refused_before_another_was_accepted_is_bad_and_tells_nothing(conn: Connection) -> None:
+    record(conn, *[("deferred", account) for account in range(1, 8)], ("sent", 9))
+    assert weighed(conn, *range(1, 8)) == Weighed(0, 7, frozenset(range(1, 8)), frozenset(range(1, 8)))
+    record(conn, *[("rejected", account) for account in range(1, 8)])
+    assert weighed(conn, 8) == Weighed(1, 7, frozenset(), frozenset())
+
+
+def test_what_was_refused_beside_an_acceptance_tells_nothing(conn: Connection) -> None:
+    record(conn, ("sent", 9), *[("rejected", account) for account in range(1, 8)], call=7)
+    assert weighed(conn).unbroken == 0
+
+
+def test_only_an_acceptance_of_now_speaks_for_the_configuration(conn: Connection) -> None:
+    record(conn, *[("deferred", account) for account in range(1, 7)])
+    conn.execute(
+        text(
+            "INSERT INTO deliveries (token, action, outcome, attempt, late, error_code) VALUES"
+            " (9, 'activation', 'sent', 0, true, NULL), (9, 'activation', 'sent', 1, false, 'AcceptedLate'),"
+            " (9, 'password_recovery', 'sent', 1, false, NULL)"
+        )
+    )
+    record(conn, ("deferred", 9), ("failed", 9), codes="TokenExpired")
+    assert weighed(conn).unbroken == 6
+
+
+@pytest.mark.parametrize(("survived", "enough"), [(0, 5), (2, 5), (3, 6), (20, 40), (50, 100), (70, 100)])
+def test_the_longer_the_rows_that_end_the_longer_one_may_be(survived: int, enough: int) -> None:
+    told = [
+        Weighed(unbroken, survived, frozenset(), frozenset()).tells_of_the_configuration
+        for unbroken in (enough - 1, enough)
+    ]
+    assert told == [False, True]
+
+
+# What a probe tries
+
+
+def places(connection: Connection, most: int = 10) -> list[int]:
+    lanes = [lane for lane in LANES if lane[1] is Action.ACTIVATION]
+    found = pauses.places(connection, queue="mailroom", lanes=lanes, most=most)
+    return [position.token for _, position in found]
+
+
+def test_a_probe_tries_those_that_were_never_refused_from_all_over_the_queue(conn: Connection) -> None:
+    sign_up(conn, bad=400, good=400)
+    tokens = [row.token for row in rows(conn, "SELECT token FROM jobs ORDER BY token")]
+    tried = {
+        place * 4 // len(tokens) for place in (tokens.index(token) for _ in range(5) for token in places(conn, 20))
+    }
+    assert tried == {0, 1, 2, 3}
+    record(conn, *[("deferred", token) for token in tokens[:-1]])
+    found = places(conn)
+    assert found[0] == tokens[-1]
+    assert len(found) == 1 + pauses.TRIED_AGAIN
+
+
+def test_one_job_that_was_never_refused_is_found_behind_hundreds_that_were(conn: Connection) -> None:
+    """As one waits that has come long before the last of them."""
+    sign_up(conn, bad=700, good=1)
+    tokens = [row.token for row in rows(conn, "SELECT token FROM jobs ORDER BY token")]
+    record(conn, *[("deferred", token) for token in tokens[:150] + tokens[151:]])
+    assert places(conn)[0] == tokens[150]
+
+
+def test_a_probe_tries_what_is_due_in_its_lanes_alone(conn: Connection) -> None:
+    [account] = add_accounts(conn, 1, status="active", prefix="active")
+    ask_recovery(conn, account)
+    sign_up(conn, bad=0, good=3)
+    conn.execute(text("UPDATE jobs SET due_at = now() WHERE action = 'password_recovery'"))
+    [mine, other, later] = [row.token for row in rows(conn, "SELECT token FROM jobs WHERE action = 'activation'")]
+    conn.execute(text("UPDATE jobs SET queue = 'other' WHERE token = :token"), {"token": other})
+    conn.execute(text("UPDATE jobs SET due_at = now() + interval '1 s' WHERE token = :token"), {"token": later})
+    assert places(conn) == [mine]
