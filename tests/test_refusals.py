@@ -79,8 +79,8 @@ def assert_each_came_to_its_end(connection: Connection, simulator: Simulator, *,
 
     eventually(is_over, "all is over")
     assert pauses.read(connection) == []
-    assert (over(connection, "sent"), over(connection, "rejected") + over(connection, "failed")) == (good, bad)
     assert misplaced(connection) == []
+    assert (over(connection, "sent"), over(connection, "rejected") + over(connection, "failed")) == (good, bad)
     assert simulator.ledger.duplicates() == {}
 
 
@@ -321,8 +321,8 @@ def record(connection: Connection, *answers: tuple[str, int], codes: str = "Mess
     for outcome, account in answers:
         connection.execute(
             text(
-                "INSERT INTO deliveries (token, account, batch, action, outcome, error_code, attempt)"
-                " VALUES (:account, :account, nullif(:call, 0), 'activation', CAST(:outcome AS delivery_outcome),"
+                "INSERT INTO deliveries (token, account, fence, action, outcome, error_code, attempt)"
+                " VALUES (:account, :account, CAST(md5(CAST(nullif(:call, 0) AS text)) AS uuid), 'activation', CAST(:outcome AS delivery_outcome),"
                 " CASE WHEN :outcome <> 'sent' THEN :code END, 0)"
             ),
             {"account": account, "outcome": outcome, "code": codes, "call": call},
