@@ -35,7 +35,7 @@ GRANTS: Final[dict[str, dict[str, str]]] = {
         "TABLE accounts": "SELECT (id, email, login, status)",
         "TABLE tokens": "SELECT, UPDATE (expires_at), DELETE",
         "TABLE jobs": "SELECT, INSERT, UPDATE (due_at), DELETE",
-        "TABLE batches": "SELECT, INSERT, UPDATE (lease_until), DELETE",
+        "TABLE batches": "SELECT, INSERT, UPDATE (claimed_at, lease_until), DELETE",
         "TABLE deliveries": "SELECT, INSERT, UPDATE (retried_at), DELETE",
         "TABLE pauses": "SELECT, INSERT, UPDATE, DELETE",
         "TABLE permits": "SELECT, UPDATE",

@@ -1,13 +1,15 @@
 """What makes a queue suffer, seen before it does: old transactions, dead rows, jobs and batches that wait too long."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from mailroom.database import statement
 from mailroom.job import Priority
+from mailroom.stride import is_cut_off
 
 LONGEST_TRANSACTION: Final = timedelta(minutes=15)
 # Where the age cannot be seen: a busy hour's worth.
@@ -30,7 +32,8 @@ class Health:
 
     `holder` has the oldest transaction that keeps dead rows from being vacuumed: since `held_seconds` (None: hidden
     from this role) and `held_transactions`. `vacuumed`: autovacuum is at work on jobs. `overdue_seconds` is how far
-    beyond its lease the worst batch is. `waited_seconds` has the oldest due job of each priority that has one.
+    beyond its lease the worst batch is. `waited_seconds` has the oldest due job of each priority that has one; None: so
+    much is dead before it that the database does not get there.
     """
 
     holder: str | None
@@ -39,12 +42,22 @@ class Health:
     dead_jobs: int
     vacuumed: bool
     overdue_seconds: float
-    waited_seconds: dict[Priority, float]
+    waited_seconds: dict[Priority, float] | None
 
 
-def read(connection: Connection) -> Health:
-    """Read it; a few milliseconds, however long the queue."""
-    row = connection.execute(statement("health")).one()
+def read_what_can_be(connection: Connection) -> Health:
+    """Read it; if need be without how long jobs have waited. On a connection that commits each statement."""
+    try:
+        return read(connection)
+    except DBAPIError as error:
+        if not is_cut_off(error):
+            raise
+        return replace(read(connection, waits=False), waited_seconds=None)
+
+
+def read(connection: Connection, *, waits: bool = True) -> Health:
+    """Read it, with how long jobs have waited or not; a few milliseconds, however long the queue."""
+    row = connection.execute(statement("health"), {"waits": waits}).one()
     return Health(
         holder=row.holder,
         held_seconds=row.held_seconds,
@@ -73,7 +86,9 @@ def warnings(found: Health) -> dict[str, str]:
         warned["NoAutovacuum"] = "autovacuum is off, for jobs or altogether"
     if found.overdue_seconds > LONGEST_OVERDUE.total_seconds():
         warned["OverdueBatch"] = f"a batch is {found.overdue_seconds:.0f} s past its lease: nobody sweeps"
-    for priority, seconds in found.waited_seconds.items():
+    if found.waited_seconds is None:
+        warned["QueueUnread"] = "how long jobs have waited cannot be read: a walk over dead rows is cut off"
+    for priority, seconds in (found.waited_seconds or {}).items():
         if seconds > LONGEST_WAIT[priority].total_seconds():
             warned[f"OldJob{priority.value}"] = (
                 f"the oldest {priority.name.lower()} job has been due for {seconds:.0f} s"

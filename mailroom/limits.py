@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from mailroom.job import RECOVERY_LIMITS, RecoveryLimits
 from mailroom.pace import MOST_JOBS
-from mailroom.retry import GRACE
+from mailroom.retry import GRACE, LONGEST_DELAY
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +23,8 @@ class Limits:
     resend_after: timedelta | None = GRACE
     recoveries: RecoveryLimits = RECOVERY_LIMITS
     claim_limit: int = MOST_JOBS
+
+    @property
+    def longest_wait(self) -> timedelta:
+        """For how long a job may wait for another attempt, unless it is held."""
+        return max(LONGEST_DELAY, self.resend_after or LONGEST_DELAY)

@@ -3,7 +3,7 @@
 The claim and the look pass over what is paused, so a pause holds from the commit that opens it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import product
@@ -12,10 +12,9 @@ from typing import Final
 from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from mailroom.classify import REFUSALS
 from mailroom.database import statement
+from mailroom.floors import Lane
 from mailroom.job import Action, Position, Priority, Scope
-from mailroom.queue import Lane
 from mailroom.schema import pauses
 
 FIRST_PROBE: Final = timedelta(seconds=2)
@@ -81,8 +80,11 @@ def open_pause(
     return True
 
 
-def probe(connection: Connection, *, queue: str) -> str | None:
-    """Take the right to try one scope whose probe is due, with a job of this queue; None if there is none."""
+def probe(connection: Connection, *, queue: str, refusals: Collection[str]) -> str | None:
+    """Take the right to try one scope whose probe is due, with a job of this queue; None if there is none.
+
+    `refusals`: the codes with which a mail is refused for its own sake, for which a pause is probed more often.
+    """
     lanes = list(product(Priority, Action))
     scope: str | None = connection.execute(
         statement("probe"),
@@ -90,7 +92,7 @@ def probe(connection: Connection, *, queue: str) -> str | None:
             "first_wait": FIRST_PROBE,
             "longest_wait": LONGEST_PROBE,
             "longest_wait_of_refusals": LONGEST_OF_REFUSALS,
-            "refusals": list(REFUSALS),
+            "refusals": list(refusals),
             "queue": queue,
             **_lanes(lanes),
         },
@@ -98,9 +100,11 @@ def probe(connection: Connection, *, queue: str) -> str | None:
     return scope
 
 
-def places(connection: Connection, *, queue: str, lanes: Sequence[Lane], most: int) -> list[tuple[Lane, Position]]:
+def places(
+    connection: Connection, *, queue: str, lanes: Sequence[Lane], most: int, refusals: Collection[str]
+) -> list[tuple[Lane, Position]]:
     """Return where jobs wait in these lanes that a probe should try, spread over all: first those never refused."""
-    binds = {"queue": queue, "codes": list(REFUSALS), "most": most, "again": TRIED_AGAIN, **_lanes(lanes)}
+    binds = {"queue": queue, "codes": list(refusals), "most": most, "again": TRIED_AGAIN, **_lanes(lanes)}
     rows = connection.execute(statement("probe_places"), binds)
     return [((Priority(row.priority), Action(row.action)), Position(row.due_at, row.token)) for row in rows]
 

@@ -4,34 +4,20 @@ Each function is one statement. On a connection that commits by itself each is o
 """
 
 import hashlib
-import threading
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
-from itertools import product, takewhile
+from itertools import takewhile
 from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Connection, Row
 
 from mailroom.database import statement
+from mailroom.floors import LANES, Floors, Lane, rank
 from mailroom.job import RECOVERY_LIMITS, Action, Batch, Job, Position, Priority, RecoveryLimits
-from mailroom.retry import GRACE, MAX_ATTEMPTS, Verdict
-
-Lane = tuple[Priority, Action]
-LANES: Final[tuple[Lane, ...]] = tuple(product(Priority, Action))
-
-
-def rank(lane: Lane) -> Priority:
-    """Return the priority with which a lane is served: one in quarantine is claimed alone, not last."""
-    priority, action = lane
-    if priority is not Priority.QUARANTINE:
-        return priority
-    return Priority.URGENT if action is Action.PASSWORD_RECOVERY else Priority.NORMAL
-
-
-URGENT_LANES: Final = tuple(lane for lane in LANES if rank(lane) is Priority.URGENT)
-OTHER_LANES: Final = tuple(lane for lane in LANES if rank(lane) is not Priority.URGENT)
+from mailroom.pauses import LONGEST_PROBE
+from mailroom.retry import GRACE, LONGEST_DELAY, MAX_ATTEMPTS, UNCHARGED_DELAY, Verdict
 
 # Commits land out of order by this much without a claim missing them; what is later waits for the sweep.
 SLACK: Final = timedelta(seconds=1)
@@ -77,13 +63,15 @@ class Claim:
 class View:
     """What a look found: lanes with a batch to claim now, when there is more to do (None: nothing waits).
 
-    `rescuable`: leases have run out. `probeable`: a pause can be tried.
+    `rescuable`: leases have run out. `probeable`: a pause can be tried. `ahead`: there are moments so far in the future
+    that the clock must have been set back since.
     """
 
     ready: int
     next: timedelta | None
     rescuable: bool
     probeable: bool
+    ahead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,48 +95,6 @@ class Believed:
 
 
 NOTHING: Final = Claim((), ())
-
-
-class Floors:
-    """Where the last claim in each lane ended, or a look found nothing before; shared by the senders of a process.
-
-    Rows before that are dead but perhaps not vacuumed; walking them again at each claim is what makes a queue crawl
-    while somebody holds an old snapshot. `clear` makes the next claims start from the beginning, where jobs that
-    committed late are found.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._floors = _beginnings()
-
-    def read(self) -> dict[Lane, Position]:
-        """Return the floors as they are now."""
-        with self._lock:
-            return dict(self._floors)
-
-    def advance(self, lane: Lane, *, seen: Position, end: Position) -> bool:
-        """Move a floor up to `end`, unless it has changed since it was `seen`: a clear must not be undone."""
-        higher = seen.due_at is None or (end.due_at is not None and (seen.due_at, seen.token) < (end.due_at, end.token))
-        with self._lock:
-            moves = higher and self._floors[lane] is seen
-            if moves:
-                self._floors[lane] = end
-        return moves
-
-    def lower(self, lane: Lane, to: Position) -> None:
-        """Move a floor down to `to` if it is above: what lies behind that waits.
-
-        It is another floor then, also where it does not move: a claim under way has not seen what waits.
-        """
-        with self._lock:
-            now = self._floors[lane]
-            lower = now.due_at is None or (to.due_at is not None and (now.due_at, now.token) <= (to.due_at, to.token))
-            self._floors[lane] = replace(now if lower else to)
-
-    def clear(self) -> None:
-        """Forget all floors."""
-        with self._lock:
-            self._floors = _beginnings()
 
 
 def claim(  # noqa: PLR0913 - what the one statement binds
@@ -262,14 +208,20 @@ def believe(connection: Connection) -> Believed:
     return Believed(*connection.execute(statement("believe"), {"horizon": HORIZON}).one())
 
 
-def rescue(connection: Connection, *, resend_after: timedelta | None = GRACE) -> list[Rescued]:
-    """Give back the jobs of batches whose lease ran out, at most RESCUED_BATCHES batches at a time.
+def rescue(
+    connection: Connection,
+    *,
+    resend_after: timedelta | None = GRACE,
+    batch_limit: int = RESCUED_BATCHES,
+    passed_over: int = 0,
+) -> list[Rescued]:
+    """Give back the jobs of batches whose lease ran out, so many batches at a time; the oldest may be `passed_over`.
 
     They come due after `resend_after`; None holds them until somebody decides.
     """
+    binds = {"batch_limit": batch_limit, "passed_over": passed_over}
     rows = connection.execute(
-        statement("rescue"),
-        {"batch_limit": RESCUED_BATCHES, "max_attempts": MAX_ATTEMPTS, "resend_after": resend_after},
+        statement("rescue"), {**binds, "max_attempts": MAX_ATTEMPTS, "resend_after": resend_after}
     ).all()
     return [
         Rescued(r.batch, r.worker, Action(r.action), r.token, r.attempt, r.failed) for r in rows if r.token is not None
@@ -284,12 +236,17 @@ def look(
     batch_timeout: timedelta,
     floors: Floors,
     lanes: Sequence[Lane] = LANES,
+    from_start: bool = False,
+    longest_wait: timedelta = LONGEST_DELAY,
 ) -> View:
     """See what there is to do in these lanes, and if nothing, when there will be. Changes nothing in the database.
 
-    The floors move up to what it saw, so that the claims that follow do not walk over the same dead rows.
+    The floors move up to what it saw, so that the claims that follow do not walk over the same dead rows. `from_start`
+    looks below them as well, for jobs that committed late or came back, and moves them down to those. No job that waits
+    for another attempt waits for longer than `longest_wait`.
     """
     seen = floors.read()
+    start = dict.fromkeys(lanes, Position(None, 0)) if from_start else seen
     row = connection.execute(
         statement("look"),
         {
@@ -298,21 +255,22 @@ def look(
             "batch_timeout": batch_timeout,
             "slack": SLACK,
             "settled_after": SETTLED_AFTER,
-            **_lanes(seen, lanes),
+            "longest_wait": longest_wait,
+            "untried_wait": UNCHARGED_DELAY,
+            "longest_probe": LONGEST_PROBE,
+            **_lanes(start, lanes),
         },
     ).one()
     for priority, action, due_at, token in zip(
         row.heads_priority, row.heads_action, row.heads_due_at, row.heads_token, strict=True
     ):
-        lane = (Priority(priority), Action(action))
-        floors.advance(lane, seen=seen[lane], end=Position(due_at, token))
+        lane, head = (Priority(priority), Action(action)), Position(due_at, token)
+        if from_start:
+            floors.found(lane, head, seen=seen[lane])
+        else:
+            floors.advance(lane, seen=seen[lane], end=head)
     upcoming = None if row.next_seconds is None else timedelta(seconds=row.next_seconds)
-    return View(ready=row.ready, next=upcoming, rescuable=row.rescuable, probeable=row.probeable)
-
-
-def _beginnings() -> dict[Lane, Position]:
-    """A beginning for each lane, unlike any before: whoever has seen an earlier one has not seen this."""
-    return {lane: Position(None, 0) for lane in LANES}
+    return View(row.ready, upcoming, row.rescuable, row.probeable, row.ahead)
 
 
 def _lanes(floors: dict[Lane, Position], lanes: Sequence[Lane]) -> dict[str, list[Any]]:

@@ -60,6 +60,14 @@ class Granted:
     wait: timedelta
 
 
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """What `granted_before` belongs to `store`, None if SES is not to be asked now; and how soon to see again."""
+
+    granted_before: int | None
+    due_in: timedelta
+
+
 def take(connection: Connection, bucket: Bucket, wanted: int, *, own_rate: float | None, urgent: bool) -> Granted:
     """Take up to `wanted` permits; what is not `urgent` leaves the reserve. `own_rate` None: the settings say nothing.
 
@@ -115,12 +123,11 @@ def slow_down(connection: Connection) -> float | None:
     return pace
 
 
-def claim_refresh(connection: Connection) -> int | None:
-    """Take it upon oneself to ask SES for the account; None if it is not due. The number belongs to `store`."""
-    granted: int | None = connection.execute(
-        statement("claim_refresh"), {"every": REFRESH_EVERY, "first_tries": FIRST_TRIES}
-    ).scalar()
-    return granted
+def claim_refresh(connection: Connection) -> Refresh:
+    """Take it upon oneself to ask SES for the account, if that is due."""
+    row = connection.execute(statement("claim_refresh"), {"every": REFRESH_EVERY, "first_tries": FIRST_TRIES}).one()
+    due_in = REFRESH_EVERY if row.due_seconds is None else timedelta(seconds=max(0.0, row.due_seconds))
+    return Refresh(row.granted, min(due_in, REFRESH_EVERY))
 
 
 def store(connection: Connection, account: SesAccount, *, granted_before: int) -> None:

@@ -17,12 +17,15 @@ from sqlalchemy.exc import DBAPIError
 from mailroom import classify, pauses, queue, refusals, schema
 from mailroom.address import UNSUPPORTED_ADDRESS
 from mailroom.aftermath import Aftermath
+from mailroom.floors import LANES, OTHER_LANES, URGENT_LANES, Floors, Lane
 from mailroom.job import Action, Batch, Deferred, Outcome, Position, Rejected, Sent
 from mailroom.limits import Limits
+from mailroom.lookout import Lookout
 from mailroom.permits import ASK_AGAIN, Permit, give_back_unused
-from mailroom.queue import LANES, NOTHING, OTHER_LANES, URGENT_LANES, Claim, Floors, Lane, View
+from mailroom.queue import NOTHING, Claim
 from mailroom.sending import Sending
 from mailroom.shared import Shared
+from mailroom.stride import Stride
 from mailroom.transport import Transport
 
 log = logging.getLogger(__name__)
@@ -63,6 +66,7 @@ class Sender:
         self.limits = limits
         self._shared = shared
         self._floors = shared.floors
+        self.lookout = Lookout(limits, shared.floors)
         self._permits = shared.permits
         self._aftermath = Aftermath(engine, queue=limits.queue, backoff=shared.backoff, permits=shared.permits)
         self._sending = Sending(
@@ -74,6 +78,7 @@ class Sender:
             shared=shared,
             urgent_waits=self._urgent_waits,
         )
+        self._stride = Stride(limits.batch_limit)
         self._urgent_run = 0
         self._flooded: Lane | None = None
         self._known: set[UUID] = set()
@@ -86,7 +91,7 @@ class Sender:
         more; and DBAPIError if the claim fails: then nothing was taken, or the next claim gives it back. A settlement
         is repeated until the database takes it.
         """
-        limit, batches = self.limits.batch_limit, self._sending.pace.batches
+        limit, batches = self._stride.size, self._sending.pace.batches
         with self._shared.large_claims if batches > 1 else nullcontext():
             if self._shared.stopping.is_set():  # while it waited for its turn
                 return None
@@ -94,7 +99,13 @@ class Sender:
             if permit is None:
                 return None
             claimed = time.monotonic()  # before the claim: a lease is never taken for longer than it is
-            claim = self._claim_permitted(permit)
+            try:
+                claim = self._claim_permitted(permit, limit)
+            except DBAPIError:  # perhaps it was too much: to look for a second job, even
+                self._stride.restart()
+                self._sending.pace.batches = 1
+                raise
+            self._stride.grow()
         _log_over(claim)
         if claim.batches:
             self._sending.work(claim.batches, permit, claimed=claimed)
@@ -116,12 +127,14 @@ class Sender:
         if permit is None:
             return False
         with self._engine.connect() as connection:
-            scope = pauses.probe(connection, queue=self.limits.queue)
+            scope = pauses.probe(connection, queue=self.limits.queue, refusals=classify.REFUSALS)
             if scope is None:
                 self._permits.give_back(permit, permit.count)
                 return False
             most, in_turn = self._most_probed(connection, scope), _lanes_to_probe(connection, scope)
-            of_queue = partial(pauses.places, connection, queue=self.limits.queue, most=most)
+            of_queue = partial(
+                pauses.places, connection, queue=self.limits.queue, most=most, refusals=classify.REFUSALS
+            )
             places = [place for lanes in in_turn for place in of_queue(lanes=lanes)]
         ends = time.monotonic() + LONGEST_PROBE.total_seconds()
         claims = self._claims_to_probe(places, in_turn, ends)
@@ -194,9 +207,9 @@ class Sender:
         _log_over(claim)
         return claim
 
-    def _claim_permitted(self, permit: Permit) -> Claim:
+    def _claim_permitted(self, permit: Permit, limit: int) -> Claim:
         """Claim no more than is permitted, and give back what is left of the permit."""
-        limits = replace(self.limits, batch_limit=min(self.limits.batch_limit, permit.count))
+        limits = replace(self.limits, batch_limit=min(limit, permit.count))
         whole = permit.count - permit.count % limits.batch_limit  # what is locked and left, others would pass over
         others_first = self._urgent_run >= URGENT_RUN and not permit.only_urgent
         claim = self._claim(limits, lanes=OTHER_LANES) if others_first else NOTHING
@@ -212,7 +225,7 @@ class Sender:
 
     def _urgent_waits(self) -> bool:
         with self._engine.connect() as connection:
-            return self.look(connection, lanes=URGENT_LANES).ready > 0
+            return self.lookout.look(connection, lanes=URGENT_LANES).ready > 0
 
     def _claim(
         self,
@@ -252,24 +265,6 @@ class Sender:
         given_back = queue.give_back_abandoned(connection, worker=self._name, known=self._known)
         if given_back:
             log.warning("given back unsent batches=%d: the answers to their claims were lost", given_back)
-
-    def look(self, connection: Connection, *, lanes: Sequence[Lane] = LANES) -> View:
-        """See what there is to do for a sender with these limits."""
-        limits = self.limits
-        return queue.look(
-            connection,
-            queue=limits.queue,
-            batch_limit=limits.batch_limit,
-            batch_timeout=limits.batch_timeout,
-            floors=self._floors,
-            lanes=lanes,
-        )
-
-    def starts_over(self) -> bool:
-        """Look again from the beginning of the queue, for what came back or committed late; whether there is any."""
-        self._floors.clear()
-        with self._engine.connect() as connection:
-            return self.look(connection).ready > 0
 
     def is_paused(self) -> bool:
         """Whether there are due jobs of this queue and something is paused: they wait for that."""

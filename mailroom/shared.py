@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mailroom.backoff import Backoff
+from mailroom.floors import Floors
 from mailroom.permits import NO_LIMIT, Permits
-from mailroom.queue import Floors
 
 
 @dataclass(frozen=True, slots=True)

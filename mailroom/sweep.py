@@ -1,21 +1,25 @@
 """One pass over all that is due, for cron: rescue what was lost, and send what waits."""
 
-import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import timedelta
 from enum import Enum, auto
+from typing import Final
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
-from mailroom import queue
 from mailroom.backoff import Backoff
+from mailroom.moments import Moments
 from mailroom.permits import ASK_AGAIN
-from mailroom.queue import Rescued
-from mailroom.sender import Sender
-from mailroom.upkeep import log_believed
+from mailroom.queue import View
+from mailroom.rescue import Rescue
+from mailroom.sender import Sender, Work
+from mailroom.stride import is_cut_off
 
-log = logging.getLogger(__name__)
+# Between two claims that find locked what a look has seen. Other claims hold it for milliseconds; whoever holds it
+# longer than all of this is waited for no more.
+WAITS: Final = tuple(timedelta(seconds=seconds) for seconds in (0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1, 1))
 
 
 class Swept(Enum):
@@ -39,31 +43,75 @@ def sweep(
     It waits for permits as long as that. Safe beside workers and other sweeps.
     """
     deadline = time.monotonic() + longest.total_seconds()
+
+    def goes_on() -> bool:
+        return time.monotonic() < deadline and not stopping()
+
+    rescue = Rescue(resend_after=sender.limits.resend_after)
     with engine.connect() as connection:
-        log_believed(queue.believe(connection))
-        while rescued := queue.rescue(connection, resend_after=sender.limits.resend_after):
-            log_rescued(rescued)
-    while time.monotonic() < deadline and not stopping() and sender.probe(stopping):
+        while not stopping() and rescue.step(connection):
+            pass
+        _look(connection, sender, goes_on)
+    while goes_on() and sender.probe(stopping):
         pass
-    while time.monotonic() < deadline and not stopping():
-        work = sender.work_claim()
+    swept = _work_off(engine, sender, backoff, goes_on)
+    while rescue.owes and goes_on():  # in smaller steps; what these give back is due later anyway
+        time.sleep(min(rescue.rest, ASK_AGAIN).total_seconds())
+        with engine.connect() as connection:
+            rescue.step(connection)
+    return swept
+
+
+def _work_off(engine: Engine, sender: Sender, backoff: Backoff, goes_on: Callable[[], bool]) -> Swept:
+    waits = iter(WAITS)
+    while goes_on():
+        work = _claim(sender)
         if work is None:
             time.sleep(min(sender.permit_wait(), ASK_AGAIN).total_seconds())
             continue
-        if work.taken == 0 and not sender.starts_over():
-            if sender.probe(stopping):  # it was paused meanwhile
+        if work.taken:
+            waits = iter(WAITS)
+        elif not _is_left(engine, sender, goes_on):
+            if sender.probe(lambda: not goes_on()):  # it was paused meanwhile
                 continue
             return Swept.REFUSED if sender.is_paused() else Swept.DRAINED
+        elif not _wait(next(waits, None)):
+            return Swept.LEFT
         if backoff.is_open:
             return Swept.REFUSED
+    return Swept.LEFT if _is_left(engine, sender, goes_on) else Swept.DRAINED
+
+
+def _claim(sender: Sender) -> Work | None:
+    """Work a claim; one that is cut off has taken nothing, and the next begins where something is alive."""
+    try:
+        return sender.work_claim()
+    except DBAPIError as error:
+        if not is_cut_off(error):
+            raise
+    sender.lookout.doubt()
+    return Work(0, full=False)
+
+
+def _look(connection: Connection, sender: Sender, goes_on: Callable[[], bool]) -> View:
+    """Look from the beginning of the queue, for what came back or committed late; bring back what is too far ahead."""
+    view = sender.lookout.look_from_start(connection, goes_on)
+    if not view.ahead:
+        return view
+    moments = Moments(sender.limits)
+    while moments.step(connection) and goes_on():
+        pass
+    return sender.lookout.look_from_start(connection, goes_on)
+
+
+def _is_left(engine: Engine, sender: Sender, goes_on: Callable[[], bool]) -> bool:
+    """Whether something is due that can be sent, or there may be."""
     with engine.connect() as connection:
-        return Swept.LEFT if sender.look(connection).ready else Swept.DRAINED
+        return _look(connection, sender, goes_on).ready > 0 or sender.lookout.is_walking
 
 
-def log_rescued(rescued: Iterable[Rescued]) -> None:
-    """One line for each mail of a lost batch: it may have been sent, and is sent again."""
-    for job in rescued:
-        log.warning(
-            "mail token=%d action=%s batch=%d attempt=%d outcome=%s code=LeaseExpired worker=%s",
-            *(job.token, job.action, job.batch, job.attempt, "failed" if job.failed else "unconfirmed", job.worker),
-        )
+def _wait(wait: timedelta | None) -> bool:
+    """Wait for those who hold what is due; False if that has been tried often enough."""
+    if wait is not None:
+        time.sleep(wait.total_seconds())
+    return wait is not None

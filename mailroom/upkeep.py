@@ -14,6 +14,7 @@ from mailroom import health
 from mailroom.database import first_line, statement
 from mailroom.queue import Believed, believe
 from mailroom.schema import locks
+from mailroom.stride import Stride
 
 log = logging.getLogger(__name__)
 
@@ -67,12 +68,21 @@ def reconcile(
 
 def reconcile_all(engine: Engine, *, queue: str) -> Iterator[Reconciled]:
     """Look at every token there is, whatever its age, a step at a time."""
-    found = Reconciled((), None)
+    found, stride = Reconciled((), None), Stride(LOOKS)
     while True:
-        found = reconcile(engine, queue=queue, below=found.below, horizon=None)
+        found = stride.take(partial(_reconcile, engine, queue, found.below, None))
         yield found
         if found.below is None:
             return
+
+
+def reconcile_newest(engine: Engine, *, queue: str) -> Reconciled:
+    """Look at as many of the newest tokens as the database does in one statement, LOOKS at the most."""
+    return Stride(LOOKS).take(partial(_reconcile, engine, queue, None, HORIZON))
+
+
+def _reconcile(engine: Engine, queue: str, below: int | None, horizon: timedelta | None, looks: int) -> Reconciled:
+    return reconcile(engine, queue=queue, below=below, horizon=horizon, looks=looks)
 
 
 def prune(connection: Connection, *, older_than: timedelta, after: int = 0, looks: int = LOOKS) -> Pruned:
@@ -86,12 +96,17 @@ def prune(connection: Connection, *, older_than: timedelta, after: int = 0, look
 
 def prune_all(engine: Engine, *, older_than: timedelta) -> Iterator[Pruned]:
     """Forget everything that has been over for longer than that, a step and a commit at a time."""
+    stride = Stride(LOOKS)
     after: int | None = 0
     while after is not None:
-        with engine.connect() as connection:
-            pruned = prune(connection, older_than=older_than, after=after)
+        pruned = stride.take(partial(_prune, engine, older_than, after))
         yield pruned
         after = pruned.after
+
+
+def _prune(engine: Engine, older_than: timedelta, after: int, looks: int) -> Pruned:
+    with engine.connect() as connection:
+        return prune(connection, older_than=older_than, after=after, looks=looks)
 
 
 def log_reconciled(found: Reconciled) -> None:
@@ -114,7 +129,7 @@ class Upkeep:
         self._engine = engine
         self._queue = queue
         self._prune_after = prune_after
-        self._looks = looks
+        self._looks = {"reconcile": Stride(looks), "prune": Stride(looks)}
         self._minute_at = self._prune_at = float("-inf")
         self._walk: int | None = None
         self._pruned: int = 0
@@ -122,7 +137,10 @@ class Upkeep:
         self._failures: set[str] = set()
 
     def step(self, now: float) -> None:
-        """Do what is due at `now`, in monotonic seconds. What the database refuses is logged once, and tried again."""
+        """Do what is due at `now`, in monotonic seconds.
+
+        What the database refuses is logged once, and tried again with less.
+        """
         if now >= self._minute_at:
             self._minute_at = now + MINUTE.total_seconds()
             self._try("reconcile", self._reconcile)
@@ -140,7 +158,7 @@ class Upkeep:
         self._walk = further and self._reconcile_below(further)
 
     def _reconcile_below(self, token: int | None) -> int | None:
-        found = reconcile(self._engine, queue=self._queue, below=token, looks=self._looks)
+        found = reconcile(self._engine, queue=self._queue, below=token, looks=self._looks["reconcile"].size)
         log_reconciled(found)
         return found.below
 
@@ -150,7 +168,7 @@ class Upkeep:
 
     def _warn(self) -> None:
         with self._engine.connect() as connection:
-            found = health.warnings(health.read(connection))
+            found = health.warnings(health.read_what_can_be(connection))
         for code in found.keys() - self._warnings.keys():
             log.warning("warning code=%s %s", code, found[code])
         for code in self._warnings.keys() - found.keys():
@@ -158,8 +176,7 @@ class Upkeep:
         self._warnings = found
 
     def _prune(self, older_than: timedelta) -> None:
-        with self._engine.connect() as connection:
-            pruned = prune(connection, older_than=older_than, after=self._pruned, looks=self._looks)
+        pruned = _prune(self._engine, older_than, self._pruned, self._looks["prune"].size)
         if pruned.deliveries:
             log.info("pruned deliveries=%d tokens=%d", pruned.deliveries, pruned.tokens)
         self._pruned = pruned.after or 0
@@ -171,6 +188,10 @@ class Upkeep:
             if name not in self._failures:
                 log.warning("%s failed, trying again: %s", name, first_line(error))
             self._failures.add(name)
+            if name in self._looks:
+                self._looks[name].shrink()
             return False
         self._failures.discard(name)
+        if name in self._looks:
+            self._looks[name].grow()
         return True

@@ -17,9 +17,11 @@ from mailroom.job import SesAccount
 
 log = logging.getLogger(__name__)
 
-# How long a process waits for the first answer, and between two looks whether one is due.
+# How long a process waits for the first answer.
 FIRST_LOOK: Final = timedelta(seconds=2)
-LOOK_EVERY: Final = timedelta(seconds=5)
+# Between two looks whether an answer is due, at the least: then all of the fleet look, and one asks.
+LEAST_WAIT: Final = timedelta(seconds=1)
+OUTAGE_WAIT: Final = timedelta(seconds=5)
 
 
 class AccountWatch:
@@ -31,10 +33,11 @@ class AccountWatch:
         self._stopping = threading.Event()
         self._looked = threading.Event()
         self._trouble = ""
+        self._wait = OUTAGE_WAIT
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Look in a thread of its own, at once and then every LOOK_EVERY, until the end of the block.
+        """Look in a thread of its own, at once and then whenever an answer is due, until the end of the block.
 
         The block begins once the first look is over, or after FIRST_LOOK.
         """
@@ -54,16 +57,18 @@ class AccountWatch:
         """
         try:
             with self._engine.connect() as connection:
-                granted_before = rates.claim_refresh(connection)
-            if granted_before is None:
+                refresh = rates.claim_refresh(connection)
+            self._wait = max(refresh.due_in, LEAST_WAIT)
+            if refresh.granted_before is None:
                 return False
             account = self._ask()
             with self._engine.connect() as connection:
-                rates.store(connection, account, granted_before=granted_before)
+                rates.store(connection, account, granted_before=refresh.granted_before)
         except TransportError as error:
             self._note("GetAccount", str(error))
             return True
         except DBAPIError as error:
+            self._wait = OUTAGE_WAIT
             self._note("database", first_line(error))
             return True
         if self._trouble:
@@ -74,7 +79,7 @@ class AccountWatch:
     def _keep_looking(self) -> None:
         self.refresh()
         self._looked.set()
-        while not self._stopping.wait(LOOK_EVERY.total_seconds()):
+        while not self._stopping.wait(self._wait.total_seconds()):
             self.refresh()
 
     def _note(self, what: str, trouble: str) -> None:

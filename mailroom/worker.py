@@ -6,20 +6,23 @@ import queue as mailbox
 import socket
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
-from mailroom import queue
-from mailroom.database import first_line
 from mailroom.errors import MailroomError, TransportError
 from mailroom.limits import Limits
+from mailroom.moments import Moments
+from mailroom.outage import Outage
 from mailroom.permits import ASK_AGAIN, NO_LIMIT, Permits
+from mailroom.queue import View
+from mailroom.rescue import Rescue
 from mailroom.sender import Sender
 from mailroom.shared import Shared
-from mailroom.sweep import log_rescued
+from mailroom.stride import is_cut_off
 from mailroom.transport import Transport
 from mailroom.upkeep import Upkeep
 from mailroom.wakeup import STEP, URGENT, Listener
@@ -30,6 +33,9 @@ log = logging.getLogger(__name__)
 # and so not have notified.
 FIRST_LOOK: Final = timedelta(milliseconds=100)
 OUTAGE_WAIT: Final = timedelta(seconds=1)
+# What is more than a look takes its turn: who waits for a look must not wait for that.
+LONGEST_LOOK: Final = timedelta(seconds=0.25)
+LOOK: Final = "look"
 WORKED: Final = "worked"
 # A sender waits for a permit, but not for the next day's quota.
 LONGEST_PERMIT_WAIT: Final = timedelta(seconds=5)
@@ -69,7 +75,10 @@ class Worker:
         ]
         self._probeable = threading.Event()
         self._failure: MailroomError | None = None
-        self._outage = False
+        self._lookout = self._senders[0].lookout
+        self._rescue = Rescue(resend_after=limits.resend_after)
+        self._moments = Moments(limits)
+        self._outage = Outage()
         # What wakes the process, and what wakes one sender: True for work, False to stop. SimpleQueue, since a signal
         # handler may put into it at any moment.
         self._pokes: mailbox.SimpleQueue[str] = mailbox.SimpleQueue()
@@ -124,21 +133,36 @@ class Worker:
         return True
 
     def look(self, *, sweep: bool) -> timedelta | None:
-        """Wake senders for what is due, rescue what is lost; return when more comes due (None: nothing waits).
+        """Wake senders for what is due, rescue what is lost; return when there is more to do (None: nothing waits).
 
-        A sweep looks from the beginning of the queue, where jobs are that committed late.
+        A sweep looks from the beginning of the queue, where jobs are that committed late. Senders are woken first:
+        nothing that is not done here keeps mails from leaving.
         """
-        if sweep:
-            self._shared.floors.clear()
+        ends = time.monotonic() + LONGEST_LOOK.total_seconds()
+
+        def goes_on() -> bool:
+            return time.monotonic() < ends and not self._shared.stopping.is_set()
+
         with self._engine.connect() as connection:
-            view = self._senders[0].look(connection)
-            while view.rescuable:
-                log_rescued(queue.rescue(connection, resend_after=self._limits.resend_after))
-                view = self._senders[0].look(connection)
+            view = self._see(connection, goes_on if sweep or self._lookout.is_walking else None)
+            ahead = view.ahead
+            while ahead and goes_on():
+                ahead = self._moments.step(connection)
+            while view.rescuable and not self._shared.stopping.is_set() and self._rescue.step(connection):
+                view = self._see(connection, None)
+        rest = self._rescue.rest if view.rescuable else None
+        waits = [wait for wait in (view.next, rest, FIRST_LOOK if self._lookout.is_walking or ahead else None) if wait]
+        return min(waits, default=None)
+
+    def _see(self, connection: Connection, from_start: Callable[[], bool] | None) -> View:
+        """Look, and start as many senders as there is work for. A sender that failed is to try again."""
+        lookout = self._lookout
+        view = lookout.look(connection) if from_start is None else lookout.look_from_start(connection, from_start)
         if view.probeable:
             self._probeable.set()
-        self._start_senders(view.ready + view.probeable)
-        return view.next
+        failed = self._outage.failing - {LOOK}
+        self._start_senders(len(self._senders) if failed else view.ready + view.probeable)
+        return view
 
     def _keep_looking(self) -> None:
         soon, sweep_at = FIRST_LOOK, time.monotonic()
@@ -147,7 +171,7 @@ class Worker:
             if sweep:
                 sweep_at = time.monotonic() + self._sweep_interval.total_seconds()
             upcoming = self._look_if_possible(sweep=sweep)
-            if sweep and not self._outage:
+            if sweep and LOOK not in self._outage.failing:
                 self._upkeep.step(time.monotonic())
             wait = min(soon, upcoming or soon, timedelta(seconds=max(0.0, sweep_at - time.monotonic())))
             soon = FIRST_LOOK if self._wait_for_poke(wait) else min(soon * 2, self._sweep_interval)
@@ -156,11 +180,9 @@ class Worker:
         try:
             upcoming = self.look(sweep=sweep)
         except DBAPIError as error:
-            self._note_outage(error)
+            self._outage.fails(LOOK, error)
             return OUTAGE_WAIT
-        if self._outage:
-            log.info("database back")
-            self._outage = False
+        self._outage.works(LOOK)
         return upcoming
 
     def _wait_for_poke(self, wait: timedelta) -> bool:
@@ -194,6 +216,8 @@ class Worker:
                 worked |= self._probe_if_due(sender)  # what is paused must not wait for the end of what is not
                 if work is None and self._await_permit(sender):
                     continue
+                if work is not None:
+                    self._outage.works(sender)
                 if work is None or work.taken == 0:
                     self._shared.backoff.untried()
                     break
@@ -201,8 +225,7 @@ class Worker:
                 if work.full:
                     self._start_senders(1)
         except DBAPIError as error:
-            self._note_outage(error)
-            self._shared.stopping.wait(OUTAGE_WAIT.total_seconds())
+            self._note_failure(sender, error)
         except TransportError as error:
             self._fail(error)
         if worked:
@@ -213,6 +236,12 @@ class Worker:
             return False
         self._probeable.clear()
         return sender.probe(self._shared.stopping.is_set)
+
+    def _note_failure(self, sender: Sender, error: DBAPIError) -> None:
+        self._outage.fails(sender, error)
+        if is_cut_off(error):
+            self._lookout.doubt()
+        self._shared.stopping.wait(OUTAGE_WAIT.total_seconds())
 
     def _may_claim(self) -> bool:
         """Wait while the account is at fault; False once the worker stops."""
@@ -235,11 +264,6 @@ class Worker:
     def _fail(self, error: MailroomError) -> None:
         self._failure = error
         self.stop()
-
-    def _note_outage(self, error: DBAPIError) -> None:
-        if not self._outage:
-            log.warning("database error, trying until it is gone: %s", first_line(error))
-        self._outage = True
 
     def _start_senders(self, count: int) -> None:
         """Hand out tickets, never more than there are senders: each works until nothing is left."""

@@ -12,10 +12,11 @@ import pytest
 from sqlalchemy import Connection, Engine, event, text
 
 from mailroom import queue
+from mailroom.floors import Floors
 from mailroom.job import Action, Batch, Position, Priority, Sent
-from mailroom.queue import SLACK, Floors
+from mailroom.queue import SLACK
 from mailroom.retry import Verdict, judge
-from tests.world import add_accounts, claim, misplaced, rows
+from tests.world import add_accounts, claim, misplaced, rows, start_over
 
 THROUGH_PGBOUNCER = True
 
@@ -70,16 +71,16 @@ def test_a_commit_that_was_overtaken_long_ago_is_found_after_the_sweep(engine: E
     with transaction(engine) as claimer:
         token = overtaken(engine, claimer, floors, first=timedelta(seconds=10), second=timedelta(seconds=5))
         assert take(claimer, floors) == []
-        floors.clear()
+        start_over(floors)
         assert take(claimer, floors) == [token]
 
 
-def test_a_claim_that_was_under_way_during_a_clear_does_not_undo_it(engine: Engine) -> None:
+def test_a_claim_that_was_under_way_when_floors_were_lowered_does_not_undo_it(engine: Engine) -> None:
     floors = Floors()
     with transaction(engine) as claimer:
         token = overtaken(engine, claimer, floors, first=timedelta(seconds=10), second=timedelta(seconds=5))
         seen = floors.read()
-        floors.clear()
+        start_over(floors)
         for lane, end in seen.items():
             floors.advance(lane, seen=end, end=end)
         assert take(claimer, floors) == [token]
@@ -173,7 +174,7 @@ def send_all(engine: Engine, floors: Floors, writers: list[Future[int]]) -> list
             elif over and not rows(connection, "SELECT token FROM jobs LIMIT 1"):
                 return mailed
             else:
-                floors.clear()
+                start_over(floors)
     pytest.fail("jobs still wait that no claim takes")
 
 

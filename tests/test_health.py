@@ -127,6 +127,7 @@ def test_jobs_and_batches_that_wait_are_told_for_each_priority_over_all_queues(c
         )
     )
     found = health.read(conn)
+    assert found.waited_seconds is not None
     assert {priority: seconds // 100 for priority, seconds in found.waited_seconds.items()} == {
         Priority.URGENT: 9,
         Priority.NORMAL: 20,

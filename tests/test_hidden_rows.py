@@ -8,8 +8,8 @@ from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from mailroom import grants, queue, upkeep
+from mailroom.floors import Floors
 from mailroom.job import Batch, Sent
-from mailroom.queue import Floors
 from mailroom.retry import judge
 from tests.world import add_accounts, batch_of, claim, misplaced, rows
 

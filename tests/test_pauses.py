@@ -6,8 +6,9 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import pauses, queue, refusals
+from mailroom.classify import REFUSALS
+from mailroom.floors import Floors
 from mailroom.job import Action, Scope
-from mailroom.queue import Floors
 from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.templates import default_content
 from tests.running import count, drained, eventually, transport, working
@@ -84,11 +85,14 @@ def test_only_the_first_to_meet_a_fault_opens_its_pause(conn: Connection) -> Non
 def test_one_prober_at_a_time_and_later_and_later(conn: Connection) -> None:
     waiting(conn)
     pauses.open_pause(conn, "account", code="Fault", reason="a reason")
-    assert pauses.probe(conn, queue="mailroom") is None
+    assert pauses.probe(conn, queue="mailroom", refusals=REFUSALS) is None
     waits = []
     for _ in range(8):
         conn.execute(text("UPDATE pauses SET probe_at = now() - interval '1 ms'"))
-        assert [pauses.probe(conn, queue="mailroom"), pauses.probe(conn, queue="mailroom")] == ["account", None]
+        assert [
+            pauses.probe(conn, queue="mailroom", refusals=REFUSALS),
+            pauses.probe(conn, queue="mailroom", refusals=REFUSALS),
+        ] == ["account", None]
         [row] = rows(conn, "SELECT round(extract(epoch FROM probe_at - clock_timestamp())) AS wait FROM pauses")
         waits.append(int(row.wait))
     assert waits == [4, 8, 16, 32, 60, 60, 60, 60]
@@ -99,14 +103,17 @@ def test_who_has_nothing_to_try_does_not_put_off_those_who_have(conn: Connection
     pauses.open_pause(conn, "account", code="Fault", reason="a reason")
     pauses.open_pause(conn, "activation", code="Fault", reason="a reason")
     conn.execute(text("UPDATE pauses SET probe_at = now() - interval '1 ms'"))
-    assert pauses.probe(conn, queue="other") is None
+    assert pauses.probe(conn, queue="other", refusals=REFUSALS) is None
     assert not look(conn, "other").probeable
     pauses.open_pause(conn, "queue:mailroom", code=pauses.BY_HAND, reason="maintenance", probed=False)
-    assert (pauses.probe(conn, queue="mailroom"), look(conn, "mailroom").probeable) == (None, False)
+    assert (pauses.probe(conn, queue="mailroom", refusals=REFUSALS), look(conn, "mailroom").probeable) == (None, False)
     assert pauses.close_pause(conn, "queue:mailroom", by_hand=True)
     conn.execute(text("DELETE FROM jobs WHERE token = :token"), {"token": activation})
     assert look(conn, "mailroom").probeable
-    assert [pauses.probe(conn, queue="mailroom") for _ in range(2)] == ["account", None]  # no activation is due
+    assert [pauses.probe(conn, queue="mailroom", refusals=REFUSALS) for _ in range(2)] == [
+        "account",
+        None,
+    ]  # no activation is due
     assert recovery
     assert [row.probes for row in rows(conn, "SELECT probes FROM pauses ORDER BY scope")] == [1, 0]
 
@@ -119,7 +126,7 @@ def test_a_pause_by_hand_ends_by_hand(conn: Connection) -> None:
     waiting(conn)
     pauses.open_pause(conn, "account", code="Fault", reason="a reason")
     pauses.open_pause(conn, "account", code=pauses.BY_HAND, reason="maintenance", probed=False)
-    assert pauses.probe(conn, queue="mailroom") is None
+    assert pauses.probe(conn, queue="mailroom", refusals=REFUSALS) is None
     assert not pauses.close_pause(conn, "account")
     assert pauses.close_pause(conn, "account", by_hand=True)
     assert pauses.read(conn) == []

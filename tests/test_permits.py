@@ -20,7 +20,10 @@ from mailroom.transport import Mail
 from mailroom.watch import AccountWatch
 from tests.rating import let_pass, tell_account
 from tests.running import Scripted, accept, aws, count, drained, eventually, limits, transport, working
+from tests.trouble import statements
 from tests.world import KEY, add_accounts, ask_recovery, misplaced, rows
+
+CLAIM_REFRESH = "-- Take it upon oneself"
 
 
 class Clock:
@@ -420,3 +423,21 @@ def test_a_search_that_gets_no_permit_ends_in_time_and_the_rest_waits(
         assert [row.error_code for row in first] == ["OutOfTime"] * 7 + [None] * 3
         assert misplaced(connection) == []
     assert [request.operation for request in simulator.ledger.requests].count("SendBulkEmail") == 1
+
+
+def test_an_idle_process_asks_after_its_account_when_that_is_due_and_not_before(engine: Engine) -> None:
+    """The others of the fleet wait for that, too: nothing that has a rhythm of its own costs a statement."""
+    told = SesAccount(14, 50_000, 0, sending_enabled=True, production_access=True, enforcement="HEALTHY")
+    asked: list[float] = []
+
+    def ask() -> SesAccount:
+        asked.append(time.monotonic())
+        return told
+
+    with engine.connect() as connection:
+        tell_account(connection, 14)
+        connection.execute(text("UPDATE ses_account SET refresh_due_at = clock_timestamp() + interval '6 seconds'"))
+    with statements(engine) as seen, AccountWatch(engine, ask).watching():
+        assert [CLAIM_REFRESH in one for one in seen] == [True]
+        eventually(lambda: asked, "it asks when it is due")
+        assert [CLAIM_REFRESH in one for one in seen].count(True) == 2

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from sqlalchemy import BigInteger, Connection, Engine, bindparam, text
 
 from mailroom import queue
+from mailroom.floors import LANES, Floors
 from mailroom.job import Action, Batch, Deferred, Outcome, Priority, Rejected, Sent, Unconfirmed
-from mailroom.queue import Claim, Floors, View
+from mailroom.queue import Claim, View
 from mailroom.retry import GRACE, MAX_ATTEMPTS, Verdict, judge
 from tests.world import add_accounts, ask_recovery, batch_of, misplaced, rows
 
@@ -837,7 +838,7 @@ def test_a_look_foretells_what_a_claim_does(
             )
         seen = look(conn, limit=limit, timeout=timeout)
         assert (seen.ready > 0) == would_claim(conn, limit=limit, timeout=timeout)
-        assert seen.ready == sum(would_claim(conn, limit=limit, timeout=timeout, lane=lane) for lane in queue.LANES)
+        assert seen.ready == sum(would_claim(conn, limit=limit, timeout=timeout, lane=lane) for lane in LANES)
         if seen.ready == 0 and jobs:
             assert seen.next is not None
             assert not would_claim(conn, limit=limit, timeout=timeout, later=seen.next - timedelta(microseconds=1))

@@ -185,7 +185,7 @@ def test_what_was_granted_before_ses_was_asked_is_not_counted_twice(conn: Connec
     tell_account(conn, -1, daily=1000)
     assert take(conn, 100).count == 100
     conn.execute(text("UPDATE ses_account SET refresh_due_at = now()"))
-    granted_before = rates.claim_refresh(conn)
+    granted_before = rates.claim_refresh(conn).granted_before
     assert granted_before == 100
     assert take(conn, 50).count == 50  # while SES answers
     tell_account(conn, -1, daily=1000, sent=100, granted_before=granted_before)
@@ -275,7 +275,7 @@ def test_one_of_many_asks_for_the_account(engine: Engine) -> None:
 
     def claim(_: int) -> int | None:
         with engine.connect() as connection:
-            return rates.claim_refresh(connection)
+            return rates.claim_refresh(connection).granted_before
 
     with ThreadPoolExecutor(8) as pool:
         claimed = [granted for granted in pool.map(claim, range(16)) if granted is not None]

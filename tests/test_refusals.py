@@ -10,9 +10,10 @@ from sqlalchemy import Connection, Engine, text
 
 from mailroom import classify, pauses, refusals
 from mailroom.backoff import Backoff
+from mailroom.classify import REFUSALS
+from mailroom.floors import LANES
 from mailroom.job import Action, Job, Outcome, Rejected
 from mailroom.permits import FleetPermits
-from mailroom.queue import LANES
 from mailroom.refusals import Weighed
 from mailroom.sender import Sender
 from mailroom.shared import Shared
@@ -322,7 +323,8 @@ def record(connection: Connection, *answers: tuple[str, int], codes: str = "Mess
         connection.execute(
             text(
                 "INSERT INTO deliveries (token, account, fence, action, outcome, error_code, attempt)"
-                " VALUES (:account, :account, CAST(md5(CAST(nullif(:call, 0) AS text)) AS uuid), 'activation', CAST(:outcome AS delivery_outcome),"
+                " VALUES (:account, :account, CAST(md5(CAST(nullif(:call, 0) AS text)) AS uuid), 'activation',"
+                " CAST(:outcome AS delivery_outcome),"
                 " CASE WHEN :outcome <> 'sent' THEN :code END, 0)"
             ),
             {"account": account, "outcome": outcome, "code": codes, "call": call},
@@ -384,7 +386,7 @@ def test_the_longer_the_rows_that_end_the_longer_one_may_be(survived: int, enoug
 
 def places(connection: Connection, most: int = 10) -> list[int]:
     lanes = [lane for lane in LANES if lane[1] is Action.ACTIVATION]
-    found = pauses.places(connection, queue="mailroom", lanes=lanes, most=most)
+    found = pauses.places(connection, queue="mailroom", lanes=lanes, most=most, refusals=REFUSALS)
     return [position.token for _, position in found]
 
 

@@ -14,10 +14,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
+from mailroom.floors import Floors
 from mailroom.job import Batch, Deferred, Job, Outcome, Rejected, Sent, Unconfirmed
-from mailroom.queue import Claim, Floors
+from mailroom.queue import Claim
 from mailroom.retry import MAX_ATTEMPTS, Verdict, judge
-from tests.world import add_accounts, ask_recovery, misplaced, rows
+from tests.world import add_accounts, ask_recovery, misplaced, rows, start_over
 
 THROUGH_PGBOUNCER = True
 
@@ -248,7 +249,7 @@ class Mailroom(RuleBasedStateMachine):
         self.sweep()
 
     def sweep(self) -> None:
-        self.floors.clear()
+        start_over(self.floors)
         queue.rescue(self.connection)
 
     # What holds throughout, and in the end

@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import Connection, text
 
 from mailroom import queue, status
+from mailroom.floors import Floors
 from mailroom.job import Action, Priority
-from mailroom.queue import Floors
 from mailroom.status import InFlight, Waiting
 from tests.world import add_accounts, ask_recovery
 

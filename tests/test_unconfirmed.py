@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
+from mailroom.floors import Floors
 from mailroom.job import Batch, Sent, Unconfirmed
 from mailroom.queue import Believed
 from mailroom.retry import GRACE, judge
@@ -93,8 +94,6 @@ def test_a_job_that_is_held_is_due_never(engine: Engine) -> None:
     with engine.connect() as connection:
         add_accounts(connection, 1)
         connection.execute(text("UPDATE jobs SET due_at = 'infinity', attempt = 1"))
-        view = queue.look(
-            connection, queue="mailroom", batch_limit=10, batch_timeout=timedelta(0), floors=queue.Floors()
-        )
+        view = queue.look(connection, queue="mailroom", batch_limit=10, batch_timeout=timedelta(0), floors=Floors())
         assert (view.ready, view.next) == (0, None)
         assert count(connection, HELD) == 1

@@ -6,8 +6,9 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from mailroom import queue
-from mailroom.job import Batch
-from mailroom.queue import Claim, Floors
+from mailroom.floors import LANES, Floors
+from mailroom.job import Batch, Position
+from mailroom.queue import Claim
 
 # Every enqueued token is in exactly one place: waiting, in flight, or over. Returns those that are not.
 MISPLACED = text(
@@ -71,6 +72,12 @@ def batch_of(claim: Claim) -> Batch | None:
     """Return the batch of a claim that may open one at the most."""
     assert len(claim.batches) <= 1
     return claim.batches[0] if claim.batches else None
+
+
+def start_over(floors: Floors) -> None:
+    """Let the next claims begin at the beginning of the queue."""
+    for lane in LANES:
+        floors.lower(lane, Position(None, 0))
 
 
 def rows(connection: Connection, sql: str, **binds: Any) -> list[Any]:

@@ -14,7 +14,7 @@ import typer
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from mailroom import settings
+from mailroom import settings, upkeep
 from mailroom.cli.build import limits, log, open_database, open_permits, open_transport, progress, start_log
 from mailroom.database import connection_string, first_line
 from mailroom.errors import MailroomError
@@ -23,7 +23,7 @@ from mailroom.settings import Settings
 from mailroom.shared import Shared
 from mailroom.sweep import Swept
 from mailroom.sweep import sweep as sweep_once
-from mailroom.upkeep import LOOKS, log_reconciled, reconcile, reconcile_all
+from mailroom.upkeep import LOOKS, log_reconciled, reconcile_all
 from mailroom.wakeup import Listener
 from mailroom.worker import Worker
 
@@ -120,7 +120,7 @@ def sweep(
 def reconcile_newest(engine: Engine, queue: str) -> None:
     """Look at the newest tokens; what keeps that from being done does not keep mails from being sent."""
     try:
-        log_reconciled(reconcile(engine, queue=queue))
+        log_reconciled(upkeep.reconcile_newest(engine, queue=queue))
     except DBAPIError as error:
         log.warning("reconcile failed, the next sweep tries again: %s", first_line(error))
 

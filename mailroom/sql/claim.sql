@@ -1,4 +1,4 @@
--- Claim due jobs of one priority and action, and open batches for them, of up to batch_limit each.
+-- Claim up to job_limit due jobs of one priority and action, and open batches for them, of up to batch_limit each.
 --
 -- Binds: queue, worker, batch_limit, job_limit (how many may be mailed), batch_timeout, lease, slack and busy_wait
 -- (intervals), and a row for each lane, that is each priority and action, in six arrays: priorities, actions, ranks (lanes

@@ -1,11 +1,13 @@
 -- See what makes a queue suffer, before it does. Needs no right that the worker has not; changes nothing, locks nothing.
 --
+-- Binds: waits (a boolean: whether to look how long jobs have waited, from the beginning of each lane).
+--
 -- Returns one row: whose transaction is the oldest that keeps rows from being vacuumed, for how many seconds (NULL: its
 -- session belongs to a role whose times are hidden from this one) and how many transactions ago; the dead rows of jobs;
 -- whether autovacuum works on them; for how many seconds the batch that is furthest past its lease has been so; and for
 -- each priority in which a job is due, how long the oldest has been.
 WITH RECURSIVE queue AS (
-    SELECT min(queue) AS name FROM jobs
+    SELECT min(queue) AS name FROM jobs WHERE :waits
     UNION ALL
     SELECT (SELECT min(queue) FROM jobs WHERE queue > queue.name) FROM queue WHERE queue.name IS NOT NULL
 ),
@@ -34,7 +36,7 @@ oldest_job AS (
            SELECT due_at
              FROM jobs
             WHERE jobs.queue = queue.name AND jobs.priority = lane.priority AND jobs.action = lane.action
-              AND due_at <= clock_timestamp()
+              AND due_at <= clock_timestamp() AND :waits
             ORDER BY due_at
             LIMIT 1) AS head
      GROUP BY lane.priority

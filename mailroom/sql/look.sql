@@ -1,20 +1,27 @@
 -- Look whether there is anything to do, and if not, when there will be. Changes nothing, locks nothing.
 --
 -- Binds: queue, priorities, actions, floors_due_at, floors_token, slack, batch_limit, batch_timeout, as for claim; and
--- settled_after (an interval): what is longer due than that, and cannot be seen, is dead.
+-- settled_after (an interval): what is longer due than that, and cannot be seen, is dead; and longest_wait and
+-- untried_wait (intervals): for how long a job waits at the most for another attempt, and if none was charged; and
+-- longest_probe: how far ahead the probe of a pause is.
 --
 -- Returns one row: how many batches could be claimed now (counting up to one a lane), the seconds until the next one
--- could be or the next pause can be probed (NULL: nothing waits), whether a lease has run out, and whether a pause can
--- be probed now with a job of this queue (for that it walks each lane from its beginning, while a probe is due); and a
--- floor for each lane (heads_priority, heads_action, heads_due_at, heads_token), below which it saw nothing alive, so
--- that one look walks over what is dead and not each claim after it.
-WITH lane AS MATERIALIZED (
+-- could be or the next pause can be probed (NULL: nothing waits), whether a lease has run out, whether a pause can be
+-- probed now with a job of this queue, and whether a moment is so far ahead that the clock must have been set back (of
+-- each lane the last job is asked, so that what lies before one that may wait so long is found later); and a floor for
+-- each lane (heads_priority, heads_action, heads_due_at, heads_token), below which it saw nothing alive, so that one
+-- look walks over what is dead and not each claim after it.
+WITH given AS MATERIALIZED (
     SELECT given.priority, given.action,
            least(coalesce(given.floor_due_at, '-infinity'), now() - :slack) AS floor_due_at,
            CASE WHEN given.floor_due_at <= now() - :slack THEN given.floor_token ELSE 0 END AS floor_token
       FROM unnest(CAST(:priorities AS smallint[]), CAST(:actions AS token_action[]),
                   CAST(:floors_due_at AS timestamptz[]), CAST(:floors_token AS bigint[]))
            AS given (priority, action, floor_due_at, floor_token)
+),
+lane AS MATERIALIZED (
+    SELECT given.*
+      FROM given
      WHERE NOT EXISTS (
            SELECT FROM pauses
             WHERE pauses.scope IN ('account', 'configuration_set', 'identity', CAST(given.action AS text), 'queue:' || :queue))
@@ -47,20 +54,35 @@ SELECT (SELECT count(*) FROM leaves WHERE leaves_at <= now()) AS ready,
        EXISTS (
            SELECT
              FROM pauses
-            CROSS JOIN unnest(CAST(:priorities AS smallint[]), CAST(:actions AS token_action[]))
-                       AS lane (priority, action)
+            CROSS JOIN given
             CROSS JOIN LATERAL (
                   SELECT FROM jobs
-                   WHERE queue = :queue AND priority = lane.priority AND action = lane.action AND due_at <= now()
+                   WHERE queue = :queue AND priority = given.priority AND action = given.action AND due_at <= now()
+                     AND (due_at, token) > (given.floor_due_at, given.floor_token)
                    ORDER BY due_at, token LIMIT 1) AS due
             WHERE pauses.probe_at <= now()
-              AND (CAST(lane.action AS text) = pauses.scope
+              AND (CAST(given.action AS text) = pauses.scope
                    OR pauses.scope IN ('account', 'configuration_set', 'identity'))
               AND NOT EXISTS (
                   SELECT FROM pauses AS by_hand
                    WHERE by_hand.probe_at IS NULL
-                     AND by_hand.scope IN ('account', 'configuration_set', 'identity', CAST(lane.action AS text),
+                     AND by_hand.scope IN ('account', 'configuration_set', 'identity', CAST(given.action AS text),
                                            'queue:' || :queue))) AS probeable,
+       EXISTS (SELECT FROM batches WHERE claimed_at > clock_timestamp())
+           OR EXISTS (
+              SELECT FROM pauses
+               WHERE probe_at > clock_timestamp() + CAST(:longest_probe AS interval) AND probe_at < 'infinity')
+           OR EXISTS (
+              SELECT
+                FROM given
+               CROSS JOIN LATERAL (
+                     SELECT due_at, attempt
+                       FROM jobs
+                      WHERE queue = :queue AND priority = given.priority AND action = given.action
+                        AND due_at > now() + CAST(:untried_wait AS interval) AND due_at < 'infinity'
+                      ORDER BY due_at DESC, token DESC
+                      LIMIT 1) AS last
+               WHERE last.attempt = 0 OR last.due_at > now() + CAST(:longest_wait AS interval)) AS ahead,
        ARRAY(SELECT priority FROM leaves ORDER BY priority, action) AS heads_priority,
        ARRAY(SELECT CAST(action AS text) FROM leaves ORDER BY priority, action) AS heads_action,
        ARRAY(SELECT head_due_at FROM leaves ORDER BY priority, action) AS heads_due_at,

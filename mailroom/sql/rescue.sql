@@ -1,6 +1,7 @@
 -- Give back the jobs of batches whose lease ran out.
 --
--- Binds: batch_limit (batches at a time), max_attempts, resend_after (an interval; NULL: never).
+-- Binds: batch_limit (batches at a time), passed_over (how many of the oldest to leave for now), max_attempts,
+-- resend_after (an interval; NULL: never).
 --
 -- SES may have accepted any of these mails, so each attempt is charged and on record as unconfirmed. A job comes due
 -- after resend_after, in which a late answer may still arrive, or is held; one that has no attempt left fails. Bulk comes
@@ -14,7 +15,7 @@ WITH lost AS (
     DELETE FROM batches
      WHERE id = ANY (ARRAY(
            SELECT id FROM batches WHERE lease_until < clock_timestamp()
-            ORDER BY id LIMIT :batch_limit FOR UPDATE SKIP LOCKED))
+            ORDER BY id LIMIT :batch_limit OFFSET :passed_over FOR UPDATE SKIP LOCKED))
     RETURNING id, fence, queue, worker, action, priority, tokens, attempts
 ),
 job AS MATERIALIZED (

@@ -8,7 +8,9 @@
 -- Locks: the bucket.
 UPDATE permits
    SET slowdown = greatest(:least_pace, :cut * least(
-           1, slowdown + :recovery_per_second * extract(epoch FROM clock_timestamp() - throttled_at))),
+           1, slowdown + :recovery_per_second * greatest(0, extract(epoch FROM clock_timestamp() - throttled_at)))),
        throttled_at = clock_timestamp(), level = 0, filled_at = clock_timestamp()
- WHERE bucket = 'mails' AND (throttled_at IS NULL OR throttled_at < clock_timestamp() - :once_in)
+ WHERE bucket = 'mails' AND (
+       throttled_at IS NULL OR throttled_at < clock_timestamp() - :once_in
+       OR throttled_at > clock_timestamp())  -- it was set back
 RETURNING slowdown

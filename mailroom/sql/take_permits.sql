@@ -9,7 +9,8 @@
 -- Returns one row: how many were granted; whether the quota leaves anything to other than urgent mail; the rate that
 -- counts when permits come back, NULL without a limit; the moment; and the seconds after which to ask again.
 --
--- Locks: the bucket. The clock is read after the lock: whoever waited for it must not count the wait twice.
+-- Locks: the bucket. The clock is read after the lock: whoever waited for it must not count the wait twice. Moments that
+-- are ahead of it were written before it was set back: from then on it is now that counts.
 WITH held AS MATERIALIZED (
     SELECT * FROM permits WHERE bucket = :bucket FOR UPDATE
 ),
@@ -34,7 +35,7 @@ limits AS MATERIALIZED (
                 WHEN CAST(:own_rate AS double precision) IS NULL THEN account.max_send_rate * :default_share
                 ELSE least(CAST(:own_rate AS double precision), account.max_send_rate)
            END AS cap,
-           CAST(least(1, slowdown + :recovery_per_second * extract(epoch FROM clock.now - throttled_at))
+           CAST(least(1, slowdown + :recovery_per_second * greatest(0, extract(epoch FROM clock.now - throttled_at)))
                 AS double precision) AS pace,
            account.max_24_hour_send - account.sent_last_24_hours
                - (clock.granted - account.granted_before) AS quota_left,
@@ -68,11 +69,15 @@ choice AS MATERIALIZED (
 taken AS (
     UPDATE permits
        SET level = coalesce(choice.filled - choice.grants, 0), filled_at = choice.now,
+           throttled_at = CASE WHEN choice.throttled_at > choice.now THEN choice.now ELSE choice.throttled_at END,
            granted = choice.granted + choice.grants
       FROM choice
-     WHERE permits.bucket = choice.bucket AND choice.grants > 0
+     WHERE permits.bucket = choice.bucket
+       AND (choice.grants > 0 OR choice.filled_at > choice.now OR choice.throttled_at > choice.now)
 )
 SELECT grants, coalesce(quota_left - quota_reserved < 1, false) AS only_urgent, cap AS per_second, now AS granted_at,
        CAST(CASE WHEN quota < 1 THEN refresh_seconds
                  ELSE greatest(0, (1 + reserved - filled + grants) / rate) END AS double precision) AS wait_seconds
-  FROM choice
+  FROM (VALUES (true)) AS always
+  LEFT JOIN choice ON true
+ WHERE sees_every_row()

@@ -14,9 +14,9 @@ from sqlalchemy import Engine
 
 from mailroom import database as mailroom_database
 from mailroom import queue, ses
+from mailroom.floors import LANES, Floors
 from mailroom.job import Sent
 from mailroom.limits import Limits
-from mailroom.queue import Floors
 from mailroom.retry import judge
 from mailroom.sender import Sender
 from mailroom.shared import Shared
@@ -136,7 +136,7 @@ def test_a_claim_reads_no_more_than_it_takes(engine: Engine) -> None:
     """A look, a first job that can be had, the jobs themselves, and some entries to know where lanes end."""
     floors = Floors()
     read = [_read_by_claim(engine, floors) for _ in range(20)]
-    assert 50 < max(read) <= 2 * 50 + 1 + 2 * len(queue.LANES)
+    assert 50 < max(read) <= 2 * 50 + 1 + 2 * len(LANES)
 
 
 def test_the_floor_does_the_same_work(quiet: Server, filled: str, engine: Engine) -> None:

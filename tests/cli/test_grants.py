@@ -273,7 +273,7 @@ def test_a_worker_sends_sweeps_and_tidies_up(
         owner.execute(text("UPDATE tokens SET expires_at = expires_at - interval '9 days'"))
         owner.execute(text("UPDATE ses_account SET refresh_due_at = now()"))
         with own.connect() as connection:
-            permits = rates.claim_refresh(connection)
+            permits = rates.claim_refresh(connection).granted_before
             assert permits is not None
             known = SesAccount(14, 50_000, 0, sending_enabled=True, production_access=True, enforcement="HEALTHY")
             rates.store(connection, known, granted_before=permits)

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 from datetime import timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from sqlalchemy import Engine, text
 from mailroom.simulator import Fault, Simulator
 from tests.cli.command import end, eventually, sending, start
 from tests.cli.conftest import Here
+from tests.trouble import let_statements_take, many_dead_jobs, statements
 from tests.world import add_accounts, ask_recovery, claim, misplaced, rows
 
 LONG_BATCHES = {"MAILROOM_BATCH_TIMEOUT": "200000"}
@@ -45,10 +47,9 @@ def test_all_that_is_due_is_sent_however_young(here: Here, ses: Simulator, url: 
 
 def test_what_is_due_later_is_left_to_later(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
     add(engine, 2)
+    later = "UPDATE jobs SET due_at = now() + interval '100 s', attempt = 1 WHERE token = (SELECT max(token) FROM jobs)"
     with engine.connect() as connection:
-        connection.execute(
-            text("UPDATE jobs SET due_at = now() + interval '1 hour' WHERE token = (SELECT max(token) FROM jobs)")
-        )
+        connection.execute(text(later))
     assert here("sweep", env=sending(url, ses)).code == 0
     assert here("sweep", "--max-seconds", "0", env=sending(url, ses)).code == 0
     assert outcomes(engine) == ["sent"]
@@ -161,3 +162,84 @@ def test_a_mail_that_ses_rejects_is_over(here: Here, ses: Simulator, url: str, e
     ses.faults.add(Fault(error="MessageRejected"))
     assert here("sweep", env=sending(url, ses)).code == 0
     assert outcomes(engine) == ["rejected"]
+
+
+CLAIM = "-- Claim up to"
+
+
+def test_a_due_job_that_somebody_holds_is_left_after_some_tries(
+    here: Here, ses: Simulator, url: str, engine: Engine
+) -> None:
+    add(engine, 1)
+    with engine.connect() as holder, holder.execution_options(isolation_level="READ COMMITTED").begin():
+        holder.execute(text("SELECT FROM jobs FOR UPDATE"))
+        with statements(Engine) as seen:
+            assert here("sweep", env=sending(url, ses)).code == 3
+        assert len(seen) < 80
+    assert outcomes(engine) == []
+
+
+def test_a_due_job_that_somebody_holds_for_a_moment_is_sent(
+    here: Here, ses: Simulator, url: str, engine: Engine
+) -> None:
+    add(engine, 1)
+    with engine.connect() as holder, statements(Engine) as seen:
+        transaction = holder.execution_options(isolation_level="READ COMMITTED").begin()
+        holder.execute(text("SELECT FROM jobs FOR UPDATE"))
+
+        def let_go() -> None:
+            eventually(lambda: sum(CLAIM in one for one in seen) >= 2)
+            transaction.rollback()
+
+        thread = threading.Thread(target=let_go)
+        thread.start()
+        ended = here("sweep", env=sending(url, ses))
+        thread.join()
+    assert ended.code == 0
+    assert outcomes(engine) == ["sent"]
+
+
+def test_a_lost_batch_that_somebody_holds_is_left(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
+    add(engine, 2)
+    with engine.connect() as connection:
+        claim(connection, batch_limit=1, lease=timedelta(0))
+    with engine.connect() as holder, holder.execution_options(isolation_level="READ COMMITTED").begin():
+        holder.execute(text("SELECT FROM batches FOR UPDATE"))
+        with statements(Engine) as seen:
+            assert here("sweep", env=sending(url, ses)).code == 0
+        assert len(seen) < 40
+    assert outcomes(engine) == ["sent"]
+
+
+def test_a_batch_that_can_never_be_given_back_keeps_nothing(
+    here: Here, ses: Simulator, url: str, engine: Engine
+) -> None:
+    add(engine, 6)
+    with engine.connect() as connection:
+        for _ in range(3):
+            claim(connection, batch_limit=1, lease=timedelta(0))
+        connection.execute(text("ALTER TABLE deliveries ADD CONSTRAINT never CHECK (token <> 1 OR late) NOT VALID"))
+    assert here("sweep", env=sending(url, ses)).code == 0
+    assert outcomes(engine) == ["sent"] * 3 + ["unconfirmed"] * 2
+
+
+def test_behind_more_dead_rows_than_a_statement_can_pass_all_that_is_due_is_sent(
+    here: Here, ses: Simulator, url: str, engine: Engine
+) -> None:
+    with engine.connect() as connection, many_dead_jobs(engine, connection) as walk:
+        add_accounts(connection, 25)
+        first = "UPDATE jobs SET due_at = now() - interval '2 hours' WHERE token = (SELECT min(token) FROM jobs)"
+        connection.execute(text(first))  # so that dead rows lie behind a living one, too
+        let_statements_take(connection, walk / 3)
+        assert here("sweep", "--full", env=sending(url, ses)).code == 0
+        assert [row.outcome for row in rows(connection, "SELECT outcome FROM deliveries")] == ["sent"] * 25
+
+
+def test_what_was_due_before_the_clock_was_set_back_is_sent(
+    here: Here, ses: Simulator, url: str, engine: Engine
+) -> None:
+    add(engine, 12)
+    with engine.connect() as connection:
+        connection.execute(text("UPDATE jobs SET due_at = due_at + interval '10 minutes'"))
+    assert here("sweep", env=sending(url, ses)).code == 0
+    assert outcomes(engine) == ["sent"] * 12

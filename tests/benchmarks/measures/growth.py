@@ -12,8 +12,8 @@ from sqlalchemy import Connection
 
 from mailroom import database as mailroom_database
 from mailroom import queue
+from mailroom.floors import Floors
 from mailroom.job import Sent
-from mailroom.queue import Floors
 from mailroom.retry import judge
 from tests.benchmarks import rows
 from tests.benchmarks.contenders import MAILROOM, how

@@ -1,0 +1,70 @@
+"""Where claims and looks begin in each lane, that is each priority and action: shared by the senders of a process."""
+
+import threading
+from dataclasses import replace
+from itertools import product
+from typing import Final
+
+from mailroom.job import Action, Position, Priority
+
+Lane = tuple[Priority, Action]
+LANES: Final[tuple[Lane, ...]] = tuple(product(Priority, Action))
+
+
+def rank(lane: Lane) -> Priority:
+    """Return the priority with which a lane is served: one in quarantine is claimed alone, not last."""
+    priority, action = lane
+    if priority is not Priority.QUARANTINE:
+        return priority
+    return Priority.URGENT if action is Action.PASSWORD_RECOVERY else Priority.NORMAL
+
+
+URGENT_LANES: Final = tuple(lane for lane in LANES if rank(lane) is Priority.URGENT)
+OTHER_LANES: Final = tuple(lane for lane in LANES if rank(lane) is not Priority.URGENT)
+
+
+class Floors:
+    """Where the last claim in each lane ended, or a look found nothing before.
+
+    Rows before that are dead but perhaps not vacuumed; walking them again at each claim is what makes a queue crawl
+    while somebody holds an old snapshot. A look from the beginning of the queue finds what committed late below them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._floors = {lane: Position(None, 0) for lane in LANES}
+
+    def read(self) -> dict[Lane, Position]:
+        """Return the floors as they are now."""
+        with self._lock:
+            return dict(self._floors)
+
+    def advance(self, lane: Lane, *, seen: Position, end: Position) -> bool:
+        """Move a floor up to `end`, unless it has changed since it was `seen`: a lower one must not be undone."""
+        with self._lock:
+            moves = _is_below(seen, end) and self._floors[lane] is seen
+            if moves:
+                self._floors[lane] = end
+        return moves
+
+    def lower(self, lane: Lane, to: Position) -> None:
+        """Move a floor down to `to` if it is above: what lies behind that waits.
+
+        It is another floor then, also where it does not move: a claim under way has not seen what waits.
+        """
+        with self._lock:
+            now = self._floors[lane]
+            self._floors[lane] = replace(to if _is_below(to, now) else now)
+
+    def found(self, lane: Lane, first: Position, *, seen: Position) -> None:
+        """Move a floor to where whoever began at the beginning found the first job: up, unless it has changed since
+        it was `seen`, and down in any case.
+        """
+        if not self.advance(lane, seen=seen, end=first):
+            self.lower(lane, first)
+
+
+def _is_below(one: Position, other: Position) -> bool:
+    if one.due_at is None or other.due_at is None:
+        return one.due_at is None and other.due_at is not None
+    return (one.due_at, one.token) < (other.due_at, other.token)

@@ -1,0 +1,41 @@
+"""Whether the database does what is asked of it: said once when it does not, and once when all of that works again."""
+
+import logging
+import threading
+from collections.abc import Hashable
+
+from sqlalchemy.exc import DBAPIError
+
+from mailroom.database import first_line
+
+log = logging.getLogger(__name__)
+
+
+class Outage:
+    """Keeps apart what has failed: a server that is read-only answers a look, and no claim. Safe between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._failing: set[Hashable] = set()
+
+    def fails(self, what: Hashable, error: DBAPIError) -> None:
+        """Take note that this failed."""
+        with self._lock:
+            if not self._failing:
+                log.warning("database error, trying until it is gone: %s", first_line(error))
+            self._failing.add(what)
+
+    def works(self, what: Hashable) -> None:
+        """Take note that this works."""
+        with self._lock:
+            if what not in self._failing:
+                return
+            self._failing.remove(what)
+            if not self._failing:
+                log.info("database back")
+
+    @property
+    def failing(self) -> set[Hashable]:
+        """What fails."""
+        with self._lock:
+            return set(self._failing)

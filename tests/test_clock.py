@@ -1,0 +1,154 @@
+"""The clock of the database is set back: what waits for a moment that is far ahead then is brought back."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from mailroom import pauses, queue, rates
+from mailroom.classify import REFUSALS
+from mailroom.floors import Floors
+from mailroom.moments import bring_back
+from mailroom.rates import Bucket, Granted
+from mailroom.simulator import Simulator
+from tests.rating import let_pass, tell_account
+from tests.running import count, drained, eventually, limits, transport, working
+from tests.world import add_accounts, claim, misplaced, rows
+
+LATER = text("UPDATE jobs SET due_at = now() + :ahead, attempt = :attempt WHERE token = :token")
+
+
+def sent(connection: Connection) -> int:
+    return count(connection, "deliveries WHERE outcome = 'sent'")
+
+
+def test_what_waits_for_the_time_before_a_clock_was_set_back_is_brought_back(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sends = transport(simulator, monkeypatch)
+    with engine.connect() as connection:
+        add_accounts(connection, 12)
+        lost = claim(connection, batch_limit=2, lease=timedelta(seconds=1)).batches[0]
+        connection.execute(
+            text(
+                "UPDATE batches SET claimed_at = claimed_at + interval '10 minutes',"
+                " lease_until = lease_until + interval '10 minutes'"
+            )
+        )
+        connection.execute(text("UPDATE jobs SET due_at = due_at + interval '10 minutes'"))
+        connection.execute(text("UPDATE jobs SET attempt = 1 WHERE token = (SELECT max(token) FROM jobs)"))
+        with working(engine, sends, sweep_interval=0.3):
+            eventually(lambda: sent(connection) == 9, "what was never tried leaves at once", seconds=20)
+            eventually(lambda: drained(connection), "what was tried, and what was lost", seconds=40)
+        unconfirmed = rows(connection, "SELECT token FROM deliveries WHERE outcome = 'unconfirmed' ORDER BY token")
+        assert [row.token for row in unconfirmed] == sorted(job.token for job in lost.jobs)
+        assert misplaced(connection) == []
+
+
+def test_what_may_be_that_far_ahead_stays_where_it_is(engine: Engine) -> None:
+    usual = limits()
+    with engine.connect() as connection:
+        add_accounts(connection, 4)
+        for token, seconds, attempt in ((1, 9, 0), (2, 110, 1)):
+            connection.execute(LATER, {"token": token, "ahead": timedelta(seconds=seconds), "attempt": attempt})
+        connection.execute(text("UPDATE jobs SET due_at = 'infinity' WHERE token = 3"))
+        assert claim(connection, batch_limit=1).taken == 1
+        before = rows(connection, "SELECT * FROM jobs WHERE due_at < 'infinity' ORDER BY token")
+        view = queue.look(connection, queue="mailroom", batch_limit=9, batch_timeout=timedelta(0), floors=Floors())
+        assert not view.ahead
+        assert bring_back(connection, usual) == 0
+        assert rows(connection, "SELECT * FROM jobs WHERE due_at < 'infinity' ORDER BY token") == before
+        longer = limits(resend_after=timedelta(hours=2))
+        connection.execute(LATER, {"token": 2, "ahead": timedelta(hours=1), "attempt": 1})
+        assert (bring_back(connection, longer), bring_back(connection, usual)) == (0, 1)
+
+
+def test_moments_are_brought_back_some_at_a_time_beside_others_that_do(engine: Engine) -> None:
+    with engine.connect() as connection, engine.connect() as other:
+        add_accounts(connection, 25)
+        connection.execute(text("UPDATE jobs SET due_at = now() + interval '10 minutes'"))
+        with other.execution_options(isolation_level="READ COMMITTED").begin():
+            assert bring_back(other, limits(), most=10) == 10
+            assert [bring_back(connection, limits(), most=10) for _ in range(3)] == [10, 5, 0]
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=10), timedelta(days=400)])
+def test_a_pause_is_tried_though_the_clock_was_set_back(engine: Engine, ahead: timedelta) -> None:
+    with engine.connect() as connection:
+        add_accounts(connection, 1)
+        pauses.open_pause(connection, "account", code="X", reason="x")
+        connection.execute(text("UPDATE pauses SET probe_at = probe_at + :ahead"), {"ahead": ahead})
+        pauses.open_pause(connection, "queue:other", code="X", reason="by hand", probed=False)
+        assert bring_back(connection, limits()) == 1
+        assert pauses.probe(connection, queue="mailroom", refusals=REFUSALS) == "account"
+        assert bring_back(connection, limits()) == 0
+
+
+# What a bucket, and what is known of the account, have of it
+
+
+def set_back(connection: Connection, seconds: float) -> None:
+    """Let the clock have been set back: the moments that are kept were written before."""
+    let_pass(connection, -seconds)
+
+
+def test_a_bucket_fills_from_now_on(conn: Connection) -> None:
+    tell_account(conn, 10)
+    let_pass(conn, 3600)
+    assert take(conn).count == 4
+    set_back(conn, 600)
+    assert take(conn).count == 0
+    let_pass(conn, 0.3)
+    assert 2 <= take(conn).count <= 4
+    assert take(conn).count <= 1  # and holds no more than ever
+
+
+def test_the_rate_creeps_back_from_now_on_and_can_be_cut_again(conn: Connection) -> None:
+    tell_account(conn, 1000)
+    assert rates.slow_down(conn) == pytest.approx(0.7)
+    set_back(conn, 600)
+    assert rates.slow_down(conn) == pytest.approx(0.49)
+    set_back(conn, 600)
+    granted = take(conn)
+    assert granted.wait >= timedelta(0)
+    let_pass(conn, 0.1)
+    assert take(conn).count >= 40  # half of the rate
+    let_pass(conn, 20)
+    take(conn)
+    let_pass(conn, 0.1)
+    assert take(conn).count >= 89  # and then all of it
+
+
+def test_what_comes_back_is_not_more_than_what_was_taken(conn: Connection) -> None:
+    tell_account(conn, 10)
+    let_pass(conn, 3600)
+    granted = take(conn)
+    before_it = replace(granted, granted_at=granted.granted_at + timedelta(minutes=10))
+    rates.give_back(conn, Bucket.MAILS, before_it, granted.count)
+    assert take(conn).count <= granted.count
+    assert [row.granted for row in rows(conn, "SELECT granted FROM permits WHERE bucket = 'mails'")] == [0]
+
+
+@pytest.mark.parametrize(
+    ("due_at", "asks"),
+    [
+        ("now() + interval '10 minutes'", True),
+        ("now() + interval '61 seconds'", True),
+        ("now() + interval '50 seconds'", False),
+        ("now()", True),
+        ("'infinity'", False),  # an operator's word
+    ],
+)
+def test_the_account_is_asked_for_no_later_than_ever(conn: Connection, due_at: str, asks: bool) -> None:
+    tell_account(conn, 10)
+    conn.execute(text(f"UPDATE ses_account SET refresh_due_at = {due_at}, fetched_at = now() + interval '10 minutes'"))  # noqa: S608
+    refresh = rates.claim_refresh(conn)
+    assert (refresh.granted_before is not None) == asks
+    assert refresh.due_in <= rates.REFRESH_EVERY
+    if asks:
+        assert rows(conn, "SELECT FROM ses_account WHERE fetched_at > clock_timestamp()") == []
+
+
+def take(connection: Connection) -> Granted:
+    return rates.take(connection, Bucket.MAILS, 1_000_000, own_rate=None, urgent=True)

@@ -1,0 +1,241 @@
+"""One step that cannot be done, or not at once, keeps no other from being done; nothing spins meanwhile."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from mailroom import database, upkeep
+from mailroom.simulator import Simulator
+from mailroom.upkeep import Upkeep
+from tests.running import count, eventually, transport, working
+from tests.test_upkeep import AGED, age, everything, lose_jobs, mail, prune
+from tests.trouble import let_statements_take, many_dead_jobs, set_for_all, slow_down_rows, statements
+from tests.world import add_accounts, ask_recovery, claim, misplaced, rows
+
+END_OTHERS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+)
+RESCUE = "-- Give back the jobs"
+LOOK = "-- Look whether"
+
+
+def sent(connection: Connection) -> int:
+    return count(connection, "deliveries WHERE outcome = 'sent'")
+
+
+def lose_batches(connection: Connection, batches: int) -> None:
+    """Let so many batches of one job each have outlived their lease."""
+    add_accounts(connection, batches, prefix="lost")
+    for _ in range(batches):
+        assert claim(connection, batch_limit=1, lease=timedelta(0)).batches
+
+
+@pytest.fixture
+def connection(engine: Engine) -> Iterator[Connection]:
+    with engine.connect() as connection:
+        yield connection
+
+
+@pytest.fixture
+def anew(engine: Engine, url: str) -> Iterator[Engine]:
+    """An engine whose sessions begin when the test first uses it, with what was set for the database until then."""
+    anew = database.connect_engine(url, pool_size=6)
+    yield anew
+    anew.dispose()
+
+
+def test_a_lost_batch_that_somebody_holds_stops_nothing(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sends = transport(simulator, monkeypatch)
+    with engine.connect() as connection, engine.connect() as holder, statements(engine) as seen:
+        lose_batches(connection, 2)
+        with holder.execution_options(isolation_level="READ COMMITTED").begin():
+            holder.execute(text("SELECT FROM batches ORDER BY id LIMIT 1 FOR UPDATE"))
+            with working(engine, sends, sweep_interval=0.5):
+                add_accounts(connection, 5)
+                eventually(lambda: sent(connection) == 5, "the others leave", seconds=20)
+                eventually(lambda: count(connection, "batches") == 1, "the other batch is given back", seconds=20)
+                eventually(lambda: sum(LOOK in one for one in seen) > 10, "it looks on")
+            looks, rescues = (sum(what in one for one in seen) for what in (LOOK, RESCUE))
+            assert rescues <= looks + 1
+            assert looks <= 30
+    with engine.connect() as connection:
+        assert misplaced(connection) == []
+
+
+def test_mails_leave_though_rescues_fail_and_these_get_smaller_until_they_do_not(
+    engine: Engine,
+    anew: Engine,
+    simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    sends = transport(simulator, monkeypatch)
+    with engine.connect() as connection:
+        lose_batches(connection, 30)
+        slow_down_rows(connection, "INSERT", "deliveries", 0.1, when="NEW.error_code = 'LeaseExpired'")
+        let_statements_take(connection, timedelta(seconds=1))
+        with working(anew, sends, sweep_interval=0.5):
+            add_accounts(connection, 5)
+            eventually(lambda: sent(connection) >= 5, "new mails leave")
+            eventually(lambda: count(connection, "batches WHERE worker = 'test'") == 0, "all is given back")
+        assert misplaced(connection) == []
+    assert caplog.text.count("rescue failed, trying with less") == 1
+
+
+def test_a_batch_that_can_never_be_given_back_keeps_no_other(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sends = transport(simulator, monkeypatch)
+    with engine.connect() as connection:
+        lose_batches(connection, 5)
+        [first] = rows(connection, "SELECT tokens[1] AS token FROM batches ORDER BY id LIMIT 1")
+        connection.execute(
+            text(f"ALTER TABLE deliveries ADD CONSTRAINT never CHECK (token <> {first.token}) NOT VALID")
+        )
+        with working(engine, sends, sweep_interval=0.2):
+            add_accounts(connection, 5)
+            eventually(lambda: sent(connection) >= 5, "new mails leave")
+            eventually(lambda: count(connection, "batches WHERE worker = 'test'") == 1, "the others are given back")
+        assert misplaced(connection) == []
+
+
+def test_behind_more_dead_rows_than_a_statement_can_pass_everything_leaves(
+    engine: Engine,
+    anew: Engine,
+    simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The rest of an import, an hour old, behind what of it is done; and what is new, a recovery too."""
+    caplog.set_level("INFO")
+    sends = transport(simulator, monkeypatch)
+    with engine.connect() as connection:
+        [account] = add_accounts(connection, 1, status="active", prefix="active")
+        with many_dead_jobs(engine, connection) as walk:
+            add_accounts(connection, 20, prefix="rest")
+            connection.execute(text("UPDATE jobs SET due_at = now() - interval '1 hour'"))
+            let_statements_take(connection, walk / 3)
+            with working(anew, sends, sweep_interval=0.5, concurrency=2):
+                ask_recovery(connection, account)
+                eventually(lambda: count(connection, "deliveries WHERE action = 'password_recovery'") == 1, "it leaves")
+                eventually(lambda: sent(connection) == 21, "the rest of the import leaves")
+                add_accounts(connection, 5, prefix="new")
+                eventually(lambda: sent(connection) == 26, "new ones leave")
+                assert caplog.text.count("stepping over what is dead") == 1
+        connection.execute(text("VACUUM jobs"))
+        with working(anew, sends, sweep_interval=0.5):
+            add_accounts(connection, 5, prefix="then")
+            eventually(lambda: sent(connection) == 31, "and afterwards")
+        assert misplaced(connection) == []
+
+
+def test_what_committed_late_is_found_though_no_look_from_the_beginning_succeeds(
+    engine: Engine, anew: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sends = transport(simulator, monkeypatch)
+    with engine.connect() as connection, many_dead_jobs(engine, connection) as walk:
+        let_statements_take(connection, walk / 3)
+        with working(anew, sends, sweep_interval=0.3):
+            add_accounts(connection, 3)
+            eventually(lambda: sent(connection) == 3, "what is new leaves")
+            [late] = add_accounts(connection, 1, prefix="late")
+            connection.execute(
+                text("UPDATE jobs SET due_at = now() - interval '2 hours' WHERE token = :late"), {"late": late}
+            )
+            eventually(lambda: sent(connection) == 4, "a later walk finds it")
+
+
+def test_an_outage_is_over_when_what_failed_works_again(
+    engine: Engine,
+    anew: Engine,
+    simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A server that takes no writes answers every look."""
+    caplog.set_level("INFO")
+    sends = transport(simulator, monkeypatch)
+    with engine.connect() as connection, statements(anew) as seen:
+        add_accounts(connection, 5)
+        set_for_all(connection, "default_transaction_read_only", "on")
+        with working(anew, sends, sweep_interval=0.2):
+            eventually(lambda: sum("-- Claim up to" in one for one in seen) > 3, "it has tried some times")
+            assert caplog.text.count("database error") == 1
+            assert "database back" not in caplog.text
+            set_for_all(connection, "default_transaction_read_only", "off")
+            connection.execute(text(END_OTHERS))
+            eventually(lambda: sent(connection) == 5, "all is sent")
+            eventually(lambda: "database back" in caplog.text, "it says so")
+        assert caplog.text.count("database error") == caplog.text.count("database back") == 1
+
+
+# Where a step takes longer than a statement may
+
+
+@pytest.fixture
+def hurried(engine: Engine, url: str) -> Iterator[Engine]:
+    """An engine whose statements may take a second, begun when it is first used."""
+    with engine.connect() as connection:
+        let_statements_take(connection, timedelta(seconds=1))
+    hurried = database.connect_engine(url, pool_size=2)
+    yield hurried
+    hurried.dispose()
+
+
+def test_a_prune_that_is_cut_off_goes_on_in_smaller_steps(
+    engine: Engine, connection: Connection, hurried: Engine
+) -> None:
+    mail(connection, 24)
+    age(connection, 91)
+    slow_down_rows(connection, "DELETE", "tokens", 0.1)
+    assert prune(hurried) == (24, 24)
+
+
+def test_a_worker_prunes_and_reconciles_in_smaller_steps_where_larger_ones_are_cut_off(
+    engine: Engine, connection: Connection, hurried: Engine
+) -> None:
+    mail(connection, 20)
+    age(connection, 91)
+    slow_down_rows(connection, "DELETE", "tokens", 0.1)
+    work = Upkeep(hurried, queue="mailroom", prune_after=AGED, looks=32)
+    for hour in range(12):
+        work.step(hour * 3_600.0)
+        if not count(connection, "deliveries"):
+            break
+    assert everything(connection) == (0, 0, 0)
+    connection.execute(text("DROP FUNCTION slowly CASCADE"))
+    slow_down_rows(connection, "INSERT", "jobs", 0.1)
+    lost = lose_jobs(connection, "activation", count=24)
+    for minute in range(1_000, 1_060):
+        work.step(minute * 60.0)
+        if count(connection, "jobs") == len(lost):
+            break
+    assert (count(connection, "jobs"), misplaced(connection)) == (24, [])
+
+
+def test_a_sweep_and_a_full_reconcile_take_smaller_steps_too(
+    engine: Engine, connection: Connection, hurried: Engine
+) -> None:
+    slow_down_rows(connection, "INSERT", "jobs", 0.1)
+    lose_jobs(connection, "activation", count=24)
+    assert upkeep.reconcile_newest(hurried, queue="mailroom").enqueued
+    assert sum(len(step.enqueued) for step in upkeep.reconcile_all(hurried, queue="mailroom")) > 0
+    assert (count(connection, "jobs"), misplaced(connection)) == (24, [])
+
+
+def test_warnings_are_told_though_how_long_jobs_wait_cannot_be_read(
+    engine: Engine, connection: Connection, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with many_dead_jobs(engine, connection) as walk:
+        let_statements_take(connection, walk / 3)
+        hurried = database.connect_engine(url, pool_size=2)
+        Upkeep(hurried, queue="mailroom", prune_after=None).step(0)
+        hurried.dispose()
+    assert "warning code=NoAutovacuum" in caplog.text
+    assert "warning code=QueueUnread" in caplog.text

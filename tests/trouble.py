@@ -1,0 +1,77 @@
+"""What tests of trouble share: statements that are cut off, rows that are dead and stay, triggers that are slow."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+
+from sqlalchemy import Connection, Engine, event, text
+
+from mailroom import queue
+from mailroom.floors import Floors
+
+
+def let_statements_take(connection: Connection, longest: timedelta) -> None:
+    """Cut off what takes longer, in every session that begins from now on."""
+    set_for_all(connection, "statement_timeout", f"{longest / timedelta(milliseconds=1):.0f}")
+
+
+def set_for_all(connection: Connection, name: str, value: str) -> None:
+    """Set a parameter of the database, for every session that begins from now on."""
+    database = connection.scalar(text("SELECT quote_ident(current_database())"))
+    connection.execute(text(f"ALTER DATABASE {database} SET {name} = '{value}'"))
+
+
+def slow_down_rows(connection: Connection, change: str, table: str, seconds: float, when: str = "true") -> None:
+    """Let each row of such a change take so long."""
+    connection.execute(
+        text(
+            f"CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS "
+            f"'BEGIN PERFORM pg_sleep({seconds}); RETURN CASE TG_OP WHEN ''DELETE'' THEN OLD ELSE NEW END; END'"
+        )
+    )
+    connection.execute(
+        text(f"CREATE TRIGGER slowly BEFORE {change} ON {table} FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION slowly()")
+    )
+
+
+@contextlib.contextmanager
+def many_dead_jobs(engine: Engine, connection: Connection, count: int = 300_000) -> Iterator[timedelta]:
+    """Let jobs begin with many that are done, of one import an hour ago, while an old snapshot keeps them.
+
+    Gives how long a look from the beginning takes.
+    """
+    connection.execute(text("ALTER TABLE jobs SET (autovacuum_enabled = off)"))
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as old, old.begin():
+        connection.execute(
+            text(
+                "INSERT INTO jobs (token, due_at, action, priority, queue)"
+                " SELECT -n, now() - interval '1 hour', 'activation', 1, 'mailroom'"
+                " FROM generate_series(1, :count) AS n"
+            ),
+            {"count": count},
+        )
+        old.execute(text("SELECT count(*) FROM jobs"))
+        connection.execute(text("DELETE FROM jobs"))
+        yield min(_look(connection) for _ in range(3))
+
+
+def _look(connection: Connection) -> timedelta:
+    began = time.monotonic()
+    queue.look(connection, queue="mailroom", batch_limit=10, batch_timeout=timedelta(0), floors=Floors())
+    return timedelta(seconds=time.monotonic() - began)
+
+
+@contextlib.contextmanager
+def statements(engine: Engine | type[Engine]) -> Iterator[list[str]]:
+    """Collect the statements of an engine, or of all."""
+    seen: list[str] = []
+
+    def note(_: object, __: object, statement: str, *___: object) -> None:
+        seen.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        yield seen
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
