@@ -1,15 +1,15 @@
-# One image for worker, sweep and migrate: docker build -t mailroom . && docker run mailroom worker --help
+# One image for worker, sweep and migrate: docker build -t mailroom . && docker run --init mailroom worker --help
 FROM python:3.13-slim AS build
-WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
-COPY mailroom mailroom
-COPY alembic alembic
-RUN pip install --no-cache-dir --target /app .
+COPY requirements-run.lock .
+RUN pip install --no-cache-dir --require-hashes --target /app -r requirements-run.lock
+COPY mailroom /app/mailroom
+COPY alembic /app/mailroom/alembic
 
 FROM python:3.13-slim
 RUN useradd --system --no-create-home mailroom
 COPY --from=build /app /app
 ENV PYTHONPATH=/app PYTHONUNBUFFERED=1
 USER mailroom
-ENTRYPOINT ["python", "-m", "mailroom"]
+# Blocked until mailroom hears them: PID 1 would lose a signal that comes while Python starts.
+ENTRYPOINT ["env", "--block-signal=HUP,INT,QUIT,TERM", "python", "-m", "mailroom"]
 CMD ["worker", "--concurrency", "4"]

@@ -43,9 +43,11 @@ format: .venv/ok ## format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-lock:            ## write requirements.lock anew from pyproject.toml; needs uv
+lock:            ## write requirements.lock anew from pyproject.toml, and requirements-run.lock in agreement; needs uv
 	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
 	    --extra dev --extra demo --no-header --no-annotate pyproject.toml -o requirements.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --constraint requirements.lock \
+	    --no-header --no-annotate pyproject.toml -o requirements-run.lock
 
 lock-bench:      ## write requirements-bench.lock anew, in agreement with requirements.lock; needs uv
 	uv pip compile --universal --python-version 3.11 --generate-hashes --constraint requirements.lock \

@@ -3,8 +3,8 @@
 import contextlib
 import os
 import secrets
-import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from mailroom import tokens
 from mailroom.database import connect_engine
 from mailroom.embedded import EmbeddedPostgres
 from mailroom.errors import MailroomError
+from mailroom.guarded import Guarded
 from mailroom.job import Action
 from mailroom.schema import accounts
 from mailroom.schema import tokens as token_table
@@ -26,18 +27,21 @@ PATIENCE_SECONDS: Final = 60
 # A demo need not wait long for a batch to fill.
 BATCH_TIMEOUT: Final = "500"
 
+STOPPED: Final = MailroomError("the demo was stopped")
+
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """What the demo runs on. `say` takes the lines a person reads."""
+    """What the demo runs on. `say` takes the lines a person reads; `stopped` is set when it is to end early."""
 
     engine: Engine
     simulator: Simulator
-    worker: subprocess.Popen[bytes]
+    worker: Guarded
     key: bytes
     say: Say
+    stopped: threading.Event
 
     def run(self, count: int) -> bool:
         """Insert accounts, follow some links, ask for recoveries; show the mails leave. False if one did not arrive."""
@@ -69,11 +73,12 @@ class Demo:
     def _arrivals(self, already: int, expected: int) -> Iterator[Mail]:
         deadline = time.monotonic() + PATIENCE_SECONDS
         seen = already
-        while seen < already + expected and time.monotonic() < deadline and self.worker.poll() is None:
+        while seen < already + expected and time.monotonic() < deadline and self.worker.is_running():
             mails = list(self.simulator.ledger.mails)
             yield from mails[seen:]
             seen = len(mails)
-            time.sleep(0.02)
+            if self.stopped.wait(0.02):
+                raise STOPPED
 
     def _follow_links(self, count: int) -> Sequence[int]:
         """Do what a person does who clicks: hand the link's token back. Returns the accounts."""
@@ -107,34 +112,40 @@ def worker_environment(database_url: str, ses_url: str, key: bytes) -> Mapping[s
 
 
 @contextlib.contextmanager
-def running_worker(environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `mailroom worker` beside us; its log goes where ours goes.
-
-    In a process group of its own: of a terminal's Ctrl-C it would hear before we stop it, and a second signal kills.
-    """
+def running_worker(environment: Mapping[str, str]) -> Iterator[Guarded]:
+    """Run `mailroom worker` beside us; its log goes where ours goes."""
     command = [sys.executable, "-m", "mailroom", "worker", "--concurrency", "2"]
-    process = subprocess.Popen(command, env=environment, process_group=0)
+    worker = Guarded(command, orphaned="TERM", environment=environment)
     try:
-        yield process
+        yield worker
     finally:
-        process.terminate()
-        if process.wait(PATIENCE_SECONDS) != 0:
+        if worker.stop("TERM", seconds=PATIENCE_SECONDS) != 0:
             raise MailroomError("the demo's worker failed; its log is above")
 
 
 @contextlib.contextmanager
-def everything(port: int, migrate: Callable[[str], None], say: Say) -> Iterator[Demo]:
-    """Start PostgreSQL, migrate it, start the simulator and a worker; stop them all in the end."""
+def everything(port: int, migrate: Callable[[str], None], say: Say, stopped: threading.Event) -> Iterator[Demo]:
+    """Start PostgreSQL, migrate it, start the simulator and a worker; stop them all in the end.
+
+    Once it is `stopped`, each step is the last; none takes longer than seconds. Raises MailroomError then.
+    """
     say("starting PostgreSQL 18 from its wheel")
     with EmbeddedPostgres() as postgres, Simulator(port=port) as simulator:
+        _go_on(stopped)
         say("migrating the database")
         migrate(postgres.url())
+        _go_on(stopped)
         key = secrets.token_bytes(tokens.SECRET_BYTES)
         say(f"starting the SES simulator; the inbox is at {simulator.url}/")
         say("starting `mailroom worker --concurrency 2`; its log is mixed in below")
         with running_worker(worker_environment(postgres.url(), simulator.url, key)) as worker:
             engine = connect_engine(postgres.url(), pool_size=2, isolation_level="READ COMMITTED")
             try:
-                yield Demo(engine, simulator, worker, key, say)
+                yield Demo(engine, simulator, worker, key, say, stopped)
             finally:
                 engine.dispose()
+
+
+def _go_on(stopped: threading.Event) -> None:
+    if stopped.is_set():
+        raise STOPPED

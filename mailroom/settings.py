@@ -19,6 +19,7 @@ PREFIX: Final = "MAILROOM_"
 SECRET: Final = {"database_url", "listen_database_url", "secret_key"}
 SHORTEST_SWEEP_INTERVAL: Final = timedelta(milliseconds=10)
 LEAST_RATE: Final = 0.01
+MOST_CHANNEL_BYTES: Final = 63  # PostgreSQL's, for any name
 
 
 def _milliseconds(value: object) -> timedelta:
@@ -82,6 +83,15 @@ def _database_url(value: str, info: ValidationInfo) -> str:
     return value
 
 
+def _channel(value: str) -> str:
+    # LISTEN cuts a longer name off, and NOTIFY refuses it: nothing would be heard.
+    if re.fullmatch(r"\S+", value) is None or len(value.encode(errors="replace")) > MOST_CHANNEL_BYTES:
+        raise ValueError(
+            f"1 to {MOST_CHANNEL_BYTES} characters without blanks, at most {MOST_CHANNEL_BYTES} bytes in UTF-8"
+        )
+    return value
+
+
 Milliseconds = Annotated[timedelta, BeforeValidator(_milliseconds)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 
@@ -106,9 +116,7 @@ class Settings(BaseSettings):
         repr=False,
         description="64 hex digits, required to send; of several, by commas, the first signs and all verify",
     )
-    channel_name: Annotated[str, _matching(r"\S{1,63}", "1 to 63 characters without blanks")] = Field(
-        "token_insert", description="LISTEN channel"
-    )
+    channel_name: Annotated[str, AfterValidator(_channel)] = Field("token_insert", description="LISTEN channel")
     queue_name: Annotated[str, _matching(r"\S{1,63}", "1 to 63 characters without blanks")] = Field(
         "mailroom", description="which jobs this worker takes"
     )

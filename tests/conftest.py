@@ -105,7 +105,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
             return
         if not pgbouncer.PROGRAM.exists():
             missing(f"Debian's PgBouncer, {pgbouncer.PROGRAM}")
-        with pgbouncer.PgBouncer(embedded.port) as pooler:
+        with pgbouncer.PgBouncer(embedded) as pooler:
             yield Server(embedded.url(), embedded, pooler.port)
 
 

@@ -1,4 +1,4 @@
-"""A real PgBouncer in transaction mode, in front of a server."""
+"""A real PgBouncer in transaction mode, in front of a server, for its superuser and with that password."""
 
 import os
 import pwd
@@ -11,7 +11,7 @@ from typing import Self
 
 from psycopg.conninfo import make_conninfo
 
-from mailroom.embedded import free_port
+from mailroom.embedded import EmbeddedPostgres, free_port
 
 PROGRAM = Path("/usr/sbin/pgbouncer")
 
@@ -24,7 +24,7 @@ listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
 pool_mode = transaction
-auth_type = trust
+auth_type = scram-sha-256
 max_client_conn = 500
 default_pool_size = 5
 server_reset_query =
@@ -35,12 +35,13 @@ server_login_retry = 1
 class PgBouncer:
     """Pools connections to any database of the server on a port. Its sessions change hands between transactions."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: EmbeddedPostgres) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="mailroom-pgbouncer-"))
         self.port = free_port()
-        settings = SETTINGS.format(target=target, port=self.port)
+        settings = SETTINGS.format(target=target.port, port=self.port)
         users = self._folder / "users"
-        users.write_text('"postgres" ""\n')
+        users.touch(mode=0o600)
+        users.write_text(f'"postgres" "{target.password}"\n')
         self._ini = self._folder / "pgbouncer.ini"
         self._ini.write_text(f"{settings}auth_file = {users}\nlogfile = {self._folder / 'log'}\n")
 

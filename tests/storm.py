@@ -229,7 +229,7 @@ def run(*, seed: int, seconds: float, goal: int, say: Callable[[str], None]) -> 
     with contextlib.ExitStack() as stack:
         postgres = stack.enter_context(EmbeddedPostgres(settings={"max_connections": "200"}))
         migrate(postgres.url())
-        pooler = stack.enter_context(pgbouncer.PgBouncer(postgres.port))
+        pooler = stack.enter_context(pgbouncer.PgBouncer(postgres))
         proxy = stack.enter_context(HalfOpenProxy(pooler.url(postgres.url())))
         simulator = stack.enter_context(Simulator(seed=seed))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

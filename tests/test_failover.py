@@ -27,9 +27,10 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[EmbeddedPostgres, Emb
         missing(f"Debian's PostgreSQL in {binaries}")
     with EmbeddedPostgres(binaries, settings={}) as primary:
         migrate(primary.url())
-        standby = EmbeddedPostgres(binaries, settings={})
+        standby = EmbeddedPostgres(binaries, settings={}, password=primary.password)
         source = ("-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres")
-        standby.run("pg_basebackup", *source, "-R", "-X", "stream", "--checkpoint=fast")
+        known = {"PGPASSWORD": primary.password}
+        standby.run("pg_basebackup", *source, "-R", "-X", "stream", "--checkpoint=fast", environment=known)
         with standby:
             engine = database.connect_engine(primary.url())
             with engine.connect() as connection:
@@ -51,8 +52,8 @@ def test_workers_move_to_the_standby_that_was_promoted_and_nothing_is_lost(
         add_accounts(connection, 2_000)
     engine.dispose()
     both = (
-        f"host=127.0.0.1,127.0.0.1 port={primary.port},{standby.port} user=postgres dbname=postgres"
-        " target_session_attrs=read-write"
+        f"host=127.0.0.1,127.0.0.1 port={primary.port},{standby.port} user=postgres password={primary.password}"
+        " dbname=postgres target_session_attrs=read-write"
     )
     workers = [processes.worker("--concurrency", "2", url=both, simulator=simulator) for _ in range(2)]
     eventually(lambda: simulator.ledger.counts().mails > 500, "mails leave")

@@ -22,6 +22,10 @@ def claimed(connection: Connection, *, probing: bool = False) -> list[int]:
     return [job.token for batch in claim(connection, probing=probing).batches for job in batch.jobs]
 
 
+def try_probe(connection: Connection, *, queue: str = "mailroom") -> str | None:
+    return pauses.probe(connection, queue=queue, refusals=REFUSALS)
+
+
 def waiting(connection: Connection) -> tuple[int, int]:
     """An activation and a recovery that wait, as tokens."""
     [account] = add_accounts(connection, 1, status="active", prefix="active")
@@ -85,13 +89,13 @@ def test_only_the_first_to_meet_a_fault_opens_its_pause(conn: Connection) -> Non
 def test_one_prober_at_a_time_and_later_and_later(conn: Connection) -> None:
     waiting(conn)
     pauses.open_pause(conn, "account", code="Fault", reason="a reason")
-    assert pauses.probe(conn, queue="mailroom", refusals=REFUSALS) is None
+    assert try_probe(conn) is None
     waits = []
     for _ in range(8):
         conn.execute(text("UPDATE pauses SET probe_at = now() - interval '1 ms'"))
         assert [
-            pauses.probe(conn, queue="mailroom", refusals=REFUSALS),
-            pauses.probe(conn, queue="mailroom", refusals=REFUSALS),
+            try_probe(conn),
+            try_probe(conn),
         ] == ["account", None]
         [row] = rows(conn, "SELECT round(extract(epoch FROM probe_at - clock_timestamp())) AS wait FROM pauses")
         waits.append(int(row.wait))
@@ -103,14 +107,14 @@ def test_who_has_nothing_to_try_does_not_put_off_those_who_have(conn: Connection
     pauses.open_pause(conn, "account", code="Fault", reason="a reason")
     pauses.open_pause(conn, "activation", code="Fault", reason="a reason")
     conn.execute(text("UPDATE pauses SET probe_at = now() - interval '1 ms'"))
-    assert pauses.probe(conn, queue="other", refusals=REFUSALS) is None
+    assert try_probe(conn, queue="other") is None
     assert not look(conn, "other").probeable
     pauses.open_pause(conn, "queue:mailroom", code=pauses.BY_HAND, reason="maintenance", probed=False)
-    assert (pauses.probe(conn, queue="mailroom", refusals=REFUSALS), look(conn, "mailroom").probeable) == (None, False)
+    assert (try_probe(conn), look(conn, "mailroom").probeable) == (None, False)
     assert pauses.close_pause(conn, "queue:mailroom", by_hand=True)
     conn.execute(text("DELETE FROM jobs WHERE token = :token"), {"token": activation})
     assert look(conn, "mailroom").probeable
-    assert [pauses.probe(conn, queue="mailroom", refusals=REFUSALS) for _ in range(2)] == [
+    assert [try_probe(conn) for _ in range(2)] == [
         "account",
         None,
     ]  # no activation is due
@@ -126,7 +130,7 @@ def test_a_pause_by_hand_ends_by_hand(conn: Connection) -> None:
     waiting(conn)
     pauses.open_pause(conn, "account", code="Fault", reason="a reason")
     pauses.open_pause(conn, "account", code=pauses.BY_HAND, reason="maintenance", probed=False)
-    assert pauses.probe(conn, queue="mailroom", refusals=REFUSALS) is None
+    assert try_probe(conn) is None
     assert not pauses.close_pause(conn, "account")
     assert pauses.close_pause(conn, "account", by_hand=True)
     assert pauses.read(conn) == []

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import signal
 import subprocess
 import sys
@@ -29,11 +30,13 @@ from mailroom.shared import Shared
 from mailroom.simulator import Fault, Simulator
 from mailroom.tokens import consume, sign
 from mailroom.worker import Worker
+from tests.conftest import Server
 from tests.running import eventually
 from tests.world import KEY, KEY_HEX, misplaced, rows, start_over
 
 AWS_SECRET = "canary-aws-secret"
-PASSWORD = "canary-database-password"
+PASSWORD = f"canary-database-password-{secrets.token_hex(16)}"
+ROLE = "mailroom_test_password"
 CODES = ("97531", "86420")
 LOGIN = 'Cänary "{}", the\N{BIRD}'
 LIMITS = Limits("mailroom", 10, timedelta(0), timedelta(seconds=30))
@@ -107,11 +110,19 @@ def simulator() -> Iterator[Simulator]:
 
 
 @pytest.fixture
-def environment(simulator: Simulator, url: str) -> dict[str, str]:
+def password_url(server: Server, url: str) -> Iterator[str]:
+    """The URL of the test's database, with a password that must not be seen."""
+    server.execute(f"CREATE ROLE {ROLE} SUPERUSER LOGIN PASSWORD '{PASSWORD}'")
+    yield make_conninfo(url, user=ROLE, password=PASSWORD)
+    server.execute(f"DROP ROLE {ROLE}")
+
+
+@pytest.fixture
+def environment(simulator: Simulator, password_url: str) -> dict[str, str]:
     return {
         "PATH": os.environ["PATH"],
         "LANG": "C.UTF-8",
-        "MAILROOM_DATABASE_URL": make_conninfo(url, password=PASSWORD),
+        "MAILROOM_DATABASE_URL": password_url,
         "MAILROOM_SECRET_KEY": KEY_HEX,
         "MAILROOM_BATCH_TIMEOUT": "0",
         "MAILROOM_SWEEP_INTERVAL": "50",
@@ -221,7 +232,7 @@ def _set(fault: Fault) -> dict[str, Any]:
 
 def test_no_fault_of_the_database_brings_anything_to_light(
     engine: Engine,
-    url: str,
+    password_url: str,
     transport: ses_transport.SesTransport,
     everything: pytest.LogCaptureFixture,
 ) -> None:
@@ -229,7 +240,7 @@ def test_no_fault_of_the_database_brings_anything_to_light(
     with engine.connect() as connection:
         canaries = Canaries(connection)
         connection.execute(text("ALTER TABLE deliveries ADD CONSTRAINT none_sent CHECK (outcome <> 'sent')"))
-    own = connect_engine(make_conninfo(url, password=PASSWORD), pool_size=3)
+    own = connect_engine(password_url, pool_size=3)
     limits = replace(LIMITS, lease=timedelta(seconds=60))
     worker = Worker(own, transport, key=KEY, limits=limits, concurrency=1, sweep_interval=timedelta(milliseconds=50))
     thread = threading.Thread(target=worker.run)

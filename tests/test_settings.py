@@ -128,6 +128,7 @@ def test_the_region_is_that_of_every_other_program(monkeypatch: pytest.MonkeyPat
     [
         ("CHANNEL_NAME", "", "1 to 63 characters without blanks"),
         ("CHANNEL_NAME", "x" * 64, "1 to 63 characters without blanks"),
+        ("CHANNEL_NAME", "\u00e4" * 32, "at most 63 bytes in UTF-8"),
         ("CHANNEL_NAME", "token insert", "1 to 63 characters without blanks"),
         ("QUEUE_NAME", "", "1 to 63 characters without blanks"),
         ("QUEUE_NAME", "news\nletter", "1 to 63 characters without blanks"),

@@ -1,11 +1,16 @@
 """The commands. Nobody imports this."""
 
+import os
 import sys
+from collections.abc import Sequence
 
 import typer
 from sqlalchemy.exc import DBAPIError
 
+from mailroom import signals
 from mailroom.cli import database, doctor, grants, jobs, local, pauses, pipe, status, tokens, work
+from mailroom.cli.log import last_words
+from mailroom.cli.terminal import discard_output, printable
 from mailroom.database import first_line
 from mailroom.errors import DatabaseError, MailroomError, SettingsError
 from mailroom.settings import PREFIX, Settings
@@ -51,7 +56,8 @@ app.command(epilog=EXIT_CODES)(local.demo)
 def main() -> None:
     """Run the command line. Exit codes: 0 fine, 1 failed, 2 wrong settings or usage; `sweep` adds 3."""
     try:
-        app()
+        with signals.answered_by(_stop(sys.argv[1:2])):
+            app()
     except SettingsError as error:
         _end(error, 2)
     except MailroomError as error:
@@ -60,8 +66,33 @@ def main() -> None:
         _end(SettingsError("not UTF-8: an argument, a MAILROOM_ variable, or the encoding of the output"), 2)
     except DBAPIError as error:
         _end(DatabaseError(f"the database failed: {first_line(error)}"), 1)
+    except OSError as error:
+        _end(MailroomError(f"this machine failed: {error.strerror}"), 1)
+
+
+def _stop(command: Sequence[str]) -> signals.Answer:
+    """What a signal does until the command itself answers; whoever has something under way does that."""
+    match command:
+        case ["worker" | "sweep" | "collect" | "simulator"]:
+            return _leave
+        case ["send"]:  # what is in the pipe counts as sent
+            return lambda: None
+        case _:
+            return _interrupt
+
+
+def _leave() -> None:
+    """End at once, and well: nothing is claimed yet, or any more."""
+    last_words()
+    os._exit(0)
+
+
+def _interrupt() -> None:
+    """Give up whatever is under way, a statement of the database too: psycopg cancels it."""
+    raise SystemExit("mailroom: stopped")  # said as it ends, with 1
 
 
 def _end(error: MailroomError, code: int) -> None:
-    sys.stderr.write(f"mailroom: {error}\n")
+    discard_output()
+    last_words(f"mailroom: {printable(str(error))}")
     sys.exit(code)

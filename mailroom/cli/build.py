@@ -1,8 +1,6 @@
-"""What several commands build from the settings: a log, an engine, a transport."""
+"""What several commands build from the settings: an engine, a transport, limits."""
 
 import contextlib
-import logging
-import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
@@ -13,32 +11,20 @@ from rich.console import Console
 from sqlalchemy import Engine
 
 from mailroom import database
+from mailroom.cli.terminal import is_writable
+from mailroom.errors import SettingsError
 from mailroom.limits import Limits
 from mailroom.pace import MOST_JOBS
 from mailroom.permits import NO_LIMIT, FleetPermits, Permits
-from mailroom.settings import Settings, unknown_variables
+from mailroom.settings import Settings
 from mailroom.transport import DebugTransport
 from mailroom.watch import AccountWatch
 
 if TYPE_CHECKING:
     from mailroom.ses import SesTransport
 
-log = logging.getLogger(__name__)
-
 # Longer than a statement takes on a database in trouble; short of the lease, which lasts while a claim is waited for.
 ANSWER_WITHIN: Final = timedelta(seconds=20)
-
-
-def start_log() -> None:
-    """Log to stderr, a line an event; and say if a MAILROOM_ variable is one that nothing reads."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S%z",
-    )
-    for name in unknown_variables():
-        log.warning("unknown variable %s: is it misspelt?", name)
 
 
 @contextlib.contextmanager
@@ -66,6 +52,7 @@ def open_transport(
 ) -> "SesTransport | DebugTransport":
     """Return the transport that the settings ask for, for `connections` threads."""
     if settings.debug:
+        refuse_closed_output()
         return DebugTransport()
     from mailroom import ses  # noqa: PLC0415 - boto3 takes a third of a second and 25 MB: only who sends pays
 
@@ -77,6 +64,12 @@ def open_transport(
         output_path=output_path,
         renew=connect,
     )
+
+
+def refuse_closed_output() -> None:
+    """Raise SettingsError where there is no output to write mails to."""
+    if not is_writable():
+        raise SettingsError("the standard output is closed: there is nowhere to write the mails to")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """`doctor`: a check a line, and the cure for what it finds."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated
@@ -9,7 +8,7 @@ import typer
 
 from mailroom import checkup, database, settings
 from mailroom.cli.build import ANSWER_WITHIN
-from mailroom.cli.terminal import printable
+from mailroom.cli.terminal import print_json, say
 from mailroom.errors import SettingsError
 from mailroom.finding import Finding, Level, failed, ok, warning
 from mailroom.settings import Settings
@@ -25,9 +24,9 @@ def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON."
         findings.append(finding)
         if not as_json:
             cure = f" -> {finding.cure}" if finding.cure else ""
-            typer.echo(f"{finding.level:8}{finding.check}: {printable(finding.words + cure)}")
+            say(f"{finding.level:8}{finding.check}: {finding.words}{cure}")
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in findings]))
+        print_json([asdict(finding) for finding in findings])
     if any(finding.level is Level.FAILED for finding in findings):
         raise typer.Exit(1)
 

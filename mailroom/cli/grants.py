@@ -6,6 +6,7 @@ import typer
 
 from mailroom import grants, settings
 from mailroom.cli.build import open_database
+from mailroom.cli.terminal import say
 from mailroom.errors import SettingsError
 
 ROLE: Final = {"metavar": "ROLE", "show_default": False}
@@ -37,4 +38,4 @@ def grant(
         if apply:
             grants.apply(connection, granting)
     for statement in granting:
-        typer.echo(statement)
+        say(statement)

@@ -1,7 +1,6 @@
 """`jobs`: looking at single jobs, and changing what becomes of them."""
 
 import contextlib
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
@@ -15,7 +14,7 @@ from sqlalchemy import Connection
 
 from mailroom import jobs, settings
 from mailroom.cli.build import open_database, progress
-from mailroom.cli.terminal import print_table, printable
+from mailroom.cli.terminal import LARGEST_ID, print_json, print_table, printable, say
 from mailroom.errors import MailroomError, SettingsError
 from mailroom.job import Priority
 from mailroom.jobs import Filters, Found, Moment
@@ -31,8 +30,8 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Tokens = Annotated[list[int] | None, typer.Argument(metavar="[TOKEN]...", help="Ids of tokens.")]
-Account = Annotated[int | None, typer.Option(help="Of this account.")]
+Tokens = Annotated[list[int] | None, typer.Argument(metavar="[TOKEN]...", min=1, max=LARGEST_ID, help="Ids of tokens.")]
+Account = Annotated[int | None, typer.Option(min=1, max=LARGEST_ID, help="Of this account.")]
 Outcomes = Annotated[
     list[str] | None, typer.Option("--outcome", help=f"{', '.join(delivery_outcome.enums)}; repeat it.")
 ]
@@ -41,7 +40,7 @@ Since = Annotated[str | None, typer.Option(help=f"Not before: {MOMENT_HELP}.")]
 Until = Annotated[str | None, typer.Option(help=f"Before: {MOMENT_HELP}.")]
 Queue = Annotated[str | None, typer.Option(help="Waiting or in flight in this queue.")]
 Held = Annotated[bool, typer.Option("--held", help="Held: perhaps sent, until somebody decides.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="At most so many.")]
+Limit = Annotated[int | None, typer.Option(min=1, max=LARGEST_ID, help="At most so many.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ShowAddresses = Annotated[bool, typer.Option("--show-addresses", help="Show addresses and logins, which are personal.")]
 
@@ -49,7 +48,7 @@ ShowAddresses = Annotated[bool, typer.Option("--show-addresses", help="Show addr
 @app.command("list")
 def list_jobs(  # noqa: PLR0913 - an option each
     *,
-    token: Annotated[list[int] | None, typer.Option(help="Of this token; repeat it.")] = None,
+    token: Annotated[list[int] | None, typer.Option(min=1, max=LARGEST_ID, help="Of this token; repeat it.")] = None,
     account: Account = None,
     outcome: Outcomes = None,
     code: Code = None,
@@ -68,14 +67,14 @@ def list_jobs(  # noqa: PLR0913 - an option each
     with _open() as connection:
         found = list(jobs.find(connection, filters, limit=limit, addresses=show_addresses))
     if as_json:
-        typer.echo(json.dumps([_told(row, addresses=show_addresses) for row in found]))
+        print_json([_told(row, addresses=show_addresses) for row in found])
     else:
         _print(found, addresses=show_addresses)
 
 
 @app.command()
 def show(
-    token: Annotated[int, typer.Argument(help="The id of a token.")],
+    token: Annotated[int, typer.Argument(min=1, max=LARGEST_ID, help="The id of a token.")],
     *,
     show_addresses: ShowAddresses = False,
     as_json: AsJson = False,
@@ -88,14 +87,14 @@ def show(
         raise MailroomError(f"nothing is known of a token {token}")
     if as_json:
         history = [_told(row, addresses=show_addresses) for row in found]
-        typer.echo(json.dumps({"token": known and asdict(known), "history": history}, default=datetime.isoformat))
+        print_json({"token": known and asdict(known), "history": history}, default=datetime.isoformat)
         return
     if known is None:
-        typer.echo(f"token {token}: gone")
+        say(f"token {token}: gone")
     else:
         used = f"consumed {_shown(known.consumed_at)}" if known.consumed_at else "not consumed"
         made, ends = _shown(known.created_at), _shown(known.expires_at)
-        typer.echo(f"token {token} of account {known.account}: made {made}, ends {ends}, {used}")
+        say(f"token {token} of account {known.account}: made {made}, ends {ends}, {used}")
     _print(found, addresses=show_addresses)
 
 
@@ -247,7 +246,10 @@ def _left(connection: Connection, filters: Filters, done: set[int]) -> dict[int,
 
 
 def _tell(done: dict[str, list[int]], words: str, left: dict[int, str], *, as_json: bool) -> None:
-    typer.echo(json.dumps(done | {"left": left}) if as_json else words)
+    if as_json:
+        print_json(done | {"left": left})
+    else:
+        say(words)
     if left:
         told = ", ".join(f"{token} ({state})" for token, state in left.items())
         raise MailroomError(f"left as they are: {told}")
@@ -272,7 +274,7 @@ def _print(found: Iterable[Found], *, addresses: bool) -> None:
     if table.row_count:
         print_table(table)
     else:
-        typer.echo("no jobs")
+        say("no jobs")
 
 
 def _shown(at: datetime | None) -> str:

@@ -1,14 +1,16 @@
 """`simulator` and `demo`: mailroom on a machine without AWS."""
 
 import contextlib
-import signal
+import threading
 from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
-from mailroom.cli.build import start_log
+from mailroom import signals
 from mailroom.cli.database import upgrade
+from mailroom.cli.log import start_log
+from mailroom.cli.terminal import say
 from mailroom.errors import MailroomError
 
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the simulator; 0 takes a free one.")]
@@ -26,8 +28,12 @@ def simulator(
     *,
     port: Port = 8025,
     host: Annotated[str, typer.Option(help="Address to bind; a loopback one.")] = "127.0.0.1",
-    allow_remote: Annotated[bool, typer.Option("--allow-remote", help="Bind other addresses too.")] = False,
-    ledger_limit: Annotated[int | None, typer.Option(min=1, help="Keep this many mails, the newest.")] = None,
+    allow_remote: Annotated[
+        bool, typer.Option("--allow-remote", help="Bind other addresses too, and answer under them.")
+    ] = False,
+    ledger_limit: Annotated[
+        int | None, typer.Option(min=1, max=10_000_000, help="Keep this many mails, the newest.")
+    ] = None,
 ) -> None:
     """Be an SES on loopback, with an inbox page at /; until stopped. Nothing is delivered.
 
@@ -48,17 +54,16 @@ def demo(
     with _demo_extra():
         from mailroom import demo as show  # noqa: PLC0415 - needs the extra `demo`
     start_log()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # to clean up then, too
-    with show.everything(port, upgrade, typer.echo) as running:
+    stopped = threading.Event()
+    with signals.answered_by(stopped.set), show.everything(port, upgrade, say, stopped) as running:
         arrived = running.run(accounts)
         if not exit_:
-            with contextlib.suppress(KeyboardInterrupt):
-                typer.echo(f"inbox: {running.simulator.url}/")
-                typer.echo("press Ctrl-C to end")
-                signal.pause()
+            say(f"inbox: {running.simulator.url}/")
+            say("press Ctrl-C to end")
+            stopped.wait()
     if not arrived:
         raise MailroomError("not every mail arrived")
 
 
 def _say_where(url: str) -> None:
-    typer.echo(f"the SES simulator listens at {url}; its inbox is at {url}/")
+    say(f"the SES simulator listens at {url}; its inbox is at {url}/")

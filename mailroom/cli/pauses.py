@@ -6,6 +6,7 @@ import typer
 
 from mailroom import pauses, settings
 from mailroom.cli.build import open_database
+from mailroom.cli.terminal import say
 from mailroom.errors import MailroomError, SettingsError
 
 Scope = Annotated[
@@ -25,7 +26,7 @@ def pause(
     _check(scope)
     with open_database(settings.load("database_url")) as engine, engine.connect() as connection:
         pauses.open_pause(connection, scope, code=pauses.BY_HAND, reason=reason, probed=False)
-    typer.echo(f"paused {scope}")
+    say(f"paused {scope}")
 
 
 def resume(scope: Scope) -> None:
@@ -37,7 +38,7 @@ def resume(scope: Scope) -> None:
     with open_database(settings.load("database_url")) as engine, engine.connect() as connection:
         if not pauses.close_pause(connection, scope, by_hand=True):
             raise MailroomError(f"{scope} is not paused")
-    typer.echo(f"resumed {scope}")
+    say(f"resumed {scope}")
 
 
 def _check(scope: str) -> None:

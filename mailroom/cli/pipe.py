@@ -1,7 +1,6 @@
 """`collect` and `send`: the same work in two processes with lines of text between them."""
 
 import io
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,8 +8,9 @@ from typing import Annotated, Final, TextIO
 
 import typer
 
-from mailroom import settings
-from mailroom.cli.build import limits, log, open_database, open_transport, start_log
+from mailroom import settings, signals
+from mailroom.cli.build import limits, open_database, open_transport, refuse_closed_output
+from mailroom.cli.log import log, start_log
 from mailroom.cli.work import (
     LISTEN,
     BatchLimit,
@@ -18,9 +18,8 @@ from mailroom.cli.work import (
     QueueName,
     listener,
     run_until_stopped,
-    stopped_by_signal,
 )
-from mailroom.errors import LineError, SettingsError, TransportError
+from mailroom.errors import LineError, SettingsError
 from mailroom.job import Action, Rejected, Sent
 from mailroom.pipe import LONGEST_LINE, PipeTransport, parse
 from mailroom.transport import LONGEST_CALL, Mail, Transport
@@ -43,8 +42,7 @@ def collect(
     The lines hold addresses and secrets: pipe them to `mailroom send`.
     """
     start_log()
-    if sys.stdout is None:
-        raise SettingsError("the standard output is closed: collect has nowhere to write")
+    refuse_closed_output()
     _write_utf8(sys.stdout)
     given = settings.load(
         "database_url", "secret_key", batch_limit=batch_limit, batch_timeout=batch_timeout, queue_name=queue_name
@@ -58,12 +56,7 @@ def collect(
             concurrency=1,
             sweep_interval=given.sweep_interval,
         )
-        try:
-            run_until_stopped(work, listener(given, work) if listen else None)
-        except TransportError:
-            # What is left in the buffer would fail again, noisily, when Python exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise
+        run_until_stopped(work, listener(given, work) if listen else None)
 
 
 def send() -> None:
@@ -72,14 +65,14 @@ def send() -> None:
     A malformed line is reported with its number and skipped. Raw SES error answers go to MAILROOM_SES_OUTPUT_PATH.
     Exit 1 if any mail failed or any line was malformed: nothing tries them again.
 
-    What has been read counts as sent, so SIGTERM or SIGINT does not end it before the input does; a second one does.
+    What has been read counts as sent, so no signal ends it before the input does; a second one does.
     """
     start_log()
     if sys.stdin is None:
         raise SettingsError("the standard input is closed: send has nothing to read")
     given = settings.load()
     output_path = given.ses_output_path or DEFAULT_OUTPUT_PATH
-    with stopped_by_signal(lambda: log.info("stopping when the input ends")):
+    with signals.answered_by(lambda: log.info("stopping when the input ends")):
         transport = open_transport(given, connections=1, output_path=output_path)
         failed = sum(_work_line(transport, number, line) for number, line in enumerate(_lines(), start=1))
     if failed:

@@ -1,6 +1,5 @@
 """`status`: a table for people, JSON for programs."""
 
-import json
 from dataclasses import asdict
 from datetime import timedelta
 from typing import Annotated
@@ -10,7 +9,7 @@ from rich.table import Table
 
 from mailroom import settings, status
 from mailroom.cli.build import open_database
-from mailroom.cli.terminal import print_table, printable
+from mailroom.cli.terminal import print_json, print_table, printable, say
 from mailroom.status import Status
 
 
@@ -20,7 +19,7 @@ def show(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, du
         # One snapshot for all of it: a job that moves meanwhile is neither missed nor counted twice.
         found = status.read(connection.execution_options(isolation_level="REPEATABLE READ"))
     if as_json:
-        typer.echo(json.dumps(asdict(found)))
+        print_json(asdict(found))
     else:
         _print(found)
 
@@ -37,9 +36,9 @@ def _print(found: Status) -> None:
     for pause in found.paused:
         since = timedelta(seconds=round(pause.seconds))
         ends = "until resumed by hand" if pause.by_hand else "until a probe goes through"
-        typer.echo(printable(f"paused: {pause.scope} for {since}, {ends}: {pause.code}, {pause.reason}"))
+        say(f"paused: {pause.scope} for {since}, {ends}: {pause.code}, {pause.reason}")
     flight = found.in_flight
-    typer.echo(f"in flight: {flight.jobs:,} jobs in {flight.batches:,} batches, {flight.overdue:,} past their lease")
+    say(f"in flight: {flight.jobs:,} jobs in {flight.batches:,} batches, {flight.overdue:,} past their lease")
     outcomes = Table("outcome", title="outcomes", title_justify="left")
     for period in found.outcomes:
         outcomes.add_column(f"last {period}", justify="right")
@@ -48,11 +47,11 @@ def _print(found: Status) -> None:
         outcomes.add_row(name, *(f"{counts.get(name, 0):,}" for counts in found.outcomes.values()))
     _print_or(outcomes, "outcomes: none in the last day")
     for code, words in found.warnings.items():
-        typer.echo(printable(f"warning: {code}: {words}"))
+        say(f"warning: {code}: {words}")
 
 
 def _print_or(table: Table, nothing: str) -> None:
     if table.row_count:
         print_table(table)
     else:
-        typer.echo(nothing)
+        say(nothing)

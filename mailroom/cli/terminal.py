@@ -1,14 +1,40 @@
 """What people see: tables that are not cut, and no control characters that somebody else has chosen."""
 
+import fcntl
+import json
+import os
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+import typer
 from rich.console import Console
 from rich.table import Table
+
+from mailroom.errors import MailroomError
+
+# What a bigint holds.
+LARGEST_ID: Final = 2**63 - 1
+
+
+def say(words: str) -> None:
+    """Print a line, whatever its words hold; MailroomError if the output does not take it."""
+    _print(printable(words))
+
+
+def print_json(value: object, *, default: Callable[[datetime], str] | None = None) -> None:
+    """Print it on one line, in ASCII, with all control characters escaped."""
+    _print(json.dumps(value, default=default).replace("\x7f", "\\u007f"))
 
 
 def print_table(table: Table) -> None:
     """Print it whole: a line that is longer than the terminal is better than one that is cut."""
     out = Console(markup=False, emoji=False)  # a queue may have any name
     out.width = max(out.width, out.measure(table, options=out.options.update(width=10_000)).maximum)
-    out.print(table)
+    with out.capture() as printed:
+        out.print(table)
+    _print(printed.get().removesuffix("\n"))
 
 
 def printable(words: str) -> str:
@@ -16,3 +42,27 @@ def printable(words: str) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in words
     )
+
+
+def discard_output() -> None:
+    """Forget what the output does not take: it would fail again, noisily, when Python exits."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def is_writable() -> bool:
+    """Whether there is an output to write to, as far as can be known before."""
+    try:
+        mode = fcntl.fcntl(sys.stdout.fileno(), fcntl.F_GETFL)
+    except OSError:  # no file: a test's
+        return True
+    return mode & os.O_ACCMODE != os.O_RDONLY
+
+
+def _print(words: str) -> None:
+    try:
+        typer.echo(words)
+    except OSError as error:
+        raise MailroomError(f"the output was not taken: {error.strerror}") from error

@@ -9,7 +9,8 @@ from sqlalchemy import ColumnElement, Row, func, select
 from mailroom import settings
 from mailroom import tokens as signing
 from mailroom.cli.build import open_database
-from mailroom.errors import MailroomError
+from mailroom.cli.terminal import LARGEST_ID, say
+from mailroom.errors import MailroomError, SettingsError
 from mailroom.job import Action
 from mailroom.schema import tokens as table
 from mailroom.settings import Settings
@@ -30,25 +31,27 @@ def verify(
     Without --code it is checked as an activation, with it as a recovery.
     """
     given = settings.load("secret_key")
+    if token == STDIN and sys.stdin is None:
+        raise SettingsError("the standard input is closed: there is no token to read")
     text = sys.stdin.buffer.readline().decode(errors="replace").strip() if token == STDIN else token
     action = Action.ACTIVATION if code is None else Action.PASSWORD_RECOVERY
     secret = signing.verify(text, action=action, key=given.secret_key, code=code)
-    typer.echo(f"signature valid for {action}")
+    say(f"signature valid for {action}")
     if given.database_url:
-        typer.echo(_state(_find(given, table.c.secret == secret)))
+        say(_state(_find(given, table.c.secret == secret)))
 
 
 @app.command()
-def sign(token: Annotated[int, typer.Argument(help="The id of a row of tokens.")]) -> None:
+def sign(token: Annotated[int, typer.Argument(min=1, max=LARGEST_ID, help="The id of a row of tokens.")]) -> None:
     """Print a token as its mail has it, and for a recovery its code on a second line. Mind them: they open accounts."""
     given = settings.load("database_url", "secret_key")
     row = _find(given, table.c.id == token)
     if row is None:
         raise MailroomError(f"there is no token {token}")
     action = Action(row.action)
-    typer.echo(signing.sign(bytes(row.secret), action=action, key=given.signing_key, code=row.code))
+    say(signing.sign(bytes(row.secret), action=action, key=given.signing_key, code=row.code))
     if action is Action.PASSWORD_RECOVERY:
-        typer.echo(row.code)
+        say(row.code)
 
 
 def _find(given: Settings, condition: ColumnElement[bool]) -> Row[Any] | None:

@@ -1,21 +1,19 @@
 """`worker` and `sweep`: sending what is due, for ever or once."""
 
-import contextlib
 import os
-import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from types import FrameType
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from mailroom import settings, upkeep
-from mailroom.cli.build import limits, log, open_database, open_permits, open_transport, progress, start_log
+from mailroom import settings, signals, upkeep
+from mailroom.cli.build import limits, open_database, open_permits, open_transport, progress
+from mailroom.cli.log import log, start_log
 from mailroom.database import connection_string, first_line
 from mailroom.errors import MailroomError
 from mailroom.sender import Sender
@@ -33,6 +31,8 @@ BatchTimeout = Annotated[
 ]
 SweepInterval = Annotated[str | None, typer.Option(help="How often to sweep, ms; else MAILROOM_SWEEP_INTERVAL.")]
 QueueName = Annotated[str | None, typer.Option(help="Which jobs to take; else MAILROOM_QUEUE_NAME.")]
+# Some decades; more than a timedelta of seconds has to hold.
+MOST_SECONDS: Final = 1e9
 LISTEN = typer.Option("--listen/--no-listen", help="Wait for notifications, or only sweep.")
 
 
@@ -47,7 +47,8 @@ def worker(
 ) -> None:
     """Send mails until stopped.
 
-    SIGTERM or SIGINT: claim nothing more, finish the calls in the air, settle them, exit 0. A second one: exit at once.
+    SIGTERM, SIGINT, SIGHUP or SIGQUIT: claim nothing more, finish the calls in the air, settle them, exit 0. A second
+    one: exit at once.
     """
     start_log()
     given = settings.load(
@@ -76,7 +77,7 @@ def worker(
 
 def sweep(
     *,
-    max_seconds: Annotated[float, typer.Option(min=0, help="Stop claiming after this long.")] = 300,
+    max_seconds: Annotated[float, typer.Option(min=0, max=MOST_SECONDS, help="Stop claiming after this long.")] = 300,
     full: Annotated[bool, typer.Option("--full", help="Look at every token for lost jobs, not at the newest.")] = False,
     batch_limit: BatchLimit = None,
     queue_name: QueueName = None,
@@ -85,7 +86,7 @@ def sweep(
 
     First it enqueues tokens that have no job, though they should: the trigger was disabled, or a backup restored.
 
-    Safe beside workers and other sweeps. SIGTERM or SIGINT: claim nothing more, finish the call in the air, settle it.
+    Safe beside workers and other sweeps. A signal stops it as it does a worker.
 
     Exit codes: 0 drained, 3 due jobs are left, 1 failed, 2 wrong settings or usage.
     """
@@ -103,7 +104,7 @@ def sweep(
             shared=shared,
         )
         stopping = shared.stopping
-        with stopped_by_signal(stopping.set):
+        with signals.answered_by(stopping.set):
             if full:
                 reconcile_fully(engine, given.queue_name, stopping=stopping.is_set)
             else:
@@ -149,25 +150,6 @@ def listener(given: Settings, work: Worker) -> Listener:
 
 
 def run_until_stopped(work: Worker, listening: Listener | None) -> None:
-    """Run a worker; the first signal stops it in order, the second ends the process."""
-    with stopped_by_signal(work.stop):
+    """Run a worker until it is asked to stop."""
+    with signals.answered_by(work.stop):
         work.run(listening)
-
-
-@contextlib.contextmanager
-def stopped_by_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop` at the first SIGTERM or SIGINT; the second ends the process."""
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        for again in before:
-            signal.signal(again, lambda number, frame: os._exit(1))
-        stop()
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        signal.signal(number, on_signal)
-    try:
-        yield
-    finally:
-        for number, action in before.items():
-            signal.signal(number, action)

@@ -1,18 +1,22 @@
 """The whole of the simulator as one web application: SES, its pages, and its own interface."""
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from mailroom.simulator import endpoint
 from mailroom.simulator.control import Control
+from mailroom.simulator.guard import Guard
 from mailroom.simulator.inbox import Inbox
 from mailroom.simulator.ses import Ses
 
 
-def application(ses: Ses) -> Starlette:
+def application(ses: Ses, *, host: str, allow_remote: bool) -> Starlette:
+    """The application, under the name or address `host`; with `allow_remote` under any address of this machine."""
     routes = [*endpoint.routes(ses), *Control(ses).routes(), *Inbox(ses.ledger).routes()]
-    return Starlette(routes=routes, exception_handlers={404: _unknown, 405: _unknown})
+    guard = Middleware(Guard, host=host, allow_remote=allow_remote)
+    return Starlette(routes=routes, middleware=[guard], exception_handlers={404: _unknown, 405: _unknown})
 
 
 def _unknown(request: Request, _: Exception) -> Response:

@@ -17,6 +17,8 @@ def listen(host: str, port: int, *, allow_remote: bool) -> socket.socket:
         return _bound(socket.socket(family, kind, protocol), address)
     except OSError as error:
         raise SettingsError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    except UnicodeError as error:  # of the name's encoding, for the DNS
+        raise SettingsError(f"cannot listen on {host} port {port}: it is no name of a host") from error
 
 
 def _bound(listener: socket.socket, address: Any) -> socket.socket:

@@ -1,17 +1,16 @@
 """The simulator as a server on loopback: in a thread of this process, or until it is told to stop."""
 
 import asyncio
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType, TracebackType
+from collections.abc import Callable
+from types import TracebackType
 from typing import Any, Self
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from mailroom import signals
 from mailroom.simulator.account import Account
 from mailroom.simulator.application import application
 from mailroom.simulator.faults import Faults
@@ -63,7 +62,7 @@ class Simulator:
         self._socket = listen(host, port, allow_remote=allow_remote)
         self._address = self._socket.getsockname()
         config = uvicorn.Config(
-            application(self._ses),
+            application(self._ses, host=host, allow_remote=allow_remote),
             http=Protocol,
             ws="none",
             lifespan="off",
@@ -121,24 +120,10 @@ def serve(
     ledger_limit: int | None = None,
     seed: int = 0,
 ) -> None:
-    """Run until SIGINT or SIGTERM; call `ready` with the URL once it listens. For the main thread only."""
+    """Run until a signal asks to stop; call `ready` with the URL once it listens. For the main thread only."""
     simulator = Simulator(host=host, port=port, allow_remote=allow_remote, ledger_limit=ledger_limit, seed=seed)
-    with _signalled() as stopped, simulator:
+    stopped = threading.Event()
+    signals.listen()
+    with signals.answered_by(stopped.set), simulator:
         ready(simulator.url)
         stopped.wait()
-
-
-@contextmanager
-def _signalled() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set."""
-    stopped = threading.Event()
-
-    def stop(_: int, __: FrameType | None) -> None:
-        stopped.set()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped
-    finally:
-        for number, action in before.items():
-            signal.signal(number, action)

@@ -55,7 +55,8 @@ def aws(ses_url: str) -> dict[str, str]:
 
 def _make_slow(url: str, call_ms: int) -> None:
     slow = json.dumps([{"latency_ms": call_ms, "times": None}]).encode()
-    with urllib.request.urlopen(f"{url}/_simulator/faults", slow) as answer:  # noqa: S310 - ours
+    asked = urllib.request.Request(f"{url}/_simulator/faults", slow, {"Content-Type": "application/json"})  # noqa: S310 - ours
+    with urllib.request.urlopen(asked) as answer:  # noqa: S310 - ours
         assert answer.status == 204
 
 

@@ -1,11 +1,12 @@
 """The commands as a shell starts them, and words to wait for what they do."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +69,16 @@ def start(*arguments: str, env: dict[str, str], **more: Any) -> "subprocess.Pope
     """Start a command; its output comes through pipes."""
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
     return subprocess.Popen([*MAILROOM, *arguments], env=small_environment(env), text=True, **streams)
+
+
+@contextlib.contextmanager
+def killed_after(process: "subprocess.Popen[str]") -> Iterator["subprocess.Popen[str]"]:
+    """Make sure that it is gone, however the test went."""
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def run(command: Sequence[str], *, env: dict[str, str], **more: Any) -> Ended:

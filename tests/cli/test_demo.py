@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mailroom.simulator import Simulator
-from tests.cli.command import MAILROOM, Ended, end, run, start
+from tests.cli.command import MAILROOM, Ended, end, eventually, run, start
 
 
 @pytest.fixture
@@ -26,6 +26,15 @@ def temporary() -> Iterator[Path]:
 def leftovers(folder: Path) -> list[Path]:
     """Files in a folder, and processes that were started with it."""
     return [*folder.iterdir(), *(process for process in Path("/proc").glob("[0-9]*") if _names(process, folder))]
+
+
+def children(pid: int) -> list[Path]:
+    """The processes below a process that its guards watch."""
+
+    def below(parent: int | str) -> list[str]:
+        return Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+
+    return [Path("/proc") / below(guard)[0] for guard in below(pid)]
 
 
 def _names(process: Path, folder: Path) -> bool:
@@ -48,7 +57,7 @@ def test_it_shows_every_mail_and_ends(temporary: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT])
 def test_it_ends_by_a_signal_and_leaves_nothing(temporary: Path, number: signal.Signals) -> None:
     with start("demo", "--accounts", "1", env={"TMPDIR": str(temporary)}, start_new_session=True) as demo:
         assert demo.stdout is not None
@@ -64,15 +73,35 @@ def test_it_ends_by_a_signal_and_leaves_nothing(temporary: Path, number: signal.
 
 
 @pytest.mark.slow
-def test_a_signal_in_its_midst_leaves_nothing(temporary: Path) -> None:
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [
+        ("starting PostgreSQL", signal.SIGHUP),
+        ("migrating", signal.SIGTERM),
+        ("starting `mailroom worker", signal.SIGQUIT),
+        ("sign up", signal.SIGHUP),
+    ],
+)
+def test_a_signal_in_its_midst_leaves_nothing(temporary: Path, words: str, number: signal.Signals) -> None:
     with start("demo", "--accounts", "10000", env={"TMPDIR": str(temporary)}, start_new_session=True) as demo:
         assert demo.stdout is not None
-        assert any("sign up" in line for line in iter(demo.stdout.readline, ""))
-        demo.send_signal(signal.SIGTERM)
+        assert any(words in line for line in iter(demo.stdout.readline, ""))
+        demo.send_signal(number)
         ended = end(demo)
     assert ended.code != 0
     assert "Traceback" not in ended.err
     assert leftovers(temporary) == []
+
+
+@pytest.mark.slow
+def test_a_demo_that_is_killed_leaves_nothing_running(temporary: Path) -> None:
+    with start("demo", "--accounts", "1", env={"TMPDIR": str(temporary)}) as demo:
+        assert demo.stdout is not None
+        assert any(line == "press Ctrl-C to end\n" for line in iter(demo.stdout.readline, ""))
+        worker, server = children(demo.pid)
+        demo.kill()
+    for process in (worker, server):
+        eventually(lambda: not process.exists())  # noqa: B023 - called at once
 
 
 @pytest.mark.slow

@@ -1,0 +1,119 @@
+"""Signals that ask a process to stop: from its first moment, as PID 1, in a call, and while it waits for somebody."""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import threading
+
+import pytest
+from sqlalchemy import Engine
+
+from mailroom.signals import STOPS
+from mailroom.simulator import Fault, Simulator
+from tests.cli.command import MAILROOM, end, killed_after, sending, small_environment, start
+from tests.running import Processes, count, drained, eventually
+from tests.signalling import NEW_PID_1, child, minds, needs_namespaces
+from tests.world import add_accounts, misplaced
+
+BULK = "SendBulkEmail"
+AFTER_MS = [0, 50, 100, 150, 200, 300, 400, 600]
+# As the image starts it: no signal comes before somebody hears it.
+BLOCKED = ["env", "--block-signal=HUP,INT,QUIT,TERM"]
+
+
+@pytest.mark.parametrize("after_ms", AFTER_MS)
+@pytest.mark.parametrize("command", ["worker", "sweep", "collect"])
+def test_pid_1_hears_a_signal_from_its_first_moment(
+    command: str, after_ms: int, ses: Simulator, url: str, engine: Engine
+) -> None:
+    needs_namespaces()
+    with engine.connect() as connection:
+        add_accounts(connection, 3)
+    environment = small_environment(sending(url, ses))
+    process = subprocess.Popen(
+        [*NEW_PID_1, *BLOCKED, *MAILROOM, command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with killed_after(process):
+        pid = eventually(lambda: child(process.pid), "it is there")
+        eventually(lambda: minds(pid, signal.SIGTERM), "its first moment")
+        threading.Event().wait(after_ms / 1000)
+        os.kill(pid, signal.SIGTERM)
+        ended = end(process)
+    assert ended.code == 0, ended
+    assert "Traceback" not in ended.err
+    with engine.connect() as connection:
+        assert misplaced(connection) == []
+        assert count(connection, "batches") == 0
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_call_is_finished_and_settled_whatever_the_signal(
+    number: signal.Signals, simulator: Simulator, url: str, engine: Engine, processes: Processes
+) -> None:
+    simulator.faults.add(Fault(operation=BULK, latency_ms=800, times=None))
+    with engine.connect() as connection:
+        add_accounts(connection, 40)
+        worker = processes.worker(url=url, simulator=simulator)
+        eventually(lambda: simulator.ledger.counts().mails, "a call is under way")
+        worker.signal(number)
+        assert worker.wait(20) == 0, worker.log.read_text()
+        assert count(connection, "batches") == 0
+        assert count(connection, "deliveries WHERE outcome = 'sent'") == simulator.ledger.counts().mails < 40
+        assert misplaced(connection) == []
+
+
+def test_a_closed_terminal_says_so_twice_and_the_call_is_finished_all_the_same(
+    simulator: Simulator, url: str, engine: Engine, processes: Processes
+) -> None:
+    simulator.faults.add(Fault(operation=BULK, latency_ms=1500, times=1))
+    with engine.connect() as connection:
+        add_accounts(connection, 10)
+        worker = processes.worker(url=url, simulator=simulator)
+        eventually(lambda: simulator.ledger.counts().mails, "a call is under way")
+        worker.signal(signal.SIGHUP)
+        threading.Event().wait(0.1)  # not merged with the first
+        worker.signal(signal.SIGHUP)
+        assert worker.wait(20) == 0, worker.log.read_text()
+        assert count(connection, "deliveries WHERE outcome = 'sent'") == 10
+
+
+def test_nohup_is_obeyed(simulator: Simulator, url: str, engine: Engine, processes: Processes) -> None:
+    signal_before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        worker = processes.worker(url=url, simulator=simulator)
+    finally:
+        signal.signal(signal.SIGHUP, signal_before)
+    worker.signal(signal.SIGHUP)
+    with engine.connect() as connection:
+        add_accounts(connection, 1)
+        eventually(lambda: drained(connection), "it works on")
+    worker.signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
+
+
+@pytest.mark.parametrize("command", ["worker", "sweep", "collect"])
+def test_it_ends_while_it_connects_to_somebody_who_says_nothing(command: str, ses: Simulator) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://127.0.0.1:{silent.getsockname()[1]}/app"
+        process = start(command, env=sending(url, ses))
+        assert select.select([silent], [], [], 30)[0]
+        process.send_signal(signal.SIGTERM)
+        ended = end(process)
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["prune", "--older-than", "90d"], ["jobs", "list"]])
+def test_what_does_not_claim_says_that_it_was_stopped(arguments: list[str], ses: Simulator) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://127.0.0.1:{silent.getsockname()[1]}/app"
+        process = start(*arguments, env=sending(url, ses))
+        assert select.select([silent], [], [], 30)[0]
+        process.send_signal(signal.SIGTERM)
+        ended = end(process)
+    ended.assert_one_line(1, "stopped")
