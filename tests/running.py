@@ -113,11 +113,12 @@ def accept(mails: Sequence[Mail]) -> Sequence[Outcome]:
 class Scripted:
     """A transport that notes what it is handed, and answers as it is told: the last answer again and again.
 
-    By its own `clock`, each call takes some time, and as much more as an answer adds to `spent` seconds. `permitted` is
-    what the call under way was given: an answer may ask it.
+    By its own `clock`, each call takes some time, and as much more as an answer adds to `spent` seconds. `permitted`
+    and `within` are what the last call was given: an answer may ask the first.
     """
 
     longest_call = timedelta(0)
+    within = timedelta(0)
 
     def __init__(self, takes: timedelta = timedelta(0)) -> None:
         self.answers: list[Answer] = [accept]
@@ -142,7 +143,7 @@ class Scripted:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         self.calls.append((action, len(mails)))
         self.spent += self._takes.total_seconds()
-        self.permitted = permitted
+        self.permitted, self.within = permitted, within
         outcomes = answer(mails)
         self.mailed += [mail.token for mail, outcome in zip(mails, outcomes, strict=True) if isinstance(outcome, Sent)]
         return outcomes

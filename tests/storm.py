@@ -14,16 +14,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 
+from psycopg.conninfo import make_conninfo
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from mailroom import database
-from mailroom.embedded import EmbeddedPostgres
 from mailroom.simulator import Fault, Simulator
 from tests import pgbouncer
+from tests.clock import WrongClockPostgres
 from tests.conftest import migrate
+from tests.front import Front, certify
 from tests.proxy import HalfOpenProxy
 from tests.running import Process, Processes, count, drained, eventually
 from tests.world import MISPLACED, rows
@@ -54,6 +57,8 @@ ERRORS = (
     "AccessDeniedException",
     "ServiceUnavailable",
 )
+# What SES answers to a key that it does not know any more.
+KEY_ERRORS = ("UnrecognizedClientException", "ExpiredTokenException")
 STATUSES = ("TRANSIENT_FAILURE", "FAILED", "ACCOUNT_THROTTLED", "MESSAGE_REJECTED", "TEMPLATE_NOT_FOUND", "OF_TOMORROW")
 
 
@@ -73,14 +78,43 @@ def faults() -> Iterator[Fault]:
     yield Fault(latency_ms=500, times=None, probability=0.1)
 
 
+# So far the server's clock is put wrong: less than mailroom's own waits, and more than any of them.
+CLOCK_STEPS = tuple(timedelta(seconds=seconds) for seconds in (-600, -40, 40, 600))
+# Connections of the storm's own stay writable, whatever the server says of those that are made now.
+WRITABLE = "-c default_transaction_read_only=off"
+
+
+class Credentials:
+    """The AWS credentials of all workers, in a file that whoever issues them writes anew from time to time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "credentials"
+        self.key = ""
+        self._issued = 0
+        self.renew()
+
+    def renew(self) -> None:
+        self._issued += 1
+        self.key = f"AKIASTORM{self._issued}"
+        written = self.file.with_suffix(".new")
+        written.write_text(f"[default]\naws_access_key_id = {self.key}\naws_secret_access_key = secret\n")
+        written.rename(self.file)
+
+
 @dataclass
 class Storm:
-    """The parts of a storm, and what it has seen."""
+    """The parts of a storm, and what it has seen.
 
-    postgres: EmbeddedPostgres
+    `ways` lead to the database: the first through PgBouncer, the second straight.
+    """
+
+    postgres: WrongClockPostgres
     pooler: pgbouncer.PgBouncer
-    proxy: HalfOpenProxy
+    ways: tuple[HalfOpenProxy, HalfOpenProxy]
     simulator: Simulator
+    front: Front
+    certificate: Path
+    credentials: Credentials
     processes: Processes
     engine: Engine
     chance: random.Random
@@ -90,14 +124,23 @@ class Storm:
     samples: int = 0
     misplaced: list[object] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
+    started: int = 0
+    clock_is_wrong: bool = False
 
     def start_worker(self) -> None:
+        way = self.ways[self.started % len(self.ways)]
+        self.started += 1
         self.workers.append(
             self.processes.start(
                 *("worker", "--concurrency", "4"),
-                url=self.proxy.url,
+                url=way.url,
                 simulator=self.simulator,
                 MAILROOM_LISTEN_DATABASE_URL=self.postgres.url(),
+                AWS_ENDPOINT_URL_SESV2=self.front.url,
+                AWS_CA_BUNDLE=str(self.certificate),
+                AWS_SHARED_CREDENTIALS_FILE=str(self.credentials.file),
+                AWS_ACCESS_KEY_ID="",  # or the file would not be read
+                AWS_SECRET_ACCESS_KEY="",
                 **SETTINGS,
             )
         )
@@ -146,18 +189,47 @@ class Storm:
         self.pooler.restart()
 
     def freeze_proxy(self) -> None:
-        self.proxy.freeze()
+        for way in self.ways:
+            way.freeze()
         self.over.wait(3)
-        self.proxy.thaw()
+        for way in self.ways:
+            way.thaw()
 
     def drop_proxy(self) -> None:
-        self.proxy.drop()
+        for way in self.ways:
+            way.drop()
+
+    def step_clock(self) -> None:
+        """Put the server's clock wrong by minutes; or right again, if it is wrong."""
+        self.postgres.step(timedelta(0) if self.clock_is_wrong else self.chance.choice(CLOCK_STEPS))
+        self.clock_is_wrong = not self.clock_is_wrong
+
+    def read_only_moment(self) -> None:
+        """Lead everybody to a reader for some seconds, as a failover does. Who came meanwhile stays there.
+
+        PgBouncer alone is told to leave: no worker behind it could.
+        """
+        self._surely("ALTER ROLE postgres SET default_transaction_read_only = on")
+        self.cut_backends()
+        self.over.wait(3)
+        self._surely("ALTER ROLE postgres RESET default_transaction_read_only")
+        self.pooler.restart()
+
+    def renew_key(self) -> None:
+        """Give the workers another key; a little later SES refuses the one before."""
+        before, code = self.credentials.key, self.chance.choice(KEY_ERRORS)
+        self.credentials.renew()
+        threading.Timer(1, lambda: self.front.refuse(before, code=code)).start()
+
+    def stall_handshake(self) -> None:
+        """Let SES say nothing on new connections for some seconds: less than a call waits, or more."""
+        self.front.stall()
+        threading.Timer(self.chance.choice((4, 20)), self.front.resume).start()
 
     # What goes on meanwhile
 
-    def sign_up(self, number: int) -> None:
+    def sign_up(self, number: int, chance: random.Random) -> None:
         """Be an application: accounts in statements of all sizes, commits that wait, links followed, people leaving."""
-        chance = random.Random(self.chance.random())
         made = 0
         while made < self.goal and not self.over.is_set():
             size = chance.choice((1, 1, 1, 5, 60, 200))
@@ -182,9 +254,19 @@ class Storm:
                 self.samples += 1
             self.over.wait(0.5)
 
-    def _sql(self, sql: str) -> None:
+    def is_drained(self) -> bool:
+        with contextlib.suppress(DBAPIError), self.engine.connect() as connection:  # it may have been cut long ago
+            return drained(connection)
+        return False
+
+    def _sql(self, sql: str) -> bool:
         with contextlib.suppress(DBAPIError), self.engine.connect() as connection:
             connection.execute(text(sql))
+            return True
+        return False
+
+    def _surely(self, sql: str) -> None:
+        eventually(lambda: self._sql(sql), sql)
 
 
 # What applications do in a transaction, to a few accounts at random.
@@ -227,22 +309,39 @@ def run(*, seed: int, seconds: float, goal: int, say: Callable[[str], None]) -> 
     """Let the storm blow for so long, let it calm down, and return the books."""
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        postgres = stack.enter_context(EmbeddedPostgres(settings={"max_connections": "200"}))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        postgres = stack.enter_context(WrongClockPostgres(settings={"max_connections": "300"}))
         migrate(postgres.url())
         pooler = stack.enter_context(pgbouncer.PgBouncer(postgres))
-        proxy = stack.enter_context(HalfOpenProxy(pooler.url(postgres.url())))
+        pooled = stack.enter_context(HalfOpenProxy(pooler.url(postgres.url())))
+        straight = stack.enter_context(HalfOpenProxy(postgres.url()))
         simulator = stack.enter_context(Simulator(seed=seed))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        certificate = certify(folder)
+        front = stack.enter_context(Front(simulator.url, certificate))
         processes = Processes(folder)
         stack.callback(processes.end)
-        engine = database.connect_engine(postgres.url(), pool_size=10)
+        engine = database.connect_engine(make_conninfo(postgres.url(), options=WRITABLE), pool_size=10)
         stack.callback(engine.dispose)
-        chance = random.Random(seed)
-        storm = Storm(postgres, pooler, proxy, simulator, processes, engine, chance, goal // 4)
+        storm = Storm(
+            postgres,
+            pooler,
+            (pooled, straight),
+            simulator,
+            front,
+            certificate,
+            Credentials(folder),
+            processes,
+            engine,
+            random.Random(seed),
+            goal // 4,
+        )
         simulator.faults.add(*faults())
         for _ in range(WORKERS):
             storm.start_worker()
-        threads = [threading.Thread(target=storm.sign_up, args=(number,)) for number in range(4)]
+        threads = [
+            threading.Thread(target=storm.sign_up, args=(number, random.Random(storm.chance.random())))
+            for number in range(4)
+        ]
         threads.append(threading.Thread(target=storm.sample))
         for thread in threads:
             thread.start()
@@ -252,7 +351,29 @@ def run(*, seed: int, seconds: float, goal: int, say: Callable[[str], None]) -> 
 
 
 def _blow(storm: Storm, seconds: float, say: Callable[[str], None]) -> None:
-    mishaps = (
+    """Let one thing happen after another for so long, and until each has happened."""
+    ends = time.monotonic() + seconds
+    for mishap in _mishaps(storm):
+        storm.supervise()
+        mishap()
+        storm.events[mishap.__name__] += 1
+        left = ends - time.monotonic()
+        say(f"{left:4.0f} s left: {mishap.__name__}, {storm.simulator.ledger.counts().mails} mails")
+        if left <= 0 and storm.events.keys() >= {each.__name__ for each in _all(storm)}:
+            return
+        storm.over.wait(2 + 3 * storm.chance.random())
+
+
+def _mishaps(storm: Storm) -> Iterator[Callable[[], None]]:
+    """Everything in one order, then everything in another, without end."""
+    while True:
+        mishaps = _all(storm)
+        storm.chance.shuffle(mishaps)
+        yield from mishaps
+
+
+def _all(storm: Storm) -> list[Callable[[], None]]:
+    return [
         storm.kill,
         storm.terminate,
         storm.freeze_worker,
@@ -261,27 +382,26 @@ def _blow(storm: Storm, seconds: float, say: Callable[[str], None]) -> None:
         storm.restart_pooler,
         storm.freeze_proxy,
         storm.drop_proxy,
-    )
-    ends = time.monotonic() + seconds
-    while (left := ends - time.monotonic()) > 0:
-        storm.supervise()
-        mishap = storm.chance.choice(mishaps)
-        mishap()
-        storm.events[mishap.__name__] += 1
-        say(f"{left:4.0f} s left: {mishap.__name__}, {storm.simulator.ledger.counts().mails} mails")
-        storm.over.wait(min(left, 2 + 3 * storm.chance.random()))
+        storm.step_clock,
+        storm.step_clock,  # and back
+        storm.read_only_moment,
+        storm.renew_key,
+        storm.stall_handshake,
+    ]
 
 
 def _calm(storm: Storm, threads: list[threading.Thread], say: Callable[[str], None]) -> None:
     """End the faults and the inserts, and wait until all is done that can be done."""
     say("calm")
     storm.simulator.faults.clear()
+    if storm.clock_is_wrong:
+        storm.step_clock()
     for thread in threads[:-1]:
         thread.join()
-    with storm.engine.connect() as connection:
-        eventually(lambda: storm.supervise() and drained(connection), "everything is over", seconds=CALM_SECONDS)
+    eventually(lambda: storm.supervise() and storm.is_drained(), "everything is over", seconds=CALM_SECONDS)
     storm.over.set()
     threads[-1].join()
+    storm.engine.dispose()  # of connections that were cut, and not used since
 
 
 def _books(storm: Storm, seconds: float) -> Books:

@@ -102,6 +102,19 @@ def test_one_prober_at_a_time_and_later_and_later(conn: Connection) -> None:
     assert waits == [4, 8, 16, 32, 60, 60, 60, 60]
 
 
+def test_a_prober_passes_over_a_pause_that_another_is_taking(engine: Engine) -> None:
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as first, engine.connect() as second:
+        waiting(second)
+        for scope in ("account", "identity"):
+            pauses.open_pause(second, scope, code="Fault", reason="a reason")
+        second.execute(text("UPDATE pauses SET probe_at = now() - interval '1 minute'"))
+        second.execute(text("UPDATE pauses SET probe_at = now() - interval '2 minutes' WHERE scope = 'account'"))
+        second.execute(text("SET lock_timeout = '10s'"))
+        assert try_probe(first) == "account"  # and has not committed
+        assert [try_probe(second) for _ in range(2)] == ["identity", None]
+        second.execute(text("RESET lock_timeout"))
+
+
 def test_who_has_nothing_to_try_does_not_put_off_those_who_have(conn: Connection) -> None:
     activation, recovery = waiting(conn)
     pauses.open_pause(conn, "account", code="Fault", reason="a reason")
@@ -331,7 +344,7 @@ def test_refusals_beside_an_acceptance_are_no_row(conn: Connection) -> None:
         text(
             "INSERT INTO deliveries (token, account, fence, action, outcome, error_code, attempt)"
             " SELECT token, token, '00000000-0000-0000-0000-000000000007', 'activation',"
-            " CAST(CASE place WHEN 1 THEN 'sent' ELSE 'rejected' END AS delivery_outcome), 'A', 0"
+            " CAST(CASE place WHEN 1 THEN 'sent' ELSE 'rejected' END AS delivery_outcome), CASE WHEN place > 1 THEN 'A' END, 0"
             " FROM (SELECT token, row_number() OVER (ORDER BY token) AS place FROM jobs) AS placed ORDER BY place"
         )
     )

@@ -163,6 +163,15 @@ def test_a_claim_moves_jobs_into_a_batch_with_a_lease(conn: Connection) -> None:
     assert (waiting(conn), misplaced(conn)) == ([], [])
 
 
+def test_a_lease_begins_with_the_claim_and_not_with_its_transaction(conn: Connection) -> None:
+    enqueue(conn)
+    [before] = rows(conn, "SELECT clock_timestamp() AS now, clock_timestamp() > now() AS later")
+    take(conn)
+    [batch] = rows(conn, "SELECT lease_until FROM batches")
+    assert before.later
+    assert batch.lease_until >= before.now + LEASE
+
+
 def test_the_longest_waiting_leave_first_and_no_more_than_the_limit(conn: Connection) -> None:
     tokens = enqueue(conn, 7)
     waited(conn, 90, token=tokens[5])
@@ -619,6 +628,20 @@ def test_an_acceptance_that_comes_while_the_job_is_out_again_counts_at_the_next_
     assert [over.error_code for over in claim(conn).over] == ["AcceptedLate"]
 
 
+def test_a_mail_that_two_lost_batches_sent_is_on_record_with_both_answers(conn: Connection) -> None:
+    [token] = enqueue(conn)
+    lost = []
+    for _ in range(2):
+        lost.append(take(conn))
+        run_out(conn)
+        queue.rescue(conn)
+        waited(conn)
+    for batch, message in zip(lost, ("m-first", "m-second"), strict=True):
+        assert not settle(conn, batch, Sent(message))
+    found = rows(conn, "SELECT token, message_id FROM deliveries WHERE outcome = 'sent' AND late ORDER BY id")
+    assert [tuple(row) for row in found] == [(token, "m-first"), (token, "m-second")]
+
+
 def test_batches_are_settled_together_each_behind_its_own_fence(conn: Connection) -> None:
     tokens = enqueue(conn, 8)
     mine, lost, unsent, last = claim(conn, limit=2, jobs=8).batches
@@ -769,6 +792,17 @@ def test_a_job_that_is_lost_again_and_again_fails_after_its_last_attempt(conn: C
         (token, "failed", MAX_ATTEMPTS - 1, False),
     ]
     assert (waiting(conn), misplaced(conn)) == ([], [])
+
+
+def test_a_job_whose_batch_is_lost_once_is_no_suspect_though_ses_did_not_answer_before(conn: Connection) -> None:
+    tokens = enqueue(conn, 2)
+    assert settle(conn, take(conn), *[Unconfirmed("ReadTimeoutError", "no answer")] * 2)
+    waited(conn)
+    take(conn)
+    run_out(conn)
+    queue.rescue(conn)
+    waited(conn)
+    assert tokens_of(take(conn)) == tokens
 
 
 def test_only_leases_that_ran_out_are_rescued(conn: Connection) -> None:

@@ -1,6 +1,8 @@
 """Several batches of one claim: sent in turn, settled together, and what becomes of the rest when one goes wrong."""
 
+import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from math import inf
 from typing import Any, cast
 
@@ -18,7 +20,7 @@ from mailroom.sender import Sender
 from mailroom.shared import Shared
 from mailroom.transport import Mail
 from tests.running import Answer, Scripted, accept, count, limits
-from tests.world import KEY, add_accounts, ask_recovery, misplaced, rows
+from tests.world import KEY, add_accounts, ask_recovery, claim, misplaced, rows
 
 LIMIT = 10
 JOBS = 100
@@ -312,16 +314,20 @@ def test_what_was_answered_is_settled_before_another_call_for_a_later_batch(
     assert ["late=true" in line for line in lines] == [False] * 5
 
 
-def test_what_cannot_be_settled_meanwhile_is_settled_in_the_end(
-    engine: Engine, sender: Sender, sends: Scripted
+@pytest.mark.parametrize(("failing", "calls"), [(1, 1), (2, 2), (1, 2)])
+def test_what_cannot_be_settled_meanwhile_is_settled_later(
+    engine: Engine, sender: Sender, sends: Scripted, failing: int, calls: int
 ) -> None:
     with engine.connect() as connection:
         before = count(connection, "deliveries")
 
         def searches(mails: Sequence[Mail]) -> Sequence[Outcome]:
             connection.execute(text("ALTER TABLE batches RENAME TO away"))
-            assert sends.permitted(len(mails), 0, again=True)
+            for _ in range(failing):
+                assert sends.permitted(len(mails), 0, again=True)
             connection.execute(text("ALTER TABLE away RENAME TO batches"))
+            for _ in range(calls - failing):
+                assert sends.permitted(len(mails), 0, again=True)
             return accept(mails)
 
         sends.answers = [accept, searches, accept]
@@ -423,6 +429,22 @@ def test_when_the_transport_takes_no_more_what_it_took_is_settled_and_the_rest_g
         with pytest.raises(TransportError):
             sender.work_claim()
         assert left(connection) == (JOBS - LIMIT, 0, 0)
+
+
+@pytest.mark.parametrize(("took", "sent"), [(0, LIMIT), (6, LIMIT), (11, 0)])
+def test_a_call_has_what_the_claim_left_of_the_lease(
+    engine: Engine, sender: Sender, sends: Scripted, took: float, sent: int
+) -> None:
+    """The lease runs from the claim's own moment; a call that might outlast it is not begun."""
+    sends.longest_call = timedelta(seconds=20)
+    with engine.connect() as connection:
+        [batch] = claim(connection, batch_limit=LIMIT, lease=timedelta(seconds=30)).batches
+        before = len(sends.mailed)
+        sender._sending.work([batch], Permit(LIMIT), claimed=time.monotonic() - took)
+        assert len(sends.mailed) - before == sent
+        assert left(connection) == (JOBS - sent, 0, 0)
+    if sent:
+        assert sends.within <= timedelta(seconds=30 - took)
 
 
 def test_a_fault_in_a_transport_leaves_its_batch_unconfirmed_and_the_others_untried(

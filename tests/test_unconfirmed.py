@@ -1,5 +1,6 @@
 """Mails that may or may not be out: sent again one by one, after a while, or held until somebody decides."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -73,6 +74,32 @@ def test_an_answer_that_comes_after_all_ends_the_hold(engine: Engine) -> None:
         assert take(connection) is None
         assert count(connection, "deliveries WHERE outcome = 'sent' AND NOT late") == 1
         assert misplaced(connection) == []
+
+
+def test_an_answer_that_crosses_the_hold_ends_it_too(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settlement waits for a rescue that it did not see: the job that is held then is not held for ever."""
+    with (
+        engine.connect().execution_options(isolation_level="READ COMMITTED") as rescuer,
+        engine.connect() as connection,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        add_accounts(connection, 2)
+        batch = take(connection)
+        assert batch is not None
+        assert len(queue.rescue(rescuer, resend_after=None)) == 2
+        verdicts = [judge(Sent("m"), attempt=0, jitter=0)] * 2
+        with engine.connect() as worker:
+            settled = pool.submit(queue.settle, worker, [(batch, verdicts)])
+            eventually(lambda: count(connection, "pg_locks WHERE NOT granted"), "it waits for the rescue")
+            rescuer.commit()
+            assert settled.result() == set()
+        with working(engine, transport(simulator, monkeypatch), sweep_interval=0.1, resend_after=None):
+            eventually(lambda: drained(connection), "they are over")
+        assert count(connection, "deliveries WHERE outcome = 'sent' AND NOT late") == 2
+        assert misplaced(connection) == []
+    assert simulator.ledger.counts().mails == 0
 
 
 def take(connection: Connection) -> Batch | None:

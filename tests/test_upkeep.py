@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -323,6 +324,26 @@ def test_what_was_logged_under_no_token_goes_by_its_age(engine: Engine, connecti
     age(connection, 91)
     connection.execute(text(log))
     assert prune(engine) == (1, 0)
+
+
+def test_a_token_that_came_back_to_life_while_a_prune_looked_stays(engine: Engine, connection: Connection) -> None:
+    """What the prune saw is not what it deletes: the row is asked again once it is locked."""
+    mail(connection, 2)
+    age(connection, 91)
+    held_up = (
+        "CREATE FUNCTION held_up() RETURNS SETOF away LANGUAGE plpgsql AS"
+        " 'BEGIN PERFORM pg_advisory_xact_lock(7); RETURN QUERY SELECT * FROM away; END'"
+    )
+    for sql in ("ALTER TABLE batches RENAME TO away", held_up, "CREATE VIEW batches AS SELECT * FROM held_up()"):
+        connection.execute(text(sql))
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as holder, ThreadPoolExecutor(1) as pool:
+        holder.execute(text("SELECT pg_advisory_xact_lock(7)"))
+        pruned = pool.submit(prune, engine)
+        eventually(lambda: count(connection, "pg_locks WHERE locktype = 'advisory' AND NOT granted"), "it looks")
+        connection.execute(text("UPDATE tokens SET expires_at = now() + interval '1 day' WHERE id = 1"))
+        holder.rollback()
+        assert pruned.result() == (1, 1)
+    assert [row.id for row in rows(connection, "SELECT id FROM tokens")] == [1]
 
 
 def test_it_deletes_a_bounded_number_at_a_time_until_nothing_old_is_left(
