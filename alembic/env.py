@@ -1,34 +1,165 @@
-"""Run the migrations on the database of MAILROOM_DATABASE_URL, in the schema that its search_path names first."""
+"""Run the migrations on the database of MAILROOM_DATABASE_URL, in the schema that its search_path names first.
+
+Each is a transaction of its own, and made again from its beginning when it cannot have a lock. What one does outside of
+a transaction (`autocommit_block`, for CREATE INDEX CONCURRENTLY) it must therefore be able to do twice.
+"""
 
 import sys
-from typing import NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Final, NoReturn
 
 from alembic import context
-from sqlalchemy import Connection, text
+from alembic.runtime.migration import MigrationContext, MigrationStep
+from psycopg import errors
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential, wait_fixed
 
 from mailroom import database, settings
 from mailroom.errors import DatabaseError, MailroomError, SettingsError
 
+# While a migration waits for a lock, everybody who comes after it waits too, sign-ups among them.
+LOCK_WITHIN: Final = timedelta(milliseconds=300)
+# How long it tries, unless `alembic -x patience_seconds=…` says otherwise, and the longest pause between two tries.
+PATIENCE: Final = timedelta(minutes=10)
+LONGEST_PAUSE: Final = timedelta(seconds=20)
 
-def pin_search_path(connection: Connection) -> None:
-    """Leave the current schema alone on the search_path, so that functions can pin it with SET … FROM CURRENT."""
-    schema = connection.scalar(text("SELECT current_schema()"))
-    if schema is None:
+# Whatever a role or a database sets, a migration makes the same schema, sees all rows or fails, and is not cut off.
+PINNED: Final = """
+SELECT set_config(name, setting, true)
+  FROM (VALUES ('search_path', coalesce(quote_ident(current_schema()) || ', pg_temp', current_setting('search_path'))),
+               ('lock_timeout', :lock_within), ('statement_timeout', '0'), ('transaction_timeout', '0'),
+               ('idle_in_transaction_session_timeout', '0'), ('synchronous_commit', 'on'), ('row_security', 'off'),
+               ('array_nulls', 'on'), ('transform_null_equals', 'off'), ('intervalstyle', 'postgres'),
+               ('xmloption', 'content'), ('check_function_bodies', 'on'), ('default_table_access_method', 'heap'),
+               ('plpgsql.extra_errors', 'none'), ('plpgsql.extra_warnings', 'none'))
+       AS pinned (name, setting)
+ WHERE name LIKE 'plpgsql.%' OR lower(name) IN (SELECT lower(pg_settings.name) FROM pg_settings)
+"""
+# As Alembic would make it: what is locked must be there.
+VERSIONS: Final = f"""
+CREATE TABLE IF NOT EXISTS {database.VERSION_TABLE} (
+    version_num varchar(32) NOT NULL CONSTRAINT {database.VERSION_TABLE}_pkc PRIMARY KEY
+)
+"""
+# A mode that is in its own way and in that of no reader. Only who owns the table may take it, or who may change it.
+LOCK: Final = f"LOCK TABLE {database.VERSION_TABLE} IN SHARE UPDATE EXCLUSIVE MODE"
+
+
+def pin(connection: Connection) -> None:
+    """Pin, as a transaction begins, what its statements rely on; outside of one nothing may be set (PgBouncer)."""
+    driver: Any = connection.connection.driver_connection
+    if not driver.autocommit:
+        connection.execute(text(PINNED), {"lock_within": f"{LOCK_WITHIN // timedelta(milliseconds=1)}ms"})
+
+
+@contextmanager
+def pinned(connection: Connection) -> Iterator[None]:
+    """Pin it for every transaction of this connection."""
+    event.listen(connection, "begin", pin)
+    try:
+        yield
+    finally:
+        event.remove(connection, "begin", pin)
+
+
+@contextmanager
+def alone(connection: Connection) -> Iterator[None]:
+    """Hold off other migrations of this schema, on a connection of its own: a migration's transaction ends too soon."""
+    pool = connection.engine.pool.recreate()
+    try:
+        with Connection(connection.engine, pool.connect()) as own, pinned(own):
+            own.execution_options(isolation_level="READ COMMITTED")
+            waiting = Retrying(
+                retry=retry_if_exception(is_in_the_way_at_first),
+                wait=wait_fixed(1 - LOCK_WITHIN.total_seconds()),
+                stop=stop_after_delay(patience().total_seconds()),
+                before_sleep=lambda state: say("waiting for another migration to end") if is_second(state) else None,
+                retry_error_callback=lambda state: give_up(state, "another migration is still at work"),
+            )
+            waiting(lock_versions, own)
+            yield
+    finally:
+        pool.dispose()
+
+
+def lock_versions(own: Connection) -> None:
+    own.rollback()
+    if own.scalar(text("SELECT current_schema()")) is None:
         raise DatabaseError("the search_path of this connection names no schema that exists; create one first")
-    connection.execute(
-        text("SELECT set_config('search_path', quote_ident(:schema) || ', pg_temp', true)"), {"schema": schema}
+    own.execute(text(VERSIONS))
+    own.commit()
+    own.execute(text(LOCK))
+
+
+def migrate(connection: Connection) -> None:
+    """Take the steps that were asked for, each until it is done; what fails leaves the database at the one before."""
+    configure(connection)
+    ordered = context.get_context().opts["fn"]
+    left: list[MigrationStep] | None = None
+
+    def steps(heads: tuple[str, ...], migration: MigrationContext) -> Iterator[MigrationStep]:
+        nonlocal left
+        if left is None:  # once: `-2` must not be two more when the second of them is tried again
+            left = list(ordered(heads, migration))
+        while left:
+            yield left[0]
+            del left[0]
+
+    def attempt() -> None:
+        connection.rollback()
+        configure(connection, fn=steps)
+        context.run_migrations()
+
+    trying = Retrying(
+        retry=retry_if_exception(is_in_the_way),
+        wait=wait_exponential(multiplier=0.5, max=LONGEST_PAUSE.total_seconds()),
+        stop=stop_after_delay(patience().total_seconds()),
+        before_sleep=lambda state: say(f"a lock is held by others, trying again in {state.upcoming_sleep:g} s"),
+        retry_error_callback=lambda state: give_up(state, "others still hold a lock that is needed"),
+    )
+    trying(attempt)
+
+
+def configure(connection: Connection, **more: Any) -> None:
+    context.configure(
+        connection=connection, version_table=database.VERSION_TABLE, transaction_per_migration=True, **more
     )
 
 
+def is_in_the_way(error: BaseException) -> bool:
+    """Whether it is others who keep something from being done, for now."""
+    return isinstance(error, DBAPIError) and isinstance(error.orig, errors.LockNotAvailable | errors.DeadlockDetected)
+
+
+def is_in_the_way_at_first(error: BaseException) -> bool:
+    """The same, and of two who make the first table at once, one finds that of the other."""
+    made = errors.UniqueViolation | errors.DuplicateTable
+    return is_in_the_way(error) or (isinstance(error, DBAPIError) and isinstance(error.orig, made))
+
+
+def is_second(state: RetryCallState) -> bool:
+    return state.attempt_number == 2
+
+
+def give_up(state: RetryCallState, why: str) -> NoReturn:
+    raise DatabaseError(f"gave up after {state.seconds_since_start or 0:.0f} s: {why}; run it again")
+
+
+def patience() -> timedelta:
+    given = context.get_x_argument(as_dictionary=True).get("patience_seconds")
+    return PATIENCE if given is None else timedelta(seconds=float(given))
+
+
 def run(connection: Connection) -> None:
-    """Migrate in one transaction: a failure half-way leaves the database as it was."""
-    context.configure(connection=connection, version_table=database.VERSION_TABLE)
-    with context.begin_transaction():
-        # Two deploys at once: the second waits here, and then finds nothing left to do.
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('mailroom migrate'))"))
-        pin_search_path(connection)
+    configure(connection)
+    if context.get_context().opts.get("dont_mutate"):  # who only asks waits for nobody
         context.run_migrations()
+        return
+    with alone(connection), pinned(connection):
+        migrate(connection)
 
 
 def main() -> None:
@@ -36,6 +167,8 @@ def main() -> None:
     if given is not None:
         run(given)
         return
+    if context.is_offline_mode():
+        end("migrations look at the database as they go, so there is no script of them: run them without --sql", 2)
     try:
         run_from_settings()
     except SettingsError as error:
@@ -53,9 +186,13 @@ def run_from_settings() -> None:
     engine.dispose()
 
 
+def say(message: str) -> None:
+    sys.stderr.write(f"mailroom: {message}\n")
+
+
 def end(message: str, code: int) -> NoReturn:
     """End as mailroom's own commands do: with one line, not with a traceback."""
-    sys.stderr.write(f"mailroom: {message}\n")
+    say(message)
     sys.exit(code)
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine, column, func, select, table
 from sqlalchemy.exc import DBAPIError
 
-from mailroom import grants, health, schema
+from mailroom import grants, health, preflight, schema
 from mailroom.database import check_revision, first_line, statement
 from mailroom.errors import DatabaseError
 from mailroom.finding import Finding, failed, ok, warning
@@ -24,6 +24,13 @@ TRIGGERS: Final = {
     "enqueue_jobs": "tokens",
 }
 FUNCTIONS: Final = (*TRIGGERS, "consume_token", "count_guess", "guesses_left", "recovery_fits")
+# What a server must not risk whose data is to be kept; no role decides these.
+DURABLE: Final = {
+    "fsync": "on",
+    "full_page_writes": "on",
+    "zero_damaged_pages": "off",
+    "ignore_checksum_failure": "off",
+}
 # mailroom knows no clock but the database's. A machine that is further off than this has others wrong, and SES refuses
 # what is signed five minutes off.
 MOST_SKEW_SECONDS: Final = 60.0
@@ -41,6 +48,8 @@ def examine(engine: Engine, *, listening: str, channel: str, queue: str) -> Iter
         return
     yield ok("database", "reachable, and at the revision of this version")
     checks: dict[str, Callable[[Connection], Iterable[Finding]]] = {
+        "guarantee": _guarantee,
+        "server": _server,
         "triggers": _triggers,
         "functions": _functions,
         "indexes": _indexes,
@@ -63,6 +72,24 @@ def _checked(engine: Engine, name: str, check: Callable[[Connection], Iterable[F
         return [failed(name, f"the database refuses: {first_line(error)}", "see what it says")]
 
 
+def _guarantee(connection: Connection) -> Iterator[Finding]:
+    found = [failed("guarantee", fault.words, fault.cure) for fault in preflight.faults(connection)]
+    yield from found or [ok("guarantee", "what is committed is kept, and nothing is hidden from this role")]
+
+
+def _server(connection: Connection) -> Iterator[Finding]:
+    reckless = [
+        name
+        for name, safe in DURABLE.items()
+        if (connection.scalar(select(func.current_setting(name, True))) or safe) != safe
+    ]
+    if reckless:
+        cure = "; ".join(f"ALTER SYSTEM SET {name} = '{DURABLE[name]}'" for name in reckless)
+        yield warning("server", f"a crash of the machine may damage it or forget: {', '.join(reckless)}", cure)
+        return
+    yield ok("server", "it survives a crash of the machine")
+
+
 def _triggers(connection: Connection) -> Iterator[Finding]:
     there = {row.name: row for row in connection.execute(statement("triggers"), {"triggers": list(TRIGGERS)})}
     missing = [name for name in TRIGGERS if name not in there or not there[name].calls_its_function]
@@ -74,10 +101,6 @@ def _triggers(connection: Connection) -> Iterator[Finding]:
     if disabled:
         cure = "; ".join(f"ALTER TABLE {TRIGGERS[name]} ENABLE TRIGGER {name}" for name in disabled)
         yield failed("triggers", f"disabled: {', '.join(disabled)}", f"{cure}; then `mailroom sweep --full`")
-        return
-    role = connection.scalar(select(func.current_setting("session_replication_role")))
-    if role != "origin":
-        yield failed("triggers", f"session_replication_role is {role}: none fires", "set it to origin for this role")
         return
     yield ok("triggers", f"all {len(TRIGGERS)} are there and enabled")
 

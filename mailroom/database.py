@@ -1,4 +1,4 @@
-"""The engine for any PostgreSQL URL, the statements in `sql/`, and what must hold before work starts."""
+"""Connections and engines for any PostgreSQL URL, the statements in `sql/`, and the revision that they need."""
 
 import re
 from datetime import timedelta
@@ -9,13 +9,18 @@ from typing import Any, Final
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Engine, TextClause, create_engine, text
+from sqlalchemy import Engine, ExceptionContext, TextClause, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.errors import DatabaseError, SettingsError
 
 VERSION_TABLE: Final = "mailroom_alembic_version"
 REVISION: Final = "0007"
+
+URL_FORMS: Final = (
+    "a postgresql:// URL or a libpq string such as 'host=… dbname=…'; a password in a URL has %40 for @, %2F for /"
+    " and %25 for %"
+)
 
 # A peer that is gone without a word is noticed within half a minute, not after the two hours that TCP allows.
 _DEFAULTS: Final[dict[str, Any]] = {
@@ -28,41 +33,134 @@ _DEFAULTS: Final[dict[str, Any]] = {
 }
 
 
+# All that PgBouncer in transaction mode keeps for each client, and so all that may be set for a session: anything else
+# would reach other clients of the same server connection. psycopg reads moments in this style alone, `1 day` must not
+# be 23 hours, and no string may mean another because of what a role or a database sets. The encoding is asked for when
+# connecting (see `connection_string`): before that not even this could be said.
+_SESSION: Final = (
+    "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only') = 'on';"
+    " SET datestyle TO 'ISO, MDY'; SET timezone TO 'UTC'; SET standard_conforming_strings TO on"
+)
+# The first statement of a connection, too, is answered in a while or never.
+_FIRST_ANSWER_WITHIN: Final = timedelta(seconds=10)
+# How long a request to cancel a statement may take, and how long after it the server may take to answer.
+CANCEL_WITHIN: Final = timedelta(seconds=2)
+# A connection is not kept for ever: what a role may do and has set is as it was when it was made.
+_RECYCLE_SECONDS: Final = 1800
+# What a server says that another connection may cure, perhaps to another server: it takes no writes (after a failover),
+# shuts down, has lost its files, has no room left; and what only this session does not know yet.
+_USELESS: Final = ("08", "0A000", "25006", "53", "57P0", "58", "XX")
+
+
+class OutcomeUnknownError(psycopg.OperationalError):
+    """No answer came to a statement, and the connection is closed: nobody knows whether it was executed, or will be."""
+
+
+class ReadOnlyServerError(psycopg.OperationalError):
+    """The server that was reached takes no writes in this session."""
+
+
 def connection_string(url: str) -> str:
     """Return the libpq string for a `postgresql://`, `postgres://` or `postgresql+psycopg://` URL or a libpq string.
 
-    Raises SettingsError for anything else; the message never repeats the value, which may hold a password.
+    Raises SettingsError for anything else, and for what libpq would read otherwise than it is meant, with a piece of a
+    password as the name of a host; the message never repeats the value.
     """
     try:
         given = conninfo_to_dict(re.sub(r"^postgresql\+psycopg://", "postgresql://", url))
     except psycopg.Error:
         given = {}
-    if not given:
-        raise SettingsError(
-            "MAILROOM_DATABASE_URL is not a postgresql:// URL or a libpq string such as 'host=… dbname=…'"
-            " (its value is not shown)"
-        )
-    return make_conninfo(**(_DEFAULTS | given))
+    if not given or _is_misread(url, given):
+        raise SettingsError(f"MAILROOM_DATABASE_URL is not {URL_FORMS} (its value is not shown)")
+    return make_conninfo(**(_DEFAULTS | given | {"client_encoding": "UTF8"}))
+
+
+def _is_misread(url: str, given: dict[str, Any]) -> bool:
+    """Whether a part of it can only be the rest of a password that should have been escaped.
+
+    A host begins with @ where it is an abstract Unix socket.
+    """
+    is_url = url.startswith(("postgresql://", "postgresql+psycopg://", "postgres://"))
+    authority, _, rest = url.partition("?")[0].partition("://")[2].partition("/") if is_url else ("", "", "")
+    hosts = f"{given.get('host', '')},{given.get('hostaddr', '')}".split(",")
+    ports = str(given.get("port", "")).split(",")
+    return (
+        authority.count("@") > 1
+        or "@" in rest
+        or any("@" in host[1:] for host in hosts)
+        or not all(port == "" or port.isdecimal() for port in ports)
+    )
 
 
 class BoundedConnection(psycopg.Connection[Any]):
     """A connection that does not wait for ever.
 
-    The keepalives see a peer that is gone. A proxy that is there and passes nothing on looks alive to them, and a
-    sender would hang in it until somebody looks.
+    The keepalives see a peer that is gone. A proxy that is there and passes nothing on looks alive to them, and so does
+    a server on which a statement waits for a lock: a sender would hang in it until somebody looks.
     """
 
     answer_within: timedelta | None = None
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
-        if timeout is None and self.answer_within is not None:
-            timeout = self.answer_within.total_seconds()
-        try:
+        if timeout is not None or self.answer_within is None:
             return super().wait(gen, interval, timeout)
-        except psycopg.OperationalError:
-            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:  # the answer may still come: to nobody
-                self.close()
+        try:
+            return super().wait(gen, interval, self.answer_within.total_seconds())
+        except psycopg.OperationalError as error:
+            if error.sqlstate is not None:
+                raise
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                return self._end(gen, interval)
+            if self.closed:
+                raise OutcomeUnknownError(*error.args) from error
             raise
+
+    def _end(self, gen: Any, interval: float) -> Any:
+        """Cancel a statement, so that it neither holds up the server nor commits later, and return what became of it.
+
+        Whatever the server answers now counts: that it was cancelled, an error, or its result, if it was faster. But a
+        commit that was waiting for a standby is only told to wait no longer: it is not what the result says.
+        """
+        warned: list[str | None] = []
+
+        def note(notice: psycopg.errors.Diagnostic) -> None:
+            warned.append(notice.severity_nonlocalized)
+
+        self.add_notice_handler(note)
+        try:
+            self.cancel_safe(timeout=CANCEL_WITHIN.total_seconds())
+            answer = super().wait(gen, interval, CANCEL_WITHIN.total_seconds())
+        except psycopg.Error as error:
+            if error.sqlstate is not None:
+                raise
+            self.close()
+            raise OutcomeUnknownError("no answer came in time, nor to a request to cancel") from error
+        finally:
+            self.remove_notice_handler(note)
+        if "WARNING" in warned:
+            self.close()
+            raise OutcomeUnknownError("the commit is not yet on the standbys that it has to wait for")
+        return answer
+
+
+def connect(conninfo: str, *, answer_within: timedelta | None = None, writes: bool = False) -> BoundedConnection:
+    """Return a connection on which a statement means what it says, whatever a role or a database sets.
+
+    It holds nothing in the session that PgBouncer in transaction mode would pass on to others. Raises psycopg's errors;
+    ReadOnlyServerError if it is to write, and the server takes no writes.
+    """
+    connection = BoundedConnection.connect(conninfo, prepare_threshold=None, autocommit=True)
+    connection.answer_within = _FIRST_ANSWER_WITHIN
+    try:
+        found = connection.execute(_SESSION).fetchone()
+        if writes and found is not None and found[1]:
+            why = "it is a standby" if found[0] else "default_transaction_read_only is on for it, this database or role"
+            raise ReadOnlyServerError(f"this server takes no writes: {why}")
+    except psycopg.Error:
+        connection.close()
+        raise
+    connection.answer_within = answer_within
+    return connection
 
 
 def connect_engine(
@@ -71,35 +169,35 @@ def connect_engine(
     pool_size: int = 1,
     isolation_level: str = "AUTOCOMMIT",
     answer_within: timedelta | None = None,
+    writes: bool = True,
 ) -> Engine:
     """Return an engine on which every statement is a transaction of its own, unless another level is asked for.
 
-    It holds nothing in the session (no prepared statements, no settings), so that PgBouncer may hand each
-    transaction to another server connection. Parameters stay out of error messages. A connection on which no answer
-    comes for `answer_within` is given up with an OperationalError: nobody knows whether the statement was executed.
+    Its connections are those of `connect`; parameters stay out of error messages. A statement to which no answer comes
+    for `answer_within` is cancelled: it fails, or OutcomeUnknownError is raised (as `orig` of an OperationalError) if
+    not even that is answered. A server that takes no writes, or says that it is of no use, is left: the next statement
+    connects anew. Unless it `writes`, it reads on a standby too.
     """
     conninfo = connection_string(url)
-
-    def connect() -> psycopg.Connection[Any]:
-        connection = BoundedConnection.connect(conninfo, prepare_threshold=None, autocommit=True)
-        connection.answer_within = answer_within
-        # The application's database may have another; psycopg reads this one alone. PgBouncer keeps it for a client.
-        try:
-            connection.execute("SET datestyle TO ISO")
-        except psycopg.Error:
-            connection.close()
-            raise
-        return connection
-
-    return create_engine(
+    engine = create_engine(
         "postgresql+psycopg://",
-        creator=connect,
+        creator=lambda: connect(conninfo, answer_within=answer_within, writes=writes),
         isolation_level=isolation_level,
         hide_parameters=True,
         pool_size=pool_size,
         max_overflow=0,
+        pool_recycle=_RECYCLE_SECONDS,
         use_native_hstore=False,
     )
+    event.listen(engine, "handle_error", _leave_if_useless)
+    return engine
+
+
+def _leave_if_useless(context: ExceptionContext) -> None:
+    """Give up the whole pool where another connection may be better: they all lead to the same server."""
+    sqlstate = getattr(context.original_exception, "sqlstate", None)
+    if context.connection is not None and sqlstate is not None and sqlstate.startswith(_USELESS):
+        context.is_disconnect = True
 
 
 @cache
@@ -113,7 +211,6 @@ def check_revision(engine: Engine) -> None:
     try:
         with engine.connect() as connection:
             found = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608 - a constant  # nosec B608
-            isolation = connection.scalar(text("SHOW default_transaction_isolation"))
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.errors.UndefinedTable):
             raise DatabaseError("the database is not migrated: run `alembic upgrade head`") from error
@@ -122,11 +219,6 @@ def check_revision(engine: Engine) -> None:
         older = found is None or found < REVISION
         cure = "run `alembic upgrade head` with it" if older else "install the version that migrated it"
         raise DatabaseError(f"the database is at revision {found}, this version of mailroom needs {REVISION}: {cure}")
-    if isolation != "read committed":
-        raise DatabaseError(
-            f"transactions of this role are {isolation} by default, and mailroom needs read committed:"
-            " ALTER ROLE … SET default_transaction_isolation = 'read committed'"
-        )
 
 
 def first_line(error: DBAPIError) -> str:

@@ -5,13 +5,14 @@ A table or a function that a role needs and that is not named here is refused to
 
 import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
-from psycopg import sql
+from psycopg import errors, sql
 from sqlalchemy import ColumnElement, Connection, cast, func, select, text
 from sqlalchemy.dialects.postgresql import OID
 
 from mailroom.database import VERSION_TABLE
+from mailroom.errors import DatabaseError
 
 # PostgreSQL asks for UPDATE on some column of a row that is locked: due_at of jobs, lease_until of batches.
 # Who adds rows to a table that makes its own ids needs nothing for that.
@@ -54,6 +55,9 @@ GRANTS: Final[dict[str, dict[str, str]]] = {
         f"TABLE {VERSION_TABLE}": "SELECT",
     },
 }
+
+# SQLSTATE of the warning that a GRANT did less than it says.
+_NOT_GRANTED: Final = "01007"
 
 
 def statements(connection: Connection, part: str, role: str) -> list[str]:
@@ -99,9 +103,27 @@ def _has(kind: str, name: str, privilege: str, column: str) -> ColumnElement[boo
 
 
 def apply(connection: Connection, granting: list[str]) -> None:
-    """Run them, as they were returned: a role may have a percent sign in its name, or a colon."""
-    for statement in granting:
-        connection.execution_options(no_parameters=True).exec_driver_sql(statement)
+    """Run them, as they were returned: a role may have a percent sign in its name, or a colon.
+
+    Raises DatabaseError, in the transaction of the caller, if this role may not grant one of them: PostgreSQL warns of
+    that and goes on.
+    """
+    driver: Any = connection.connection.driver_connection
+    told: list[str | None] = []
+
+    def note(notice: errors.Diagnostic) -> None:
+        told.append(notice.sqlstate)
+
+    driver.add_notice_handler(note)
+    try:
+        for statement in granting:
+            connection.execution_options(no_parameters=True).exec_driver_sql(statement)
+            if _NOT_GRANTED in told:
+                raise DatabaseError(
+                    f"nothing is granted: this role may not {statement.rstrip(';')}; run it as the owner"
+                )
+    finally:
+        driver.remove_notice_handler(note)
 
 
 def _grant(privileges: str, kind: str, on: sql.Identifier, role: str) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from mailroom.database import connection_string
+from mailroom.database import URL_FORMS, connection_string
 from mailroom.errors import SettingsError
 from mailroom.job import RECOVERY_LIMITS, RecoveryLimits
 from mailroom.transport import LONGEST_CALL
@@ -79,7 +79,7 @@ def _database_url(value: str, info: ValidationInfo) -> str:
     try:
         connection_string(value)
     except SettingsError:
-        raise ValueError("a postgresql:// URL or a libpq string such as 'host=… dbname=…'") from None
+        raise ValueError(URL_FORMS) from None
     return value
 
 

@@ -11,6 +11,8 @@ from typing import Final
 import psycopg
 from psycopg import sql
 
+from mailroom.database import BoundedConnection, connect
+
 log = logging.getLogger(__name__)
 
 DEFAULT_CHANNEL: Final = "token_insert"
@@ -28,7 +30,7 @@ def hears_itself(conninfo: str, channel: str, ping: Callable[[str, str], object]
     """Listen, send a notification with `ping`, and wait for it; return what was wrong, or None."""
     payload = PING + uuid.uuid4().hex
     try:
-        with psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as connection:
+        with connect(conninfo, answer_within=PING_PATIENCE) as connection:
             connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
             ping(channel, payload)
             deadline = time.monotonic() + PING_PATIENCE.total_seconds()
@@ -93,14 +95,14 @@ class Listener:
     def _listen(self) -> str:
         """Hold one connection for as long as it is good; return why it is not any more."""
         try:
-            with psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None) as connection:
+            with connect(self._conninfo, answer_within=PING_PATIENCE) as connection:
                 connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))
                 self._woken("")
                 return self._hear(connection)
         except psycopg.Error as error:
             return " ".join(str(error).split()) or type(error).__name__
 
-    def _hear(self, connection: psycopg.Connection) -> str:
+    def _hear(self, connection: BoundedConnection) -> str:
         proven_at = asked_at = None
         while not self._stopping.is_set():
             now = time.monotonic()

@@ -14,8 +14,7 @@ class HalfOpenProxy:
     """Stands in front of the server of a database URL; `url` leads through it."""
 
     def __init__(self, url: str) -> None:
-        given = conninfo_to_dict(url)
-        self._target = (str(given["host"]), int(given["port"] or 5432))
+        self.lead_to(url)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = make_conninfo(url, host="127.0.0.1", port=self._listener.getsockname()[1])
         self.connections = 0
@@ -23,6 +22,7 @@ class HalfOpenProxy:
         self._flowing.set()
         self._ended = threading.Event()
         self._dropping = threading.Event()
+        self._freezes_at: bytes | None = None
         self._frozen: list[socket.socket] = []
         self._thread = threading.Thread(target=self._run)
 
@@ -30,9 +30,18 @@ class HalfOpenProxy:
         """From now on nothing passes on the connections there are, nor on new ones."""
         self._flowing.clear()
 
+    def freeze_at(self, words: bytes) -> None:
+        """Freeze as soon as these are sent; they do not pass any more."""
+        self._freezes_at = words
+
     def thaw(self) -> None:
         """Let new connections through; those that were frozen stay so, for ever."""
         self._flowing.set()
+
+    def lead_to(self, url: str) -> None:
+        """Connect whoever comes from now on to another server."""
+        given = conninfo_to_dict(url)
+        self._target = (str(given["host"]), int(given["port"] or 5432))
 
     def drop(self) -> None:
         """Close all connections; new ones are let through."""
@@ -84,6 +93,10 @@ class HalfOpenProxy:
         data = b""
         with contextlib.suppress(OSError):
             data = source.recv(65536)
+            if self._freezes_at is not None and self._freezes_at in data:
+                self._freezes_at = None
+                self.freeze()
+                return
             if data:
                 pairs[source].sendall(data)
         if not data:

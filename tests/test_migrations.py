@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -21,7 +23,9 @@ from sqlalchemy.exc import ProgrammingError
 
 from mailroom import database, schema, tokens
 from mailroom.job import Action
-from tests.conftest import ROOT, migrate
+from tests.conftest import ROOT, Server, migrate
+from tests.roles import a_role
+from tests.running import eventually
 from tests.world import KEY, add_accounts, ask_recovery, misplaced, rows
 
 SCRIPTS = ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))
@@ -81,6 +85,30 @@ def in_schema(url: str, name: str) -> str:
     with connected(url) as connection:
         connection.execute(text(f'CREATE SCHEMA "{name}"'))
     return make_conninfo(url, options=f'-csearch_path="{name}",public'.replace(" ", "\\ "))
+
+
+ANATOMY = """
+SELECT 'column' AS kind, attrelid::regclass::text || '.' || attname AS name,
+       format_type(atttypid, atttypmod) || attnotnull || coalesce(pg_get_expr(adbin, adrelid), '') AS what
+  FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+  LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+ WHERE relnamespace = 'public'::regnamespace AND attnum > 0
+UNION ALL SELECT 'constraint', conname, pg_get_constraintdef(oid) FROM pg_constraint
+ WHERE connamespace = 'public'::regnamespace
+UNION ALL SELECT 'index', indexrelid::regclass::text, pg_get_indexdef(indexrelid) || indisvalid
+  FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid WHERE relnamespace = 'public'::regnamespace
+UNION ALL SELECT 'function', proname, pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+UNION ALL SELECT 'trigger', tgname, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL SELECT 'comment', proname, obj_description(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+ ORDER BY 1, 2
+"""
+
+
+def anatomy(url: str, looking: str) -> list[Any]:
+    """Migrate as the role of a URL, and return all that is in the schema then, as the other sees it."""
+    migrate(url)
+    with connected(looking) as connection:
+        return rows(connection, ANATOMY.replace("::", "\\:\\:"))
 
 
 def alembic(url: str, *arguments: str) -> subprocess.Popen[str]:
@@ -148,29 +176,52 @@ def test_the_command_line_migrates_up_and_down(empty_url: str) -> None:
 
 
 def test_two_upgrades_at_once_both_succeed(empty_url: str) -> None:
-    with psycopg.connect(empty_url, autocommit=True) as gate:
-        gate.execute("SET statement_timeout = '60s'")
-        gate.execute("SELECT pg_advisory_lock(hashtext('mailroom migrate'))")
+    """Only the owner of the versions can hold them up, and who waits says for what."""
+    migrate(empty_url, "0001")
+    with psycopg.connect(empty_url) as gate:
+        gate.execute("LOCK TABLE mailroom_alembic_version IN SHARE UPDATE EXCLUSIVE MODE")
         both = [alembic(empty_url, "upgrade", "head") for _ in range(2)]
-        # The server says when both are at the gate.
-        gate.execute(
-            """
-            DO $$ BEGIN
-                WHILE (SELECT count(*) FROM pg_locks
-                        WHERE locktype = 'advisory' AND NOT granted
-                          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())) < 2
-                LOOP PERFORM pg_sleep(0.01); END LOOP;
-            END $$
-            """
-        )
+        waiting = [process.stdout.readline() for process in both if process.stdout]
+        assert waiting == ["mailroom: waiting for another migration to end\n"] * 2
 
     for process in both:
         finish(process)
     check_revision(empty_url)
 
 
-def test_an_upgrade_that_fails_leaves_nothing(empty_url: str) -> None:
-    """The first revision succeeds and goes with the second: the application has a table of that name."""
+def test_two_first_upgrades_at_once_both_succeed(empty_url: str) -> None:
+    for process in [alembic(empty_url, "upgrade", "head") for _ in range(2)]:
+        finish(process)
+    check_revision(empty_url)
+
+
+def test_an_upgrade_gives_up_on_another_that_does_not_end(empty_url: str) -> None:
+    migrate(empty_url)
+    with psycopg.connect(empty_url) as gate:
+        gate.execute("LOCK TABLE mailroom_alembic_version IN SHARE UPDATE EXCLUSIVE MODE")
+        process = alembic(empty_url, "-x", "patience_seconds=1.5", "upgrade", "head")
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert output.splitlines()[-1].startswith("mailroom: gave up after ")
+    assert "another migration is still at work" in output
+
+
+def test_nobody_with_no_right_but_to_connect_can_hold_up_a_migration(server: Server, empty_url: str) -> None:
+    with a_role(server) as (role, log_in), psycopg.connect(log_in(empty_url), autocommit=True) as stranger:
+        stranger.execute("SELECT pg_advisory_lock(hashtext('mailroom migrate'))")
+        migrate(empty_url)
+        with psycopg.connect(empty_url, autocommit=True) as owner:
+            owner.execute(f"GRANT SELECT ON mailroom_alembic_version TO {role}")  # as the worker's role has it
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), stranger.transaction():
+            stranger.execute("LOCK TABLE mailroom_alembic_version IN SHARE UPDATE EXCLUSIVE MODE")
+        with psycopg.connect(log_in(empty_url)) as reader:
+            reader.execute("SELECT * FROM mailroom_alembic_version")
+            migrate(empty_url, "base")
+
+
+def test_an_upgrade_that_fails_leaves_the_last_whole_migration(empty_url: str) -> None:
+    """The first revision stays; of the second nothing does: the application has a table of that name."""
+    migrate(empty_url, "0001")
     with connected(empty_url) as connection:
         connection.execute(text("CREATE TABLE deliveries (id int)"))
     before = objects(empty_url)
@@ -179,6 +230,97 @@ def test_an_upgrade_that_fails_leaves_nothing(empty_url: str) -> None:
         command.upgrade(config, "head")
 
     assert objects(empty_url) == before
+    with connected(empty_url) as connection:
+        assert rows(connection, "SELECT version_num FROM mailroom_alembic_version") == [("0001",)]
+
+
+@pytest.mark.parametrize(("start", "arguments"), [("0004", ("upgrade", "head")), ("head", ("downgrade", "-4"))])
+def test_a_migration_waits_for_a_reader_and_nobody_waits_for_the_migration(
+    empty_url: str, start: str, arguments: tuple[str, str]
+) -> None:
+    migrate(empty_url, start)
+    with psycopg.connect(empty_url) as reader, psycopg.connect(empty_url, autocommit=True) as application:
+        reader.execute("SELECT count(*) FROM jobs").fetchone()
+        process = alembic(empty_url, *arguments)
+        assert process.stdout is not None
+        application.execute("SET statement_timeout = '2s'")  # far more than a lock is waited for
+        for n in range(3):
+            assert "a lock is held by others, trying again in " in process.stdout.readline()
+            for m in range(20):
+                application.execute(
+                    "INSERT INTO accounts (email, login) VALUES (%s, %s)", [f"{n}-{m}@x.org", f"{n}-{m}"]
+                )
+    finish(process)
+    with connected(empty_url) as connection:
+        wanted = database.REVISION if start == "0004" else f"{int(database.REVISION) - 4:04}"
+        assert rows(connection, "SELECT version_num FROM mailroom_alembic_version") == [(wanted,)]
+        assert rows(connection, "SELECT count(*) FROM jobs") == [(60,)]
+
+
+CONCURRENT = """
+from alembic import op
+revision, down_revision = "9999", {head!r}
+def upgrade():
+    with op.get_context().autocommit_block():
+        op.execute("DROP INDEX CONCURRENTLY IF EXISTS later_idx")
+        op.execute("CREATE INDEX CONCURRENTLY later_idx ON jobs (attempt)")
+    op.execute("ALTER TABLE jobs ADD later int")
+def downgrade():
+    op.execute("DROP INDEX later_idx; ALTER TABLE jobs DROP later")
+"""
+
+
+def test_a_migration_may_build_an_index_concurrently_and_be_tried_again(empty_url: str, tmp_path: Path) -> None:
+    migrate(empty_url)
+    (tmp_path / "9999_later.py").write_text(CONCURRENT.format(head=database.REVISION))
+    with psycopg.connect(empty_url) as reader, configured(empty_url) as config, ThreadPoolExecutor() as beside:
+        config.set_main_option("version_locations", f"{ROOT / 'alembic' / 'versions'}{os.pathsep}{tmp_path}")
+        config.set_main_option("path_separator", "os")
+        reader.execute("SELECT count(*) FROM jobs").fetchone()
+        upgrading = beside.submit(command.upgrade, config, "head")
+        with connected(empty_url) as connection:
+            known = "SELECT to_regclass('later_idx') AS first"
+            eventually(lambda: [r for r in rows(connection, known) if r.first], "the index is built")
+        reader.rollback()
+        upgrading.result()
+        with connected(empty_url) as connection:
+            valid = "SELECT indisvalid, indisready FROM pg_index WHERE indexrelid = 'later_idx'\\:\\:regclass"
+            assert rows(connection, valid) == [(True, True)]
+            assert rows(connection, "SELECT version_num FROM mailroom_alembic_version") == [("9999",)]
+        command.downgrade(config, "-1")
+    check_revision(empty_url)
+
+
+def test_there_is_no_script_of_the_migrations(empty_url: str) -> None:
+    process = alembic(empty_url, "upgrade", "head", "--sql")
+    output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output.count("\n")) == (2, 1)
+    assert output.startswith("mailroom: migrations look at the database as they go")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"standard_conforming_strings": "off", "escape_string_warning": "off", "backslash_quote": "off"},
+        {"client_encoding": "LATIN1", "datestyle": "German, DMY", "timezone": "Asia/Kathmandu"},
+        {"client_encoding": "SQL_ASCII", "intervalstyle": "sql_standard", "bytea_output": "escape"},
+        {"statement_timeout": "50", "lock_timeout": "1", "idle_in_transaction_session_timeout": "50"},
+        {"array_nulls": "off", "transform_null_equals": "on", "quote_all_identifiers": "on", "xmloption": "document"},
+        {"check_function_bodies": "off", "plpgsql.extra_errors": "all", "plpgsql.variable_conflict": "use_column"},
+        {"default_transaction_isolation": "serializable", "default_transaction_deferrable": "on"},
+        {"row_security": "off", "synchronous_commit": "off", "extra_float_digits": "-15"},
+    ],
+    ids=",".join,
+)
+def test_a_migration_makes_the_same_schema_whatever_a_role_sets(
+    server: Server, empty_url: str, settings: dict[str, str]
+) -> None:
+    expected = anatomy(empty_url, empty_url)
+    migrate(empty_url, "base")
+    with a_role(server, "SUPERUSER") as (role, log_in):
+        for name, value in settings.items():
+            server.execute(f"ALTER ROLE {role} SET {name} = '{value}'")
+        assert anatomy(log_in(empty_url), empty_url) == expected
 
 
 # A good guest

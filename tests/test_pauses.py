@@ -344,7 +344,8 @@ def test_refusals_beside_an_acceptance_are_no_row(conn: Connection) -> None:
         text(
             "INSERT INTO deliveries (token, account, fence, action, outcome, error_code, attempt)"
             " SELECT token, token, '00000000-0000-0000-0000-000000000007', 'activation',"
-            " CAST(CASE place WHEN 1 THEN 'sent' ELSE 'rejected' END AS delivery_outcome), CASE WHEN place > 1 THEN 'A' END, 0"
+            " CAST(CASE place WHEN 1 THEN 'sent' ELSE 'rejected' END AS delivery_outcome),"
+            " CASE WHEN place > 1 THEN 'A' END, 0"
             " FROM (SELECT token, row_number() OVER (ORDER BY token) AS place FROM jobs) AS placed ORDER BY place"
         )
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from sqlalchemy import Engine
 
-from mailroom import database
+from mailroom import database, preflight
 from mailroom.cli.terminal import is_writable
 from mailroom.errors import SettingsError
 from mailroom.limits import Limits
@@ -23,7 +23,8 @@ from mailroom.watch import AccountWatch
 if TYPE_CHECKING:
     from mailroom.ses import SesTransport
 
-# Longer than a statement takes on a database in trouble; short of the lease, which lasts while a claim is waited for.
+# Longer than a statement takes on a database in trouble; with what cancelling it may take short of the lease, which
+# lasts while a claim is waited for.
 ANSWER_WITHIN: Final = timedelta(seconds=20)
 
 
@@ -36,12 +37,20 @@ def progress() -> Iterator[Callable[[str], None]]:
 
 @contextlib.contextmanager
 def open_database(
-    settings: Settings, *, pool_size: int = 1, answer_within: timedelta | None = ANSWER_WITHIN
+    settings: Settings, *, pool_size: int = 1, answer_within: timedelta | None = ANSWER_WITHIN, writes: bool = True
 ) -> Iterator[Engine]:
-    """Give an engine on a database that answers and is at the right revision; DatabaseError otherwise."""
-    engine = database.connect_engine(settings.database_url, pool_size=pool_size, answer_within=answer_within)
+    """Give an engine on a database that answers and is at the right revision; DatabaseError otherwise.
+
+    Who `writes` gets it only where what is written is kept, and what is read is all there is.
+    """
+    engine = database.connect_engine(
+        settings.database_url, pool_size=pool_size, answer_within=answer_within, writes=writes
+    )
     try:
-        database.check_revision(engine)
+        if writes:
+            preflight.check(engine)
+        else:
+            database.check_revision(engine)
         yield engine
     finally:
         engine.dispose()

@@ -64,7 +64,7 @@ def _database(given: Settings) -> Iterator[Finding]:
     if not given.database_url:
         yield failed("database", "MAILROOM_DATABASE_URL is not set", "postgresql://user@host/name")
         return
-    engine = database.connect_engine(given.database_url, answer_within=ANSWER_WITHIN)
+    engine = database.connect_engine(given.database_url, answer_within=ANSWER_WITHIN, writes=False)
     listening = database.connection_string(given.listen_database_url or given.database_url)
     try:
         channel, queue = given.channel_name, given.queue_name

@@ -64,7 +64,7 @@ def list_jobs(  # noqa: PLR0913 - an option each
     outcomes, moments = tuple(outcome or ()), (_moment(since), _moment(until))
     filters = Filters(tuple(token or ()), account, outcomes, code, *moments, queue, held)
     _check(filters)
-    with _open() as connection:
+    with _open(writes=False) as connection:
         found = list(jobs.find(connection, filters, limit=limit, addresses=show_addresses))
     if as_json:
         print_json([_told(row, addresses=show_addresses) for row in found])
@@ -80,7 +80,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show all that is known of one job: its token, every attempt, and where it is. Exit 1 if nothing is."""
-    with _open() as connection:
+    with _open(writes=False) as connection:
         known = jobs.find_token(connection, token)
         found = jobs.history(connection, token, addresses=show_addresses)
     if known is None and not found:
@@ -182,8 +182,11 @@ def drop(
 
 
 @contextlib.contextmanager
-def _open() -> Iterator[Connection]:
-    with open_database(settings.load("database_url"), answer_within=None) as engine, engine.connect() as connection:
+def _open(*, writes: bool = True) -> Iterator[Connection]:
+    with (
+        open_database(settings.load("database_url"), answer_within=None, writes=writes) as engine,
+        engine.connect() as connection,
+    ):
         yield connection
 
 

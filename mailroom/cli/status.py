@@ -15,7 +15,10 @@ from mailroom.status import Status
 
 def show(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, durations in seconds.")] = False) -> None:
     """Show what waits, what is in flight, and what became of the mails of the last hour and day."""
-    with open_database(settings.load("database_url"), answer_within=None) as engine, engine.connect() as connection:
+    with (
+        open_database(settings.load("database_url"), answer_within=None, writes=False) as engine,
+        engine.connect() as connection,
+    ):
         # One snapshot for all of it: a job that moves meanwhile is neither missed nor counted twice.
         found = status.read(connection.execution_options(isolation_level="REPEATABLE READ"))
     if as_json:

@@ -47,7 +47,8 @@ SELECT (SELECT who FROM oldest_holder) AS holder,
        pg_stat_get_dead_tuples('jobs'::regclass) AS dead_jobs,
        current_setting('autovacuum')::boolean AND current_setting('track_counts')::boolean AND NOT EXISTS (
            SELECT FROM pg_class CROSS JOIN LATERAL pg_options_to_table(reloptions)
-            WHERE pg_class.oid = 'jobs'::regclass AND option_name = 'autovacuum_enabled' AND NOT option_value::boolean
+            WHERE pg_class.oid = 'jobs'::regclass
+              AND CASE WHEN option_name = 'autovacuum_enabled' THEN NOT option_value::boolean END  -- in this order
            ) AS vacuumed,
        CAST(coalesce(extract(epoch FROM (
            SELECT max(clock_timestamp() - lease_until) FROM batches WHERE lease_until < clock_timestamp())), 0)

@@ -160,6 +160,23 @@ def test_it_wants_a_role_that_exists(here: Here, url: str) -> None:
     nobody.assert_one_line(1, 'role "nobody there" does not exist')
 
 
+def test_who_is_not_the_owner_grants_nothing_and_is_told(
+    here: Here, granted: dict[str, str], url: str, engine: Engine
+) -> None:
+    """PostgreSQL only warns."""
+    env = {"MAILROOM_DATABASE_URL": log_in(url, granted["worker"])}
+    said = "nothing is granted: this role may not GRANT USAGE ON SCHEMA"
+    here("grants", "--viewer", granted["viewer"], "--apply", env=env).assert_one_line(1, said, "run it as the owner")
+
+    name = sql.Identifier(granted["worker"]).as_string()
+    with engine.connect() as owner:
+        raw = owner.execution_options(no_parameters=True)
+        raw.exec_driver_sql(f"GRANT USAGE ON SCHEMA public TO {name} WITH GRANT OPTION")
+        raw.exec_driver_sql(f"GRANT SELECT (id), UPDATE ON accounts TO {name} WITH GRANT OPTION")
+    ended = here("grants", "--viewer", granted["viewer"], "--apply", env=env)
+    ended.assert_one_line(1, 'this role may not GRANT SELECT (id, status) ON TABLE "public"."accounts"')
+
+
 def test_it_grants_in_the_schema_where_mailroom_is(here: Here, server: Server, empty_url: str) -> None:
     engine = database.connect_engine(empty_url)
     with engine.connect() as connection:

@@ -1,0 +1,275 @@
+"""Connections that end what they give up, leave a server that is of no use, and tell nothing of a password."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from mailroom import database, queue
+from mailroom.embedded import EmbeddedPostgres
+from mailroom.errors import SettingsError
+from mailroom.job import Sent
+from mailroom.retry import judge
+from mailroom.wakeup import Listener
+from tests.conftest import Server, migrate, missing
+from tests.proxy import HalfOpenProxy
+from tests.running import count, eventually
+from tests.world import add_accounts, claim, misplaced
+
+THROUGH_PGBOUNCER = True
+
+BLOCKED = """
+SELECT pid FROM pg_stat_activity
+ WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()
+"""
+SHORT = timedelta(seconds=0.5)
+
+
+@pytest.fixture
+def impatient(url: str) -> Iterator[Engine]:
+    """An engine that gives up soon."""
+    engine = database.connect_engine(url, pool_size=3, answer_within=SHORT)
+    yield engine
+    engine.dispose()
+
+
+def give_up_a_claim(engine: Engine) -> psycopg.Error:
+    with engine.connect() as connection, pytest.raises(DBAPIError) as raised:
+        claim(connection)
+    assert isinstance(raised.value.orig, psycopg.Error)
+    return raised.value.orig
+
+
+# What is given up is ended
+
+
+def test_a_claim_that_is_given_up_is_ended_on_the_server(impatient: Engine, engine: Engine, direct_url: str) -> None:
+    with engine.connect() as connection:
+        add_accounts(connection, 3)
+    with psycopg.connect(direct_url) as holder, psycopg.connect(direct_url, autocommit=True) as watcher:
+        holder.execute("LOCK TABLE batches")
+        for _ in range(3):
+            assert isinstance(give_up_a_claim(impatient), psycopg.errors.QueryCanceled)
+        eventually(lambda: not watcher.execute(BLOCKED).fetchall(), "nobody waits for the lock any more")
+
+    with impatient.connect() as connection:
+        assert (count(connection, "batches"), count(connection, "jobs")) == (0, 3)
+        [batch] = claim(connection).batches
+        assert len(batch.jobs) == 3
+
+
+def test_a_migration_goes_through_a_pooler(url: str) -> None:
+    migrate(url, "base")
+    migrate(url)
+    engine = database.connect_engine(url)
+    database.check_revision(engine)
+    engine.dispose()
+
+
+def test_a_connection_goes_on_after_a_statement_was_cancelled(impatient: Engine) -> None:
+    with impatient.connect() as connection:
+        backend = connection.scalar(text("SELECT pg_backend_pid()"))
+        with pytest.raises(OperationalError, match="canceling statement due to user request"):
+            connection.execute(text("SELECT pg_sleep(60)"))
+        assert connection.scalar(text("SELECT 1")) == 1
+        assert backend is not None
+
+
+def test_where_not_even_the_cancelling_is_answered_nobody_knows(url: str, engine: Engine) -> None:
+    with HalfOpenProxy(url) as proxy:
+        through = database.connect_engine(proxy.url, answer_within=SHORT)
+        with through.connect() as connection:
+            assert connection.scalar(text("SELECT 1")) == 1
+        proxy.freeze()
+        began = time.monotonic()
+        assert isinstance(give_up_a_claim(through), database.OutcomeUnknownError)
+        assert time.monotonic() - began < (SHORT + 3 * database.CANCEL_WITHIN).total_seconds()
+        proxy.thaw()
+        with through.connect() as connection:
+            assert connection.scalar(text("SELECT 2")) == 2
+        through.dispose()
+
+
+def test_of_a_statement_whose_connection_breaks_nobody_knows(url: str, direct_url: str) -> None:
+    with (
+        HalfOpenProxy(url) as proxy,
+        psycopg.connect(direct_url) as holder,
+        psycopg.connect(direct_url, autocommit=True) as watcher,
+        ThreadPoolExecutor() as beside,
+    ):
+        holder.execute("LOCK TABLE batches")
+        through = database.connect_engine(proxy.url, answer_within=timedelta(seconds=20))
+        given_up = beside.submit(give_up_a_claim, through)
+        eventually(lambda: watcher.execute(BLOCKED).fetchall(), "the claim waits")
+        proxy.drop()
+        assert isinstance(given_up.result(), database.OutcomeUnknownError)
+        through.dispose()
+
+
+def test_a_commit_that_still_waits_for_its_standby_is_not_called_done(
+    server: Server, impatient: Engine, engine: Engine
+) -> None:
+    """Told to stop waiting, PostgreSQL warns, and answers as if all were well."""
+    if server.embedded is None:
+        missing("a server whose configuration can be changed")
+    with engine.connect() as connection:
+        add_accounts(connection, 2)
+        [batch] = claim(connection).batches
+    verdicts = [judge(Sent("m"), attempt=job.attempt, jitter=0) for job in batch.jobs]
+    try:
+        server.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        server.execute("SELECT pg_reload_conf()")
+        with impatient.connect() as connection:
+            shown = text("SHOW synchronous_standby_names")
+            eventually(lambda: connection.scalar(shown) == "nobody", "the server knows")
+            with pytest.raises(OperationalError) as raised:
+                queue.settle(connection, [(batch, verdicts)])
+        assert isinstance(raised.value.orig, database.OutcomeUnknownError)
+    finally:
+        server.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        server.execute("SELECT pg_reload_conf()")
+    with engine.connect() as connection:
+        eventually(lambda: connection.scalar(text("SHOW synchronous_standby_names")) == "", "as before")
+        queue.settle(connection, [(batch, verdicts)])
+        assert misplaced(connection) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [b"SET datestyle", b"LISTEN"])
+def test_a_listener_does_not_wait_for_ever_for_its_first_answers(
+    direct_url: str, caplog: pytest.LogCaptureFixture, words: bytes
+) -> None:
+    with HalfOpenProxy(direct_url) as proxy:
+        woken: list[str] = []
+        listener = Listener(
+            proxy.url,
+            "token_insert",
+            healthcheck_interval=timedelta(seconds=60),
+            woken=woken.append,
+            ping=lambda channel, payload: True,
+        )
+        proxy.freeze_at(words)
+        thread = threading.Thread(target=listener.run)
+        thread.start()
+        eventually(lambda: "listen lost" in caplog.text, "it notices")
+        proxy.thaw()
+        eventually(lambda: woken, "it listens again")
+        listener.stop()
+        thread.join()
+
+
+# A server that is of no use
+
+
+@pytest.fixture(scope="module")
+def reader() -> Iterator[EmbeddedPostgres]:
+    """Another server, which takes writes until it is told otherwise."""
+    with EmbeddedPostgres() as other:
+        with psycopg.connect(other.url(), autocommit=True) as connection:
+            connection.execute("CREATE TABLE written (n int)")
+        yield other
+
+
+@pytest.fixture
+def writer(server: Server) -> Iterator[str]:
+    """The URL of the same database on the server of the tests."""
+    url = server.database_url("postgres")
+    server.execute("CREATE TABLE written (n int)")
+    yield url
+    server.execute("DROP TABLE written")
+
+
+def set_reading(server: EmbeddedPostgres, on: str) -> None:
+    with psycopg.connect(server.url(), autocommit=True) as connection:
+        connection.execute(f"ALTER SYSTEM SET default_transaction_read_only = {on}")
+        connection.execute("SELECT pg_reload_conf()")
+        shown = "SHOW default_transaction_read_only"
+        eventually(lambda: connection.execute(shown).fetchone() == (on,), "the server knows")
+
+
+def write(engine: Engine) -> str:
+    """Write a row; return what was said."""
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("INSERT INTO written VALUES (1)"))
+    except DBAPIError as error:
+        return database.first_line(error)
+    return "written"
+
+
+def test_a_reader_is_left_as_soon_as_the_name_leads_to_the_primary(reader: EmbeddedPostgres, writer: str) -> None:
+    set_reading(reader, "on")
+    with HalfOpenProxy(reader.url()) as proxy:
+        engine = database.connect_engine(proxy.url)
+        looking = database.connect_engine(proxy.url, writes=False)
+        for _ in range(2):
+            assert write(engine).startswith("this server takes no writes: default_transaction_read_only is on")
+            with looking.connect() as connection:
+                assert count(connection, "written") == 0
+        proxy.lead_to(writer)
+        assert write(engine) == "written"
+        engine.dispose()
+        looking.dispose()
+
+
+def test_a_primary_that_became_a_reader_is_left_with_all_its_connections(reader: EmbeddedPostgres, writer: str) -> None:
+    set_reading(reader, "off")
+    with HalfOpenProxy(reader.url()) as proxy:
+        engine = database.connect_engine(proxy.url, pool_size=2)
+        with engine.connect() as one, engine.connect() as other:
+            assert (one.scalar(text("SELECT 1")), other.scalar(text("SELECT 1"))) == (1, 1)
+        set_reading(reader, "on")
+        proxy.lead_to(writer)
+        assert write(engine).startswith("cannot execute INSERT in a read-only transaction")
+        with engine.connect() as one, engine.connect() as other:
+            for connection in (one, other):
+                connection.execute(text("INSERT INTO written VALUES (2)"))
+        engine.dispose()
+
+
+# Nothing of a password
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ada:p@ssw0rd@127.0.0.1/app",
+        "postgresql://ada:p/ssw0rd@127.0.0.1/app",
+        "postgresql://ada:1/ssw0rd@127.0.0.1/app",
+        "postgresql://ada:p?s@ssw0rd@127.0.0.1/app",
+        "postgresql://ada:p:x@ssw0rd@127.0.0.1:5432/app",
+        "postgresql+psycopg://ada:ssw0rd@@127.0.0.1/app",
+        "postgresql://ada:p%ssw0rd@127.0.0.1/app",
+        "postgresql://a@da:ssw0rd@127.0.0.1/app",
+        "postgresql://ada:ssw0rd/app",
+        "postgresql://ada:p@[ssw0rd@127.0.0.1/app",
+        "host=ada@ssw0rd dbname=app",
+        "host=127.0.0.1 port=ssw0rd",
+        "host=127.0.0.1 password=p ssw0rd",
+    ],
+)
+def test_a_url_of_which_a_password_would_be_the_host_is_refused_unshown(url: str) -> None:
+    with pytest.raises(SettingsError, match="a password in a URL has %40 for @") as raised:
+        database.connection_string(url)
+    assert "ssw0rd" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "password", "host"),
+    [
+        ("postgresql://ada:p%40ss%2Fw%3Ard@127.0.0.1:5432/app", "p@ss/w:rd", "127.0.0.1"),
+        ("postgresql://ada:p?w@127.0.0.1/app", "p?w", "127.0.0.1"),
+        ("postgresql://ada:p:w@one,two:5433/app?user=ada@home", "p:w", "one,two"),
+        ("host=@abstract password='a://b@c@d/e@f'", "a://b@c@d/e@f", "@abstract"),
+    ],
+)
+def test_what_is_spelt_right_is_taken(url: str, password: str, host: str) -> None:
+    given = conninfo_to_dict(database.connection_string(url))
+    assert (given["password"], given["host"]) == (password, host)

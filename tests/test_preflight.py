@@ -1,0 +1,354 @@
+"""What is refused before work starts; nothing else that a role or a database sets changes what mailroom does."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from mailroom import database, health, jobs, preflight, queue, status, tokens
+from mailroom.errors import DatabaseError
+from mailroom.floors import Floors
+from mailroom.job import Action, Deferred, Outcome, Rejected, Sent, Unconfirmed
+from mailroom.jobs import Filters
+from mailroom.permits import FleetPermits
+from mailroom.retry import judge
+from mailroom.simulator import Simulator
+from mailroom.upkeep import prune, reconcile
+from tests.cli.command import sending
+from tests.cli.conftest import Here, here, running, ses
+from tests.conftest import Server, missing
+from tests.roles import a_role
+from tests.world import KEY, ask_recovery, batch_of, claim, misplaced, rows
+
+__all__ = ["here", "running", "ses"]
+
+NAME = "Łukasz"
+
+
+class Setter:
+    """Sets what a database carries, for those who connect to it from now on."""
+
+    def __init__(self, server: Server, url: str) -> None:
+        self._server = server
+        self._name = conninfo_to_dict(url)["dbname"]
+
+    def set(self, setting: str, value: str) -> None:
+        value = value.replace("'", "''").replace(":", "\\:")
+        self._server.execute(f"ALTER DATABASE {self._name} SET {setting} = '{value}'")
+
+    def set_path(self, path: str) -> None:
+        self._server.execute(f"ALTER DATABASE {self._name} SET search_path = {path}")
+
+    def reset(self) -> None:
+        self._server.execute(f"ALTER DATABASE {self._name} RESET ALL")
+
+
+@pytest.fixture
+def carried(server: Server, url: str) -> Setter:
+    if server.embedded is None:
+        missing("a server where databases may be changed")
+    return Setter(server, url)
+
+
+REFUSED = [
+    ("synchronous_commit", "off"),
+    ("default_transaction_read_only", "on"),
+    ("default_transaction_isolation", "serializable"),
+    ("default_transaction_isolation", "repeatable read"),
+    ("array_nulls", "off"),
+    ("session_replication_role", "replica"),
+    ("client_min_messages", "error"),
+    ("extra_float_digits", "-3"),
+    ("statement_timeout", "90ms"),
+    ("idle_session_timeout", "2s"),
+]
+COMMANDS = [
+    ("worker",),
+    ("sweep",),
+    ("collect",),
+    ("prune", "--older-than", "90d"),
+    ("jobs", "retry", "1"),
+    ("pause", "activation"),
+]
+
+
+@pytest.mark.parametrize(("setting", "value"), REFUSED)
+def test_what_the_guarantee_does_not_stand_is_refused_by_name(
+    here: Here, ses: Simulator, url: str, carried: Setter, setting: str, value: str
+) -> None:
+    carried.set(setting, value)
+    here("sweep", env=sending(url, ses)).assert_one_line(1, setting)
+    assert setting in here("doctor", env=sending(url, ses)).out
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_whatever_changes_the_queue_refuses(
+    here: Here, ses: Simulator, url: str, carried: Setter, command: tuple[str, ...]
+) -> None:
+    carried.set("synchronous_commit", "off")
+    here(*command, env=sending(url, ses)).assert_one_line(
+        1, "synchronous_commit is off for this role", "ALTER ROLE … IN DATABASE … SET synchronous_commit = 'on'"
+    )
+
+
+@pytest.mark.parametrize("value", ["on", "local", "remote_write", "remote_apply"])
+def test_a_commit_that_is_kept_here_is_enough(engine: Engine, url: str, carried: Setter, value: str) -> None:
+    carried.set("synchronous_commit", value)
+    preflight.check(engine)
+
+
+@pytest.mark.parametrize("command", [("status",), ("jobs", "list")], ids=" ".join)
+def test_who_only_looks_may_look_at_a_reader(
+    here: Here, ses: Simulator, url: str, carried: Setter, command: tuple[str, ...]
+) -> None:
+    carried.set("default_transaction_read_only", "on")
+    assert here(*command, env=sending(url, ses)).code == 0
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_of_another_encoding_is_refused(server: Server, empty_url: str, encoding: str) -> None:
+    name = f"{conninfo_to_dict(empty_url)['dbname']}_encoded"
+    server.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
+    engine = database.connect_engine(server.database_url(name))
+    try:
+        with engine.connect() as connection:
+            [fault] = preflight.faults(connection)
+        assert fault.words.startswith(f"server_encoding is {encoding}")
+    finally:
+        engine.dispose()
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.mark.parametrize("forced", [False, True])
+def test_rows_that_are_hidden_are_not_taken_for_gone(
+    here: Here, ses: Simulator, server: Server, url: str, engine: Engine, forced: bool
+) -> None:
+    with a_role(server) as (role, log_in):
+        mine = log_in(url)
+        here("grants", "--worker", role, "--apply", env={"MAILROOM_DATABASE_URL": url})
+        assert here("sweep", env=sending(mine, ses)).code == 0
+        with engine.connect() as connection:
+            connection.execute(text("ALTER TABLE tokens ENABLE ROW LEVEL SECURITY"))
+            if forced:
+                connection.execute(text("ALTER TABLE accounts ENABLE ROW LEVEL SECURITY"))
+                connection.execute(text("ALTER TABLE accounts FORCE ROW LEVEL SECURITY"))
+                connection.execute(text(f"ALTER TABLE tokens OWNER TO {role}"))
+        hidden = "accounts" if forced else "tokens"  # its own rows an owner sees
+        said = f"row-level security hides rows of {hidden} from this role"
+        here("sweep", env=sending(mine, ses)).assert_one_line(1, said)
+        assert said in here("doctor", env=sending(mine, ses)).out
+        preflight.check(engine)  # a superuser sees everything
+
+
+def test_tables_that_a_crash_empties_are_refused(engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.execute(text("ALTER TABLE jobs SET UNLOGGED"))
+    with pytest.raises(DatabaseError, match=r"jobs would be empty after a crash .* SET LOGGED"):
+        preflight.check(engine)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"client_encoding": "LATIN1"},
+        {"client_encoding": "SQL_ASCII"},
+        {"client_encoding": "EUC_JP"},
+        {"standard_conforming_strings": "off"},
+        {"datestyle": "German, DMY", "timezone": "America/St_Johns", "intervalstyle": "iso_8601"},
+    ],
+    ids=str,
+)
+def test_a_name_is_mailed_whatever_the_session_would_be(
+    here: Here, ses: Simulator, url: str, engine: Engine, carried: Setter, settings: dict[str, str]
+) -> None:
+    with engine.connect() as connection:
+        connection.execute(text("INSERT INTO accounts (email, login) VALUES ('l@example.com', :name)"), {"name": NAME})
+    for name, value in settings.items():
+        carried.set(name, value)
+    assert here("sweep", env=sending(url, ses)).code == 0
+    [mail] = ses.ledger.mails
+    assert NAME in str(mail)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "-c standard_conforming_strings=off -c backslash_quote=on -c escape_string_warning=off",
+        "-c client_encoding=LATIN1 -c datestyle=German -c intervalstyle=sql_standard -c timezone=Asia/Kathmandu",
+        "-c array_nulls=off -c transform_null_equals=on -c bytea_output=escape -c extra_float_digits=-15",
+    ],
+)
+def test_the_sessions_of_an_application_may_be_as_they_like(direct_url: str, engine: Engine, options: str) -> None:
+    """The text of functions is read as the session of the caller reads, also that of a trigger."""
+    with psycopg.connect(direct_url, autocommit=True, options=options) as application:
+        application.execute("INSERT INTO accounts (email, login) VALUES ('ada@example.com', 'ada')")
+        with engine.connect() as connection:
+            [job] = claim(connection).batches[0].jobs
+        consumed = application.execute("SELECT consume_token(%b, 'activation')", [job.secret]).fetchall()
+        assert consumed == [(job.account,)]
+        again = application.execute(
+            "INSERT INTO tokens (action, account) VALUES ('password_recovery', %s) RETURNING id", [job.account]
+        ).fetchall()
+        with engine.connect() as connection:
+            [job] = claim(connection).batches[0].jobs
+        assert again == [(job.token,)]
+        recovered = "SELECT guesses_left(%b), consume_token(%b, 'password_recovery', %s)"
+        assert application.execute(recovered, [job.secret, job.secret, job.code]).fetchall() == [(5, job.account)]
+
+
+# Everything that a role can carry
+
+STRINGS = {
+    "client_encoding": ("LATIN1", "SQL_ASCII", "EUC_JP", "EUC_TW"),
+    "datestyle": ("German, DMY", "SQL, MDY", "Postgres, YMD"),
+    "timezone": ("Asia/Kathmandu", "America/St_Johns", "<+05>-5", "Pacific/Apia"),
+    "restrict_nonsystem_relation_kind": ("view, foreign-table",),
+    "plpgsql.extra_errors": ("all",),
+    "plpgsql.extra_warnings": ("all",),
+    "timezone_abbreviations": ("India",),
+    "default_text_search_config": ("pg_catalog.german",),
+}
+PATHS = ("public, pg_catalog", "pg_temp, public", "information_schema, public")
+# Without track_counts nothing is vacuumed, and a warning says so.
+CARRIED = """
+SELECT name, vartype, setting, enumvals, min_val, max_val FROM pg_settings
+ WHERE context IN ('user', 'superuser') AND vartype <> 'string' AND name <> 'track_counts' ORDER BY name
+"""
+
+
+def others(row: Any) -> list[str]:
+    """Return the other values of a setting that are worth a try."""
+    match row.vartype:
+        case "bool":
+            values = ["on", "off"]
+        case "enum":
+            values = list(row.enumvals)
+        case "integer":
+            values = [row.min_val, str(int(row.min_val) + 1), "100", row.max_val]
+        case _:
+            values = [row.min_val, row.max_val]
+    return [value for value in dict.fromkeys(values) if value != row.setting]
+
+
+def tries(connection: Connection) -> Iterator[tuple[str, str]]:
+    connection.execute(text("LOAD 'plpgsql'"))
+    for row in rows(connection, CARRIED):
+        for value in others(row):
+            yield row.name, value
+    for name, values in STRINGS.items():
+        for value in values:
+            yield name, value
+
+
+def settle(connection: Connection, *outcomes: Outcome, resend_after: timedelta | None = None) -> list[int]:
+    batch = batch_of(claim(connection))
+    assert batch is not None
+    verdicts = [
+        judge(outcome, attempt=job.attempt, jitter=0, resend_after=resend_after)
+        for job, outcome in zip(batch.jobs, outcomes, strict=True)
+    ]
+    assert queue.settle(connection, [(batch, verdicts)]) == {batch.id}
+    return [job.token for job in batch.jobs]
+
+
+def life(engine: Engine) -> list[Any]:
+    """Live a short life of everything, leave nothing, and return what it was like."""
+    with engine.connect() as connection:
+        try:
+            return list(lived(engine, connection))
+        finally:
+            for statement in ("DELETE FROM accounts", "TRUNCATE jobs, batches, deliveries"):
+                connection.execute(text(statement))
+
+
+def lived(engine: Engine, connection: Connection) -> Iterator[Any]:
+    for address, name in (("l", NAME), ("b", "b"), ("c", "c"), ("d", "d")):
+        connection.execute(
+            text("INSERT INTO accounts (email, login) VALUES (:address || '@example.com', :name)"),
+            {"address": address, "name": name},
+        )
+    yield rows(connection, "SELECT login, email, status FROM accounts ORDER BY id")
+    view = queue.look(connection, queue="mailroom", batch_limit=50, batch_timeout=timedelta(0), floors=Floors())
+    yield view.ready, view.next is None, view.rescuable
+    outcomes = (Sent("m"), Rejected("Code", NAME), Deferred("Throttled", "later", charged=False), Unconfirmed("?", "?"))
+    settle(connection, *outcomes)
+    yield rows(
+        connection,
+        "SELECT outcome, attempt, late, message_id, error_code, error IS NULL FROM deliveries ORDER BY token, id",
+    )
+    yield rows(connection, "SELECT priority, attempt, due_at = 'infinity', queue FROM jobs ORDER BY token")
+    [(secret, account)] = rows(connection, "SELECT secret, account FROM tokens ORDER BY id LIMIT 1")
+    link = tokens.sign(secret, action=Action.ACTIVATION, key=KEY)
+    yield tokens.consume(connection, link, action=Action.ACTIVATION, key=KEY) == account
+    recovery = ask_recovery(connection, account)
+    yield settle(connection, Sent("m")) == [recovery]
+    [(secret, code)] = rows(connection, "SELECT secret, code FROM tokens WHERE id = :t", t=recovery)
+    link = tokens.sign(secret, action=Action.PASSWORD_RECOVERY, key=KEY, code=code)
+    yield tokens.consume(connection, link, action=Action.PASSWORD_RECOVERY, key=KEY, code=code) == account
+    connection.execute(text("INSERT INTO accounts (email, login) VALUES ('lost@example.com', 'lost')"))
+    lost = claim(connection, lease=timedelta(0))
+    yield [len(batch.jobs) for batch in lost.batches], len(queue.rescue(connection))
+    yield rows(connection, "SELECT status, activated_at IS NULL FROM accounts ORDER BY id")
+    yield rows(connection, "SELECT CAST(extract(epoch FROM expires_at - created_at) AS int) FROM tokens")
+    yield reconcile(connection.engine, queue="mailroom").enqueued, prune(connection, older_than=timedelta(days=1))
+    yield sorted(health.warnings(health.read(connection))), type(status.read(connection)).__name__
+    yield [
+        (row.outcome, row.attempt)
+        for row in jobs.find(connection, Filters((), None, (), None, None, None, None, False), limit=9)
+    ]
+    permit = FleetPermits(engine, mail_rate=14.0, bulk_rate=None).take(1, urgent_waits=lambda: False)
+    yield permit is not None
+    yield misplaced(connection)
+
+
+def plain(words: str) -> str:
+    return words.lower().replace("_", " ").replace("-", " ")
+
+
+def differs(url: str, setting: str, expected: list[Any]) -> str | None:
+    """Return what is otherwise than it should be, or None where it is the same, or refused by name."""
+    engine = database.connect_engine(url, pool_size=4)
+    try:
+        preflight.check(engine)
+        found = life(engine)
+    except DatabaseError as error:
+        return None if plain(setting) in plain(str(error)) else f"refused as {error}"
+    except (SQLAlchemyError, AssertionError) as error:
+        return f"{type(error).__name__}: {str(error)[:300]}"
+    finally:
+        engine.dispose()
+    different = [pair for pair in zip(expected, found, strict=False) if pair[0] != pair[1]]
+    return str(different) if different else None
+
+
+# SQLAlchemy lets go, unclosed, of a connection whose very first statement fails, as it does where time-outs are tiny.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_whatever_a_role_carries_changes_nothing_or_is_refused_by_name(
+    server: Server, url: str, engine: Engine, carried: Setter
+) -> None:
+    expected = life(engine)
+    with engine.connect() as connection:
+        wanted = list(tries(connection))
+    found, tried = [], 0
+    for setting, value in [*wanted, *(("search_path", path) for path in PATHS)]:
+        try:
+            if setting == "search_path":
+                carried.set_path(value)
+            else:
+                carried.set(setting, value)
+        except SQLAlchemyError:
+            continue  # no role can carry that
+        tried += 1
+        difference = differs(url, setting, expected)
+        if difference is not None:
+            found.append(f"{setting} = {value}: {difference}")
+        carried.reset()
+    assert not found, "\n".join(found)
+    assert tried > 200
