@@ -22,8 +22,14 @@ TRIGGERS: Final = {
     "make_activation_tokens": "accounts",
     "activate_account": "tokens",
     "enqueue_jobs": "tokens",
+    "remember_address": "tokens",
+    "forget_truncated": "tokens",
 }
-FUNCTIONS: Final = (*TRIGGERS, "consume_token", "count_guess", "guesses_left", "recovery_fits")
+FUNCTIONS: Final = (
+    *TRIGGERS,
+    *("consume_token", "count_guess", "good_token", "guesses_left", "recovery_fits", "sees_every_row"),
+    "sequences_behind",
+)
 # What a server must not risk whose data is to be kept; no role decides these.
 DURABLE: Final = {
     "fsync": "on",
@@ -34,6 +40,9 @@ DURABLE: Final = {
 # mailroom knows no clock but the database's. A machine that is further off than this has others wrong, and SES refuses
 # what is signed five minutes off.
 MOST_SKEW_SECONDS: Final = 60.0
+
+# Of the jobs with the lowest token, of those with the highest, and of the newest tokens: looked at by `restore`.
+RESTORE_LOOKS: Final = 2000
 
 
 def examine(engine: Engine, *, listening: str, channel: str, queue: str) -> Iterator[Finding]:
@@ -55,6 +64,7 @@ def examine(engine: Engine, *, listening: str, channel: str, queue: str) -> Iter
         "indexes": _indexes,
         "rights": _rights,
         "clock": _clock,
+        "restore": _restore,
         "queue": partial(_queue, name=queue),
         "channel": partial(_channel, channel=channel),
         "listen": partial(_listen, listening=listening, channel=channel),
@@ -153,6 +163,25 @@ def _clock(connection: Connection) -> Iterator[Finding]:
         yield failed("clock", f"this machine is {skew:+.0f} s off the database's clock", "synchronise both (NTP)")
         return
     yield ok("clock", f"this machine is {skew:+.1f} s off the database's clock")
+
+
+def _restore(connection: Connection) -> Iterator[Finding]:
+    """What a restore in parts leaves behind; of a long history a few thousand rows at both ends are looked at."""
+    behind = connection.scalars(select(func.sequences_behind())).all()
+    if behind:
+        last = "SELECT setval(pg_get_serial_sequence('{0}', 'id'), max(id)) FROM {0}"
+        cure = "; ".join(last.format(name) for name in behind)
+        yield failed("restore", f"rows have ids that come again: {', '.join(behind)}", cure)
+        return
+    found = connection.execute(statement("restored"), {"looks": RESTORE_LOOKS}).one()
+    if found.twice:
+        words = f"{found.twice} jobs are of tokens whose mails are over, the first of token {found.first_twice}"
+        yield failed("restore", words, "they would be mailed again: mailroom jobs drop; docs/operating.md, Restoring")
+    if found.nowhere:
+        words = f"{found.nowhere} tokens have neither a job nor a delivery, the first is {found.first_nowhere}"
+        yield warning("restore", words, "`mailroom sweep` mails them; delete those that nobody is to have")
+    if not found.twice and not found.nowhere:
+        yield ok("restore", "tokens are in one place each, and ids go on where they ended")
 
 
 def _queue(connection: Connection, *, name: str) -> Iterator[Finding]:

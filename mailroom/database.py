@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from mailroom.errors import DatabaseError, SettingsError
 
 VERSION_TABLE: Final = "mailroom_alembic_version"
-REVISION: Final = "0007"
+REVISION: Final = "0008"
 
 URL_FORMS: Final = (
     "a postgresql:// URL or a libpq string such as 'host=… dbname=…'; a password in a URL has %40 for @, %2F for /"

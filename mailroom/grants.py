@@ -14,6 +14,8 @@ from sqlalchemy.dialects.postgresql import OID
 from mailroom.database import VERSION_TABLE
 from mailroom.errors import DatabaseError
 
+# What an address is known by: indexes and comparisons call these for whoever writes or reads.
+_KEYS: Final = {"FUNCTION address_key": "EXECUTE", "FUNCTION mailbox_key": "EXECUTE"}
 # PostgreSQL asks for UPDATE on some column of a row that is locked: due_at of jobs, lease_until of batches.
 # Who adds rows to a table that makes its own ids needs nothing for that.
 GRANTS: Final[dict[str, dict[str, str]]] = {
@@ -24,6 +26,9 @@ GRANTS: Final[dict[str, dict[str, str]]] = {
         "TABLE tokens": "SELECT (id, action, account, expires_at, consumed_at, created_at),"
         " INSERT (action, account), DELETE",
         "FUNCTION token_life": "EXECUTE",
+        **_KEYS,
+        "FUNCTION login_key": "EXECUTE",
+        "FUNCTION lowered": "EXECUTE",
         "FUNCTION guesses_left": "EXECUTE",
         "FUNCTION count_guess": "EXECUTE",
         "FUNCTION consume_token": "EXECUTE",
@@ -33,7 +38,10 @@ GRANTS: Final[dict[str, dict[str, str]]] = {
         "FUNCTION token_life": "EXECUTE",
         "FUNCTION recovery_fits": "EXECUTE",
         "FUNCTION sees_every_row": "EXECUTE",
-        "TABLE accounts": "SELECT (id, email, login, status)",
+        **_KEYS,
+        "FUNCTION token_address_hash": "EXECUTE",
+        "FUNCTION sequences_behind": "EXECUTE",
+        "TABLE accounts": "SELECT (id, email, login, status, activated_at)",
         "TABLE tokens": "SELECT, UPDATE (expires_at), DELETE",
         "TABLE jobs": "SELECT, INSERT, UPDATE (due_at), DELETE",
         "TABLE batches": "SELECT, INSERT, UPDATE (claimed_at, lease_until), DELETE",

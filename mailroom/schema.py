@@ -46,9 +46,9 @@ accounts = Table(
     Column("activated_at", moment),
     Column("suspended_at", moment),
     Column("unsuspended_at", moment),
-    UniqueConstraint("login", name="accounts_login_key"),
 )
-Index("accounts_email_key", func.lower(accounts.c.email), unique=True)
+Index("accounts_email_key", func.address_key(accounts.c.email), unique=True)
+Index("accounts_login_key", func.login_key(accounts.c.login), unique=True)
 
 tokens = Table(
     "tokens",
@@ -61,6 +61,7 @@ tokens = Table(
     Column("expires_at", moment, nullable=False, server_default=text("now() + token_life()")),
     Column("consumed_at", moment),
     Column("created_at", moment, nullable=False, server_default=func.now()),
+    Column("address_hash", LargeBinary),
     UniqueConstraint("secret", name="tokens_secret_key"),
     Index("tokens_account_idx", "account"),
 )
@@ -69,6 +70,13 @@ Index(
     tokens.c.account,
     tokens.c.id,
     postgresql_where=text("action = 'password_recovery'"),
+)
+Index(
+    "tokens_consumed_idx",
+    tokens.c.account,
+    tokens.c.action,
+    tokens.c.id,
+    postgresql_where=text("consumed_at IS NOT NULL"),
 )
 
 guesses = Table(

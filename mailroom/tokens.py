@@ -7,10 +7,11 @@ The message is the action's path and the secret, and for a recovery also the fiv
 import base64
 import hmac
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Final, TypeGuard
+from contextlib import contextmanager, nullcontext
+from typing import Any, Final, TypeGuard
 
-from sqlalchemy import Connection, func, literal, select
+from sqlalchemy import Connection, Function, func, literal, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from mailroom import schema
 from mailroom.errors import TokenError
@@ -61,8 +62,13 @@ def consume(connection: Connection, token: str, *, action: Action, key: Keys, co
 
     The mark is atomic: of any number of callers one succeeds. Consuming an activation token activates a provisioned
     account in the same transaction, which is the caller's to commit. Raises TokenError when the token does not
-    verify, does not exist, has expired or was consumed before. Call it on POST, never on GET: link scanners fetch
-    every address they see.
+    verify, does not exist, has expired or was consumed before, when a newer one of its action was consumed, when its
+    account has another address by now, or a status that its action has nothing to do with. Call it on POST, never on
+    GET: link scanners fetch every address they see.
+
+    Whatever the database raises is a TokenError as well, from its cause: the same moment's deletion of the account, a
+    time-out, a connection that is gone. A transaction stays usable wherever PostgreSQL lets it; at SERIALIZABLE it may
+    still be refused when it commits.
 
     A recovery stands few guesses at its code (`most_guesses` in SQL); when they are used up it is refused, also with
     the right code. What is not five digits is refused uncounted. A guess is counted before anything is compared, and
@@ -79,7 +85,8 @@ def consume(connection: Connection, token: str, *, action: Action, key: Keys, co
         code if action is Action.PASSWORD_RECOVERY else None,
         True,  # counted, as far as there is something to count
     )
-    account: int | None = connection.scalar(select(consumed))
+    with _refused(connection):
+        account: int | None = _ask(connection, consumed)
     if account is None:
         raise TokenError
     return account
@@ -87,15 +94,35 @@ def consume(connection: Connection, token: str, *, action: Action, key: Keys, co
 
 def _count_guess(connection: Connection, secret: bytes) -> bool:
     """Count a guess at a recovery's code, for good; whether there was one left."""
-    if not connection.scalar(select(func.guesses_left(secret))):
-        return False
-    counted = select(func.count_guess(secret))
-    with _beside(connection) as own:
-        if own.scalar(counted):
-            return True
-    # The last guess was taken meanwhile; or the token is one that the caller has not committed, so that nobody else
-    # can have it, and its guesses may go the way of the token.
-    return bool(connection.scalar(counted))
+    with _refused(connection):
+        if not _ask(connection, func.guesses_left(secret)):
+            return False
+        counted = func.count_guess(secret)
+        with _beside(connection) as own:
+            answer: bool | None = own.scalar(select(counted))
+        # False: the last guess was taken meanwhile; or the token is one that the caller has not committed, so that
+        # nobody else can have it, and its guesses may go the way of the token. NULL: nothing was counted, and what the
+        # caller may roll back must not stand for it.
+        return bool(_ask(connection, counted) if answer is False else answer)
+
+
+def _ask(connection: Connection, function: Function[Any]) -> Any:
+    """Call a function; one that fails takes nothing with it of a transaction that the caller has."""
+    with nullcontext() if _commits_by_itself(connection) else connection.begin_nested():
+        return connection.scalar(select(function))
+
+
+def _commits_by_itself(connection: Connection) -> bool:
+    return bool(getattr(connection.connection.dbapi_connection, "autocommit", False))
+
+
+@contextmanager
+def _refused(connection: Connection) -> Iterator[None]:
+    """Make whatever the database raises a TokenError: the driver's own errors too, as a connection beside has them."""
+    try:
+        yield
+    except (SQLAlchemyError, connection.dialect.loaded_dbapi.Error) as error:
+        raise TokenError from error
 
 
 @contextmanager

@@ -1,14 +1,21 @@
+# ruff: noqa: RUF001 - letters that look alike are what it is about
 """The life of an account and its tokens, as the triggers keep it."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, text
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
 
+from mailroom.address import ascii_address
+from tests.conftest import Server, migrate
 from tests.world import add_accounts, ask_recovery, misplaced, rows
 
 PAST = datetime(2001, 2, 3, tzinfo=UTC)
@@ -163,8 +170,9 @@ def test_columns_that_are_not_given_have_their_defaults(conn: Connection) -> Non
         "created_at": now(conn),
         **dict.fromkeys(MOMENTS),
     }
-    [token] = rows(conn, "SELECT action, account, expires_at, consumed_at, created_at FROM tokens")
+    [token] = rows(conn, "SELECT action, account, expires_at, consumed_at, created_at, address_hash FROM tokens")
     assert token._asdict() == {
+        "address_hash": sha256(b"ada@example.com").digest()[:16],
         "action": "activation",
         "account": row.id,
         "expires_at": now(conn) + timedelta(minutes=15),
@@ -246,6 +254,55 @@ def test_deleting_an_account_takes_its_tokens_and_leaves_the_jobs(conn: Connecti
     assert misplaced(conn) == []
 
 
+# Ids that come again
+
+
+EVERYWHERE = """
+INSERT INTO batches (queue, worker, action, priority, due_at, tokens, attempts, lease_until)
+VALUES ('mailroom', 'w', 'activation', 1, now(), '{1}', '{0}', 'infinity');
+INSERT INTO deliveries (token, account, action, outcome, attempt)
+SELECT id, account, action, 'sent', 1 FROM tokens;
+"""
+
+
+@pytest.mark.parametrize(
+    "truncated", ["accounts RESTART IDENTITY CASCADE", "accounts, tokens, guesses", "tokens CASCADE"]
+)
+def test_truncating_leaves_nothing_that_names_the_ids(conn: Connection, truncated: str) -> None:
+    [account, _] = add_accounts(conn, 2, status="active")
+    ask_recovery(conn, account)
+    conn.execute(text(EVERYWHERE))
+
+    conn.execute(text(f"TRUNCATE {truncated}"))
+
+    for table in ("jobs", "batches", "deliveries", "guesses", "tokens"):
+        assert rows(conn, f"SELECT FROM {table}") == []
+    add_accounts(conn, 60, prefix="new")
+    assert misplaced(conn) == []
+
+
+@pytest.mark.parametrize("count", [1, 60])
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_ids_that_come_again_take_the_place_of_stale_jobs(engine: Engine, isolation: str, count: int) -> None:
+    with engine.connect() as connection:
+        add_accounts(connection, 3)
+        connection.execute(text("UPDATE jobs SET due_at = 'infinity', attempt = 4, priority = 3, queue = 'other'"))
+        connection.execute(text("DELETE FROM accounts"))
+        connection.execute(text("ALTER SEQUENCE tokens_id_seq RESTART"))
+
+    with engine.connect().execution_options(isolation_level=isolation) as connection:
+        add_accounts(connection, count, prefix="new")
+        connection.commit()
+
+    with engine.connect() as connection:
+        [(wrong,)] = rows(
+            connection,
+            "SELECT count(*) FROM tokens LEFT JOIN jobs ON token = tokens.id"
+            " WHERE token IS NULL OR due_at > now() OR attempt > 0 OR jobs.queue <> 'mailroom' OR priority > 2",
+        )
+        assert wrong == 0
+
+
 # Ways to insert
 
 
@@ -293,7 +350,7 @@ def test_on_conflict_do_update_makes_tokens_for_new_accounts_only(conn: Connecti
     conn.execute(
         text(
             "INSERT INTO accounts (email, login) VALUES ('A@example.com', 'x'), ('b@example.com', 'b')"
-            " ON CONFLICT (lower(email)) DO UPDATE SET login = excluded.login"
+            " ON CONFLICT (address_key(email)) DO UPDATE SET login = excluded.login"
         )
     )
 
@@ -383,14 +440,134 @@ def test_an_update_is_checked_like_an_insert(conn: Connection) -> None:
         conn.execute(text("UPDATE accounts SET email = E'ada@example.com\\nBcc: all@example.com'"))
 
 
-def test_addresses_are_unique_in_any_case_and_logins_as_written(conn: Connection) -> None:
+def test_addresses_and_logins_are_unique_in_any_case(conn: Connection) -> None:
     add(conn, "Ada@Example.com", "ada")
-    add(conn, "grace@example.com", "Ada")
+    add(conn, "grace@example.com", "ŁUKASZ")
 
-    with pytest.raises(IntegrityError, match="accounts_email_key"), conn.begin_nested():
-        add(conn, "aDA@eXAMPLE.COM", "other")
-    with pytest.raises(IntegrityError, match="accounts_login_key"):
-        add(conn, "other@example.com", "ada")
+    for email in ("aDA@eXAMPLE.COM", "ada@example.com"):
+        with pytest.raises(IntegrityError, match="accounts_email_key"), conn.begin_nested():
+            add(conn, email, "other")
+    for login in ("Ada", "łukasz"):
+        with pytest.raises(IntegrityError, match="accounts_login_key"), conn.begin_nested():
+            add(conn, "other@example.com", login)
+    add(conn, "lukasz@example.com", "lukasz")
+
+
+def test_no_collation_makes_two_of_one_address(server: Server, empty_url: str) -> None:
+    """In Turkish the small letter of I is another one. A server that was built without ICU knows no Turkish."""
+    name = "turkish_" + str(conninfo_to_dict(empty_url)["dbname"])
+    with psycopg.connect(empty_url) as connection:
+        newest = connection.info.server_version >= 150000  # before, a database had no ICU
+        if not newest or not connection.execute("SELECT FROM pg_collation WHERE collname = 'tr-x-icu'").fetchall():
+            return
+    server.execute(f"CREATE DATABASE {name} TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'tr-TR' LOCALE 'C'")
+    try:
+        migrate(server.database_url(name))
+        with psycopg.connect(server.database_url(name), autocommit=True) as turkish:
+            assert turkish.execute("SELECT lower('INFO')").fetchone() == ("ınfo",)
+            turkish.execute("INSERT INTO accounts (email, login) VALUES ('INFO@I.com', 'INFO')")
+            for email, login in (("info@i.com", "other"), ("other@i.com", "info")):
+                with pytest.raises(psycopg.errors.UniqueViolation):
+                    turkish.execute("INSERT INTO accounts (email, login) VALUES (%s, %s)", (email, login))
+    finally:
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def keys(connection: Connection, addresses: list[str]) -> list[str]:
+    asked = "SELECT address_key(a) AS key FROM unnest(CAST(:given AS text[])) WITH ORDINALITY AS x (a, n) ORDER BY n"
+    return [row.key for row in rows(connection, asked, given=addresses)]
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "victim@example\u3002com",
+        "victim@example\uff0ecom",
+        "victim@example\uff61com",
+        "victim@example.com.",
+        "ＶＩＣＴＩＭ＠ｅｘａｍｐｌｅ.ｃｏｍ".replace("＠", "@"),
+        "vic\u00adtim@exam\u00adple.com",
+        "vic\u2060tim@exam\u2060ple.com",
+        "vic\u200dtim@exam\u200cple.com",
+        "vic\ufe0ftim@exam\U000e0100ple.com",
+        "𝓿𝓲𝓬𝓽𝓲𝓶@ℯxample.com",
+        "victim@EXAMPLE\u3002COM\u3002",
+    ],
+)
+def test_one_mailbox_is_one_account_however_it_is_spelt(conn: Connection, spelling: str) -> None:
+    add(conn, "victim@example.com", "victim")
+
+    with pytest.raises(IntegrityError, match="accounts_email_key"):
+        add(conn, spelling, "other")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("jo@BÜCHER.example", "jo@xn--bcher-kva.example"),
+        ("jo@bu\u0308cher.example", "jo@XN--BCHER-KVA.example"),
+        ("jo@例え.example", "jo@xn--r8jz45g.example"),
+        ("JÖ@example.com", "jo\u0308@example.com"),
+        ("ΟΔΟΣ@example.com", "οδοσ@example.com"),
+        ("jo@FAẞ.example", "jo@faß.example"),
+    ],
+)
+def test_a_domain_is_one_in_unicode_and_in_punycode(conn: Connection, one: str, other: str) -> None:
+    assert len(set(keys(conn, [one, other]))) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("jo@faß.example", "jo@fass.example"),  # IDNA 2008 tells these two apart, and so do registries
+        ("jo@نامه\u200cای.example", "jo@نامهای.example"),
+        ("jo+x@example.com", "jo@example.com"),
+        ("j.o@example.com", "jo@example.com"),
+    ],
+)
+def test_mailboxes_that_differ_stay_apart(conn: Connection, one: str, other: str) -> None:
+    assert len(set(keys(conn, [one, other]))) == 2
+
+
+LETTERS = st.sampled_from(
+    [
+        *"aZ09-iIxXnN",
+        *"àÀßẞçÇıİłŁœŒſ",
+        *"αΑςσΣΐϐϲ",
+        *"дДёЁѳᲀ",
+        *"אبم例えトﾄｶﾞ한글한",
+        *"ｉＺ１．。｡",
+        *"\u00ad\u200c\u200d\u2060\ufe0f\u0301\u0308\u0327\u094d\u0915",
+        *"ﬁℯ𝛓𝓿①Ꭰꭰ",
+    ]
+)
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(domains=st.lists(st.text(LETTERS, min_size=1, max_size=8), max_size=100))
+def test_the_key_of_what_can_be_mailed_is_what_ses_is_given(conn: Connection, domains: list[str]) -> None:
+    """So that whatever leads to one mailbox has one key, and what leads to two has two."""
+    mailed = {address: known for each in domains if (known := ascii_address(address := f"Jo@{each}.example"))}
+
+    assert keys(conn, list(mailed)) == [known.lower() for known in mailed.values()]
+
+
+@pytest.mark.parametrize("address", ["\ufdfa" * 200 + "@" + "\ufdfa" * 50, "é@" + "ü" * 250, "\U0001d160" * 252 + "@é"])
+def test_no_address_and_no_login_is_too_much_for_the_index(conn: Connection, address: str) -> None:
+    add(conn, address, address)
+
+    with pytest.raises(IntegrityError, match="accounts_email_key"):
+        add(conn, address, "other")
+
+
+def test_accounts_are_found_by_their_key(conn: Connection) -> None:
+    conn.execute(text("SET LOCAL enable_seqscan = off"))
+    for key, column, index in (
+        ("address_key", "email", "accounts_email_key"),
+        ("login_key", "login", "accounts_login_key"),
+    ):
+        plan = rows(conn, f"EXPLAIN SELECT id FROM accounts WHERE {key}({column}) = {key}('Ada@example.com')")  # noqa: S608 - names
+        assert any(f"using {index}" in row[0] or f"on {index}" in row[0] for row in plan), plan
 
 
 # Codes and secrets
@@ -570,7 +747,9 @@ def test_a_role_that_may_only_consume_tokens_activates_accounts(conn: Connection
     assert status(conn, account) == "active"
 
 
-@pytest.mark.parametrize("function", ["make_activation_tokens", "activate_account", "enqueue_jobs"])
+@pytest.mark.parametrize(
+    "function", ["make_activation_tokens", "activate_account", "enqueue_jobs", "remember_address", "forget_truncated"]
+)
 def test_nobody_can_put_our_triggers_on_a_table_of_their_own(conn: Connection, function: str) -> None:
     conn.execute(text("CREATE ROLE mallory"))
     conn.execute(text("SET LOCAL ROLE mallory"))

@@ -169,9 +169,11 @@ def test_a_listener_does_not_wait_for_ever_for_its_first_answers(
 
 
 @pytest.fixture(scope="module")
-def reader() -> Iterator[EmbeddedPostgres]:
-    """Another server, which takes writes until it is told otherwise."""
-    with EmbeddedPostgres() as other:
+def reader(server: Server) -> Iterator[EmbeddedPostgres]:
+    """Another server with the same password, which takes writes until it is told otherwise."""
+    if server.embedded is None:
+        pytest.skip("the password of a server that was given is not ours to give to another")
+    with EmbeddedPostgres(password=server.embedded.password) as other:
         with psycopg.connect(other.url(), autocommit=True) as connection:
             connection.execute("CREATE TABLE written (n int)")
         yield other

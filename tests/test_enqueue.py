@@ -1,16 +1,23 @@
 """Tokens become jobs: in which queue, how urgent, and whom the commit wakes."""
 
+import os
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
-from sqlalchemy import Connection, text
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DataError, IntegrityError
 
-from tests.world import add_accounts, ask_recovery, misplaced, rows
+from mailroom import database
+from mailroom.embedded import wheel_binaries
+from tests.conftest import BINARIES, Server, missing
+from tests.world import add_accounts, ask_recovery, claim, misplaced, rows
 
 URGENT, NORMAL, BULK = 0, 1, 2
 
@@ -288,3 +295,181 @@ def test_a_database_can_keep_quiet(url: str, application: psycopg.Connection[Any
 
     assert hears() == []
     assert application.execute("SELECT count(*) FROM jobs").fetchall() == [(2,)]
+
+
+# Beside others, at SERIALIZABLE
+
+Work = Callable[["psycopg.Connection[Any]", int], object]
+ROWS, ROUNDS = 4000, 25
+# Enough of each that no two who meet have to do with the same page of an index: PostgreSQL tells no rows of it apart.
+CROWD = f"""
+INSERT INTO accounts (email, login, status)
+SELECT n || '@crowd.example', 'crowd' || n, CASE WHEN n % 2 = 0 THEN 'active' ELSE 'provisioned' END::account_status
+  FROM generate_series(1, {ROWS}) AS n;
+INSERT INTO tokens (action, account) SELECT 'password_recovery', id FROM accounts WHERE id % 6 = 0;
+UPDATE tokens SET consumed_at = now() WHERE account % 6 = 0;
+INSERT INTO tokens (action, account) SELECT 'password_recovery', id FROM accounts WHERE status = 'active';
+UPDATE tokens SET code = '00000';
+"""  # noqa: S608 - a constant
+
+
+def sign_up(connection: psycopg.Connection[Any], number: int) -> None:
+    connection.execute(add(prefix=f"new{number}-"))
+
+
+def recover(connection: psycopg.Connection[Any], number: int) -> None:
+    every = "INSERT INTO tokens (action, account) SELECT 'password_recovery', id FROM accounts WHERE login = %s"
+    connection.execute(every, (f"crowd{2 * number}",))
+
+
+def use(action: str) -> Work:
+    def work(connection: psycopg.Connection[Any], number: int) -> None:
+        [secret] = chosen(connection, action)[0 if number <= ROUNDS else -1]
+        found = connection.execute("SELECT consume_token(%s, %s, '00000')", (secret, action)).fetchone()
+        assert found != (None,)
+
+    return work
+
+
+def chosen(connection: psycopg.Connection[Any], action: str) -> list[tuple[bytes]]:
+    """The newest token of each account, by their secrets, so that first and last are far apart in each index."""
+    with psycopg.connect(connection.info.dsn, password=connection.info.password, autocommit=True) as other:
+        return other.execute(
+            "SELECT secret FROM (SELECT DISTINCT ON (account) account, secret FROM tokens"
+            " WHERE action = %s AND consumed_at IS NULL ORDER BY account, id DESC) AS newest"
+            " ORDER BY account < (SELECT avg(id) FROM accounts), secret",
+            (action,),
+        ).fetchall()
+
+
+@pytest.mark.parametrize(
+    "work",
+    [sign_up, recover, use("activation"), use("password_recovery")],
+    ids=["sign up", "recover", "activate", "use"],
+)
+def test_two_at_once_do_not_fail_each_other_at_serializable(
+    url: str, application: psycopg.Connection[Any], work: Work
+) -> None:
+    application.execute(CROWD)
+    application.execute("ANALYZE")
+    with psycopg.connect(url) as one, psycopg.connect(url) as other:
+        for connection in (one, other):
+            connection.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+        for number in range(1, ROUNDS + 1):
+            application.execute("DELETE FROM jobs")  # as a worker does, so that nothing waits
+            for connection in (one, other):
+                connection.execute("SELECT")
+            work(one, number)
+            work(other, ROWS // 2 - 2 * number)
+            one.commit()
+            other.commit()
+
+
+def test_a_snapshot_that_is_old_keeps_nobody_asleep(
+    url: str, application: psycopg.Connection[Any], hears: Hears
+) -> None:
+    """A job that it shows may have been done long ago."""
+    with psycopg.connect(url) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        application.execute(waiting(due_at="clock_timestamp() + interval '200 ms'"))
+        connection.execute("SELECT FROM jobs")
+        application.execute("DELETE FROM jobs")
+        connection.execute(add())
+        connection.commit()
+
+    assert hears() == ["1"]
+
+
+# Triggers that are kept still
+
+
+def test_nothing_follows_from_rows_that_are_restored(conn: Connection) -> None:
+    setting(conn, "mailroom.triggers", "off")
+    add_accounts(conn, 2)
+    [account] = add_accounts(conn, 1, status="active", prefix="active")
+    token = ask_recovery(conn, account)
+    conn.execute(text("UPDATE accounts SET status = 'suspended' WHERE id = :account"), {"account": account})
+    conn.execute(text("UPDATE tokens SET consumed_at = now(), action = 'activation'"))
+
+    assert rows(conn, "SELECT FROM jobs") == []
+    assert [row.id for row in rows(conn, "SELECT id FROM tokens")] == [token]
+    assert rows(conn, "SELECT FROM accounts WHERE status_changed_at IS NOT NULL OR suspended_at IS NOT NULL") == []
+    assert rows(conn, "SELECT FROM accounts WHERE status = 'active'") == []
+
+    setting(conn, "mailroom.triggers", "")
+    add_accounts(conn, 1, prefix="other")
+    assert priorities(conn) == {("activation", NORMAL): 1}
+
+
+def test_a_token_proves_one_address_also_when_triggers_are_kept_still(conn: Connection) -> None:
+    [account] = add_accounts(conn, 1, status="active")
+    setting(conn, "mailroom.triggers", "off")
+    ask_recovery(conn, account)
+
+    assert rows(conn, "SELECT FROM tokens WHERE address_hash IS NULL") == []
+
+
+@pytest.mark.parametrize("value", ["perhaps", " "])
+def test_keeping_triggers_still_perhaps_is_an_error(conn: Connection, value: str) -> None:
+    setting(conn, "mailroom.triggers", value)
+
+    with pytest.raises(DataError, match="invalid input syntax for type boolean"):
+        add_accounts(conn, 1)
+
+
+def client(server: Server, program: str, *arguments: str, env: dict[str, str] | None = None) -> str:
+    """Run one of PostgreSQL's own programs, of the version of the server."""
+    if server.embedded is None:
+        missing("the programs of the server")
+    with psycopg.connect(server.url) as connection:
+        version = connection.info.server_version // 10000
+    folder = BINARIES["pg15"] if version == 15 else wheel_binaries()
+    command = [str(Path(str(folder)) / program), *arguments]
+    return subprocess.run(command, env=os.environ | (env or {}), check=True, capture_output=True, text=True).stdout
+
+
+def test_what_was_dumped_is_restored_and_mails_nobody(
+    server: Server, url: str, template: str, engine: Engine, tmp_path: Path
+) -> None:
+    """As docs/operating.md has it."""
+    with engine.connect() as connection:
+        active = add_accounts(connection, 3, status="active", prefix="active")
+        add_accounts(connection, 3)
+        claimed = claim(connection, batch_limit=2)
+        assert len(claimed.batches) == 1
+        [(done,)] = rows(connection, "SELECT min(token) FROM jobs")
+        connection.execute(
+            text(
+                "WITH job AS (DELETE FROM jobs WHERE token = :done RETURNING token, action)"
+                " INSERT INTO deliveries (token, action, outcome, attempt) SELECT token, action, 'sent', 1 FROM job"
+            ),
+            {"done": done},
+        )
+        ask_recovery(connection, active[0])
+        connection.execute(text("UPDATE accounts SET status = 'suspended' WHERE id = :a"), {"a": active[1]})
+    dump, entries, wanted = (str(tmp_path / name) for name in ("dump", "entries", "wanted"))
+    client(server, "pg_dump", "-Fc", "-f", dump, url)
+    other = f"restored_{conninfo_to_dict(url)['dbname']}"
+    server.execute(f"CREATE DATABASE {other} TEMPLATE {template}")
+    try:
+        client(server, "pg_restore", "--data-only", "-l", "-f", entries, dump)
+        listed = Path(entries).read_text().splitlines()
+        left_out = ("permits", "ses_account", "locks", database.VERSION_TABLE)
+        Path(wanted).write_text(
+            "\n".join(line for line in listed if line.split()[-2:-1] not in [[t] for t in left_out])
+        )
+        where = ("-d", server.database_url(other), "--data-only", "--single-transaction", "-L", wanted)
+        client(server, "pg_restore", *where, dump, env={"PGOPTIONS": "-c mailroom.triggers=off"})
+        for table in ("accounts", "tokens", "guesses", "jobs", "batches", "deliveries"):
+            everything = f"SELECT * FROM {table} ORDER BY 1"  # noqa: S608 - a constant
+            with psycopg.connect(url) as before, psycopg.connect(server.database_url(other)) as after:
+                assert after.execute(everything.encode()).fetchall() == before.execute(everything.encode()).fetchall()
+        again = database.connect_engine(server.database_url(other))
+        with again.connect() as connection:
+            assert misplaced(connection) == []
+            assert rows(connection, "SELECT sequences_behind()") == []
+            add_accounts(connection, 1, prefix="next")
+            assert misplaced(connection) == []
+        again.dispose()
+    finally:
+        server.execute(f"DROP DATABASE {other} WITH (FORCE)")

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, Engine, text
-from sqlalchemy.exc import DBAPIError
 
 from mailroom import ses as ses_transport
 from mailroom.database import connect_engine
+from mailroom.errors import TokenError
 from mailroom.job import Action
 from mailroom.limits import Limits
 from mailroom.sender import Sender, Work
@@ -270,7 +270,7 @@ def test_a_token_that_cannot_be_consumed_is_not_told(engine: Engine) -> None:
         connection.execute(text("ALTER FUNCTION consume_token RENAME TO gone"))
         [secret, code] = rows(connection, "SELECT secret, code FROM tokens WHERE action = 'password_recovery'")[0]
         token = sign(bytes(secret), action=Action.PASSWORD_RECOVERY, key=KEY, code=code)
-        with pytest.raises(DBAPIError) as failed:
+        with pytest.raises(TokenError) as failed:
             consume(connection, token, action=Action.PASSWORD_RECOVERY, key=KEY, code=code)
     assert canaries.found_in("".join(traceback.format_exception(failed.value))) == []
 

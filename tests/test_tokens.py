@@ -13,10 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.exc import DBAPIError
 
 from mailroom import database, tokens
 from mailroom.errors import TokenError
 from mailroom.job import Action
+from tests.conftest import Server
 from tests.world import KEY, add_accounts, ask_recovery, rows
 
 ALPHABET = string.ascii_letters + string.digits + "-_"
@@ -396,11 +398,15 @@ def test_of_fifty_callers_at_once_one_consumes_the_token(crowd: Engine) -> None:
     assert sorted(answers, key=str) == [account] + [None] * 49
 
 
-def wait_until_blocked(watcher: psycopg.Connection, process: int) -> None:
-    """Return once a server process waits for a lock; PostgreSQL's own word for it, asked again until it is so."""
+def wait_until_blocked(watcher: psycopg.Connection, process: int | None = None) -> None:
+    """Return once a server process of the database waits for a lock, asking PostgreSQL again until it says so."""
     watcher.execute("SET statement_timeout = '30s'")
-    waits = f"cardinality(pg_blocking_pids({process})) > 0"
-    watcher.execute(f"DO $$ BEGIN WHILE NOT {waits} LOOP PERFORM pg_sleep(0.01); END LOOP; END $$".encode())
+    blocked = (
+        "SELECT FROM pg_stat_activity WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0"
+    )
+    which = "" if process is None else f" AND pid = {process}"
+    wait = f"WHILE NOT EXISTS ({blocked}{which}) LOOP PERFORM pg_sleep(0.01), pg_stat_clear_snapshot(); END LOOP"
+    watcher.execute(f"DO $$ BEGIN {wait}; END $$".encode())
 
 
 def test_consuming_beside_the_deletion_of_the_account_does_not_deadlock(url: str, engine: Engine) -> None:
@@ -448,6 +454,258 @@ def test_a_token_that_expires_while_its_consumer_waits_is_refused(url: str, engi
 
         with pytest.raises(TokenError):
             answer.result(timeout=30)
+
+
+# A token proves one address
+
+
+def test_a_token_remembers_the_address_that_it_was_made_for(conn: Connection) -> None:
+    [account] = add_accounts(conn, 1, status="active")
+    conn.execute(text("UPDATE accounts SET email = 'Jo@Bücher.Example'"))
+    given = "INSERT INTO tokens (action, account, address_hash) VALUES ('activation', :account, '\\x00')"
+    conn.execute(text(given), {"account": account})
+    ask_recovery(conn, account)
+
+    found = [row.address_hash for row in rows(conn, "SELECT address_hash FROM tokens ORDER BY id")]
+    assert found == [b"\0", hashlib.sha256(b"jo@xn--bcher-kva.example").digest()[:16]]
+
+
+@pytest.mark.parametrize(("status", "action"), [("provisioned", "activation"), ("active", "password_recovery")])
+def test_a_token_proves_no_other_address(conn: Connection, status: str, action: str) -> None:
+    [account] = add_accounts(conn, 1, status=status)
+    token = activation_of(conn, account) if action == "activation" else ask_recovery(conn, account)
+    mailed = signed(conn, token)
+
+    conn.execute(text("UPDATE accounts SET email = 'eve@example.com'"))
+    with pytest.raises(TokenError):
+        consume(conn, mailed)
+
+    assert rows(conn, "SELECT status, consumed_at FROM accounts, tokens") == [(status, None)]
+    assert rows(conn, "SELECT FROM guesses") == []
+    conn.execute(text("UPDATE accounts SET email = 'USER1@example\u3002com'"))  # the same mailbox again
+    assert consume(conn, mailed) == account
+
+
+def test_a_token_of_before_proves_the_address_there_is(conn: Connection) -> None:
+    [account] = add_accounts(conn, 1)
+    conn.execute(text("UPDATE tokens SET address_hash = NULL"))
+    conn.execute(text("UPDATE accounts SET email = 'new@example.com'"))
+
+    assert consume(conn, signed(conn, activation_of(conn, account))) == account
+
+
+def test_the_address_is_the_one_that_is_there_once_it_can_be_changed_no_more(url: str, engine: Engine) -> None:
+    with engine.connect() as connection:
+        [account] = add_accounts(connection, 1)
+        mailed = signed(connection, activation_of(connection, account))
+    with (
+        psycopg.connect(url) as changer,
+        psycopg.connect(url, autocommit=True) as watcher,
+        engine.connect() as consumer,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        changer.execute("UPDATE accounts SET email = 'eve@example.com'")
+        process = consumer.connection.dbapi_connection.info.backend_pid  # type: ignore[union-attr]  # psycopg's own
+        answer = thread.submit(consume, consumer, mailed)
+        wait_until_blocked(watcher, process)
+        changer.commit()
+        with pytest.raises(TokenError):
+            answer.result(timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("action", "status"),
+    [
+        ("activation", "suspended"),
+        ("activation", "active"),
+        ("password_recovery", "suspended"),
+        ("password_recovery", "provisioned"),
+    ],
+)
+def test_an_account_in_another_status_burns_nothing(conn: Connection, action: str, status: str) -> None:
+    needed = "provisioned" if action == "activation" else "active"
+    [account] = add_accounts(conn, 1, status=needed)
+    token = activation_of(conn, account) if action == "activation" else ask_recovery(conn, account)
+    mailed = signed(conn, token)
+    conn.execute(text("UPDATE accounts SET status = CAST(:status AS account_status)"), {"status": status})
+
+    with pytest.raises(TokenError):
+        consume(conn, mailed)
+    [(secret, code)] = rows(conn, "SELECT secret, code FROM tokens")
+    call = "SELECT consume_token(:secret, CAST(:action AS token_action), :code)"
+    assert rows(conn, call, secret=secret, action=action, code=code) == [(None,)]
+
+    assert rows(conn, "SELECT consumed_at FROM tokens") == [(None,)]
+    assert rows(conn, "SELECT FROM guesses") == []
+    conn.execute(text("UPDATE accounts SET status = CAST(:status AS account_status)"), {"status": needed})
+    assert consume(conn, mailed) == account
+
+
+def test_consuming_one_ends_all_that_are_older(conn: Connection) -> None:
+    account, other = add_accounts(conn, 2, status="active")
+    oldest, old, used, new = (signed(conn, ask_recovery(conn, account)) for _ in range(4))
+    others = signed(conn, ask_recovery(conn, other))
+
+    assert consume(conn, used) == account
+    for mailed in (oldest, old):
+        with pytest.raises(TokenError):
+            consume(conn, mailed)
+    assert (consume(conn, others), consume(conn, new)) == (other, account)
+
+
+# One error, whatever happens at the same moment
+
+LEVELS = ("AUTOCOMMIT", "READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE")
+
+
+@pytest.fixture(params=["activation", "password_recovery"])
+def good(request: pytest.FixtureRequest, engine: Engine) -> tuple[str, Action, str]:
+    """What the mail of a good token holds, committed."""
+    with engine.connect() as connection:
+        if request.param == "activation":
+            return signed(connection, activation_of(connection, add_accounts(connection, 1)[0]))
+        return signed(connection, ask_recovery(connection, add_accounts(connection, 1, status="active")[0]))
+
+
+def beside(
+    url: str, connection: Connection, mailed: tuple[str, Action, str], *, before: str, then: str | None = None
+) -> object:
+    """Consume while another transaction has done something; when it is waited for, that commits. What came of it."""
+    rows(connection, "SELECT")  # a snapshot, where it is the transaction's
+    with (
+        psycopg.connect(url) as other,
+        psycopg.connect(url, autocommit=True) as watcher,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        other.execute(before.encode())
+        answer = thread.submit(consume, connection, mailed)
+        if then is None:
+            return answer.exception(timeout=60)
+        # The one who counts the guess, on a connection of its own, may be the one that waits.
+        wait_until_blocked(watcher)
+        if then:
+            other.execute(then.encode())
+        other.commit()
+        return answer.exception(timeout=60)
+
+
+def assert_usable(connection: Connection) -> None:
+    connection.execute(text("INSERT INTO accounts (email, login) VALUES ('next@example.com', 'next')"))
+    connection.commit()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    ("before", "then"),
+    [
+        ("DELETE FROM accounts", ""),
+        ("SELECT FROM accounts FOR UPDATE", "DELETE FROM accounts"),
+        ("UPDATE accounts SET email = 'new@example.com'", ""),
+        ("SELECT FROM accounts FOR UPDATE", "UPDATE tokens SET consumed_at = now()"),
+    ],
+)
+def test_what_others_commit_meanwhile_is_a_token_error(
+    url: str, engine: Engine, good: tuple[str, Action, str], level: str, before: str, then: str
+) -> None:
+    with engine.connect().execution_options(isolation_level=level) as connection:
+        assert isinstance(beside(url, connection, good, before=before, then=then), TokenError)
+        assert_usable(connection)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("setting", ["lock_timeout", "statement_timeout"])
+def test_a_time_out_is_a_token_error(
+    url: str, engine: Engine, good: tuple[str, Action, str], level: str, setting: str
+) -> None:
+    with engine.connect().execution_options(isolation_level=level) as connection:
+        connection.execute(text(f"SET {setting} = '200ms'"))
+        assert isinstance(beside(url, connection, good, before="SELECT FROM accounts FOR UPDATE"), TokenError)
+        assert_usable(connection)
+
+
+def test_a_deadlock_is_a_token_error(url: str, engine: Engine) -> None:
+    """Whoever marks a token by hand locks it before its account."""
+    with engine.connect() as connection:
+        [account] = add_accounts(connection, 1)
+        mailed = signed(connection, activation_of(connection, account))
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+        connection.execute(text("SET deadlock_timeout = '10ms'"))
+        connection.execute(text("SELECT FROM accounts FOR NO KEY UPDATE"))
+        with (
+            psycopg.connect(url) as other,
+            psycopg.connect(url, autocommit=True) as watcher,
+            ThreadPoolExecutor(1) as thread,
+        ):
+            other.execute("SET deadlock_timeout = '1h'")
+            process = other.info.backend_pid
+            other.execute("SELECT FROM tokens FOR UPDATE")
+            waiting = thread.submit(other.execute, "SELECT FROM accounts FOR UPDATE")
+            wait_until_blocked(watcher, process)
+            with pytest.raises(TokenError):
+                consume(connection, mailed)
+            assert_usable(connection)
+            waiting.result(timeout=30)
+
+
+@pytest.mark.parametrize("level", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+def test_of_two_who_consume_at_once_one_succeeds(
+    url: str, engine: Engine, good: tuple[str, Action, str], level: str
+) -> None:
+    with (
+        engine.connect().execution_options(isolation_level=level) as one,
+        engine.connect().execution_options(isolation_level=level) as other,
+        psycopg.connect(url, autocommit=True) as watcher,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        for each in (one, other):
+            rows(each, "SELECT")
+        assert consume(one, good)
+        answer = thread.submit(consume, other, good)
+        wait_until_blocked(watcher, other.connection.dbapi_connection.info.backend_pid)  # type: ignore[union-attr]
+        one.commit()
+        assert isinstance(answer.exception(timeout=60), TokenError)
+        if level != "SERIALIZABLE":  # where it has read what the other wrote, and may only go on to read
+            assert_usable(other)
+        assert rows(other, "SELECT 1") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "ALTER FUNCTION consume_token RENAME TO another",
+        "REVOKE EXECUTE ON FUNCTION guesses_left FROM PUBLIC; DROP FUNCTION guesses_left CASCADE",
+    ],
+)
+def test_whatever_the_database_refuses_is_a_token_error_with_its_cause(
+    engine: Engine, application: Engine, recovery: tuple[str, Action, str], broken: str
+) -> None:
+    with engine.connect() as owner:
+        owner.execute(text(broken))
+    with application.connect() as connection:
+        with pytest.raises(TokenError) as refusal:
+            consume(connection, recovery)
+        assert isinstance(refusal.value.__cause__, DBAPIError)
+        assert_usable(connection)
+
+
+def test_a_connection_that_is_gone_is_a_token_error(engine: Engine, good: tuple[str, Action, str]) -> None:
+    with engine.connect() as other, engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+        process = connection.connection.dbapi_connection.info.backend_pid  # type: ignore[union-attr]  # psycopg's own
+        connection.execute(text("SELECT 1"))
+        other.execute(text("SELECT pg_terminate_backend(:process, 30000)"), {"process": process})
+        with pytest.raises(TokenError):
+            consume(connection, good)
+
+
+def test_a_database_without_a_connection_to_spare_is_a_token_error(
+    server: Server, application: Engine, recovery: tuple[str, Action, str]
+) -> None:
+    """The guess is counted on a second one."""
+    with application.connect() as connection:
+        connection.execute(text("SELECT 1"))
+        server.execute(f"ALTER DATABASE {connection.scalar(text('SELECT current_database()'))} ALLOW_CONNECTIONS false")
+        with pytest.raises(TokenError):
+            consume(connection, recovery)
 
 
 # Guesses at a recovery's code

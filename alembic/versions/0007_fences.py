@@ -25,7 +25,12 @@ ALTER TABLE batches DROP COLUMN fence;
 """
 
 # Acceptances that came after their batch had been rescued are few: so is what the claim looks through for each job.
-LATE = "deliveries_accepted_late_idx ON deliveries (token) WHERE late AND outcome = 'sent'"
+LATE = "deliveries_accepted_late_idx ON {schema}.deliveries (token) WHERE late AND outcome = 'sent'"
+FOUND = """
+SELECT replace(quote_ident(current_schema()), ':', '\\:'),
+       (SELECT relkind = 'p' FROM pg_class WHERE oid = 'deliveries'::regclass),
+       (SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('deliveries_accepted_late_idx'))
+"""
 
 # Rows that are locked and never changed. An advisory lock can be held by whoever may connect.
 LOCKS = """
@@ -128,9 +133,9 @@ GRANT EXECUTE ON FUNCTION recovery_fits TO PUBLIC;
 
 
 def upgrade() -> None:
+    make_index()
     for statements in (FENCES, LOCKS, SEES, FITS):
         op.execute(statements)
-    op.execute(f"CREATE INDEX {LATE}")
 
 
 def downgrade() -> None:
@@ -139,3 +144,18 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION sees_every_row")
     op.execute("DROP TABLE locks")
     op.execute(NO_FENCES)
+
+
+def make_index() -> None:
+    """Make the index while others write; first of all, since what is outside of a transaction may be done twice.
+
+    What an attempt before left unfinished is made again. Of a history in partitions PostgreSQL makes one under a lock.
+    """
+    schema, is_partitioned, is_valid = op.get_bind().exec_driver_sql(FOUND).one()
+    words = LATE.format(schema=schema)
+    if is_partitioned:
+        op.execute(f"CREATE INDEX IF NOT EXISTS {words}")
+    elif not is_valid:
+        with op.get_context().autocommit_block():
+            op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {schema}.deliveries_accepted_late_idx")
+            op.execute(f"CREATE INDEX CONCURRENTLY {words}")

@@ -106,6 +106,9 @@ taken AS (
 -- out, and is not sent again, whatever the attempt: a failover may have forgotten that there was one. The oldest is
 -- ordered by its moment, not its id: to save a sort, PostgreSQL might walk the log by id, from its beginning.
 -- LIMIT: a look by index for each job, whatever the planner thinks of their number.
+--
+-- A token proves the address that it was made for; one of before that was remembered (NULL) proves any. Who has consumed
+-- a newer one needs no older one: of recoveries the newest alone is mailed, and who never was active consumed none.
 examined AS MATERIALIZED (
     SELECT taken.*, wanted.account, wanted.secret, wanted.code, wanted.expires_at, wanted.email, wanted.login,
            accepted.batch AS accepted_in, accepted.fence AS accepted_fence, accepted.message_id,
@@ -114,15 +117,17 @@ examined AS MATERIALIZED (
                WHEN accepted.message_id IS NOT NULL THEN 'AcceptedLate'
                WHEN wanted.id IS NULL THEN 'TokenGone'
                WHEN wanted.consumed_at IS NOT NULL THEN 'TokenConsumed'
+               WHEN wanted.address_hash <> token_address_hash(wanted.email) THEN 'AddressChanged'
                WHEN wanted.status <> CASE taken.action WHEN 'activation' THEN 'provisioned' ELSE 'active' END
                     ::account_status THEN 'AccountStatus'
+               WHEN ended.id IS NOT NULL THEN 'Superseded'
                WHEN taken.action = 'activation' THEN NULL
                WHEN wanted.expires_at <= now() THEN 'TokenExpired'
                WHEN newer.id IS NOT NULL THEN 'Superseded'
            END AS error_code
       FROM taken
       LEFT JOIN LATERAL (
-           SELECT tokens.id, account, secret, code, expires_at, consumed_at, email, login, status
+           SELECT tokens.id, account, secret, code, expires_at, consumed_at, address_hash, email, login, status, activated_at
              FROM tokens
              JOIN accounts ON accounts.id = tokens.account
             WHERE tokens.id = taken.token
@@ -149,6 +154,13 @@ examined AS MATERIALIZED (
             ORDER BY others.id DESC
             LIMIT 1
            ) AS newer ON true
+      LEFT JOIN LATERAL (
+           SELECT others.id
+             FROM tokens AS others
+            WHERE others.account = wanted.account AND others.action = taken.action AND others.id > wanted.id
+              AND others.consumed_at IS NOT NULL AND wanted.activated_at IS NOT NULL AND taken.action = 'activation'
+            LIMIT 1
+           ) AS ended ON true
 ),
 -- What is to be mailed, in order, and of how many others that come first.
 numbered AS (

@@ -26,6 +26,7 @@ CHECKS = [
         "indexes",
         "rights",
         "clock",
+        "restore",
         "queue",
         "channel",
         "listen",
@@ -127,6 +128,34 @@ def test_a_trigger_that_calls_another_function(here: Here, env: dict[str, str], 
         " FOR EACH ROW EXECUTE FUNCTION account_status_changes()",
     )
     assert_one(here, env, "triggers", "failed", ": account_starts")
+
+
+def test_a_job_of_a_mail_that_is_over(here: Here, env: dict[str, str], engine: Engine) -> None:
+    """As a restore leaves it that had its triggers on."""
+    with engine.connect() as connection:
+        add_accounts(connection, 3)
+    execute(
+        engine,
+        "INSERT INTO deliveries (token, action, outcome, attempt)"
+        " SELECT token, action, CASE WHEN token % 2 = 0 THEN 'deferred' ELSE 'sent' END::delivery_outcome, 1 FROM jobs",
+    )
+    assert_one(here, env, "restore", "failed", "2 jobs are of tokens whose mails are over", "of token 1", "jobs drop")
+
+
+def test_tokens_in_no_place(here: Here, env: dict[str, str], engine: Engine) -> None:
+    with engine.connect() as connection:
+        add_accounts(connection, 3)
+    execute(engine, "DELETE FROM jobs WHERE token > 1")
+    assert_one(here, env, "restore", "warning", "2 tokens have neither a job nor a delivery, the first is 2", "sweep")
+
+
+def test_sequences_that_were_not_restored(here: Here, env: dict[str, str], engine: Engine) -> None:
+    with engine.connect() as connection:
+        add_accounts(connection, 3)
+    execute(engine, "ALTER SEQUENCE tokens_id_seq RESTART")
+    assert_one(here, env, "restore", "failed", "ids that come again: tokens", "SELECT setval(")
+    execute(engine, "SELECT setval(pg_get_serial_sequence('tokens', 'id'), max(id)) FROM tokens")
+    assert ill(here, env) == {}
 
 
 @pytest.mark.parametrize("index", ["jobs_claim_idx", "deliveries_token_idx"])
@@ -301,14 +330,14 @@ def test_credentials_that_may_only_send_are_a_warning(here: Here, ses: Simulator
     for operation in ("GetAccount", "GetEmailIdentity", "GetConfigurationSet", "GetEmailTemplate"):
         ses.faults.add(Fault(operation=operation, error="AccessDeniedException", status=403, times=None))
     wrong = ill(here, env)
-    assert list(wrong) == CHECKS[13:]
+    assert list(wrong) == CHECKS[14:]
     assert {level for level, _ in wrong.values()} == {"warning"}
 
 
 def test_an_ses_that_cannot_be_reached(here: Here, env: dict[str, str]) -> None:
     env["AWS_ENDPOINT_URL_SESV2"] = f"http://127.0.0.1:{free_port()}"
     wrong = ill(here, env)
-    assert list(wrong) == CHECKS[13:]
+    assert list(wrong) == CHECKS[14:]
     assert all("EndpointConnectionError" in words for _, words in wrong.values())
 
 

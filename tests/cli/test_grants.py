@@ -204,6 +204,11 @@ def test_every_table_has_been_thought_of() -> None:
 def test_an_application_lives_its_life(granted: dict[str, str], url: str, engine: Engine) -> None:
     with session(url, granted["app"]) as connection, engine.connect() as owner:
         account, other = add_accounts(connection, 2)
+        connection.execute(
+            text("UPDATE accounts SET (email, login) = ('Jö@bücher.example', 'Jö') WHERE id = :a"), {"a": other}
+        )
+        found = "SELECT id FROM accounts WHERE address_key(email) = address_key('jö@xn--bcher-kva.example')"
+        assert rows(connection, found) == [(other,)]
         [(activation, secret)] = rows(owner, "SELECT id, secret FROM tokens WHERE account = :a", a=account)
         link = tokens.sign(secret, action=Action.ACTIVATION, key=KEY)
         assert tokens.consume(connection, link, action=Action.ACTIVATION, key=KEY) == account
@@ -231,6 +236,9 @@ def test_an_application_sees_no_secret_and_touches_no_queue(granted: dict[str, s
         "UPDATE tokens SET expires_at = 'infinity'",
         "INSERT INTO tokens (action, account, code) VALUES ('password_recovery', 1, '00000')",
         "INSERT INTO tokens (action, account, expires_at) VALUES ('password_recovery', 1, 'infinity')",
+        "INSERT INTO tokens (action, account, address_hash) VALUES ('password_recovery', 1, sha256(''))",
+        "SELECT address_hash FROM tokens",
+        "SELECT good_token(sha256(''), 'activation')",
         "UPDATE accounts SET activated_at = now()",
         "TRUNCATE accounts",
         "CREATE TABLE mine ()",

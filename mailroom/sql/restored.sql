@@ -1,0 +1,45 @@
+-- See what a restore by hand has left: jobs of tokens whose final delivery is on record, and tokens in no place.
+--
+-- Binds: looks (at how many jobs from either end, and at how many of the newest tokens, to look).
+--
+-- One snapshot sees each token in one place, since everything moves them in one commit. A token that is consumed needs
+-- no mail. The log names tokens that are gone as well: ids that came again are told apart by the moment of the token.
+--
+-- Returns one row: how many of either kind, and the first of each.
+WITH ends AS MATERIALIZED (
+    (SELECT token FROM jobs ORDER BY token LIMIT :looks)
+    UNION
+    (SELECT token FROM jobs ORDER BY token DESC LIMIT :looks)
+),
+newest AS MATERIALIZED (
+    SELECT id FROM (SELECT id, consumed_at FROM tokens ORDER BY id DESC LIMIT :looks) AS latest WHERE consumed_at IS NULL
+),
+in_flight AS MATERIALIZED (
+    SELECT unnest(tokens) AS token FROM batches
+),
+-- Counted, since PostgreSQL may turn a NOT EXISTS into a table of all that matches, made from the whole log.
+twice AS MATERIALIZED (
+    SELECT ends.token
+      FROM ends
+      JOIN tokens ON tokens.id = ends.token
+     CROSS JOIN LATERAL (
+           SELECT count(*) AS finals
+             FROM deliveries
+            WHERE deliveries.token = ends.token AND deliveries.created_at >= tokens.created_at
+              AND NOT late AND retried_at IS NULL AND outcome NOT IN ('deferred', 'unconfirmed')) AS told
+     WHERE told.finals > 0
+),
+nowhere AS MATERIALIZED (
+    SELECT newest.id
+      FROM newest
+     CROSS JOIN LATERAL (SELECT count(*) AS jobs FROM jobs WHERE jobs.token = newest.id) AS waiting
+     CROSS JOIN LATERAL (
+           SELECT count(*) AS finals
+             FROM deliveries
+            WHERE deliveries.token = newest.id
+              AND NOT late AND retried_at IS NULL AND outcome NOT IN ('deferred', 'unconfirmed')) AS told
+     WHERE waiting.jobs = 0 AND told.finals = 0
+       AND NOT EXISTS (SELECT FROM in_flight WHERE in_flight.token = newest.id)
+)
+SELECT (SELECT count(*) FROM twice) AS twice, (SELECT min(token) FROM twice) AS first_twice,
+       (SELECT count(*) FROM nowhere) AS nowhere, (SELECT min(id) FROM nowhere) AS first_nowhere
