@@ -421,6 +421,27 @@ def test_a_late_activation_gets_its_life_back(conn: Connection, left: timedelta,
     assert row.left == (LIFE if renewed else left)
 
 
+def test_a_mail_for_an_address_that_is_no_more_is_not_sent(conn: Connection) -> None:
+    """The token proves the address that it was made for: whoever has the new one did not ask for it."""
+    enqueue(conn, 2)
+    conn.execute(text("UPDATE accounts SET email = 'other@example.com' WHERE email LIKE '%1@%'"))
+    conn.execute(text("UPDATE accounts SET email = upper(email) WHERE email LIKE '%2@%'"))  # the same mailbox
+    found = claim(conn)
+    assert [len(batch.jobs) for batch in found.batches] == [1]
+    assert [over.error_code for over in found.over] == ["AddressChanged"]
+    assert misplaced(conn) == []
+
+
+def test_an_activation_older_than_one_that_was_consumed_is_not_sent(conn: Connection) -> None:
+    [older] = enqueue(conn)
+    newer = "INSERT INTO tokens (action, account, consumed_at) SELECT 'activation', account, now() FROM tokens"
+    conn.execute(text(newer))
+    conn.execute(text("UPDATE accounts SET status = 'provisioned', activated_at = now()"))
+    conn.execute(text("DELETE FROM jobs WHERE token <> :older"), {"older": older})
+    found = claim(conn)
+    assert (found.batches, [over.error_code for over in found.over]) == ((), ["Superseded"])
+
+
 def test_a_recovery_is_not_extended(conn: Connection) -> None:
     enqueue_recovery(conn)
     conn.execute(text("UPDATE tokens SET expires_at = now() + interval '1 second'"))
