@@ -38,7 +38,7 @@ class PipeTransport:
         action: Action,
         mails: Sequence[Mail],
         *,
-        batch: int | None,
+        batch: str | None,
         within: timedelta,
         permitted: Permitted = always,
     ) -> Sequence[Outcome]:

@@ -166,7 +166,9 @@ class Sending:
         try:
             mails = [_mail(job, self._key) for job in batch.jobs]
             at_fault = Unconfirmed("InternalError", "a fault in mailroom; its log says more")
-            outcomes = self._transport.send(batch.action, mails, batch=batch.id, within=within, permitted=permitted)
+            outcomes = self._transport.send(
+                batch.action, mails, batch=str(batch.fence), within=within, permitted=permitted
+            )
             if len(outcomes) != len(mails):
                 raise AssertionError("a transport returns an outcome for every mail")
         except TransportError:

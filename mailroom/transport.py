@@ -63,14 +63,14 @@ class Transport(Protocol):
         action: Action,
         mails: Sequence[Mail],
         *,
-        batch: int | None,
+        batch: str | None,
         within: timedelta,
         permitted: Permitted = always,
     ) -> Sequence[Outcome]:
         """Try to send every mail once; return what became of each, by position.
 
-        `batch` goes on the mails as a tag. No call begins that could end later than `within`, and none but the
-        first unless it is `permitted`. Whatever the provider or the network does is an outcome.
+        `batch`, its fence, goes on the mails as a tag. No call begins that could end later than `within`, and none but
+        the first unless it is `permitted`. Whatever the provider or the network does is an outcome.
         Raises TransportError if it took none of them and will take no more.
         """
         ...  # pragma: no cover
@@ -89,7 +89,7 @@ class DebugTransport:
         action: Action,
         mails: Sequence[Mail],
         *,
-        batch: int | None,
+        batch: str | None,
         within: timedelta,
         permitted: Permitted = always,
     ) -> Sequence[Outcome]:

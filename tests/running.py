@@ -136,7 +136,7 @@ class Scripted:
         action: Action,
         mails: Sequence[Mail],
         *,
-        batch: int | None,
+        batch: str | None,
         within: timedelta,
         permitted: Permitted = always,
     ) -> Sequence[Outcome]:

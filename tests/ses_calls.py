@@ -60,7 +60,7 @@ def mails(count: int, bad: Collection[int] = ()) -> list[Mail]:
 
 
 def send(transport: ses.SesTransport, them: Sequence[Mail], within: timedelta = WITHIN) -> Sequence[Outcome]:
-    return transport.send(Action.ACTIVATION, them, batch=7, within=within)
+    return transport.send(Action.ACTIVATION, them, batch="7", within=within)
 
 
 def kinds(outcomes: Sequence[Outcome]) -> list[str]:

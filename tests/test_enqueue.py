@@ -286,6 +286,12 @@ def test_a_transaction_can_keep_quiet(application: psycopg.Connection[Any], hear
     assert hears() == ["0"]
 
 
+def test_a_channel_that_nobody_can_listen_to_fails_no_sign_up(application: psycopg.Connection[Any]) -> None:
+    """PostgreSQL refuses a name of more than 63 bytes."""
+    run(application, f"SET LOCAL mailroom.channel = '{'é' * 32}'", add(), RECOVER)
+    assert application.execute("SELECT count(*) FROM jobs").fetchall() == [(2,)]
+
+
 def test_a_database_can_keep_quiet(url: str, application: psycopg.Connection[Any], hears: Hears) -> None:
     name = sql.Identifier(application.info.dbname)
     application.execute(sql.SQL("ALTER DATABASE {} SET mailroom.notify = off").format(name))

@@ -11,6 +11,8 @@ from mailroom import jobs, queue
 from mailroom.job import Batch, Outcome, Sent, Unconfirmed
 from mailroom.queue import Believed
 from mailroom.retry import MAX_ATTEMPTS, judge
+from mailroom.simulator import Simulator
+from tests.running import drained, eventually, transport, working
 from tests.world import add_accounts, batch_of, claim, misplaced, rows
 
 THROUGH_PGBOUNCER = True
@@ -184,3 +186,14 @@ def test_what_nobody_knows_of_late_decides_nothing(connection: Connection) -> No
     assert not settle(connection, batch, Unconfirmed("Timeout", "no answer"))
     assert queue.believe(connection) == NOTHING
     assert misplaced(connection) == []
+
+
+def test_a_mail_bears_the_fence_of_its_batch_and_so_does_the_log(
+    engine: Engine, connection: Connection, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What SES reports of it later names a batch that no other will ever be."""
+    with working(engine, transport(simulator, monkeypatch)):
+        add_accounts(connection, 3)
+        eventually(lambda: drained(connection), "all is sent")
+    logged = {(str(row.token), str(row.fence)) for row in rows(connection, "SELECT token, fence FROM deliveries")}
+    assert {(mail.tags["mailroom_token"], mail.tags["mailroom_batch"]) for mail in simulator.ledger.mails} == logged

@@ -36,7 +36,7 @@ def mail(login: str = "ada", address: str = "ada@example.com") -> Mail:
 
 def line_of(action: Action, batch: Sequence[Mail]) -> str:
     out = io.StringIO(newline="")
-    PipeTransport(out).send(action, batch, batch=1, within=timedelta(0))
+    PipeTransport(out).send(action, batch, batch="1", within=timedelta(0))
     return out.getvalue()
 
 
@@ -96,7 +96,7 @@ def test_a_batch_is_one_line_and_an_action_a_number() -> None:
 def test_a_batch_is_sent_once_its_line_is_flushed() -> None:
     buffer = io.BytesIO()
     out = io.TextIOWrapper(io.BufferedWriter(buffer), encoding="utf-8")
-    outcomes = PipeTransport(out).send(Action.ACTIVATION, [mail(), mail()], batch=1, within=timedelta(0))
+    outcomes = PipeTransport(out).send(Action.ACTIVATION, [mail(), mail()], batch="1", within=timedelta(0))
     assert outcomes == [Sent(None), Sent(None)]
     assert buffer.getvalue().endswith(b"\n")
 
@@ -107,7 +107,7 @@ def test_a_closed_output_takes_no_more() -> None:
             raise BrokenPipeError(32, "Broken pipe")
 
     with pytest.raises(TransportError, match="Broken pipe") as error:
-        PipeTransport(Closed()).send(Action.ACTIVATION, [mail()], batch=1, within=timedelta(0))
+        PipeTransport(Closed()).send(Action.ACTIVATION, [mail()], batch="1", within=timedelta(0))
     assert "ada" not in str(error.value)
 
 

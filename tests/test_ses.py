@@ -522,8 +522,8 @@ def test_one_mail_is_a_call_of_its_own_and_several_share_one(
 def test_every_mail_is_tagged_and_its_template_that_of_the_action(simulator: Simulator, client: SESV2Client) -> None:
     transport = ses.SesTransport(client, source="Mailroom <noreply@example.com>", config_set="default")
     for count in (1, 2):
-        transport.send(Action.ACTIVATION, mails(count), batch=7, within=WITHIN)
-        transport.send(Action.PASSWORD_RECOVERY, mails(count), batch=8, within=WITHIN)
+        transport.send(Action.ACTIVATION, mails(count), batch="7", within=WITHIN)
+        transport.send(Action.PASSWORD_RECOVERY, mails(count), batch="8", within=WITHIN)
     found = Counter((mail.template.name, *sorted(mail.tags.items())) for mail in simulator.ledger.mails)
     assert found == {
         (template, ("mailroom_batch", batch), ("mailroom_token", token)): 2 if token == "0" else 1
@@ -565,7 +565,7 @@ def test_any_login_arrives_inert_in_html_and_raw_in_text(
 
 
 def test_a_recovery_has_its_code_and_its_link(simulator: Simulator, transport: ses.SesTransport) -> None:
-    transport.send(Action.PASSWORD_RECOVERY, mails(1), batch=7, within=WITHIN)
+    transport.send(Action.PASSWORD_RECOVERY, mails(1), batch="7", within=WITHIN)
     [arrived] = simulator.ledger.mails
     for part in (arrived.text, arrived.html):
         assert "token=s0" in (part or "")
@@ -662,7 +662,7 @@ def test_where_calls_are_refused_whole_for_several_mails_each_goes_alone_for_a_w
     assert operations(mails(10, {3, 4})) == both
     assert operations(mails(9)) == {"SendEmail"}
     assert operations(mails(9, {0})) == {"SendEmail"}
-    assert transport.send(Action.PASSWORD_RECOVERY, mails(2), batch=7, within=WITHIN)
+    assert transport.send(Action.PASSWORD_RECOVERY, mails(2), batch="7", within=WITHIN)
     assert simulator.ledger.requests[-1].operation == "SendBulkEmail"
     assert operations(mails(9)) == {"SendEmail"}
     assert operations(mails(2)) == {"SendEmail"}
@@ -849,7 +849,7 @@ def test_no_log_holds_what_is_somebodys(
             simulator.faults.clear()
             simulator.faults.add(fault)
             for action in Action:
-                outcomes = impatient.send(action, them[:count], batch=7, within=WITHIN)
+                outcomes = impatient.send(action, them[:count], batch="7", within=WITHIN)
                 assert "canary" not in repr(outcomes)
     send(ses.SesTransport(connect(f"http://127.0.0.1:{free_port()}"), source=SOURCE), them)
     assert len(retries(caplog)) == 2

@@ -13,7 +13,7 @@ from mailroom.ses.kept import NAME, KeptAnswers
 
 
 def keep(folder: Path) -> None:
-    KeptAnswers(folder).append(7, [1, 2], {"Error": {"Code": "MessageRejected"}})
+    KeptAnswers(folder).append("7", [1, 2], {"Error": {"Code": "MessageRejected"}})
 
 
 @pytest.fixture

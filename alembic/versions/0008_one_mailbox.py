@@ -224,6 +224,7 @@ DECLARE
     to_queue    text := coalesce(nullif(current_setting('mailroom.queue', true), ''), 'mailroom');
     notifies    boolean := coalesce(nullif(current_setting('mailroom.notify', true), ''), 'on')::boolean;
     bulk        boolean := coalesce(nullif(current_setting('mailroom.bulk', true), ''), 'off')::boolean;
+    channel     text := coalesce(nullif(current_setting('mailroom.channel', true), ''), 'token_insert');
     may_look    boolean := current_setting('transaction_isolation') IN ('read committed', 'read uncommitted');
     activations bigint;
     recoveries  bigint;
@@ -278,8 +279,9 @@ BEGIN
           FROM added;
     END IF;
 
-    IF notifies AND wakes IS NOT NULL AND waits IS NOT TRUE THEN
-        PERFORM pg_notify(coalesce(nullif(current_setting('mailroom.channel', true), ''), 'token_insert'), wakes);
+    -- PostgreSQL refuses a longer name, and nobody can listen to it: a hint must not fail what it is a hint of.
+    IF notifies AND wakes IS NOT NULL AND waits IS NOT TRUE AND octet_length(channel) < 64 THEN
+        PERFORM pg_notify(channel, wakes);
     END IF;
     RETURN NULL;
 END $$;

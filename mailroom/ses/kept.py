@@ -28,7 +28,7 @@ class KeptAnswers:
         self._folder = folder
         self._trouble = ""
 
-    def append(self, batch: int | None, tokens: list[int | None], answer: object) -> None:
+    def append(self, batch: str | None, tokens: list[int | None], answer: object) -> None:
         """Append what was answered for the mails of these tokens, if that can be. Never raises, and never waits."""
         try:
             self._append({"at": datetime.now(UTC).isoformat(), "batch": batch, "tokens": tokens, "answer": answer})

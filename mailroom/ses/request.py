@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Entry = tuple[Mail, str]
 
 
-def single(action: Action, entry: Entry, *, batch: int | None) -> dict[str, Any]:
+def single(action: Action, entry: Entry, *, batch: str | None) -> dict[str, Any]:
     """Return what SendEmail is asked for a mail, besides who sends it."""
     mail, address = entry
     template = {"TemplateName": actions.TEMPLATES[action], "TemplateData": mail.data(action)}
@@ -25,7 +25,7 @@ def single(action: Action, entry: Entry, *, batch: int | None) -> dict[str, Any]
     }
 
 
-def bulk(action: Action, entries: Sequence[Entry], *, batch: int | None) -> dict[str, Any]:
+def bulk(action: Action, entries: Sequence[Entry], *, batch: str | None) -> dict[str, Any]:
     """Return what SendBulkEmail is asked for these mails, besides who sends them."""
     # Empty default data: a value left out is then an error of SES, not a mail with a blank link.
     template = {"TemplateName": actions.TEMPLATES[action], "TemplateData": "{}"}
@@ -35,12 +35,12 @@ def bulk(action: Action, entries: Sequence[Entry], *, batch: int | None) -> dict
     }
 
 
-def _tags(mail: Mail, batch: int | None) -> "list[MessageTagTypeDef]":
+def _tags(mail: Mail, batch: str | None) -> "list[MessageTagTypeDef]":
     tags = {"mailroom_token": mail.token, "mailroom_batch": batch}
     return [{"Name": name, "Value": str(value)} for name, value in tags.items() if value is not None]
 
 
-def _bulk_entry(action: Action, mail: Mail, address: str, batch: int | None) -> "BulkEmailEntryTypeDef":
+def _bulk_entry(action: Action, mail: Mail, address: str, batch: str | None) -> "BulkEmailEntryTypeDef":
     return {
         "Destination": {"ToAddresses": [address]},
         "ReplacementTags": _tags(mail, batch),

@@ -63,7 +63,7 @@ class SesTransport:
         action: Action,
         mails: Sequence[Mail],
         *,
-        batch: int | None,
+        batch: str | None,
         within: timedelta,
         permitted: Permitted = always,
     ) -> Sequence[Outcome]:
@@ -95,7 +95,7 @@ class SesTransport:
                 self._clients.doubt()
             raise
 
-    def request(self, action: Action, entries: Sequence[Entry], *, batch: int | None) -> tuple[list[Outcome], Any]:
+    def request(self, action: Action, entries: Sequence[Entry], *, batch: str | None) -> tuple[list[Outcome], Any]:
         """Make one call for all entries; return what became of each, and the raw answer.
 
         Raises what `network.until_begun` does.
@@ -109,7 +109,7 @@ class SesTransport:
 
         return network.until_begun(call, within=self._patience)
 
-    def _frame(self, action: Action, entries: Sequence[Entry], batch: int | None) -> dict[str, Any]:
+    def _frame(self, action: Action, entries: Sequence[Entry], batch: str | None) -> dict[str, Any]:
         frame: dict[str, Any] = {"FromEmailAddress": self.source}
         if self._config_set:
             frame["ConfigurationSetName"] = self._config_set
@@ -117,7 +117,7 @@ class SesTransport:
             return frame | request.single(action, entries[0], batch=batch)
         return frame | request.bulk(action, entries, batch=batch)
 
-    def mind(self, batch: int | None, entries: Sequence[Entry], outcomes: Sequence[Outcome], raw: object) -> None:
+    def mind(self, batch: str | None, entries: Sequence[Entry], outcomes: Sequence[Outcome], raw: object) -> None:
         """See to what a call tells besides what became of its mails: none, if that is still to be found."""
         if any(_may_be_the_clients(outcome) for outcome in outcomes):
             self._clients.doubt()
@@ -141,7 +141,7 @@ class _Call:
     """
 
     def __init__(
-        self, transport: SesTransport, action: Action, batch: int | None, deadline: float, permitted: Permitted
+        self, transport: SesTransport, action: Action, batch: str | None, deadline: float, permitted: Permitted
     ) -> None:
         self._transport = transport
         self._action = action

@@ -32,7 +32,7 @@ class NoTransport:
         action: Action,
         mails: Sequence[Mail],
         *,
-        batch: int | None,
+        batch: str | None,
         within: timedelta,
         permitted: Permitted = always,
     ) -> Sequence[Outcome]:
