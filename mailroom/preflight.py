@@ -50,9 +50,9 @@ DEMANDS: Final = {
     ),
     "array_nulls": _Demand("NULL in a list would be a word", ("on",)),
     "extra_float_digits": _Demand("rates would be read rounded", least=0),
-    "statement_timeout": _Demand(_TOO_SHORT, least=100),
-    "transaction_timeout": _Demand(_TOO_SHORT, least=100),
-    "idle_in_transaction_session_timeout": _Demand(_TOO_SHORT, least=100),
+    "statement_timeout": _Demand(_TOO_SHORT, least=10),
+    "transaction_timeout": _Demand(_TOO_SHORT, least=10),
+    "idle_in_transaction_session_timeout": _Demand(_TOO_SHORT, least=10),
     "idle_session_timeout": _Demand("connections would be lost between one mail and the next", least=10_000),
 }
 ENCODING: Final = "UTF8"

@@ -64,7 +64,7 @@ REFUSED = [
     ("session_replication_role", "replica"),
     ("client_min_messages", "error"),
     ("extra_float_digits", "-3"),
-    ("statement_timeout", "90ms"),
+    ("statement_timeout", "9ms"),
     ("idle_session_timeout", "2s"),
 ]
 COMMANDS = [
@@ -252,7 +252,7 @@ def settle(connection: Connection, *outcomes: Outcome, resend_after: timedelta |
         judge(outcome, attempt=job.attempt, jitter=0, resend_after=resend_after)
         for job, outcome in zip(batch.jobs, outcomes, strict=True)
     ]
-    assert queue.settle(connection, [(batch, verdicts)]) == {batch.id}
+    assert queue.settle(connection, [(batch, verdicts)]) == {batch.fence}
     return [job.token for job in batch.jobs]
 
 

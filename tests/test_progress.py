@@ -11,7 +11,7 @@ from mailroom.simulator import Simulator
 from mailroom.upkeep import Upkeep
 from tests.running import count, eventually, transport, working
 from tests.test_upkeep import AGED, age, everything, lose_jobs, mail, prune
-from tests.trouble import let_statements_take, many_dead_jobs, set_for_all, slow_down_rows, statements
+from tests.trouble import let_statements_take, many_dead_jobs, slow_down_rows, statements
 from tests.world import add_accounts, ask_recovery, claim, misplaced, rows
 
 END_OTHERS = (
@@ -158,18 +158,17 @@ def test_an_outage_is_over_when_what_failed_works_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A server that takes no writes answers every look."""
+    """A table that takes no more rows lets every look succeed."""
     caplog.set_level("INFO")
     sends = transport(simulator, monkeypatch)
     with engine.connect() as connection, statements(anew) as seen:
         add_accounts(connection, 5)
-        set_for_all(connection, "default_transaction_read_only", "on")
+        connection.execute(text("ALTER TABLE batches ADD CONSTRAINT full_disk CHECK (false) NOT VALID"))
         with working(anew, sends, sweep_interval=0.2):
             eventually(lambda: sum("-- Claim up to" in one for one in seen) > 3, "it has tried some times")
             assert caplog.text.count("database error") == 1
             assert "database back" not in caplog.text
-            set_for_all(connection, "default_transaction_read_only", "off")
-            connection.execute(text(END_OTHERS))
+            connection.execute(text("ALTER TABLE batches DROP CONSTRAINT full_disk"))
             eventually(lambda: sent(connection) == 5, "all is sent")
             eventually(lambda: "database back" in caplog.text, "it says so")
         assert caplog.text.count("database error") == caplog.text.count("database back") == 1

@@ -144,13 +144,13 @@ def test_nothing_waits_nothing_is_claimed(conn: Connection) -> None:
 def test_a_claim_brings_all_that_a_mail_needs_as_it_is_now(conn: Connection) -> None:
     [account] = add_accounts(conn, 1)
     waited(conn)
-    conn.execute(text("UPDATE accounts SET email = 'New@Example.com', login = 'new, name'"))
+    conn.execute(text("UPDATE accounts SET email = 'User1@Example.com', login = 'new, name'"))  # the same mailbox
 
     [job] = take(conn).jobs
 
     [token] = rows(conn, "SELECT id, secret, code FROM tokens")
     assert (job.token, job.account, job.action, job.attempt) == (token.id, account, Action.ACTIVATION, 0)
-    assert (job.email, job.login, job.secret, job.code) == ("New@Example.com", "new, name", token.secret, token.code)
+    assert (job.email, job.login, job.secret, job.code) == ("User1@Example.com", "new, name", token.secret, token.code)
 
 
 def test_a_claim_moves_jobs_into_a_batch_with_a_lease(conn: Connection) -> None:

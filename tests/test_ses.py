@@ -810,7 +810,7 @@ def test_error_answers_are_kept_where_one_asks_for_it(
     assert refused["answer"]["Error"] == {"Code": "MessageRejected", "Message": "because"}
     statuses = [entry["Status"] for entry in mixed["answer"]["BulkEmailEntryResults"]]
     assert statuses == ["SUCCESS", "FAILED", "SUCCESS"]
-    assert (mixed["batch"], mixed["tokens"]) == (7, [0, 1, 2])
+    assert (mixed["batch"], mixed["tokens"]) == ("7", [0, 1, 2])
     assert "BulkEmailEntryResults" not in empty["answer"]
     assert dropped["answer"] == "ConnectionClosedError"
     assert all(datetime.fromisoformat(line["at"]).tzinfo for line in (refused, mixed, empty, dropped))
