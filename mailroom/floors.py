@@ -64,6 +64,13 @@ class Floors:
             self.lower(lane, first)
 
 
+def floors_at(lane: Lane, place: Position) -> Floors:
+    """Return floors for a claim that is to begin in a lane with the job at this place."""
+    floors = Floors()
+    floors.advance(lane, seen=floors.read()[lane], end=replace(place, token=place.token - 1))
+    return floors
+
+
 def _is_below(one: Position, other: Position) -> bool:
     if one.due_at is None or other.due_at is None:
         return one.due_at is None and other.due_at is not None

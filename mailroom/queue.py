@@ -29,8 +29,6 @@ RESCUED_BATCHES: Final = 100
 FLOOD_LIMIT: Final = 500
 # When a job comes back whose account or token somebody has locked.
 BUSY_WAIT: Final = timedelta(seconds=1)
-# How old a late acceptance may be to be acted on: whoever sweeps once a week sees each.
-HORIZON: Final = timedelta(days=7)
 # Of the hash of a token's secret, what a late answer has to prove.
 PROOF_BYTES: Final = 8
 
@@ -84,14 +82,6 @@ class Rescued:
     token: int
     attempt: int
     failed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Believed:
-    """How many held jobs came due, and how many failures became sent, since SES had accepted the mail."""
-
-    freed: int
-    amended: int
 
 
 NOTHING: Final = Claim((), ())
@@ -199,13 +189,8 @@ def give_back_abandoned(connection: Connection, *, worker: str, known: Collectio
     ever had; what it has claimed and not settled is `known`.
     """
     rows = connection.execute(statement("abandoned"), {"worker": worker, "known": list(known)}).all()
-    found = [Batch(r.id, r.fence, Action(r.action), Priority(r.priority), (), r.due_at) for r in rows]
+    found = (Batch(r.id, r.fence, Action(r.action), Priority(r.priority), (), r.due_at) for r in rows)
     return sum(len(settle(connection, [(batch, [])])) for batch in found)
-
-
-def believe(connection: Connection) -> Believed:
-    """Let what came late decide: held jobs that were accepted come due, and failures become sent."""
-    return Believed(*connection.execute(statement("believe"), {"horizon": HORIZON}).one())
 
 
 def rescue(
@@ -309,12 +294,11 @@ def _claimed(rows: Sequence[Row[Any]], lane: Lane) -> Claim:
         if row.fence is not None:
             by_fence.setdefault(row.fence, []).append(row)
     batches = tuple(
-        Batch(taken[0].batch, fence, lane[1], lane[0], tuple(_jobs(taken)), taken[0].due_at)
+        Batch(taken[0].batch, fence, lane[1], lane[0], tuple(map(_job, taken)), taken[0].due_at)
         for fence, taken in by_fence.items()
     )
     return Claim(batches, over, lane)
 
 
-def _jobs(rows: Iterable[Row[Any]]) -> Iterable[Job]:
-    for r in rows:
-        yield Job(r.token, r.account, Action(r.action), r.attempt, r.email, r.login, bytes(r.secret), r.code, r.resend)
+def _job(r: Row[Any]) -> Job:
+    return Job(r.token, r.account, Action(r.action), r.attempt, r.email, r.login, bytes(r.secret), r.code, r.resend)

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from mailroom import classify, pauses, queue, refusals, schema
 from mailroom.address import UNSUPPORTED_ADDRESS
 from mailroom.aftermath import Aftermath
-from mailroom.floors import LANES, OTHER_LANES, URGENT_LANES, Floors, Lane
+from mailroom.floors import LANES, OTHER_LANES, URGENT_LANES, Floors, Lane, floors_at
 from mailroom.job import Action, Batch, Deferred, Outcome, Position, Rejected, Sent
 from mailroom.limits import Limits
 from mailroom.lookout import Lookout
@@ -190,7 +190,7 @@ class Sender:
         """
         found = False
         for lane, place in places:
-            if batches := self._claim_to_probe([lane], _floors_below(lane, place)).batches:
+            if batches := self._claim_to_probe([lane], floors_at(lane, place)).batches:
                 found = True
                 yield batches
         for lanes in () if found else in_turn:
@@ -279,13 +279,6 @@ def _lanes_to_probe(connection: Connection, scope: str) -> list[list[Lane]]:
     paused = {pause.scope for pause in pauses.read(connection)}
     lanes = [lane for lane in LANES if scope not in list(Action) or lane[1] == scope]
     return [[lane for lane in lanes if lane[1] not in paused], [lane for lane in lanes if lane[1] in paused]]
-
-
-def _floors_below(lane: Lane, place: Position) -> Floors:
-    """Floors for a claim that is to begin in a lane with the job at this place."""
-    floors = Floors()
-    floors.advance(lane, seen=floors.read()[lane], end=replace(place, token=place.token - 1))
-    return floors
 
 
 def _doubted(told: Outcome) -> Outcome:

@@ -1,5 +1,6 @@
 """One pass over all that is due, for cron: rescue what was lost, and send what waits."""
 
+import logging
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -10,12 +11,16 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.backoff import Backoff
+from mailroom.database import first_line
+from mailroom.evidence import believe
 from mailroom.moments import Moments
 from mailroom.permits import ASK_AGAIN
 from mailroom.queue import View
 from mailroom.rescue import Rescue
 from mailroom.sender import Sender, Work
 from mailroom.stride import is_cut_off
+
+log = logging.getLogger(__name__)
 
 # Between two claims that find locked what a look has seen. Other claims hold it for milliseconds; whoever holds it
 # longer than all of this is waited for no more.
@@ -47,6 +52,7 @@ def sweep(
     def goes_on() -> bool:
         return time.monotonic() < deadline and not stopping()
 
+    _believe_late(engine)
     rescue = Rescue(resend_after=sender.limits.resend_after)
     with engine.connect() as connection:
         while not stopping() and rescue.step(connection):
@@ -60,6 +66,15 @@ def sweep(
         with engine.connect() as connection:
             rescue.step(connection)
     return swept
+
+
+def _believe_late(engine: Engine) -> None:
+    """Let late acceptances decide; what keeps that from being done does not keep mails from being sent."""
+    try:
+        with engine.connect() as connection:
+            believe(connection)
+    except DBAPIError as error:
+        log.warning("late acceptances failed, the next sweep tries again: %s", first_line(error))
 
 
 def _work_off(engine: Engine, sender: Sender, backoff: Backoff, goes_on: Callable[[], bool]) -> Swept:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mailroom import health
 from mailroom.database import first_line, statement
-from mailroom.queue import Believed, believe
+from mailroom.evidence import believe
 from mailroom.schema import locks
 from mailroom.stride import Stride
 
@@ -115,12 +115,6 @@ def log_reconciled(found: Reconciled) -> None:
         log.warning("reconciled tokens=%d first=%d", len(found.enqueued), found.enqueued[0])
 
 
-def log_believed(found: Believed) -> None:
-    """Say what came of acceptances that came late."""
-    if found.freed or found.amended:
-        log.info("accepted late: held jobs freed=%d failures that were sent=%d", found.freed, found.amended)
-
-
 class Upkeep:
     """What a worker does of it, a bounded step at a time, so that looking for work is never held up for long."""
 
@@ -164,7 +158,7 @@ class Upkeep:
 
     def _believe(self) -> None:
         with self._engine.connect() as connection:
-            log_believed(believe(connection))
+            believe(connection)
 
     def _warn(self) -> None:
         with self._engine.connect() as connection:

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import jobs, queue
+from mailroom.evidence import Believed, believe
 from mailroom.job import Batch, Outcome, Sent, Unconfirmed
-from mailroom.queue import Believed
 from mailroom.retry import MAX_ATTEMPTS, judge
 from mailroom.simulator import Simulator
 from tests.running import drained, eventually, transport, working
@@ -124,9 +124,9 @@ def test_only_the_sweep_frees_what_is_held(connection: Connection) -> None:
     for _ in range(2):
         assert not settle(connection, batch, Sent("m-1"))
     assert claim(connection).taken == 0
-    assert queue.believe(connection) == Believed(freed=1, amended=0)
+    assert believe(connection) == Believed(freed=1, amended=0)
     assert [over.error_code for over in claim(connection).over] == ["AcceptedLate"]
-    assert queue.believe(connection) == NOTHING
+    assert believe(connection) == NOTHING
     assert final(connection) == [(batch.jobs[0].token, "sent", "m-1")]
     assert misplaced(connection) == []
 
@@ -144,9 +144,9 @@ def fail_at_the_last_attempt(connection: Connection) -> Batch:
 def test_what_failed_and_was_accepted_was_sent(connection: Connection) -> None:
     token = fail_at_the_last_attempt(connection).jobs[0].token
     assert final(connection) == [(token, "failed", None)]
-    assert queue.believe(connection) == Believed(freed=0, amended=1)
+    assert believe(connection) == Believed(freed=0, amended=1)
     assert final(connection) == [(token, "sent", "m-1")]
-    assert queue.believe(connection) == NOTHING
+    assert believe(connection) == NOTHING
     assert jobs.retry(connection, [token], queue="mailroom").put_back == []
     assert misplaced(connection) == []
 
@@ -158,8 +158,8 @@ def test_two_sweeps_at_once_amend_a_failure_once(engine: Engine, connection: Con
         engine.connect() as second,
         ThreadPoolExecutor(1) as thread,
     ):
-        assert queue.believe(first).amended == 1
-        other = thread.submit(queue.believe, second)
+        assert believe(first).amended == 1
+        other = thread.submit(believe, second)
         first.commit()
         assert other.result(timeout=30) == NOTHING
     assert final(connection) == [(token, "sent", "m-1")]
@@ -174,7 +174,7 @@ def test_a_failure_that_an_operator_has_taken_back_is_left_to_its_new_job(connec
     token = batch.jobs[0].token
     assert jobs.retry(connection, [token], queue="mailroom").put_back == [token]
     assert not settle(connection, batch, Sent("m-1"))
-    assert queue.believe(connection) == NOTHING
+    assert believe(connection) == NOTHING
     assert [over.error_code for over in claim(connection).over] == ["AcceptedLate"]
     assert misplaced(connection) == []
 
@@ -184,7 +184,7 @@ def test_what_nobody_knows_of_late_decides_nothing(connection: Connection) -> No
     batch = take(connection)
     lose(connection, hold=True)
     assert not settle(connection, batch, Unconfirmed("Timeout", "no answer"))
-    assert queue.believe(connection) == NOTHING
+    assert believe(connection) == NOTHING
     assert misplaced(connection) == []
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from mailroom import grants, queue, upkeep
+from mailroom.evidence import believe
 from mailroom.floors import Floors
 from mailroom.job import Batch, Sent
 from mailroom.retry import judge
@@ -62,7 +63,7 @@ STEPS: dict[str, Callable[[Connection], object]] = {
     "claim": claim,
     "look": look,
     "rescue": queue.rescue,
-    "believe": queue.believe,
+    "believe": believe,
     "prune": lambda connection: upkeep.prune(connection, older_than=timedelta(days=1)),
 }
 

@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
+from mailroom.evidence import Believed, believe
 from mailroom.floors import Floors
 from mailroom.job import Batch, Sent, Unconfirmed
-from mailroom.queue import Believed
 from mailroom.retry import GRACE, judge
 from mailroom.simulator import Fault, Simulator
 from tests.running import count, drained, eventually, transport, working
@@ -69,7 +69,7 @@ def test_an_answer_that_comes_after_all_ends_the_hold(engine: Engine) -> None:
         answers = [judge(Sent("m"), attempt=0, jitter=0), *[judge(Unconfirmed("x", "y"), attempt=0, jitter=0)] * 2]
         assert not queue.settle(connection, [(batch, answers)])
         assert count(connection, HELD) == 3  # a settlement decides nothing
-        assert queue.believe(connection) == Believed(freed=1, amended=0)
+        assert believe(connection) == Believed(freed=1, amended=0)
         assert count(connection, HELD) == 2
         assert take(connection) is None
         assert count(connection, "deliveries WHERE outcome = 'sent' AND NOT late") == 1

@@ -8,6 +8,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, text
 
+from mailroom import queue
+from mailroom.job import Sent
+from mailroom.retry import judge
 from mailroom.simulator import Fault, Simulator
 from tests.cli.command import end, eventually, sending, start
 from tests.cli.conftest import Here
@@ -233,6 +236,18 @@ def test_behind_more_dead_rows_than_a_statement_can_pass_all_that_is_due_is_sent
         let_statements_take(connection, walk / 3)
         assert here("sweep", "--full", env=sending(url, ses)).code == 0
         assert [row.outcome for row in rows(connection, "SELECT outcome FROM deliveries")] == ["sent"] * 25
+
+
+def test_what_is_held_and_was_accepted_late_is_over(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
+    add(engine, 1)
+    with engine.connect() as connection:
+        [batch] = claim(connection).batches
+        connection.execute(text("UPDATE batches SET lease_until = clock_timestamp() - interval '1 second'"))
+        queue.rescue(connection, resend_after=None)
+        queue.settle(connection, [(batch, [judge(Sent("m"), attempt=0, jitter=0)])])
+    assert here("sweep", env=sending(url, ses)).code == 0
+    assert outcomes(engine) == ["unconfirmed", "sent", "sent"]
+    assert ses.ledger.mails == []
 
 
 def test_what_was_due_before_the_clock_was_set_back_is_sent(

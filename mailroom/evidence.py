@@ -1,0 +1,31 @@
+"""What came too late to decide by itself, and does all the same: acceptances whose batch had been rescued."""
+
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy import Connection
+
+from mailroom.database import statement
+
+log = logging.getLogger(__name__)
+
+# How old an acceptance may be to be acted on: whoever sweeps once a week sees each.
+HORIZON: Final = timedelta(days=7)
+
+
+@dataclass(frozen=True, slots=True)
+class Believed:
+    """How many held jobs came due, and how many failures became sent, since SES had accepted the mail."""
+
+    freed: int
+    amended: int
+
+
+def believe(connection: Connection) -> Believed:
+    """Let acceptances that came late decide: held jobs that were accepted come due, and failures become sent."""
+    found = Believed(*connection.execute(statement("believe"), {"horizon": HORIZON}).one())
+    if found != Believed(0, 0):
+        log.info("accepted late: held jobs freed=%d failures that were sent=%d", found.freed, found.amended)
+    return found
