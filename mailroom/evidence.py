@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 # How old an acceptance may be to be acted on: whoever sweeps once a week sees each.
 HORIZON: Final = timedelta(days=7)
 
+MOST: Final = 1_000
+
 
 @dataclass(frozen=True, slots=True)
 class Believed:
@@ -23,9 +25,12 @@ class Believed:
     amended: int
 
 
-def believe(connection: Connection) -> Believed:
-    """Let acceptances that came late decide: held jobs that were accepted come due, and failures become sent."""
-    found = Believed(*connection.execute(statement("believe"), {"horizon": HORIZON}).one())
+def believe(connection: Connection, *, most: int = MOST) -> Believed:
+    """Let acceptances that came late decide: held jobs that were accepted come due, and failures become sent.
+
+    At most so many of each at a time; what somebody has locked is left to the next time.
+    """
+    found = Believed(*connection.execute(statement("believe"), {"horizon": HORIZON, "most": most}).one())
     if found != Believed(0, 0):
         log.info("accepted late: held jobs freed=%d failures that were sent=%d", found.freed, found.amended)
     return found

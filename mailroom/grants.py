@@ -42,7 +42,7 @@ GRANTS: Final[dict[str, dict[str, str]]] = {
         "FUNCTION token_address_hash": "EXECUTE",
         "FUNCTION sequences_behind": "EXECUTE",
         "TABLE accounts": "SELECT (id, email, login, status, activated_at)",
-        "TABLE tokens": "SELECT, UPDATE (expires_at), DELETE",
+        "TABLE tokens": "SELECT, UPDATE (expires_at, address_hash), DELETE",
         "TABLE jobs": "SELECT, INSERT, UPDATE (due_at), DELETE",
         "TABLE batches": "SELECT, INSERT, UPDATE (claimed_at, lease_until), DELETE",
         "TABLE deliveries": "SELECT, INSERT, UPDATE (retried_at), DELETE",

@@ -25,10 +25,11 @@ SLACK: Final = timedelta(seconds=1)
 # transaction that takes longer waits for the sweep.
 SETTLED_AFTER: Final = timedelta(seconds=30)
 RESCUED_BATCHES: Final = 100
-# Where the last claim found only jobs that were over, this many are looked at: they are ended quickly.
+# Where the last claim found nothing to mail, this many jobs are looked at: those that are over are ended quickly.
 FLOOD_LIMIT: Final = 500
 # When a job comes back whose account or token somebody has locked.
 BUSY_WAIT: Final = timedelta(seconds=1)
+LONGEST_BUSY_WAIT: Final = timedelta(seconds=30)
 # Of the hash of a token's secret, what a late answer has to prove.
 PROOF_BYTES: Final = 8
 
@@ -45,11 +46,12 @@ class Over:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one claim took of a lane: batches to send, jobs that are over, or neither."""
+    """What one claim took of a lane: batches to send, jobs that are over, or neither. How many it put off as `busy`."""
 
     batches: tuple[Batch, ...]
     over: tuple[Over, ...]
     lane: Lane | None = None
+    busy: int = 0
 
     @property
     def taken(self) -> int:
@@ -98,6 +100,7 @@ def claim(  # noqa: PLR0913 - what the one statement binds
     floors: Floors,
     job_limit: int | None = None,
     flooded: Lane | None = None,
+    flood_limit: int = FLOOD_LIMIT,
     lanes: Sequence[Lane] = LANES,
     probing: bool = False,
     recoveries: RecoveryLimits = RECOVERY_LIMITS,
@@ -107,14 +110,14 @@ def claim(  # noqa: PLR0913 - what the one statement binds
     One batch, or several with at most `job_limit` jobs in all. None is opened before it is full or its oldest job has
     waited `batch_timeout`; urgent jobs and jobs that come back do not wait. Jobs whose token or account no longer asks
     for the mail are over in the same statement, and so are recoveries that a newer one supersedes, or of which the
-    account has had its share. In a lane that is `flooded` with jobs that are over, FLOOD_LIMIT jobs are looked at, and
-    what could be mailed beyond `job_limit` goes back as it was.
+    account has had its share. In a lane that is `flooded` with jobs that are over or busy, `flood_limit` jobs are
+    looked at, and what could be mailed beyond `job_limit` goes back as it was.
     What is paused is passed over; when `probing`, only what is paused by hand. Jobs in quarantine are taken alone. A
-    job whose account or token somebody has locked goes back for BUSY_WAIT.
+    job whose account or token somebody has locked goes back for BUSY_WAIT, and longer the older it is.
     """
     seen = floors.read()
     jobs = batch_limit if job_limit is None else job_limit
-    scans = [max(jobs, FLOOD_LIMIT) if lane == flooded else jobs for lane in lanes]
+    scans = [max(jobs, flood_limit) if lane == flooded else jobs for lane in lanes]
     answer = connection.execute(
         statement("claim"),
         {
@@ -128,6 +131,7 @@ def claim(  # noqa: PLR0913 - what the one statement binds
             "lease": lease,
             "slack": SLACK,
             "busy_wait": BUSY_WAIT,
+            "longest_busy_wait": LONGEST_BUSY_WAIT,
             "probing": probing,
             "recoveries_per_15_minutes": recoveries.per_15_minutes,
             "recoveries_per_day": recoveries.per_day,
@@ -297,7 +301,7 @@ def _claimed(rows: Sequence[Row[Any]], lane: Lane) -> Claim:
         Batch(taken[0].batch, fence, lane[1], lane[0], tuple(map(_job, taken)), taken[0].due_at)
         for fence, taken in by_fence.items()
     )
-    return Claim(batches, over, lane)
+    return Claim(batches, over, lane, sum(row.busy for row in rows))
 
 
 def _job(r: Row[Any]) -> Job:

@@ -19,6 +19,7 @@ from typing import Final
 from sqlalchemy import Connection, func, update
 
 from mailroom.database import statement
+from mailroom.errors import DatabaseError
 from mailroom.job import SesAccount
 from mailroom.schema import ses_account
 
@@ -89,6 +90,10 @@ def take(connection: Connection, bucket: Bucket, wanted: int, *, own_rate: float
             "recovery_per_second": RECOVERY_PER_SECOND,
         },
     ).one()
+    if row.grants is None:
+        raise DatabaseError(
+            f"the row {bucket.value} of permits is gone, and without it nothing is sent: insert it again"
+        )
     return Granted(row.grants, row.only_urgent, row.per_second, row.granted_at, timedelta(seconds=row.wait_seconds))
 
 

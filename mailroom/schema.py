@@ -131,6 +131,7 @@ deliveries = Table(
     Column("error", Text),
     Column("retried_at", moment),
     Column("fence", Uuid),
+    Column("proof", LargeBinary),
     Index("deliveries_token_idx", "token"),
     Index("deliveries_created_at_idx", "created_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
 )

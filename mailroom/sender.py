@@ -17,12 +17,13 @@ from sqlalchemy.exc import DBAPIError
 from mailroom import classify, pauses, queue, refusals, schema
 from mailroom.address import UNSUPPORTED_ADDRESS
 from mailroom.aftermath import Aftermath
+from mailroom.database import first_line
 from mailroom.floors import LANES, OTHER_LANES, URGENT_LANES, Floors, Lane, floors_at
 from mailroom.job import Action, Batch, Deferred, Outcome, Position, Rejected, Sent
 from mailroom.limits import Limits
 from mailroom.lookout import Lookout
 from mailroom.permits import ASK_AGAIN, Permit, give_back_unused
-from mailroom.queue import NOTHING, Claim
+from mailroom.queue import FLOOD_LIMIT, NOTHING, Claim
 from mailroom.sending import Sending
 from mailroom.shared import Shared
 from mailroom.stride import Stride
@@ -42,10 +43,14 @@ URGENT_RUN: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What became of one claim: how many jobs it took, and whether that is all it might, so that there may be more."""
+    """What became of one claim: how many jobs it took, and whether that is all it might, so that there may be more.
+
+    Some may be `busy`: somebody has locked what they need, and they come again in a moment.
+    """
 
     taken: int
     full: bool
+    busy: int = 0
 
 
 class Sender:
@@ -81,6 +86,7 @@ class Sender:
         self._stride = Stride(limits.batch_limit)
         self._urgent_run = 0
         self._flooded: Lane | None = None
+        self._flood = Stride(FLOOD_LIMIT)
         self._known: set[UUID] = set()
         self._abandoned_until = 0.0
 
@@ -102,16 +108,20 @@ class Sender:
             try:
                 claim = self._claim_permitted(permit, limit)
             except DBAPIError:  # perhaps it was too much: to look for a second job, even
+                self._flooded = None
+                self._flood.shrink()
                 self._stride.restart()
                 self._sending.pace.batches = 1
                 raise
             self._stride.grow()
+            self._flood.grow()
         _log_over(claim)
         if claim.batches:
             self._sending.work(claim.batches, permit, claimed=claimed)
             self._known.clear()
         # Of recoveries a claim takes one batch, whatever was wanted.
-        return Work(claim.taken, full=claim.taken > 0 and claim.taken % min(limit, permit.count) == 0)
+        full = claim.taken > 0 and claim.taken % min(limit, permit.count) == 0
+        return Work(claim.taken, full=full, busy=claim.busy)
 
     def permit_wait(self) -> timedelta:
         """How long until there may be a permit for mail that is not urgent."""
@@ -213,14 +223,14 @@ class Sender:
         whole = permit.count - permit.count % limits.batch_limit  # what is locked and left, others would pass over
         others_first = self._urgent_run >= URGENT_RUN and not permit.only_urgent
         claim = self._claim(limits, lanes=OTHER_LANES) if others_first else NOTHING
-        if claim.taken == 0:
+        if claim.lane is None:
             self._shared.urgent_came.clear()  # this claim will see it
             lanes = URGENT_LANES if permit.urgent else LANES
             claim = self._claim(limits, lanes=lanes, job_limit=whole)
         give_back_unused(self._permits, permit, [len(batch.jobs) for batch in claim.batches])
         self._urgent_run = self._urgent_run + 1 if claim.lane in URGENT_LANES and not others_first else 0
-        # What is over is worked off quickly: a flood of it must not delay who waits behind it.
-        self._flooded = claim.lane if claim.taken and not claim.batches else None
+        # What is over, or cannot be had, is worked off quickly: a flood of it must not delay who waits behind it.
+        self._flooded = None if claim.batches else claim.lane
         return claim
 
     def _urgent_waits(self) -> bool:
@@ -250,6 +260,7 @@ class Sender:
                     floors=self._floors if floors is None else floors,
                     job_limit=job_limit,
                     flooded=self._flooded,
+                    flood_limit=self._flood.size,
                     lanes=lanes,
                     probing=probing,
                     recoveries=limits.recoveries,
@@ -260,6 +271,16 @@ class Sender:
             raise
         self._known.update(batch.fence for batch in claim.batches)
         return claim
+
+    def give_back_abandoned(self) -> None:
+        """Give back what a claim took whose answer was lost, if one was lately; for when no other claim follows."""
+        if time.monotonic() >= self._abandoned_until:
+            return
+        try:
+            with self._engine.connect() as connection:
+                self._give_back_abandoned(connection)
+        except DBAPIError as error:
+            log.warning("what a claim may have taken is rescued after its lease: %s", first_line(error))
 
     def _give_back_abandoned(self, connection: Connection) -> None:
         given_back = queue.give_back_abandoned(connection, worker=self._name, known=self._known)

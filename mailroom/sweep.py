@@ -15,7 +15,7 @@ from mailroom.database import first_line
 from mailroom.evidence import believe
 from mailroom.moments import Moments
 from mailroom.permits import ASK_AGAIN
-from mailroom.queue import View
+from mailroom.queue import LONGEST_BUSY_WAIT, View
 from mailroom.rescue import Rescue
 from mailroom.sender import Sender, Work
 from mailroom.stride import is_cut_off
@@ -60,7 +60,10 @@ def sweep(
         _look(connection, sender, goes_on)
     while goes_on() and sender.probe(stopping):
         pass
-    swept = _work_off(engine, sender, backoff, goes_on)
+    try:
+        swept = _work_off(engine, sender, backoff, goes_on)
+    finally:
+        sender.give_back_abandoned()
     while rescue.owes and goes_on():  # in smaller steps; what these give back is due later anyway
         time.sleep(min(rescue.rest, ASK_AGAIN).total_seconds())
         with engine.connect() as connection:
@@ -78,15 +81,18 @@ def _believe_late(engine: Engine) -> None:
 
 
 def _work_off(engine: Engine, sender: Sender, backoff: Backoff, goes_on: Callable[[], bool]) -> Swept:
-    waits = iter(WAITS)
+    waits, busy = iter(WAITS), False
     while goes_on():
         work = _claim(sender)
         if work is None:
             time.sleep(min(sender.permit_wait(), ASK_AGAIN).total_seconds())
             continue
+        busy |= work.busy > 0
         if work.taken:
             waits = iter(WAITS)
-        elif not _is_left(engine, sender, goes_on):
+        elif work.busy:
+            continue
+        elif not _is_left(engine, sender, goes_on, busy=busy):
             if sender.probe(lambda: not goes_on()):  # it was paused meanwhile
                 continue
             return Swept.REFUSED if sender.is_paused() else Swept.DRAINED
@@ -94,7 +100,7 @@ def _work_off(engine: Engine, sender: Sender, backoff: Backoff, goes_on: Callabl
             return Swept.LEFT
         if backoff.is_open:
             return Swept.REFUSED
-    return Swept.LEFT if _is_left(engine, sender, goes_on) else Swept.DRAINED
+    return Swept.LEFT if _is_left(engine, sender, goes_on, busy=busy) else Swept.DRAINED
 
 
 def _claim(sender: Sender) -> Work | None:
@@ -119,10 +125,12 @@ def _look(connection: Connection, sender: Sender, goes_on: Callable[[], bool]) -
     return sender.lookout.look_from_start(connection, goes_on)
 
 
-def _is_left(engine: Engine, sender: Sender, goes_on: Callable[[], bool]) -> bool:
-    """Whether something is due that can be sent, or there may be."""
+def _is_left(engine: Engine, sender: Sender, goes_on: Callable[[], bool], *, busy: bool) -> bool:
+    """Whether something is due that can be sent, or there may be; where some were `busy`, also in a moment."""
     with engine.connect() as connection:
-        return _look(connection, sender, goes_on).ready > 0 or sender.lookout.is_walking
+        view = _look(connection, sender, goes_on)
+    soon = busy and view.next is not None and view.next <= LONGEST_BUSY_WAIT
+    return view.ready > 0 or soon or sender.lookout.is_walking
 
 
 def _wait(wait: timedelta | None) -> bool:

@@ -13,7 +13,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
-from mailroom.errors import MailroomError, TransportError
+from mailroom.errors import MailroomError
 from mailroom.limits import Limits
 from mailroom.moments import Moments
 from mailroom.outage import Outage
@@ -201,6 +201,7 @@ class Worker:
         try:
             while self._tickets.get():
                 self._work_off(sender)
+            sender.give_back_abandoned()
             alive = True
         finally:
             if not alive:
@@ -218,7 +219,7 @@ class Worker:
                     continue
                 if work is not None:
                     self._outage.works(sender)
-                if work is None or work.taken == 0:
+                if work is None or work.taken + work.busy == 0:
                     self._shared.backoff.untried()
                     break
                 worked = True
@@ -226,7 +227,7 @@ class Worker:
                     self._start_senders(1)
         except DBAPIError as error:
             self._note_failure(sender, error)
-        except TransportError as error:
+        except MailroomError as error:
             self._fail(error)
         if worked:
             self._pokes.put(WORKED)

@@ -20,7 +20,6 @@ from tests.world import add_accounts, ask_recovery, batch_of, claim, misplaced, 
 
 THROUGH_PGBOUNCER = True
 AGED = timedelta(days=90)
-LOCK = text("SELECT FROM locks WHERE name = 'reconcile' FOR UPDATE")
 
 
 @pytest.fixture
@@ -184,7 +183,7 @@ def test_two_at_once_enqueue_a_token_once_though_the_first_was_sent_meanwhile(
     second: list[Reconciled] = []
     thread = threading.Thread(target=lambda: second.append(upkeep.reconcile(engine, queue="mailroom")))
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as first, first.begin():
-        first.execute(LOCK)
+        first.execute(upkeep.LOCK)
         thread.start()
         eventually(lambda: count(connection, "pg_locks WHERE NOT granted"), "it waits")
         connection.execute(
@@ -237,7 +236,7 @@ def test_whoever_holds_the_lock_of_reconcile_keeps_it_no_longer_than_a_moment(
     engine: Engine, connection: Connection
 ) -> None:
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as other, other.begin():
-        other.execute(LOCK)
+        other.execute(upkeep.LOCK)
         with pytest.raises(DBAPIError, match="lock timeout"):
             upkeep.reconcile(engine, queue="mailroom")
     assert upkeep.reconcile(engine, queue="mailroom").enqueued == ()

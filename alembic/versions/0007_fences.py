@@ -12,15 +12,16 @@ branch_labels = None
 depends_on = None
 
 # The log names a batch by its fence too. A late answer that belongs to no token here is logged under none: a token of
-# that id may yet come. No default and no constraint of deliveries that asks for a look at its rows.
+# that id may yet come; one that belongs to one keeps the proof of that, some bytes of a hash of the secret. No default
+# and no constraint of deliveries that asks for a look at its rows.
 FENCES = """
 ALTER TABLE batches ADD COLUMN fence uuid NOT NULL DEFAULT gen_random_uuid();
-ALTER TABLE deliveries ADD COLUMN fence uuid, ALTER COLUMN token DROP NOT NULL;
+ALTER TABLE deliveries ADD COLUMN fence uuid, ADD COLUMN proof bytea, ALTER COLUMN token DROP NOT NULL;
 """
 
 NO_FENCES = """
 DELETE FROM deliveries WHERE token IS NULL;
-ALTER TABLE deliveries DROP COLUMN fence, ALTER COLUMN token SET NOT NULL;
+ALTER TABLE deliveries DROP COLUMN fence, DROP COLUMN proof, ALTER COLUMN token SET NOT NULL;
 ALTER TABLE batches DROP COLUMN fence;
 """
 
@@ -32,12 +33,11 @@ SELECT replace(quote_ident(current_schema()), ':', '\\:'),
        (SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('deliveries_accepted_late_idx'))
 """
 
-# Rows that are locked and never changed. An advisory lock can be held by whoever may connect.
+# A table that is locked, and never written. An advisory lock can be held by whoever may connect.
 LOCKS = """
 CREATE TABLE locks (
     name text PRIMARY KEY
 );
-INSERT INTO locks VALUES ('reconcile');
 """
 
 # What cannot be seen is not what is not there. Whoever asks gets true or an error.
@@ -62,6 +62,7 @@ COMMENT ON FUNCTION sees_every_row IS
 # cannot hold it, and nobody waits for it. VOLATILE: what is read after the lock is read in a new snapshot.
 # A mail that may have gone out twice is one mail: its copies are not the account's doing. `own` is not counted, or a
 # mail whose fate is unknown would stand in its own way.
+# What lies in the future was before a clock was set back, nobody knows when: it is not counted.
 # Few mails are in flight, and an account may have a million tokens: hence the subquery, which cannot become a join.
 # enable_seqscan: PL/pgSQL keeps its plans, and one made on empty tables must not meet full ones. jit: before PostgreSQL
 # 18 that makes batches, which can only be scanned, look so dear that the plan is compiled, for a tenth of a second.
@@ -83,12 +84,12 @@ BEGIN
            SELECT token, created_at
              FROM deliveries
             WHERE account = owner AND action = 'password_recovery' AND outcome IN ('sent', 'unconfirmed')
-              AND created_at > now() - interval '1 day'
+              AND created_at > now() - interval '1 day' AND created_at <= clock_timestamp()
             UNION ALL
            SELECT held.token, batches.claimed_at
              FROM batches
             CROSS JOIN LATERAL unnest(batches.tokens) AS held (token)
-            WHERE batches.action = 'password_recovery'
+            WHERE batches.action = 'password_recovery' AND batches.claimed_at <= clock_timestamp()
               AND owner = (SELECT account FROM tokens WHERE id = held.token)
            ) AS mailed (token, mailed_at)
      WHERE token <> own;

@@ -198,6 +198,10 @@ CREATE OR REPLACE FUNCTION remember_address() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 BEGIN
     NEW.address_hash := (SELECT token_address_hash(email) FROM accounts WHERE id = NEW.account);
+    IF NEW.address_hash IS NULL THEN  -- of nobody, or of somebody whom row-level security hides
+        RAISE foreign_key_violation
+            USING MESSAGE = format('there is no account %s whose address could be proven', NEW.account);
+    END IF;
     RETURN NEW;
 END $$;
 

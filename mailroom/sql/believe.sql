@@ -1,26 +1,29 @@
 -- Act on acceptances that came after their batch had been rescued. What is held and was accepted is due, so that the next
 -- claim ends it as sent; what had failed and was accepted was sent.
 --
--- Binds: horizon (an interval: how old an acceptance may be).
+-- Binds: horizon (an interval: how old an acceptance may be), most (how many jobs, and how many failures, at a time).
 --
 -- Only this sweep does so, from the record, whatever came first: a settlement that is told twice, or told beside a rescue,
 -- decides nothing. A failure that an operator has taken back, or takes back at this moment, is left to its new job.
 --
 -- Returns one row: how many were freed, and how many became sent.
 --
--- Locks: jobs that are held, by token, then deliveries by id; waits for who holds them.
+-- Locks: jobs that are held, by token, then deliveries by id, skipping what others hold: the next sweep sees those.
 WITH accepted AS MATERIALIZED (
-    SELECT DISTINCT ON (token) token, batch, fence, message_id
+    SELECT DISTINCT ON (deliveries.token) deliveries.token, batch, fence, message_id
       FROM deliveries
-     WHERE late AND outcome = 'sent' AND token IS NOT NULL AND created_at > now() - CAST(:horizon AS interval)
-     ORDER BY token, created_at
+     CROSS JOIN LATERAL (SELECT secret FROM tokens WHERE id = deliveries.token LIMIT 1) AS mailed
+     WHERE late AND outcome = 'sent' AND created_at > now() - CAST(:horizon AS interval)
+       AND (proof IS NULL OR proof = substring(sha256(mailed.secret) FOR 8))
+     ORDER BY deliveries.token, created_at
 ),
 held AS MATERIALIZED (
     SELECT token
       FROM jobs
      WHERE token = ANY (ARRAY(SELECT token FROM accepted)) AND due_at = 'infinity'
      ORDER BY token
-       FOR UPDATE
+     LIMIT :most
+       FOR UPDATE SKIP LOCKED
 ),
 freed AS (
     UPDATE jobs SET due_at = clock_timestamp() FROM held WHERE jobs.token = held.token
@@ -32,7 +35,8 @@ failed AS MATERIALIZED (
      WHERE token = ANY (ARRAY(SELECT token FROM accepted))
        AND outcome = 'failed' AND NOT late AND retried_at IS NULL
      ORDER BY id
-       FOR UPDATE
+     LIMIT :most
+       FOR UPDATE SKIP LOCKED
 ),
 taken_back AS (
     UPDATE deliveries SET retried_at = clock_timestamp() FROM failed

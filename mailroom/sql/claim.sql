@@ -1,9 +1,9 @@
 -- Claim up to job_limit due jobs of one priority and action, and open batches for them, of up to batch_limit each.
 --
--- Binds: queue, worker, batch_limit, job_limit (how many may be mailed), batch_timeout, lease, slack and busy_wait
--- (intervals), and a row for each lane, that is each priority and action, in six arrays: priorities, actions, ranks (lanes
+-- Binds: queue, worker, batch_limit, job_limit (how many may be mailed), batch_timeout, lease, slack, busy_wait and
+-- longest_busy_wait (intervals), and a row for each lane, that is each priority and action, in six arrays: priorities, actions, ranks (lanes
 -- of one rank are served by the age of what waits in them), scans (how many jobs are looked at, no fewer than job_limit:
--- more, where the last claim found only jobs that were over; scan_limit is the most of them), floors_due_at, floors_token.
+-- more, where the last claim found nothing to mail; scan_limit is the most of them), floors_due_at, floors_token.
 -- A lane's floor is where the last claim in it ended (NULL: the beginning); below it lie rows that are dead but not yet
 -- vacuumed. It never reaches into the last moments (slack), in which commits may still land out of order; the sweep finds
 -- what committed later than that. Lanes that are paused are passed over; when `probing` (a boolean) only those that are by
@@ -12,9 +12,9 @@
 -- Of one account's recoveries, at most recoveries_per_15_minutes and recoveries_per_day are mailed.
 --
 -- Returns a row for each job looked at, and where there is none a row of NULLs (a table of which no row can be seen would
--- else be planned away, and the question whether all can be seen with it): to be sent in its batch; over, with its outcome; or gone back to jobs, with
--- neither: `busy`, due after busy_wait, since somebody has locked its account or its token; or not, due as it was, since
--- enough others leave.
+-- else be planned away, and the question whether all can be seen with it): to be sent in its batch; over, with its
+-- outcome; or gone back to jobs, with neither: `busy`, due after a tenth of its token's age (from busy_wait to
+-- longest_busy_wait), since somebody has locked its account or its token; or not, due as it was, since enough others leave.
 --
 -- Locks: jobs, then accounts (of recoveries) and tokens (late activations), skipping what others hold. Waits for nobody.
 WITH lane AS MATERIALIZED (
@@ -111,6 +111,7 @@ taken AS (
 -- a newer one needs no older one: of recoveries the newest alone is mailed, and who never was active consumed none.
 examined AS MATERIALIZED (
     SELECT taken.*, wanted.account, wanted.secret, wanted.code, wanted.expires_at, wanted.email, wanted.login,
+           wanted.created_at, wanted.address_hash,
            accepted.batch AS accepted_in, accepted.fence AS accepted_fence, accepted.message_id,
            unconfirmed.batch IS NOT NULL AS resend,
            CASE
@@ -127,7 +128,8 @@ examined AS MATERIALIZED (
            END AS error_code
       FROM taken
       LEFT JOIN LATERAL (
-           SELECT tokens.id, account, secret, code, expires_at, consumed_at, address_hash, email, login, status, activated_at
+           SELECT tokens.id, account, secret, code, tokens.created_at, expires_at, consumed_at, address_hash,
+                  email, login, status, activated_at
              FROM tokens
              JOIN accounts ON accounts.id = tokens.account
             WHERE tokens.id = taken.token
@@ -137,6 +139,7 @@ examined AS MATERIALIZED (
            SELECT deliveries.batch, deliveries.fence, coalesce(deliveries.message_id, '') AS message_id
              FROM deliveries
             WHERE deliveries.token = taken.token AND deliveries.outcome = 'sent' AND deliveries.late
+              AND (deliveries.proof IS NULL OR deliveries.proof = substring(sha256(wanted.secret) FOR 8))
             ORDER BY deliveries.created_at
             LIMIT 1
            ) AS accepted ON true
@@ -175,26 +178,31 @@ fitting AS MATERIALIZED (
                 THEN CASE recovery_fits(account, token, :recoveries_per_15_minutes, :recoveries_per_day)
                      WHEN true THEN 'yes' WHEN false THEN 'no' ELSE 'busy' END END AS fits,
            error_code IS NULL
-               AND ahead >= CASE action WHEN 'password_recovery' THEN :batch_limit ELSE :job_limit END AS surplus
+               AND ahead >= CASE action WHEN 'password_recovery' THEN :batch_limit ELSE :job_limit END AS surplus,
+           action = 'activation' AND expires_at < now() + token_life() / 2 AS is_late
       FROM numbered
 ),
--- A late activation gets its life back. A token that somebody has locked is being consumed or deleted, perhaps: its job
--- goes back, or it would be mailed with a dead link.
+-- A late activation gets its life back, and a token of before, which remembers no address, proves the one that it is
+-- mailed to. One that somebody has locked is being consumed or deleted, perhaps: its job goes back, or it would be mailed
+-- with a dead link.
 renewable AS MATERIALIZED (
     SELECT id
       FROM tokens
      WHERE id = ANY (ARRAY(
            SELECT token FROM fitting
-            WHERE error_code IS NULL AND NOT surplus AND action = 'activation'
-              AND expires_at < now() + token_life() / 2))
+            WHERE error_code IS NULL AND NOT surplus AND (is_late OR address_hash IS NULL)))
      ORDER BY id
        FOR NO KEY UPDATE SKIP LOCKED
 ),
 renewed AS (
-    UPDATE tokens SET expires_at = now() + token_life() WHERE id = ANY (ARRAY(SELECT id FROM renewable))
+    UPDATE tokens
+       SET expires_at = CASE WHEN is_late THEN now() + token_life() ELSE tokens.expires_at END,
+           address_hash = token_address_hash(email)
+      FROM fitting
+     WHERE tokens.id = ANY (ARRAY(SELECT id FROM renewable)) AND fitting.token = tokens.id
 ),
 looked_up AS MATERIALIZED (
-    SELECT token, due_at, priority, action, attempt, account, email, login, secret, code, resend, surplus,
+    SELECT token, due_at, priority, action, attempt, account, email, login, secret, code, resend, surplus, created_at,
            accepted_in, accepted_fence, message_id, ahead,
            coalesce(error_code, CASE fits WHEN 'no' THEN 'TooManyRecoveries' END) AS error_code,
            CAST(CASE
@@ -204,13 +212,15 @@ looked_up AS MATERIALIZED (
            END AS delivery_outcome) AS outcome,
            error_code IS NULL AND NOT surplus
                AND (coalesce(fits = 'busy', false)
-                    OR (action = 'activation' AND expires_at < now() + token_life() / 2
-                        AND token NOT IN (SELECT id FROM renewable))) AS busy
+                    OR ((is_late OR address_hash IS NULL) AND token NOT IN (SELECT id FROM renewable))) AS busy
       FROM fitting
 ),
 returned AS (
     INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
-    SELECT token, CASE WHEN busy THEN now() + :busy_wait ELSE due_at END, action, priority, attempt, :queue
+    SELECT token,
+           CASE WHEN busy THEN now() + least(:longest_busy_wait, greatest(:busy_wait, (now() - created_at) / 10))
+                ELSE due_at END,
+           action, priority, attempt, :queue
       FROM looked_up
      WHERE busy OR surplus
 ),

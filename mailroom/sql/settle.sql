@@ -9,7 +9,8 @@
 -- The fence: the row of a batch is deleted first. Whoever comes second, this or rescue, finds none. It is random: after a
 -- failover that lost commits the same id may be another batch. Results that come second are logged as late and decide
 -- nothing here; told twice (the first answer was lost), they are logged once. Where the token of a late one is not the
--- one that was mailed, since ids came again, it is logged under no token: it tells nothing of another mail.
+-- one that was mailed, since ids came again, it is logged under no token: it tells nothing of another mail. What is late
+-- keeps its proof, since the id may come again later.
 --
 -- Returns the fences of the batches that were still ours; where there is none, NULL.
 --
@@ -32,10 +33,10 @@ results AS MATERIALIZED (
 -- Counted, since PostgreSQL may turn a NOT EXISTS in an OR into a table of all that matches, made from the whole log.
 -- LIMIT: a look by index at the few tokens that are late, whatever the planner thinks of the many.
 logged AS (
-    INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, late, message_id, error_code, error)
+    INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, late, proof, message_id, error_code, error)
     SELECT CASE WHEN closed.fence IS NOT NULL OR mailed.same THEN token END,
            account, batch, results.fence, CAST(:action AS token_action), outcome, attempt, closed.fence IS NULL,
-           message_id, error_code, error
+           CASE WHEN closed.fence IS NULL THEN proof END, message_id, error_code, error
       FROM results
       LEFT JOIN closed ON closed.fence = results.fence
       LEFT JOIN LATERAL (
