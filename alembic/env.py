@@ -4,6 +4,7 @@ Each is a transaction of its own, and made again from its beginning when it cann
 a transaction (`autocommit_block`, for CREATE INDEX CONCURRENTLY) it must therefore be able to do twice.
 """
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -150,7 +151,11 @@ def give_up(state: RetryCallState, why: str) -> NoReturn:
 
 def patience() -> timedelta:
     given = context.get_x_argument(as_dictionary=True).get("patience_seconds")
-    return PATIENCE if given is None else timedelta(seconds=float(given))
+    if given is None:
+        return PATIENCE
+    if re.fullmatch(r"[0-9]{1,6}", given) is None:
+        raise SettingsError(f"patience_seconds: {given!r} is not accepted: a whole number of seconds, at most 999999")
+    return timedelta(seconds=int(given))
 
 
 def run(connection: Connection) -> None:

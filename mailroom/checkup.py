@@ -112,6 +112,11 @@ def _triggers(connection: Connection) -> Iterator[Finding]:
         cure = "; ".join(f"ALTER TABLE {TRIGGERS[name]} ENABLE TRIGGER {name}" for name in disabled)
         yield failed("triggers", f"disabled: {', '.join(disabled)}", f"{cure}; then `mailroom sweep --full`")
         return
+    off = connection.execute(statement("triggers_off")).scalars().all()
+    if off:
+        words = f"mailroom.triggers is off, and nothing is mailed, for {', '.join(off)}"
+        yield failed("triggers", words, "ALTER ROLE or DATABASE … RESET mailroom.triggers; `mailroom sweep --full`")
+        return
     yield ok("triggers", f"all {len(TRIGGERS)} are there and enabled")
 
 
@@ -177,10 +182,14 @@ def _restore(connection: Connection) -> Iterator[Finding]:
     if found.twice:
         words = f"{found.twice} jobs are of tokens whose mails are over, the first of token {found.first_twice}"
         yield failed("restore", words, "they would be mailed again: mailroom jobs drop; docs/operating.md, Restoring")
+    if found.older:
+        words = f"{found.older} tokens are younger than what the log says of them, the first is {found.first_older}"
+        cure = "rows were restored while the triggers made others: restore again, docs/operating.md, Restoring"
+        yield failed("restore", words, cure)
     if found.nowhere:
         words = f"{found.nowhere} tokens have neither a job nor a delivery, the first is {found.first_nowhere}"
         yield warning("restore", words, "`mailroom sweep` mails them; delete those that nobody is to have")
-    if not found.twice and not found.nowhere:
+    if not found.twice and not found.older and not found.nowhere:
         yield ok("restore", "tokens are in one place each, and ids go on where they ended")
 
 

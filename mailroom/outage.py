@@ -18,12 +18,14 @@ class Outage:
         self._lock = threading.Lock()
         self._failing: set[Hashable] = set()
 
-    def fails(self, what: Hashable, error: DBAPIError) -> None:
-        """Take note that this failed."""
+    def fails(self, what: Hashable, error: DBAPIError) -> bool:
+        """Take note that this failed; return whether it had failed before, and other connections may be better."""
         with self._lock:
             if not self._failing:
                 log.warning("database error, trying until it is gone: %s", first_line(error))
+            again = what in self._failing
             self._failing.add(what)
+        return again
 
     def works(self, what: Hashable) -> None:
         """Take note that this works."""

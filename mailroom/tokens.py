@@ -147,7 +147,7 @@ def _checked(key: Keys) -> Sequence[bytes]:
 
 
 def _is_code(code: str | None) -> TypeGuard[str]:
-    return code is not None and len(code) == 5 and code.isascii() and code.isdigit()
+    return isinstance(code, str) and len(code) == 5 and code.isascii() and code.isdigit()
 
 
 def _mac(secret: bytes, *, action: Action, key: bytes, code: str | None) -> bytes:
@@ -170,7 +170,7 @@ def _encode(raw: bytes) -> str:
 
 def _decode(token: str) -> bytes:
     """Undo `_encode`; whatever it could not have written is refused, since base64 lets several spellings mean one."""
-    if len(token) != SIGNED_CHARACTERS or not token.isascii():
+    if not isinstance(token, str) or len(token) != SIGNED_CHARACTERS or not token.isascii():  # whatever a form has
         raise TokenError
     try:
         raw = base64.b64decode(token + "==", altchars=b"-_", validate=True)

@@ -6,7 +6,7 @@ import queue as mailbox
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from datetime import timedelta
 from typing import Final
 
@@ -180,7 +180,7 @@ class Worker:
         try:
             upcoming = self.look(sweep=sweep)
         except DBAPIError as error:
-            self._outage.fails(LOOK, error)
+            self._note_outage(LOOK, error)
             return OUTAGE_WAIT
         self._outage.works(LOOK)
         return upcoming
@@ -238,8 +238,16 @@ class Worker:
         self._probeable.clear()
         return sender.probe(self._shared.stopping.is_set)
 
+    def _note_outage(self, what: Hashable, error: DBAPIError) -> None:
+        """Leave the connections there are for new ones where one failure follows another, whatever it is called.
+
+        A role's settings or rights may have been mended since they were made, or the name led to another server then.
+        """
+        if self._outage.fails(what, error):
+            self._engine.dispose()
+
     def _note_failure(self, sender: Sender, error: DBAPIError) -> None:
-        self._outage.fails(sender, error)
+        self._note_outage(sender, error)
         if is_cut_off(error):
             self._lookout.doubt()
         self._shared.stopping.wait(OUTAGE_WAIT.total_seconds())

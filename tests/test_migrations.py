@@ -199,7 +199,7 @@ def test_an_upgrade_gives_up_on_another_that_does_not_end(empty_url: str) -> Non
     migrate(empty_url)
     with psycopg.connect(empty_url) as gate:
         gate.execute("LOCK TABLE mailroom_alembic_version IN SHARE UPDATE EXCLUSIVE MODE")
-        process = alembic(empty_url, "-x", "patience_seconds=1.5", "upgrade", "head")
+        process = alembic(empty_url, "-x", "patience_seconds=2", "upgrade", "head")
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
     assert output.splitlines()[-1].startswith("mailroom: gave up after ")

@@ -3,6 +3,8 @@
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from sqlalchemy.exc import DBAPIError
@@ -10,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from mailroom import signals
 from mailroom.cli import database, doctor, grants, jobs, local, pauses, pipe, status, tokens, work
 from mailroom.cli.log import last_words
-from mailroom.cli.terminal import discard_output, printable
+from mailroom.cli.terminal import discard_output, printable, say
 from mailroom.database import first_line
 from mailroom.errors import DatabaseError, MailroomError, SettingsError
 from mailroom.settings import PREFIX, Settings
@@ -36,6 +38,24 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        say(f"mailroom {version('mailroom')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """What every command has."""
+
+
 app.command(epilog=EXIT_CODES)(work.worker)
 app.command()(work.sweep)
 app.command(epilog=EXIT_CODES)(pipe.collect)

@@ -1,5 +1,6 @@
 """The file of raw error answers. Its folder may be anywhere, so others may have been there before."""
 
+import contextlib
 import json
 import logging
 import os
@@ -41,6 +42,7 @@ class KeptAnswers:
 
     def _append(self, line: dict[str, object]) -> None:
         written = json.dumps(line, default=str).encode() + b"\n"
+        _refuse_foreign_way(self._folder.absolute())
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = os.open(self._folder, _FOLDER)
         try:
@@ -54,6 +56,15 @@ class KeptAnswers:
             if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
                 raise PermissionError(f"{str(self._folder / NAME)!r} is not a plain file, or has another name besides")
             out.write(written)
+
+
+def _refuse_foreign_way(folder: Path) -> None:
+    """Refuse a way to the folder on which another user could lead elsewhere: by a link, or a folder of theirs."""
+    for each in folder.parents:
+        with contextlib.suppress(FileNotFoundError):
+            found = each.lstat()
+            if found.st_uid not in {0, os.geteuid()}:
+                raise PermissionError(f"{str(each)!r} belongs to another user")
 
 
 def _refuse_foreign(found: os.stat_result, path: Path) -> None:

@@ -18,9 +18,9 @@ class Account(BaseModel):
 
     model_config = ConfigDict(validate_assignment=True, extra="forbid")
 
-    max_send_rate: Annotated[float, Field(ge=UNLIMITED)] = UNLIMITED
+    max_send_rate: Annotated[float, Field(ge=UNLIMITED, allow_inf_nan=False)] = UNLIMITED
     """Recipients per second."""
-    max_24_hour_send: Annotated[float, Field(ge=UNLIMITED)] = UNLIMITED
+    max_24_hour_send: Annotated[float, Field(ge=UNLIMITED, allow_inf_nan=False)] = UNLIMITED
     """Recipients in any 24 hours."""
     sending_enabled: bool = True
     enforcement_status: Literal["HEALTHY", "PROBATION", "SHUTDOWN"] = "HEALTHY"

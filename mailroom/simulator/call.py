@@ -41,7 +41,7 @@ class Arrival:
     def _body(self) -> dict[str, Any]:
         try:
             members = json.loads(self.body or b"{}")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise bad_request("The body is not JSON") from error
         if not isinstance(members, dict):
             raise bad_request("The body is not an object")

@@ -48,7 +48,8 @@ class Control:
     def inbox(self, request: Request) -> Response:
         """The newest mails, `limit` of them, `after` the one with this message id."""
         limit = request.query_params.get("limit", "")
-        newest = self._ses.ledger.newest(int(limit) if limit.isdecimal() else NEWEST, request.query_params.get("after"))
+        most = int(limit) if limit.isdecimal() and len(limit) < 10 else NEWEST
+        newest = self._ses.ledger.newest(most, request.query_params.get("after"))
         return JSONResponse({**asdict(self._ses.ledger.counts()), "newest": [mail.as_json() for mail in newest]})
 
     async def faults(self, _: Request) -> Response:

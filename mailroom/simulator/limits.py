@@ -81,7 +81,7 @@ def template_data(text: str) -> dict[str, Any] | None:
     """The object that `text` is in JSON, or None if it is none."""
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

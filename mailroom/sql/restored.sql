@@ -3,9 +3,10 @@
 -- Binds: looks (at how many jobs from either end, and at how many of the newest tokens, to look).
 --
 -- One snapshot sees each token in one place, since everything moves them in one commit. A token that is consumed needs
--- no mail. The log names tokens that are gone as well: ids that came again are told apart by the moment of the token.
+-- no mail. The log names tokens that are gone as well: ids that came again are told apart by the moment of the token; and
+-- a delivery that is older than the token of its id says that one of them was brought in without the other.
 --
--- Returns one row: how many of either kind, and the first of each.
+-- Returns one row: how many of each kind, and the first of each.
 WITH ends AS MATERIALIZED (
     (SELECT token FROM jobs ORDER BY token LIMIT :looks)
     UNION
@@ -29,6 +30,15 @@ twice AS MATERIALIZED (
               AND NOT late AND retried_at IS NULL AND outcome NOT IN ('deferred', 'unconfirmed')) AS told
      WHERE told.finals > 0
 ),
+older AS MATERIALIZED (
+    SELECT tokens.id
+      FROM (SELECT id, created_at FROM tokens ORDER BY id DESC LIMIT :looks) AS tokens
+     CROSS JOIN LATERAL (
+           SELECT count(*) AS deliveries
+             FROM deliveries
+            WHERE deliveries.token = tokens.id AND deliveries.created_at < tokens.created_at) AS told
+     WHERE told.deliveries > 0
+),
 nowhere AS MATERIALIZED (
     SELECT newest.id
       FROM newest
@@ -42,4 +52,5 @@ nowhere AS MATERIALIZED (
        AND NOT EXISTS (SELECT FROM in_flight WHERE in_flight.token = newest.id)
 )
 SELECT (SELECT count(*) FROM twice) AS twice, (SELECT min(token) FROM twice) AS first_twice,
+       (SELECT count(*) FROM older) AS older, (SELECT min(id) FROM older) AS first_older,
        (SELECT count(*) FROM nowhere) AS nowhere, (SELECT min(id) FROM nowhere) AS first_nowhere

@@ -1,0 +1,11 @@
+-- See for whom mailroom.triggers is not on by default in this database: a setting that is for one session, while rows are
+-- restored, was left.
+--
+-- Returns a row for each: the role, or everybody.
+SELECT CASE setrole WHEN 0 THEN 'everybody' ELSE 'role ' || pg_get_userbyid(setrole) END
+       || CASE setdatabase WHEN 0 THEN ' in all databases' ELSE '' END AS who
+  FROM pg_db_role_setting
+ CROSS JOIN LATERAL unnest(setconfig) AS set_to
+ WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+   AND set_to LIKE 'mailroom.triggers=%' AND lower(split_part(set_to, '=', 2)) NOT IN ('on', 'true', 'yes', '1', '')
+ ORDER BY 1
