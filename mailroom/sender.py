@@ -104,17 +104,20 @@ class Sender:
             permit = self._permits.take(limit * batches, to_a_call=limit, urgent_waits=self._urgent_waits)
             if permit is None:
                 return None
+            was_flooded = self._flooded is not None
             claimed = time.monotonic()  # before the claim: a lease is never taken for longer than it is
             try:
                 claim = self._claim_permitted(permit, limit)
             except DBAPIError:  # perhaps it was too much: to look for a second job, even
+                if was_flooded:
+                    self._flood.shrink()
                 self._flooded = None
-                self._flood.shrink()
                 self._stride.restart()
                 self._sending.pace.batches = 1
                 raise
             self._stride.grow()
-            self._flood.grow()
+            if was_flooded:
+                self._flood.grow()
         _log_over(claim)
         if claim.batches:
             self._sending.work(claim.batches, permit, claimed=claimed)

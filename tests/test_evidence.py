@@ -197,3 +197,29 @@ def test_a_mail_bears_the_fence_of_its_batch_and_so_does_the_log(
         eventually(lambda: drained(connection), "all is sent")
     logged = {(str(row.token), str(row.fence)) for row in rows(connection, "SELECT token, fence FROM deliveries")}
     assert {(mail.tags["mailroom_token"], mail.tags["mailroom_batch"]) for mail in simulator.ledger.mails} == logged
+
+
+def test_an_acceptance_says_nothing_of_a_later_token_with_its_id(connection: Connection) -> None:
+    """Somebody has put the sequence back: the log of the token that is gone stays, and names another now."""
+    add_accounts(connection, 1, prefix="gone")
+    batch = take(connection)
+    lose(connection)
+    assert not settle(connection, batch, Sent("m-gone"))
+    connection.execute(text("DELETE FROM accounts"))
+    connection.execute(text("SELECT setval(pg_get_serial_sequence('tokens', 'id'), 1, false)"))
+    add_accounts(connection, 1, prefix="new")
+    [job] = take(connection).jobs
+    assert job.token == batch.jobs[0].token
+
+
+def test_who_holds_a_job_keeps_no_other_from_being_believed(engine: Engine, connection: Connection) -> None:
+    add_accounts(connection, 3)
+    batch = take(connection)
+    lose(connection, hold=True)
+    assert not settle(connection, batch, Sent("m"))
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as holder:
+        holder.execute(text("SELECT FROM jobs WHERE token = :token FOR UPDATE"), {"token": batch.jobs[0].token})
+        assert believe(connection, most=1) == Believed(freed=1, amended=0)
+        assert believe(connection) == Believed(freed=1, amended=0)
+        holder.rollback()
+    assert believe(connection) == Believed(freed=1, amended=0)

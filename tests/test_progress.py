@@ -11,7 +11,7 @@ from mailroom.simulator import Simulator
 from mailroom.upkeep import Upkeep
 from tests.running import count, eventually, transport, working
 from tests.test_upkeep import AGED, age, everything, lose_jobs, mail, prune
-from tests.trouble import let_statements_take, many_dead_jobs, slow_down_rows, statements
+from tests.trouble import let_statements_take, many_dead_jobs, set_for_all, slow_down_rows, statements
 from tests.world import add_accounts, ask_recovery, claim, misplaced, rows
 
 END_OTHERS = (
@@ -238,3 +238,16 @@ def test_warnings_are_told_though_how_long_jobs_wait_cannot_be_read(
         hurried.dispose()
     assert "warning code=NoAutovacuum" in caplog.text
     assert "warning code=QueueUnread" in caplog.text
+
+
+def test_connections_that_are_of_no_use_are_left_whatever_their_error_is_called(
+    engine: Engine, anew: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were made while the role's path led nowhere; what was mended since only new ones have."""
+    with engine.connect() as connection, statements(anew) as seen:
+        set_for_all(connection, "search_path", "nowhere")
+        add_accounts(connection, 1)
+        with working(anew, transport(simulator, monkeypatch), sweep_interval=0.2):
+            eventually(lambda: sum("-- Look" in one for one in seen) > 1, "it has tried")
+            set_for_all(connection, "search_path", "public")
+            eventually(lambda: sent(connection) == 1, "it is sent")

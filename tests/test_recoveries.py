@@ -2,19 +2,21 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from threading import Barrier
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, event, text
 
-from mailroom import queue, upkeep
+from mailroom import database, queue, upkeep
 from mailroom.floors import Floors
 from mailroom.job import Action, Batch, Deferred, Outcome, Priority, RecoveryLimits, Rejected, Sent, Unconfirmed
 from mailroom.queue import Claim
 from mailroom.retry import judge
 from mailroom.simulator import Simulator
 from tests.running import drained, eventually, transport, working
+from tests.trouble import let_statements_take, slow_down_rows
 from tests.world import add_accounts, ask_recovery, batch_of, claim, misplaced, rows
 
 THROUGH_PGBOUNCER = True
@@ -312,6 +314,52 @@ def test_a_flood_of_recoveries_that_are_over_delays_nobody(
             eventually(lambda: drained(connection), "all is over")
         assert {late, fresh} < {int(token) for token in simulator.ledger.sent_tokens()}
         assert len([sql for sql in claims if sql.startswith("-- Claim up to")]) < 40
+        assert misplaced(connection) == []
+
+
+def test_mails_of_a_time_that_is_not_yet_do_not_count(engine: Engine) -> None:
+    """The clock was set back: what was sent before that is in the future for as long."""
+    with engine.connect() as connection:
+        account = active(connection)
+        mail(connection, account, 3)
+        connection.execute(text("UPDATE deliveries SET created_at = created_at + interval '10 hours'"))
+        asked = ask(connection, account)
+        assert mailed(claim(connection)) == asked
+
+
+def test_a_flood_that_cannot_be_ended_at_once_is_ended_in_smaller_steps(
+    engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine.connect() as connection:
+        [flooded, other] = add_accounts(connection, 2, status="active")
+        asking = "INSERT INTO tokens (action, account) SELECT 'password_recovery', :id FROM generate_series(1, 600)"
+        connection.execute(text(asking), {"id": flooded})
+        late = ask_recovery(connection, other)
+        slow_down_rows(connection, "INSERT", "deliveries", 0.01, when="NEW.error_code = 'Superseded'")
+        let_statements_take(connection, timedelta(seconds=1))
+        hurried = database.connect_engine(url, pool_size=5)
+        with working(hurried, transport(simulator, monkeypatch), sweep_interval=0.5):
+            eventually(lambda: drained(connection), "all is over")
+        hurried.dispose()
+        assert str(late) in simulator.ledger.sent_tokens()
+
+
+def test_accounts_that_somebody_holds_keep_their_own_mail_alone(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hundreds of them, ahead of the one that can be had: nobody waits for the next sweep."""
+    with engine.connect() as connection, waiting_for_nobody(engine) as holder:
+        held = add_accounts(connection, 400, status="active", prefix="held")
+        for account in held:
+            ask_recovery(connection, account)
+        [free] = add_accounts(connection, 1, status="active", prefix="free")
+        token = ask_recovery(connection, free)
+        holder.execute(text("UPDATE accounts SET login = login || '-' WHERE id = ANY(:held)"), {"held": held})
+        with working(engine, transport(simulator, monkeypatch), sweep_interval=600, concurrency=2):
+            eventually(lambda: str(token) in simulator.ledger.sent_tokens(), "the free one is mailed")
+            assert simulator.ledger.counts().mails == 1
+            holder.rollback()
+            eventually(lambda: drained(connection), "then the others are")
         assert misplaced(connection) == []
 
 

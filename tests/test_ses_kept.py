@@ -153,3 +153,17 @@ def test_trouble_is_told_once_and_looked_at_each_time(folder: Path, caplog: pyte
     (folder / NAME).unlink()
     kept.append(None, [], "x")
     assert (folder / NAME).read_text().endswith('"answer": "x"}\n')
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what belongs to another")
+def test_a_way_on_which_another_could_lead_elsewhere_is_not_taken(tmp_path: Path) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.mkdir()
+    theirs.mkdir()
+    os.chown(theirs, 65_534, 65_534)
+    link = tmp_path / "link"
+    link.symlink_to(ours)
+    os.lchown(link, 65_534, 65_534)
+    for folder in (link / "below", theirs / "below"):
+        KeptAnswers(folder).append("1", [1], {})
+    assert list(ours.iterdir()) == list(theirs.iterdir()) == []

@@ -7,6 +7,7 @@ import string
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
+from typing import Any
 
 import psycopg
 import pytest
@@ -914,3 +915,11 @@ def test_the_guesses_go_with_their_token(conn: Connection) -> None:
 
     conn.execute(text("DELETE FROM accounts"))
     assert rows(conn, "SELECT FROM guesses") == []
+
+
+@pytest.mark.parametrize("odd", [None, 7, b"x" * 86, ["x"]])
+def test_what_a_form_may_hold_instead_of_a_token_is_a_token_error(conn: Connection, odd: Any) -> None:
+    with pytest.raises(TokenError):
+        tokens.consume(conn, odd, action=Action.ACTIVATION, key=KEY)
+    with pytest.raises(TokenError):
+        tokens.consume(conn, "x" * 86, action=Action.PASSWORD_RECOVERY, key=KEY, code=odd)

@@ -158,6 +158,28 @@ def test_sequences_that_were_not_restored(here: Here, env: dict[str, str], engin
     assert ill(here, env) == {}
 
 
+def test_rows_that_were_restored_while_triggers_made_others(here: Here, env: dict[str, str], engine: Engine) -> None:
+    """The accounts came in and made tokens of their own; the log is of the tokens that had these ids before."""
+    with engine.connect() as connection:
+        add_accounts(connection, 3)
+    execute(
+        engine,
+        "DELETE FROM jobs WHERE token = 1",
+        "INSERT INTO deliveries (token, action, outcome, attempt, created_at)"
+        " SELECT 1, 'activation', 'sent', 0, now() - interval '1 day'",
+    )
+    assert_one(here, env, "restore", "failed", "1 tokens are younger than what the log says of them, the first is 1")
+
+
+def test_triggers_that_were_left_off(here: Here, env: dict[str, str], engine: Engine) -> None:
+    with engine.connect() as connection:
+        name = connection.scalar(text("SELECT quote_ident(current_database())"))
+    execute(engine, f"ALTER DATABASE {name} SET mailroom.triggers = off")
+    assert_one(here, env, "triggers", "failed", "mailroom.triggers is off", "everybody")
+    execute(engine, f"ALTER DATABASE {name} SET mailroom.triggers = on")
+    assert ill(here, env) == {}
+
+
 @pytest.mark.parametrize("index", ["jobs_claim_idx", "deliveries_token_idx"])
 def test_an_index_that_is_gone(here: Here, env: dict[str, str], engine: Engine, index: str) -> None:
     execute(engine, f"DROP INDEX {index}")

@@ -238,6 +238,18 @@ def test_behind_more_dead_rows_than_a_statement_can_pass_all_that_is_due_is_sent
         assert [row.outcome for row in rows(connection, "SELECT outcome FROM deliveries")] == ["sent"] * 25
 
 
+def test_a_recovery_whose_account_somebody_holds_is_left(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
+    with engine.connect() as connection:
+        [account] = add_accounts(connection, 1, status="active")
+        ask_recovery(connection, account)
+        with engine.connect().execution_options(isolation_level="READ COMMITTED") as holder:
+            holder.execute(text("SELECT FROM accounts FOR UPDATE"))
+            assert here("sweep", env=sending(url, ses)).code == 3
+        connection.execute(text("UPDATE jobs SET due_at = now()"))  # it comes again in a moment
+        assert here("sweep", env=sending(url, ses)).code == 0
+    assert outcomes(engine) == ["sent"]
+
+
 def test_what_is_held_and_was_accepted_late_is_over(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
     add(engine, 1)
     with engine.connect() as connection:
