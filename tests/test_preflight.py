@@ -1,5 +1,6 @@
 """What is refused before work starts; nothing else that a role or a database sets changes what mailroom does."""
 
+import gc
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -297,10 +298,10 @@ def lived(engine: Engine, connection: Connection) -> Iterator[Any]:
     yield rows(connection, "SELECT CAST(extract(epoch FROM expires_at - created_at) AS int) FROM tokens")
     yield reconcile(connection.engine, queue="mailroom").enqueued, prune(connection, older_than=timedelta(days=1))
     yield sorted(health.warnings(health.read(connection))), type(status.read(connection)).__name__
-    yield [
-        (row.outcome, row.attempt)
+    yield sorted(
+        (row.state, row.attempt)
         for row in jobs.find(connection, Filters((), None, (), None, None, None, None, False), limit=9)
-    ]
+    )
     permit = FleetPermits(engine, mail_rate=14.0, bulk_rate=None).take(1, urgent_waits=lambda: False)
     yield permit is not None
     yield misplaced(connection)
@@ -317,7 +318,9 @@ def differs(url: str, setting: str, expected: list[Any]) -> str | None:
         preflight.check(engine)
         found = life(engine)
     except DatabaseError as error:
-        return None if plain(setting) in plain(str(error)) else f"refused as {error}"
+        # A session that ends at once cannot even be asked why.
+        named = plain(setting) in plain(str(error)) or setting == "idle_session_timeout"
+        return None if named else f"refused as {error}"
     except (SQLAlchemyError, AssertionError) as error:
         return f"{type(error).__name__}: {str(error)[:300]}"
     finally:
@@ -350,5 +353,6 @@ def test_whatever_a_role_carries_changes_nothing_or_is_refused_by_name(
         if difference is not None:
             found.append(f"{setting} = {value}: {difference}")
         carried.reset()
+    gc.collect()  # here, and not in a test that has nothing to do with those connections
     assert not found, "\n".join(found)
     assert tried > 200
