@@ -1,11 +1,15 @@
 """A token proves one address, an address is one account's however it is spelt, and triggers that can be kept still."""
 
+import logging
+
 from alembic import op
 
 revision = "0008"
 down_revision = "0007"
 branch_labels = None
 depends_on = None
+
+log = logging.getLogger("alembic.runtime.migration")
 
 # What follows folds by Unicode, which PostgreSQL does in UTF8 only.
 ENCODING = """
@@ -606,4 +610,5 @@ def make_indexes(indexes: dict[str, str]) -> None:
             if not there.get(name, True):
                 op.execute(f"DROP INDEX CONCURRENTLY {schema}.{name}")
             if not there.get(name):
+                log.info("building %s, which waits for the transactions that are open now", name)
                 op.execute("CREATE " + words.format(schema=schema))
