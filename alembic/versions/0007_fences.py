@@ -4,7 +4,7 @@ A sequence comes again after a failover that lost commits, and with it the ids o
 mails apart must be random: the fence of a batch, and the secret of a token.
 """
 
-import sys
+import logging
 
 from alembic import op
 
@@ -12,6 +12,8 @@ revision = "0007"
 down_revision = "0006"
 branch_labels = None
 depends_on = None
+
+log = logging.getLogger("alembic.runtime.migration")
 
 # The log names a batch by its fence too. A late answer that belongs to no token here is logged under none: a token of
 # that id may yet come; one that belongs to one keeps the proof of that, some bytes of a hash of the secret. No default
@@ -160,6 +162,6 @@ def make_index() -> None:
         op.execute(f"CREATE INDEX IF NOT EXISTS {words}")
     elif not is_valid:
         with op.get_context().autocommit_block():
-            sys.stderr.write("mailroom: building an index, which waits for the transactions that are open now\n")
+            log.info("building an index, which waits for the transactions that are open now")
             op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {schema}.deliveries_accepted_late_idx")
             op.execute(f"CREATE INDEX CONCURRENTLY {words}")

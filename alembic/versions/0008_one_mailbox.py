@@ -1,6 +1,6 @@
 """A token proves one address, an address is one account's however it is spelt, and triggers that can be kept still."""
 
-import sys
+import logging
 
 from alembic import op
 
@@ -8,6 +8,8 @@ revision = "0008"
 down_revision = "0007"
 branch_labels = None
 depends_on = None
+
+log = logging.getLogger("alembic.runtime.migration")
 
 # What follows folds by Unicode, which PostgreSQL does in UTF8 only.
 ENCODING = """
@@ -608,5 +610,5 @@ def make_indexes(indexes: dict[str, str]) -> None:
             if not there.get(name, True):
                 op.execute(f"DROP INDEX CONCURRENTLY {schema}.{name}")
             if not there.get(name):
-                sys.stderr.write(f"mailroom: building {name}, which waits for the transactions that are open now\n")
+                log.info("building %s, which waits for the transactions that are open now", name)
                 op.execute("CREATE " + words.format(schema=schema))

@@ -1,5 +1,6 @@
 """`migrate` and `prune`: the schema, also where there is no checkout, and how much history is in it."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,7 @@ def upgrade(url: str) -> None:
     from alembic.config import Config  # noqa: PLC0415
     from alembic.util import CommandError  # noqa: PLC0415
 
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # which it has is no news
     config = Config()
     config.set_main_option("script_location", str(_scripts()).replace("%", "%%"))
     engine = connect_engine(url, isolation_level="READ COMMITTED")
