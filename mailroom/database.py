@@ -1,16 +1,19 @@
 """Connections and engines for any PostgreSQL URL, the statements in `sql/`, and the revision that they need."""
 
 import re
+import time
 from datetime import timedelta
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 from sqlalchemy import Engine, ExceptionContext, TextClause, create_engine, event, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from mailroom.errors import DatabaseError, SettingsError
 
@@ -50,6 +53,10 @@ _RECYCLE_SECONDS: Final = 1800
 # What a server says that another connection may cure, perhaps to another server: it takes no writes (after a failover),
 # shuts down, has lost its files, has no room left; and what only this session does not know yet.
 _USELESS: Final = ("08", "0A000", "25006", "53", "57P0", "58", "XX")
+
+
+# When all connections of an engine were to be made anew.
+_renewed_at: "WeakKeyDictionary[Engine, float]" = WeakKeyDictionary()
 
 
 class OutcomeUnknownError(psycopg.OperationalError):
@@ -190,7 +197,19 @@ def connect_engine(
         use_native_hstore=False,
     )
     event.listen(engine, "handle_error", _leave_if_useless)
+    event.listen(engine, "connect", lambda _, record: record.info.update(made_at=time.monotonic()))
+    event.listen(engine, "checkout", lambda _, record, __: _leave_if_old(record, _renewed_at.get(engine, 0.0)))
     return engine
+
+
+def renew_connections(engine: Engine) -> None:
+    """Have every connection that there is now replaced by a new one, before it is used again."""
+    _renewed_at[engine] = time.monotonic()
+
+
+def _leave_if_old(record: ConnectionPoolEntry, renewed_at: float) -> None:
+    if record.info["made_at"] <= renewed_at:
+        raise DisconnectionError
 
 
 def _leave_if_useless(context: ExceptionContext) -> None:

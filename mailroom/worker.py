@@ -13,6 +13,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
+from mailroom.database import renew_connections
 from mailroom.errors import MailroomError
 from mailroom.limits import Limits
 from mailroom.moments import Moments
@@ -244,7 +245,7 @@ class Worker:
         A role's settings or rights may have been mended since they were made, or the name led to another server then.
         """
         if self._outage.fails(what, error):
-            self._engine.dispose()
+            renew_connections(self._engine)
 
     def _note_failure(self, sender: Sender, error: DBAPIError) -> None:
         self._note_outage(sender, error)

@@ -36,7 +36,7 @@ def slow_down_rows(connection: Connection, change: str, table: str, seconds: flo
 
 
 @contextlib.contextmanager
-def many_dead_jobs(engine: Engine, connection: Connection, count: int = 300_000) -> Iterator[timedelta]:
+def many_dead_jobs(engine: Engine, connection: Connection, count: int = 700_000) -> Iterator[timedelta]:
     """Let jobs begin with many that are done, of one import an hour ago, while an old snapshot keeps them.
 
     Gives how long a look from the beginning takes.
