@@ -275,3 +275,18 @@ def test_a_url_of_which_a_password_would_be_the_host_is_refused_unshown(url: str
 def test_what_is_spelt_right_is_taken(url: str, password: str, host: str) -> None:
     given = conninfo_to_dict(database.connection_string(url))
     assert (given["password"], given["host"]) == (password, host)
+
+
+@pytest.mark.parametrize(
+    ("said", "again"),
+    [
+        (psycopg.errors.UndefinedTable, True),
+        (psycopg.errors.InsufficientPrivilege, True),
+        (psycopg.errors.CheckViolation, True),
+        (psycopg.errors.IndexCorrupted, True),
+        (psycopg.errors.QueryCanceled, True),
+        (psycopg.errors.InvalidTextRepresentation, False),
+    ],
+)
+def test_a_settlement_is_repeated_unless_its_own_values_are_wrong(said: type[psycopg.Error], again: bool) -> None:
+    assert database.is_worth_repeating(DBAPIError("settle", {}, said())) is again
