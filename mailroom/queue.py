@@ -139,8 +139,8 @@ def claim(  # noqa: PLR0913 - what the one statement binds
             **_lanes(seen, lanes),
         },
     )
-    rows = [row for row in answer if row.token is not None]
-    if not rows:
+    rows = answer.all()
+    if rows[0].token is None:
         return NOTHING
     lane = (Priority(rows[0].priority), Action(rows[0].action))
     end = _end(rows)
@@ -161,6 +161,7 @@ def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdic
     """
     closing = list(judged)
     encoding = _encoding(connection)
+    places = {batch.fence: place for place, (batch, _) in enumerate(closing, start=1)}
     by_job = [(batch, *one) for batch, verdicts in closing for one in zip(batch.jobs, verdicts, strict=False)]
     told = [(batch, job, delivery) for batch, job, verdict in by_job for delivery in verdict.deliveries]
     again = [(batch, job, verdict.again) for batch, job, verdict in by_job if verdict.again is not None]
@@ -172,14 +173,14 @@ def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdic
         "proofs": [hashlib.sha256(job.secret).digest()[:PROOF_BYTES] for _, job, _ in told],
         "accounts": [job.account for _, job, _ in told],
         "batches": [batch.id for batch, _, _ in told],
-        "fences": [batch.fence for batch, _, _ in told],
+        "places": [places[batch.fence] for batch, _, _ in told],
         "attempts": [job.attempt for _, job, _ in told],
         "outcomes": [delivery.outcome for _, _, delivery in told],
         "message_ids": [_storable(delivery.message_id, encoding) for _, _, delivery in told],
         "error_codes": [_storable(delivery.error_code, encoding) for _, _, delivery in told],
         "errors": [_storable(delivery.error, encoding) for _, _, delivery in told],
         "again_tokens": [job.token for _, job, _ in again],
-        "again_fences": [batch.fence for batch, _, _ in again],
+        "again_places": [places[batch.fence] for batch, _, _ in again],
         "again_attempts": [retry.attempt for _, _, retry in again],
         "again_after": [retry.after for _, _, retry in again],
     }
@@ -293,12 +294,12 @@ def _end(rows: Sequence[Row[Any]]) -> Position:
 
 def _claimed(rows: Sequence[Row[Any]], lane: Lane) -> Claim:
     over = tuple(Over(r.token, Action(r.action), r.outcome, r.error_code) for r in rows if r.outcome is not None)
-    by_fence: dict[UUID, list[Row[Any]]] = {}
+    by_fence: dict[str, list[Row[Any]]] = {}
     for row in rows:
         if row.fence is not None:
             by_fence.setdefault(row.fence, []).append(row)
     batches = tuple(
-        Batch(taken[0].batch, fence, lane[1], lane[0], tuple(map(_job, taken)), taken[0].due_at)
+        Batch(taken[0].batch, UUID(fence), lane[1], lane[0], tuple(map(_job, taken)), taken[0].due_at)
         for fence, taken in by_fence.items()
     )
     return Claim(batches, over, lane, sum(row.busy for row in rows))

@@ -103,8 +103,7 @@ taken AS (
     RETURNING token, due_at, priority, action, attempt
 ),
 -- What is so now decides. An acceptance that arrived after its batch was rescued is kept as a late row: the mail is
--- out, and is not sent again, whatever the attempt: a failover may have forgotten that there was one. The oldest is
--- ordered by its moment, not its id: to save a sort, PostgreSQL might walk the log by id, from its beginning.
+-- out, and is not sent again, whatever the attempt: a failover may have forgotten that there was one. Of several, any.
 -- LIMIT: a look by index for each job, whatever the planner thinks of their number.
 --
 -- A token proves the address that it was made for; one of before that was remembered (NULL) proves any. Who has consumed
@@ -140,7 +139,6 @@ examined AS MATERIALIZED (
              FROM deliveries
             WHERE deliveries.token = taken.token AND deliveries.outcome = 'sent' AND deliveries.late
               AND (deliveries.proof IS NULL OR deliveries.proof = substring(sha256(wanted.secret) FOR 8))
-            ORDER BY deliveries.created_at
             LIMIT 1
            ) AS accepted ON true
       LEFT JOIN LATERAL (
@@ -241,7 +239,7 @@ batch AS (
      ORDER BY ahead / :batch_limit
     RETURNING id, fence, tokens
 )
-SELECT opened.batch, opened.fence, token, due_at, priority, action, attempt, account,
+SELECT opened.batch, CAST(opened.fence AS text) AS fence, token, due_at, priority, action, attempt, account,
        email, login, secret, code, resend, outcome, error_code, busy, surplus
   FROM (VALUES (true)) AS always
   LEFT JOIN looked_up ON true

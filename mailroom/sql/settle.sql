@@ -1,9 +1,9 @@
 -- Record what became of the jobs of some batches of one action, and close the batches.
 --
 -- Binds: closing_ids and closing_fences (the batches), action, and a row for each delivery in arrays: tokens, proofs
--- (the first eight bytes of sha256 of the token's secret), accounts, batches (ids), fences, attempts, outcomes, message_ids,
--- error_codes, errors; and for each job that is to be tried again: again_tokens, again_fences, again_attempts, again_after
--- (NULL: it is held, due never, until somebody decides). A job of these batches without a final delivery goes back to
+-- (the first eight bytes of sha256 of the token's secret), accounts, batches (ids), places (which of the closing, from 1),
+-- attempts, outcomes, message_ids, error_codes, errors; and for each job that is to be tried again: again_tokens,
+-- again_places, again_attempts, again_after (NULL: it is held, due never, until somebody decides). A job of these batches without a final delivery goes back to
 -- jobs, also when nothing is said of it: then uncharged, and due when the oldest of its batch was.
 --
 -- The fence: the row of a batch is deleted first. Whoever comes second, this or rescue, finds none. It is random: after a
@@ -23,12 +23,12 @@ WITH closed AS MATERIALIZED (
     RETURNING batches.fence, queue, action, priority, due_at, tokens, attempts
 ),
 results AS MATERIALIZED (
-    SELECT *
+    SELECT *, (CAST(:closing_fences AS uuid[]))[place] AS fence
       FROM unnest(CAST(:tokens AS bigint[]), CAST(:proofs AS bytea[]), CAST(:accounts AS bigint[]),
-                  CAST(:batches AS bigint[]), CAST(:fences AS uuid[]), CAST(:attempts AS smallint[]),
+                  CAST(:batches AS bigint[]), CAST(:places AS integer[]), CAST(:attempts AS smallint[]),
                   CAST(:outcomes AS delivery_outcome[]), CAST(:message_ids AS text[]), CAST(:error_codes AS text[]),
                   CAST(:errors AS text[]))
-           AS result (token, proof, account, batch, fence, attempt, outcome, message_id, error_code, error)
+           AS result (token, proof, account, batch, place, attempt, outcome, message_id, error_code, error)
 ),
 -- Counted, since PostgreSQL may turn a NOT EXISTS in an OR into a table of all that matches, made from the whole log.
 -- LIMIT: a look by index at the few tokens that are late, whatever the planner thinks of the many.
@@ -58,10 +58,10 @@ again AS (
            closed.action, closed.priority, coalesce(retry.attempt, held.attempt), closed.queue
       FROM closed
      CROSS JOIN LATERAL unnest(closed.tokens, closed.attempts) AS held (token, attempt)
-      LEFT JOIN unnest(CAST(:again_tokens AS bigint[]), CAST(:again_fences AS uuid[]),
+      LEFT JOIN unnest(CAST(:again_tokens AS bigint[]), CAST(:again_places AS integer[]),
                        CAST(:again_attempts AS smallint[]), CAST(:again_after AS interval[]))
-                AS retry (token, fence, attempt, after)
-           ON retry.token = held.token AND retry.fence = closed.fence
+                AS retry (token, place, attempt, after)
+           ON retry.token = held.token AND (CAST(:closing_fences AS uuid[]))[retry.place] = closed.fence
      WHERE NOT EXISTS (
            SELECT FROM results
             WHERE results.token = held.token AND results.fence = closed.fence
