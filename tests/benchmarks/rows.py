@@ -21,8 +21,9 @@ INSERT INTO accounts (email, login)
 SELECT 'user' || n || '@example.com', 'user' || n FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n
 """
 TOKENS: Final = """
-INSERT INTO tokens (action, account, expires_at)
-SELECT 'activation', id, now() + interval '1 day' FROM accounts WHERE id > %(account)s ORDER BY id
+INSERT INTO tokens (action, account, expires_at, address_hash)
+SELECT 'activation', id, now() + interval '1 day', token_address_hash(email) FROM accounts
+WHERE id > %(account)s ORDER BY id
 """
 JOBS: Final = """
 INSERT INTO jobs (token, due_at, action, priority, queue)
