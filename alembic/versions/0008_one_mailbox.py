@@ -155,7 +155,7 @@ CREATE OR REPLACE FUNCTION token_address_hash(email text) RETURNS bytea
 COMMENT ON FUNCTION token_address_hash IS 'What a token remembers of the address that it proves.';
 
 GRANT EXECUTE ON FUNCTION lowered, mailbox_key, address_key, login_key, token_address_hash TO PUBLIC;
-"""  # noqa: S608 - letters
+"""  # noqa: S608 - letters  # nosec B608
 
 # Said before anything is changed, and without an address: an index would only say that it cannot be made.
 COLLISIONS = """
