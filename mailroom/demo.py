@@ -45,7 +45,8 @@ class Demo:
 
     def run(self, count: int) -> bool:
         """Insert accounts, follow some links, ask for recoveries; show the mails leave. False if one did not arrive."""
-        self.say(f"\n{count} accounts sign up, in one INSERT:")
+        self.say("")
+        self.say(f"{count} accounts sign up, in one INSERT:")
         began = time.monotonic()
         with self.engine.begin() as connection:
             people = [{"email": f"user{n}@example.com", "login": f"user{n}"} for n in range(1, count + 1)]
@@ -53,7 +54,8 @@ class Demo:
         arrived = self._show(count)
         seconds = time.monotonic() - began
         activated = self._follow_links(RECOVERIES)
-        self.say(f"\n{len(activated)} follow their links, and forget their passwords at once:")
+        self.say("")
+        self.say(f"{len(activated)} follow their links, and forget their passwords at once:")
         with self.engine.begin() as connection:
             asked = [{"action": Action.PASSWORD_RECOVERY, "account": account} for account in activated]
             if asked:
@@ -90,7 +92,8 @@ class Demo:
         counts = self.simulator.ledger.counts()
         with self.engine.connect() as connection:
             active = connection.scalar(select(func.count()).where(accounts.c.status == "active"))
-        self.say(f"\n{activations} activation mails in {seconds:.1f} s, {recoveries} recovery mails")
+        self.say("")
+        self.say(f"{activations} activation mails in {seconds:.1f} s, {recoveries} recovery mails")
         self.say(f"accounts active: {active}")
         self.say(f"requests to SES: {counts.requests}, mails accepted: {counts.mails}, sent twice: {counts.duplicates}")
 
