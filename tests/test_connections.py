@@ -75,11 +75,9 @@ def test_a_migration_goes_through_a_pooler(url: str) -> None:
 
 def test_a_connection_goes_on_after_a_statement_was_cancelled(impatient: Engine) -> None:
     with impatient.connect() as connection:
-        backend = connection.scalar(text("SELECT pg_backend_pid()"))
         with pytest.raises(OperationalError, match="canceling statement due to user request"):
             connection.execute(text("SELECT pg_sleep(60)"))
         assert connection.scalar(text("SELECT 1")) == 1
-        assert backend is not None
 
 
 def test_where_not_even_the_cancelling_is_answered_nobody_knows(url: str, engine: Engine) -> None:
