@@ -33,6 +33,9 @@ class Aftermath:
 
         Raises DBAPIError if the database does not take it.
         """
+        if outcomes and all(isinstance(told, Sent) for told in outcomes):
+            self._backoff.success()
+            return
         self._mind_refusals(action, outcomes)
         self._mind_the_account(action, outcomes)
         if any(_is_throttled(outcome) for outcome in outcomes):
@@ -45,8 +48,10 @@ class Aftermath:
         refused before; and where no other was refused since. Otherwise the mail is tried again; and if one after
         another is refused, the action is at fault. The first time, and whenever it is, that costs the mail nothing.
         """
+        if any(isinstance(told, Sent) for told in outcomes):
+            return outcomes
         refused = [job for job, told in zip(batch.jobs, outcomes, strict=True) if _is_refused(told)]
-        if not refused or any(isinstance(told, Sent) for told in outcomes):
+        if not refused:
             return outcomes
         try:
             with self._engine.connect() as connection:

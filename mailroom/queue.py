@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row
 
-from mailroom.database import statement
+from mailroom.database import numbers_literal, statement, words_literal
 from mailroom.floors import LANES, Floors, Lane, rank
 from mailroom.job import RECOVERY_LIMITS, Action, Batch, Job, Position, Priority, RecoveryLimits
 from mailroom.pauses import LONGEST_PROBE
@@ -161,26 +161,28 @@ def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdic
     """
     closing = list(judged)
     encoding = _encoding(connection)
-    places = {batch.fence: place for place, (batch, _) in enumerate(closing, start=1)}
-    by_job = [(batch, *one) for batch, verdicts in closing for one in zip(batch.jobs, verdicts, strict=False)]
-    told = [(batch, job, delivery) for batch, job, verdict in by_job for delivery in verdict.deliveries]
-    again = [(batch, job, verdict.again) for batch, job, verdict in by_job if verdict.again is not None]
+    by_job = [
+        (place, *one)
+        for place, (batch, verdicts) in enumerate(closing, start=1)
+        for one in zip(batch.jobs, verdicts, strict=False)
+    ]
+    told = [(place, job, delivery) for place, job, verdict in by_job for delivery in verdict.deliveries]
+    again = [(place, job, verdict.again) for place, job, verdict in by_job if verdict.again is not None]
     binds = {
         "closing_ids": [batch.id for batch, _ in closing],
         "closing_fences": [batch.fence for batch, _ in closing],
         "action": closing[0][0].action.value,
-        "tokens": [job.token for _, job, _ in told],
-        "proofs": [hashlib.sha256(job.secret).digest()[:PROOF_BYTES] for _, job, _ in told],
-        "accounts": [job.account for _, job, _ in told],
-        "batches": [batch.id for batch, _, _ in told],
-        "places": [places[batch.fence] for batch, _, _ in told],
-        "attempts": [job.attempt for _, job, _ in told],
-        "outcomes": [delivery.outcome for _, _, delivery in told],
-        "message_ids": [_storable(delivery.message_id, encoding) for _, _, delivery in told],
-        "error_codes": [_storable(delivery.error_code, encoding) for _, _, delivery in told],
-        "errors": [_storable(delivery.error, encoding) for _, _, delivery in told],
+        "tokens": numbers_literal(job.token for _, job, _ in told),
+        "proofs": words_literal(_proof(job) for _, job, _ in told),
+        "accounts": numbers_literal(job.account for _, job, _ in told),
+        "places": numbers_literal(place for place, _, _ in told),
+        "attempts": numbers_literal(job.attempt for _, job, _ in told),
+        "outcomes": words_literal(delivery.outcome for _, _, delivery in told),
+        "message_ids": words_literal(_storable(delivery.message_id, encoding) for _, _, delivery in told),
+        "error_codes": words_literal(_storable(delivery.error_code, encoding) for _, _, delivery in told),
+        "errors": words_literal(_storable(delivery.error, encoding) for _, _, delivery in told),
         "again_tokens": [job.token for _, job, _ in again],
-        "again_places": [places[batch.fence] for batch, _, _ in again],
+        "again_places": [place for place, _, _ in again],
         "again_attempts": [retry.attempt for _, _, retry in again],
         "again_after": [retry.after for _, _, retry in again],
     }
@@ -281,7 +283,14 @@ def _encoding(connection: Connection) -> str:
 
 def _storable(words: str | None, encoding: str) -> str | None:
     """Replace what the database cannot hold, NUL among it: an odd answer must not keep its batch from settling."""
-    return words and words.replace("\0", "?").encode(encoding, errors="replace").decode(encoding)
+    if words is None:
+        return None
+    words = words.replace("\0", "?")
+    return words if words.isascii() else words.encode(encoding, errors="replace").decode(encoding)
+
+
+def _proof(job: Job) -> str:
+    return "\\x" + hashlib.sha256(job.secret).hexdigest()[: 2 * PROOF_BYTES]
 
 
 def _end(rows: Sequence[Row[Any]]) -> Position:
@@ -293,16 +302,19 @@ def _end(rows: Sequence[Row[Any]]) -> Position:
 
 
 def _claimed(rows: Sequence[Row[Any]], lane: Lane) -> Claim:
-    over = tuple(Over(r.token, Action(r.action), r.outcome, r.error_code) for r in rows if r.outcome is not None)
-    by_fence: dict[str, list[Row[Any]]] = {}
+    priority, action = lane
+    over = [Over(row.token, action, row.outcome, row.error_code) for row in rows if row.outcome is not None]
+    batches: list[tuple[Row[Any], list[Row[Any]]]] = []
     for row in rows:
-        if row.fence is not None:
-            by_fence.setdefault(row.fence, []).append(row)
-    batches = tuple(
-        Batch(taken[0].batch, UUID(fence), lane[1], lane[0], tuple(map(_job, taken)), taken[0].due_at)
-        for fence, taken in by_fence.items()
+        if row.batch is not None:
+            batches.append((row, []))
+        if row.outcome is None and not row.busy and not row.surplus:
+            batches[-1][1].append(row)
+    opened = (
+        Batch(first.batch, UUID(first.fence), action, priority, tuple(map(_job, mailed)), first.due_at)
+        for first, mailed in batches
     )
-    return Claim(batches, over, lane, sum(row.busy for row in rows))
+    return Claim(tuple(opened), tuple(over), lane, sum(row.busy for row in rows))
 
 
 def _job(r: Row[Any]) -> Job:

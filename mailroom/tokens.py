@@ -24,6 +24,7 @@ SIGNED_CHARACTERS: Final = 86
 # One key, or several, of which any may have signed: the old and the new one, while one takes the other's place.
 Keys = bytes | Sequence[bytes]
 
+_NO_KEY: Final = f"a key is {KEY_BYTES} bytes"
 _PATHS: Final = {Action.ACTIVATION: b"/activate", Action.PASSWORD_RECOVERY: b"/recover"}
 
 
@@ -35,7 +36,8 @@ def sign(secret: bytes, *, action: Action, key: bytes, code: str | None = None) 
     """
     if len(secret) != SECRET_BYTES:
         raise ValueError("a secret is 32 bytes")
-    _checked(key)
+    if len(key) != KEY_BYTES:
+        raise ValueError(_NO_KEY)
     return _encode(secret + _mac(secret, action=action, key=key, code=code))
 
 
@@ -142,7 +144,7 @@ def _beside(connection: Connection) -> Iterator[Connection]:
 def _checked(key: Keys) -> Sequence[bytes]:
     keys = [key] if isinstance(key, bytes) else key
     if not keys or any(len(each) != KEY_BYTES for each in keys):
-        raise ValueError("a key is 32 bytes")
+        raise ValueError(_NO_KEY)
     return keys
 
 

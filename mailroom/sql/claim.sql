@@ -12,8 +12,8 @@
 -- Of one account's recoveries, at most recoveries_per_15_minutes and recoveries_per_day are mailed.
 --
 -- Returns a row for each job looked at, and where there is none a row of NULLs (a table of which no row can be seen would
--- else be planned away, and the question whether all can be seen with it): to be sent in its batch; over, with its
--- outcome; or gone back to jobs, with neither: `busy`, due after a tenth of its token's age (from busy_wait to
+-- else be planned away, and the question whether all can be seen with it): to be sent, the first of each batch with its
+-- batch; over, with its outcome; or gone back to jobs, with neither: `busy`, due after a tenth of its token's age (from busy_wait to
 -- longest_busy_wait), since somebody has locked its account or its token; or not, due as it was, since enough others leave.
 --
 -- Locks: jobs, then accounts (of recoveries) and tokens (late activations), skipping what others hold. Waits for nobody.
@@ -104,15 +104,21 @@ taken AS (
 ),
 -- What is so now decides. An acceptance that arrived after its batch was rescued is kept as a late row: the mail is
 -- out, and is not sent again, whatever the attempt: a failover may have forgotten that there was one. Of several, any.
--- LIMIT: a look by index for each job, whatever the planner thinks of their number.
+-- LIMIT, and no EXISTS: a look by index for each job, whatever the planner thinks of their number. What few jobs need is
+-- asked inside the CASE, of those alone.
 --
 -- A token proves the address that it was made for; one of before that was remembered (NULL) proves any. Who has consumed
 -- a newer one needs no older one: of recoveries the newest alone is mailed, and who never was active consumed none.
-examined AS MATERIALIZED (
+examined AS (
     SELECT taken.*, wanted.account, wanted.secret, wanted.code, wanted.expires_at, wanted.email, wanted.login,
            wanted.created_at, wanted.address_hash,
            accepted.batch AS accepted_in, accepted.fence AS accepted_fence, accepted.message_id,
-           unconfirmed.batch IS NOT NULL AS resend,
+           taken.attempt > 0 AND (
+               SELECT true
+                 FROM deliveries
+                WHERE deliveries.token = taken.token AND deliveries.outcome = 'unconfirmed'
+                LIMIT 1
+               ) IS NOT NULL AS resend,
            CASE
                WHEN accepted.message_id IS NOT NULL THEN 'AcceptedLate'
                WHEN wanted.id IS NULL THEN 'TokenGone'
@@ -120,10 +126,23 @@ examined AS MATERIALIZED (
                WHEN wanted.address_hash <> token_address_hash(wanted.email) THEN 'AddressChanged'
                WHEN wanted.status <> CASE taken.action WHEN 'activation' THEN 'provisioned' ELSE 'active' END
                     ::account_status THEN 'AccountStatus'
-               WHEN ended.id IS NOT NULL THEN 'Superseded'
-               WHEN taken.action = 'activation' THEN NULL
+               WHEN taken.action = 'activation' AND wanted.activated_at IS NULL THEN NULL
+               WHEN taken.action = 'activation' THEN (
+                   SELECT 'Superseded'
+                     FROM tokens AS others
+                    WHERE others.account = wanted.account AND others.action = taken.action AND others.id > wanted.id
+                      AND others.consumed_at IS NOT NULL
+                    LIMIT 1
+                   )
                WHEN wanted.expires_at <= now() THEN 'TokenExpired'
-               WHEN newer.id IS NOT NULL THEN 'Superseded'
+               ELSE (
+                   SELECT 'Superseded'
+                     FROM tokens AS others
+                    WHERE others.account = wanted.account AND others.id > wanted.id
+                      AND others.action = 'password_recovery'
+                    ORDER BY others.id DESC
+                    LIMIT 1
+                   )
            END AS error_code
       FROM taken
       LEFT JOIN LATERAL (
@@ -141,27 +160,7 @@ examined AS MATERIALIZED (
               AND (deliveries.proof IS NULL OR deliveries.proof = substring(sha256(wanted.secret) FOR 8))
             LIMIT 1
            ) AS accepted ON true
-      LEFT JOIN LATERAL (
-           SELECT deliveries.batch
-             FROM deliveries
-            WHERE deliveries.token = taken.token AND deliveries.outcome = 'unconfirmed' AND taken.attempt > 0
-            LIMIT 1
-           ) AS unconfirmed ON true
-      LEFT JOIN LATERAL (
-           SELECT others.id
-             FROM tokens AS others
-            WHERE others.account = wanted.account AND others.id > wanted.id AND others.action = 'password_recovery'
-              AND taken.action = 'password_recovery'
-            ORDER BY others.id DESC
-            LIMIT 1
-           ) AS newer ON true
-      LEFT JOIN LATERAL (
-           SELECT others.id
-             FROM tokens AS others
-            WHERE others.account = wanted.account AND others.action = taken.action AND others.id > wanted.id
-              AND others.consumed_at IS NOT NULL AND wanted.activated_at IS NOT NULL AND taken.action = 'activation'
-            LIMIT 1
-           ) AS ended ON true
+     OFFSET 0  -- each is examined once, and not again for the sort
 ),
 -- What is to be mailed, in order, and of how many others that come first.
 numbered AS (
@@ -197,7 +196,8 @@ renewed AS (
        SET expires_at = CASE WHEN is_late THEN now() + token_life() ELSE tokens.expires_at END,
            address_hash = token_address_hash(email)
       FROM fitting
-     WHERE tokens.id = ANY (ARRAY(SELECT id FROM renewable)) AND fitting.token = tokens.id
+     WHERE fitting.token = ANY (ARRAY(SELECT id FROM renewable)) AND tokens.id = fitting.token
+       AND tokens.id = ANY (ARRAY(SELECT id FROM renewable))
 ),
 looked_up AS MATERIALIZED (
     SELECT token, due_at, priority, action, attempt, account, email, login, secret, code, resend, surplus, created_at,
@@ -237,12 +237,12 @@ batch AS (
      WHERE outcome IS NULL AND NOT busy AND NOT surplus
      GROUP BY ahead / :batch_limit
      ORDER BY ahead / :batch_limit
-    RETURNING id, fence, tokens
+    RETURNING id, fence, tokens[1] AS first
 )
-SELECT opened.batch, CAST(opened.fence AS text) AS fence, token, due_at, priority, action, attempt, account,
+SELECT batch.id AS batch, CAST(batch.fence AS text) AS fence, token, due_at, priority, action, attempt, account,
        email, login, secret, code, resend, outcome, error_code, busy, surplus
   FROM (VALUES (true)) AS always
   LEFT JOIN looked_up ON true
-  LEFT JOIN (SELECT id AS batch, fence, unnest(tokens) AS token FROM batch) AS opened USING (token)
+  LEFT JOIN batch ON batch.first = looked_up.token
  WHERE sees_every_row()
  ORDER BY due_at, token

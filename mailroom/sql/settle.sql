@@ -1,7 +1,7 @@
 -- Record what became of the jobs of some batches of one action, and close the batches.
 --
 -- Binds: closing_ids and closing_fences (the batches), action, and a row for each delivery in arrays: tokens, proofs
--- (the first eight bytes of sha256 of the token's secret), accounts, batches (ids), places (which of the closing, from 1),
+-- (the first eight bytes of sha256 of the token's secret), accounts, places (which of the closing, from 1),
 -- attempts, outcomes, message_ids, error_codes, errors; and for each job that is to be tried again: again_tokens,
 -- again_places, again_attempts, again_after (NULL: it is held, due never, until somebody decides). A job of these batches without a final delivery goes back to
 -- jobs, also when nothing is said of it: then uncharged, and due when the oldest of its batch was.
@@ -23,12 +23,11 @@ WITH closed AS MATERIALIZED (
     RETURNING batches.fence, queue, action, priority, due_at, tokens, attempts
 ),
 results AS MATERIALIZED (
-    SELECT *, (CAST(:closing_fences AS uuid[]))[place] AS fence
+    SELECT *, (CAST(:closing_ids AS bigint[]))[place] AS batch, (CAST(:closing_fences AS uuid[]))[place] AS fence
       FROM unnest(CAST(:tokens AS bigint[]), CAST(:proofs AS bytea[]), CAST(:accounts AS bigint[]),
-                  CAST(:batches AS bigint[]), CAST(:places AS integer[]), CAST(:attempts AS smallint[]),
-                  CAST(:outcomes AS delivery_outcome[]), CAST(:message_ids AS text[]), CAST(:error_codes AS text[]),
-                  CAST(:errors AS text[]))
-           AS result (token, proof, account, batch, place, attempt, outcome, message_id, error_code, error)
+                  CAST(:places AS integer[]), CAST(:attempts AS smallint[]), CAST(:outcomes AS delivery_outcome[]),
+                  CAST(:message_ids AS text[]), CAST(:error_codes AS text[]), CAST(:errors AS text[]))
+           AS result (token, proof, account, place, attempt, outcome, message_id, error_code, error)
 ),
 -- Counted, since PostgreSQL may turn a NOT EXISTS in an OR into a table of all that matches, made from the whole log.
 -- LIMIT: a look by index at the few tokens that are late, whatever the planner thinks of the many.
