@@ -1,6 +1,7 @@
 """The queue: claim, settle and rescue jobs, and look for what is due. PostgreSQL decides every race.
 
-Each function is one statement. On a connection that commits by itself each is one transaction, as the worker has it.
+Each function is one statement, but for what is settled late. On a connection that commits by itself each is one
+transaction, as the worker has it.
 """
 
 import hashlib
@@ -17,7 +18,7 @@ from mailroom.database import numbers_literal, statement, words_literal
 from mailroom.floors import LANES, Floors, Lane, rank
 from mailroom.job import RECOVERY_LIMITS, Action, Batch, Job, Position, Priority, RecoveryLimits
 from mailroom.pauses import LONGEST_PROBE
-from mailroom.retry import GRACE, LONGEST_DELAY, MAX_ATTEMPTS, UNCHARGED_DELAY, Verdict
+from mailroom.retry import GRACE, LONGEST_DELAY, MAX_ATTEMPTS, UNCHARGED_DELAY, Delivery, Verdict
 
 # Commits land out of order by this much without a claim missing them; what is later waits for the sweep.
 SLACK: Final = timedelta(seconds=1)
@@ -156,8 +157,8 @@ def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdic
     """Record what became of the jobs of batches, one or more of one action, by position, and close the batches.
 
     Jobs without a verdict are given back, as they were before the claim. Returns the fences of the batches that were
-    still ours. Of one that had been rescued the results are kept as late, and decide nothing. Safe to repeat when the
-    answer was lost.
+    still ours. Of one that had been rescued the results are kept as late, in a statement of its own, and decide
+    nothing. Safe to repeat when an answer was lost.
     """
     closing = list(judged)
     encoding = _encoding(connection)
@@ -166,27 +167,38 @@ def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdic
         for place, (batch, verdicts) in enumerate(closing, start=1)
         for one in zip(batch.jobs, verdicts, strict=False)
     ]
-    told = [(place, job, delivery) for place, job, verdict in by_job for delivery in verdict.deliveries]
     again = [(place, job, verdict.again) for place, job, verdict in by_job if verdict.again is not None]
     binds = {
         "closing_ids": [batch.id for batch, _ in closing],
         "closing_fences": [batch.fence for batch, _ in closing],
         "action": closing[0][0].action.value,
-        "tokens": numbers_literal(job.token for _, job, _ in told),
-        "proofs": words_literal(_proof(job) for _, job, _ in told),
-        "accounts": numbers_literal(job.account for _, job, _ in told),
-        "places": numbers_literal(place for place, _, _ in told),
-        "attempts": numbers_literal(job.attempt for _, job, _ in told),
-        "outcomes": words_literal(delivery.outcome for _, _, delivery in told),
-        "message_ids": words_literal(_storable(delivery.message_id, encoding) for _, _, delivery in told),
-        "error_codes": words_literal(_storable(delivery.error_code, encoding) for _, _, delivery in told),
-        "errors": words_literal(_storable(delivery.error, encoding) for _, _, delivery in told),
+        "places": numbers_literal(place for place, _, verdict in by_job for _ in verdict.deliveries),
+        **_told([(job, delivery) for _, job, verdict in by_job for delivery in verdict.deliveries], encoding),
         "again_tokens": [job.token for _, job, _ in again],
         "again_places": [place for place, _, _ in again],
         "again_attempts": [retry.attempt for _, _, retry in again],
         "again_after": [retry.after for _, _, retry in again],
     }
-    return {fence for fence in connection.execute(statement("settle"), binds).scalars() if fence is not None}
+    owned = {fence for fence in connection.execute(statement("settle"), binds).scalars() if fence is not None}
+    for batch, verdicts in closing:
+        told = [(job, one) for job, verdict in zip(batch.jobs, verdicts, strict=False) for one in verdict.deliveries]
+        if told and batch.fence not in owned:
+            proofs = words_literal("\\x" + _proof(job.secret).hex() for job, _ in told)
+            late = {"batch": batch.id, "fence": batch.fence, "action": batch.action.value, "proofs": proofs}
+            connection.execute(statement("settle_late"), late | _told(told, encoding))
+    return owned
+
+
+def _told(told: Sequence[tuple[Job, Delivery]], encoding: str) -> dict[str, str]:
+    return {
+        "tokens": numbers_literal(job.token for job, _ in told),
+        "accounts": numbers_literal(job.account for job, _ in told),
+        "attempts": numbers_literal(job.attempt for job, _ in told),
+        "outcomes": words_literal(delivery.outcome for _, delivery in told),
+        "message_ids": words_literal(_storable(delivery.message_id, encoding) for _, delivery in told),
+        "error_codes": words_literal(_storable(delivery.error_code, encoding) for _, delivery in told),
+        "errors": words_literal(_storable(delivery.error, encoding) for _, delivery in told),
+    }
 
 
 def give_back_abandoned(connection: Connection, *, worker: str, known: Collection[UUID]) -> int:
@@ -289,8 +301,8 @@ def _storable(words: str | None, encoding: str) -> str | None:
     return words if words.isascii() else words.encode(encoding, errors="replace").decode(encoding)
 
 
-def _proof(job: Job) -> str:
-    return "\\x" + hashlib.sha256(job.secret).hexdigest()[: 2 * PROOF_BYTES]
+def _proof(secret: bytes) -> bytes:
+    return hashlib.sha256(secret).digest()[:PROOF_BYTES]
 
 
 def _end(rows: Sequence[Row[Any]]) -> Position:

@@ -110,8 +110,9 @@ taken AS (
 -- A token proves the address that it was made for; one of before that was remembered (NULL) proves any. Who has consumed
 -- a newer one needs no older one: of recoveries the newest alone is mailed, and who never was active consumed none.
 examined AS (
-    SELECT taken.*, wanted.account, wanted.secret, wanted.code, wanted.expires_at, wanted.email, wanted.login,
-           wanted.created_at, wanted.address_hash,
+    SELECT taken.*, wanted.account, wanted.secret, wanted.code, wanted.email, wanted.login, wanted.created_at,
+           taken.action = 'activation' AND wanted.expires_at < now() + token_life() / 2 AS is_late,
+           wanted.address_hash IS NULL AS proves_any,
            accepted.batch AS accepted_in, accepted.fence AS accepted_fence, accepted.message_id,
            taken.attempt > 0 AND (
                SELECT true
@@ -175,8 +176,7 @@ fitting AS MATERIALIZED (
                 THEN CASE recovery_fits(account, token, :recoveries_per_15_minutes, :recoveries_per_day)
                      WHEN true THEN 'yes' WHEN false THEN 'no' ELSE 'busy' END END AS fits,
            error_code IS NULL
-               AND ahead >= CASE action WHEN 'password_recovery' THEN :batch_limit ELSE :job_limit END AS surplus,
-           action = 'activation' AND expires_at < now() + token_life() / 2 AS is_late
+               AND ahead >= CASE action WHEN 'password_recovery' THEN :batch_limit ELSE :job_limit END AS surplus
       FROM numbered
 ),
 -- A late activation gets its life back, and a token of before, which remembers no address, proves the one that it is
@@ -187,7 +187,7 @@ renewable AS MATERIALIZED (
       FROM tokens
      WHERE id = ANY (ARRAY(
            SELECT token FROM fitting
-            WHERE error_code IS NULL AND NOT surplus AND (is_late OR address_hash IS NULL)))
+            WHERE error_code IS NULL AND NOT surplus AND (is_late OR proves_any)))
      ORDER BY id
        FOR NO KEY UPDATE SKIP LOCKED
 ),
@@ -210,7 +210,7 @@ looked_up AS MATERIALIZED (
            END AS delivery_outcome) AS outcome,
            error_code IS NULL AND NOT surplus
                AND (coalesce(fits = 'busy', false)
-                    OR ((is_late OR address_hash IS NULL) AND token NOT IN (SELECT id FROM renewable))) AS busy
+                    OR ((is_late OR proves_any) AND token NOT IN (SELECT id FROM renewable))) AS busy
       FROM fitting
 ),
 returned AS (
