@@ -206,14 +206,14 @@ def test_settlements_and_rescues_go_by_index(full: Connection, analysed: bool) -
         assert queue.settle(full, [(released, [])])
         lose(full)
         assert not settle(full, lost)
-    *settlements, rescue, late, once_more = plans
-    for plan in (*settlements, late, once_more):
+    *settlements, rescue, too_late, kept = plans
+    assert len(settlements) == 3
+    for plan in (*settlements, too_late):
+        assert [plan.scans(table) for table in ("deliveries", "jobs", "tokens")] == [set(), set(), set()]
+    for plan in (rescue, kept):
+        assert plan.scans("tokens") == {"tokens_pkey"}
         assert plan.scans("deliveries") == {"deliveries_token_idx"}
         assert plan.scans("jobs") == set()
-        assert plan.scans("tokens") == {"tokens_pkey"}  # of no token at all, while the batch is ours
-    assert rescue.scans("tokens") == {"tokens_pkey"}
-    assert rescue.scans("deliveries") == {"deliveries_token_idx"}
-    assert rescue.scans("jobs") == set()
 
 
 def entries_read(connection: Connection) -> int:

@@ -260,10 +260,11 @@ def test_what_others_were_refused_at_the_same_moment_counts_though_each_believed
     with engine.connect() as connection:
         sign_up(connection, bad=0, good=5)
         sends = [Scripted() for _ in range(5)]
-        barrier = threading.Barrier(5)
+        barrier = threading.Barrier(6)
 
         def together(mails: Sequence[Mail]) -> Sequence[Outcome]:
-            barrier.wait(20)
+            barrier.wait(20)  # all have claimed
+            barrier.wait(20)  # and none can settle
             return refused(mails)
 
         for one in sends:
@@ -271,11 +272,22 @@ def test_what_others_were_refused_at_the_same_moment_counts_though_each_believed
         threads = [threading.Thread(target=one_claim, args=(engine, one)) for one in sends]
         for thread in threads:
             thread.start()
+        barrier.wait(20)
+        with engine.connect().execution_options(isolation_level="READ COMMITTED") as holder:
+            holder.execute(text("LOCK TABLE deliveries IN SHARE MODE"))
+            barrier.wait(20)
+            eventually(lambda: waiting_for_locks(connection) == 5, "all have weighed what they were told")
+            holder.commit()
         for thread in threads:
             thread.join()
         assert [pause.scope for pause in pauses.read(connection)] == ["activation"]
         assert count(connection, "jobs") == 5
         assert misplaced(connection) == []
+
+
+def waiting_for_locks(connection: Connection) -> int:
+    waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    return len(rows(connection, waiting))
 
 
 def one_claim(engine: Engine, sends: Transport) -> None:
