@@ -188,6 +188,18 @@ def test_what_nobody_knows_of_late_decides_nothing(connection: Connection) -> No
     assert misplaced(connection) == []
 
 
+def test_what_is_told_twice_of_tokens_that_are_gone_is_kept_once(connection: Connection) -> None:
+    add_accounts(connection, 2)
+    batch = take(connection)
+    lose(connection)
+    connection.execute(text("DELETE FROM accounts"))
+    assert not settle(connection, batch, Sent("m-1"))
+    assert not settle(connection, batch, Sent("m-1"))
+    late = rows(connection, "SELECT token, proof FROM deliveries WHERE late")
+    assert [row.token for row in late] == [None, None]
+    assert len({bytes(row.proof) for row in late}) == 2
+
+
 def test_a_mail_bears_the_fence_of_its_batch_and_so_does_the_log(
     engine: Engine, connection: Connection, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

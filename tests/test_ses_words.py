@@ -71,7 +71,7 @@ def test_a_code_is_a_word(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         assert is_a_word(outcome.code)
 
 
-@pytest.mark.parametrize("name", HOSTILE.keys() - {"nothing"})
+@pytest.mark.parametrize("name", [name for name in HOSTILE if name != "nothing"])
 def test_a_message_id_is_a_word_and_the_mail_is_sent(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     [outcome] = told(monkeypatch, "200 OK", {"MessageId": HOSTILE[name]}, 1)
     assert isinstance(outcome, Sent)

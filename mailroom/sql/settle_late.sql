@@ -29,6 +29,11 @@ WITH kept AS (
            SELECT count(*) FROM deliveries AS told
             WHERE told.token = result.token AND told.fence = CAST(:fence AS uuid) AND told.outcome = result.outcome
            )
+       AND 0 = (
+           SELECT count(*) FROM deliveries AS told
+            WHERE told.token IS NULL AND told.fence = CAST(:fence AS uuid) AND told.outcome = result.outcome
+              AND told.proof = result.proof
+           )
     RETURNING 1
 )
 SELECT count(*) FROM kept WHERE sees_every_row()
