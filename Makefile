@@ -11,7 +11,8 @@ demo: .venv/ok   ## show the whole path on this machine: PostgreSQL, SES simulat
 	$(BIN)/mailroom demo $(DEMO)
 
 test: .venv/ok   ## run the tests; TEST='-m "not slow"' for the quick ones
-	$(BIN)/pytest $(TEST)
+	$(BIN)/pytest --numprocesses 4 --dist worksteal $(TEST)
+	$(BIN)/pytest --alone $(TEST)
 
 lint: .venv/ok   ## style, formatting, the import map, and what bandit finds
 	$(BIN)/ruff check

@@ -41,11 +41,25 @@ def missing(what: str) -> None:
     pytest.skip(f"needs {what}")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The second PostgreSQL and PgBouncer are not part of the quick run."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What is measured in seconds waits until nothing else runs."""
+    parser.addoption("--alone", action="store_true", help="run what is marked `alone`, and nothing else")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The second PostgreSQL and PgBouncer are not part of the quick run; in parallel nothing runs that is `alone`."""
+    alone = config.getoption("--alone")
+    if alone or "PYTEST_XDIST_WORKER" in os.environ:
+        items[:] = [item for item in items if alone == (item.get_closest_marker("alone") is not None)]
     for item in items:
         if isinstance(item, pytest.Function) and ("pg15" in item.name or "pgbouncer" in item.name):
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Of the quick run nothing is left for `--alone`."""
+    if session.config.getoption("--alone") and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+        session.exitstatus = pytest.ExitCode.OK
 
 
 @pytest.fixture(autouse=True)
@@ -86,9 +100,11 @@ class Server:
 
     def execute(self, sql: str) -> None:
         engine = database.connect_engine(self.url)
-        with engine.connect() as connection:
-            connection.execute(text(sql))
-        engine.dispose()
+        try:
+            with engine.connect() as connection:
+                connection.execute(text(sql))
+        finally:
+            engine.dispose()
 
 
 @pytest.fixture(scope="session")

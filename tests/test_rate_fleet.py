@@ -13,7 +13,7 @@ from tests.rating import burst, excess, ours
 from tests.running import Processes, eventually
 from tests.world import add_accounts, ask_recovery, misplaced, rows
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 SENDING = {"SendEmail", "SendBulkEmail"}
 
