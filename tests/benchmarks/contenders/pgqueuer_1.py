@@ -8,6 +8,7 @@ import asyncpg
 import uvloop
 from pgqueuer import PgQueuer
 from pgqueuer.queries import Queries
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.benchmarks.contenders.program import How, Stamps, await_go, run
 
@@ -20,8 +21,8 @@ async def _queries(url: str) -> Queries:
 
 async def _connect(url: str) -> Any:
     # asyncpg reads a URL or keywords, not libpq's string.
-    given = dict(pair.split("=", 1) for pair in url.split())
-    names = {"user": "user", "host": "host", "port": "port", "dbname": "database"}
+    given = conninfo_to_dict(url)
+    names = {"user": "user", "password": "password", "host": "host", "port": "port", "dbname": "database"}
     return await asyncpg.connect(**{name: given[key] for key, name in names.items()})
 
 
