@@ -157,11 +157,13 @@ def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdic
     """Record what became of the jobs of batches, one or more of one action, by position, and close the batches.
 
     Jobs without a verdict are given back, as they were before the claim. Returns the fences of the batches that were
-    still ours. Of one that had been rescued the results are kept as late, in a statement of its own, and decide
-    nothing. Safe to repeat when an answer was lost.
+    still ours, and that this call closed. Of one that had been rescued the results are kept as late, in a statement of
+    its own, and decide nothing. Safe to repeat when an answer was lost. Raises ValueError for a batch that is there
+    twice.
     """
     closing = list(judged)
-    encoding = _encoding(connection)
+    if len({batch.fence for batch, _ in closing}) < len(closing):
+        raise ValueError("a batch is there twice")
     by_job = [
         (place, *one)
         for place, (batch, verdicts) in enumerate(closing, start=1)
@@ -173,7 +175,7 @@ def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdic
         "closing_fences": [batch.fence for batch, _ in closing],
         "action": closing[0][0].action.value,
         "places": numbers_literal(place for place, _, verdict in by_job for _ in verdict.deliveries),
-        **_told([(job, delivery) for _, job, verdict in by_job for delivery in verdict.deliveries], encoding),
+        **_told([(job, delivery) for _, job, verdict in by_job for delivery in verdict.deliveries]),
         "again_tokens": [job.token for _, job, _ in again],
         "again_places": [place for place, _, _ in again],
         "again_attempts": [retry.attempt for _, _, retry in again],
@@ -185,19 +187,19 @@ def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdic
         if told and batch.fence not in owned:
             proofs = words_literal("\\x" + _proof(job.secret).hex() for job, _ in told)
             late = {"batch": batch.id, "fence": batch.fence, "action": batch.action.value, "proofs": proofs}
-            connection.execute(statement("settle_late"), late | _told(told, encoding))
+            connection.execute(statement("settle_late"), late | _told(told))
     return owned
 
 
-def _told(told: Sequence[tuple[Job, Delivery]], encoding: str) -> dict[str, str]:
+def _told(told: Sequence[tuple[Job, Delivery]]) -> dict[str, str]:
     return {
         "tokens": numbers_literal(job.token for job, _ in told),
         "accounts": numbers_literal(job.account for job, _ in told),
         "attempts": numbers_literal(job.attempt for job, _ in told),
         "outcomes": words_literal(delivery.outcome for _, delivery in told),
-        "message_ids": words_literal(_storable(delivery.message_id, encoding) for _, delivery in told),
-        "error_codes": words_literal(_storable(delivery.error_code, encoding) for _, delivery in told),
-        "errors": words_literal(_storable(delivery.error, encoding) for _, delivery in told),
+        "message_ids": words_literal(_storable(delivery.message_id) for _, delivery in told),
+        "error_codes": words_literal(_storable(delivery.error_code) for _, delivery in told),
+        "errors": words_literal(_storable(delivery.error) for _, delivery in told),
     }
 
 
@@ -287,18 +289,11 @@ def _lanes(floors: dict[Lane, Position], lanes: Sequence[Lane]) -> dict[str, lis
     }
 
 
-def _encoding(connection: Connection) -> str:
-    """The encoding in which the connection passes text on: that of the database, which need not be UTF-8."""
-    driver: Any = connection.connection.driver_connection
-    return str(driver.info.encoding)
-
-
-def _storable(words: str | None, encoding: str) -> str | None:
-    """Replace what the database cannot hold, NUL among it: an odd answer must not keep its batch from settling."""
-    if words is None:
-        return None
-    words = words.replace("\0", "?")
-    return words if words.isascii() else words.encode(encoding, errors="replace").decode(encoding)
+def _storable(words: str | None) -> str | None:
+    """Replace what PostgreSQL cannot hold, NUL among it: an odd answer must not keep its batch from settling."""
+    if words is None or (words.isascii() and "\0" not in words):
+        return words
+    return words.replace("\0", "?").encode(errors="replace").decode()
 
 
 def _proof(secret: bytes) -> bytes:

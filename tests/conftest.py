@@ -34,6 +34,10 @@ BINARIES = {"pg18": None, "pg15": Path("/usr/lib/postgresql/15/bin")}
 SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "log_lock_waits": "on"}
 
 
+# How many tests were left to the other of the two runs.
+OTHERS = pytest.StashKey[int]()
+
+
 def missing(what: str) -> None:
     """Skip a test that needs something this machine lacks; in CI nothing may be lacking."""
     if os.environ.get("CI"):
@@ -46,19 +50,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--alone", action="store_true", help="run what is marked `alone`, and nothing else")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """The second PostgreSQL and PgBouncer are not part of the quick run; in parallel nothing runs that is `alone`."""
-    alone = config.getoption("--alone")
-    if alone or "PYTEST_XDIST_WORKER" in os.environ:
-        items[:] = [item for item in items if alone == (item.get_closest_marker("alone") is not None)]
     for item in items:
         if isinstance(item, pytest.Function) and ("pg15" in item.name or "pgbouncer" in item.name):
             item.add_marker(pytest.mark.slow)
+    yield
+    alone = config.getoption("--alone")
+    if alone or "PYTEST_XDIST_WORKER" in os.environ:
+        others = [item for item in items if alone != (item.get_closest_marker("alone") is not None)]
+        items[:] = [item for item in items if item not in set(others)]
+        config.hook.pytest_deselected(items=others)
+        config.stash[OTHERS] = len(others)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Of the quick run nothing is left for `--alone`."""
-    if session.config.getoption("--alone") and exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:
+    """Of a selection, all may be `alone`, or none; but where `--alone` finds no test at all, there is none."""
+    nothing = exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED
+    parallel = bool(getattr(session.config.option, "numprocesses", None))
+    if nothing and (parallel or session.config.stash.get(OTHERS, 0)):
         session.exitstatus = pytest.ExitCode.OK
 
 

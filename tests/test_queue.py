@@ -715,13 +715,21 @@ def test_a_job_that_is_out_again_is_settled_by_its_own_batch(conn: Connection) -
     assert misplaced(conn) == []
 
 
-def test_what_the_encoding_of_the_database_lacks_is_replaced(conn: Connection) -> None:
+def test_whatever_an_answer_holds_is_stored_or_replaced(conn: Connection) -> None:
+    odd = ["NULL", "", "{a,b}", 'a"b\\', "\\x00", "a\nb\tc", "caf\u00e9 \u2026 \U0001f4e7", "nul\0", "half \ud83d"]
+    stored = [*odd[:-2], "nul?", "half ?"]
+    enqueue(conn, len(odd))
+    told = [Rejected(code, reason) for code, reason in zip(odd, reversed(odd), strict=True)]
+    assert settle(conn, take(conn), *told)
+    found = rows(conn, "SELECT error_code, error FROM deliveries ORDER BY token")
+    assert [tuple(row) for row in found] == list(zip(stored, reversed(stored), strict=True))
+
+
+def test_a_batch_is_settled_once_in_a_call(conn: Connection) -> None:
     enqueue(conn, 1)
     batch = take(conn)
-    conn.execute(text("SET client_encoding TO 'LATIN1'"))
-    assert settle(conn, batch, Rejected("MessageRejected", "caf\u00e9 \u2026"))
-    conn.execute(text("RESET client_encoding"))
-    assert [row.error for row in rows(conn, "SELECT error FROM deliveries")] == ["caf\u00e9 ?"]
+    with pytest.raises(ValueError, match="twice"):
+        queue.settle(conn, [(batch, []), (batch, [])])
 
 
 def test_a_late_release_decides_nothing(conn: Connection) -> None:

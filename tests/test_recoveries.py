@@ -278,6 +278,18 @@ def test_who_holds_an_account_keeps_its_mail_alone_and_nobody_waits(engine: Engi
         assert mailed(claim(setup)) == [first]
 
 
+def test_one_too_many_whose_token_somebody_holds_is_over_and_in_no_other_place(engine: Engine) -> None:
+    """A token of before, which remembers no address: to be mailed it would have to be changed."""
+    with engine.connect() as setup, waiting_for_nobody(engine) as holder, waiting_for_nobody(engine) as claimer:
+        [asked] = ask(setup, active(setup))
+        setup.execute(text("UPDATE tokens SET address_hash = NULL"))
+        holder.execute(text("UPDATE tokens SET code = code"))
+        found = claim(claimer, recoveries=RecoveryLimits(0, 0))
+        claimer.commit()
+        assert over(found) == [(asked, "cancelled", "TooManyRecoveries")]
+        assert misplaced(setup) == []
+
+
 def test_who_may_only_connect_holds_up_no_recovery(engine: Engine) -> None:
     """Advisory locks are anybody's to take: nothing waits for one."""
     with engine.connect() as setup, waiting_for_nobody(engine) as other, waiting_for_nobody(engine) as claimer:

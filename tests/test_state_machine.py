@@ -53,11 +53,11 @@ MISCHARGED = """
               AND error_code <> 'Throttling')
 """
 
-# The claim that finds a late acceptance repeats it. What is late and of a token that is gone has a proof in its place.
+# The claim that finds a late acceptance repeats it. Of tokens that are gone, proofs are left.
 TOLD_TWICE = """
-    SELECT token, proof, batch, outcome FROM deliveries
+    SELECT token, batch, outcome FROM deliveries
      WHERE batch IS NOT NULL AND error_code IS DISTINCT FROM 'AcceptedLate'
-     GROUP BY token, proof, batch, outcome HAVING count(*) > 1
+     GROUP BY token, CASE WHEN token IS NULL THEN proof END, batch, outcome HAVING count(*) > 1
 """
 
 # What becomes of a mail in a call. Unheard: accepted, but the worker does not learn it. Unsaid: nothing is said of it

@@ -29,6 +29,7 @@ def test_a_row_becomes_a_mail(engine: Engine, simulator: Simulator, monkeypatch:
     )
 
 
+@pytest.mark.alone
 def test_a_recovery_is_at_ses_within_100_ms_of_its_commit(
     engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

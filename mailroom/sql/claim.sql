@@ -136,7 +136,7 @@ examined AS (
                     LIMIT 1
                    )
                WHEN wanted.expires_at <= now() THEN 'TokenExpired'
-               ELSE (
+               WHEN taken.action = 'password_recovery' THEN (
                    SELECT 'Superseded'
                      FROM tokens AS others
                     WHERE others.account = wanted.account AND others.id > wanted.id
@@ -208,7 +208,7 @@ looked_up AS MATERIALIZED (
                WHEN error_code = 'TokenExpired' THEN 'expired'
                WHEN error_code IS NOT NULL OR fits = 'no' THEN 'cancelled'
            END AS delivery_outcome) AS outcome,
-           error_code IS NULL AND NOT surplus
+           error_code IS NULL AND NOT surplus AND fits IS DISTINCT FROM 'no'
                AND (coalesce(fits = 'busy', false)
                     OR ((is_late OR proves_any) AND token NOT IN (SELECT id FROM renewable))) AS busy
       FROM fitting

@@ -11,7 +11,12 @@
 --
 -- Counted, since PostgreSQL may turn a NOT EXISTS into a table of all that matches, made from the whole log.
 -- LIMIT: a look by index for each token, whatever the planner thinks of their number.
-WITH kept AS (
+WITH under_no_token AS MATERIALIZED (
+    SELECT outcome, proof
+      FROM deliveries
+     WHERE token IS NULL AND fence = CAST(:fence AS uuid) AND proof IS NOT NULL
+),
+kept AS (
     INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, late, proof, message_id, error_code, error)
     SELECT CASE WHEN mailed.same THEN token END, account, CAST(:batch AS bigint), CAST(:fence AS uuid),
            CAST(:action AS token_action), outcome, attempt, true, result.proof, message_id, error_code, error
@@ -29,11 +34,7 @@ WITH kept AS (
            SELECT count(*) FROM deliveries AS told
             WHERE told.token = result.token AND told.fence = CAST(:fence AS uuid) AND told.outcome = result.outcome
            )
-       AND 0 = (
-           SELECT count(*) FROM deliveries AS told
-            WHERE told.token IS NULL AND told.fence = CAST(:fence AS uuid) AND told.outcome = result.outcome
-              AND told.proof = result.proof
-           )
+       AND (result.outcome, result.proof) NOT IN (SELECT outcome, proof FROM under_no_token)
     RETURNING 1
 )
 SELECT count(*) FROM kept WHERE sees_every_row()
