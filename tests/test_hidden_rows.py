@@ -83,10 +83,11 @@ def test_hidden_rows_are_an_error_and_nothing_is_decided(
     assert len(taken(worker).jobs) == 3
 
 
-def test_a_settlement_waits_until_its_batch_can_be_seen(owner: Connection, worker: Connection) -> None:
-    """Taken for gone, it would be told late, and the mails sent again."""
+@pytest.mark.parametrize("told", [3, 0], ids=["sent", "given back"])
+def test_a_settlement_waits_until_its_batch_can_be_seen(owner: Connection, worker: Connection, told: int) -> None:
+    """Taken for gone, it would be told late, and the mails sent again; or not be given back before its lease ends."""
     batch = taken(worker)
-    verdicts = [judge(Sent("m"), attempt=0, jitter=0) for _ in batch.jobs]
+    verdicts = [judge(Sent("m"), attempt=0, jitter=0) for _ in batch.jobs[:told]]
     hide(owner, "batches")
     with pytest.raises(DBAPIError, match="row-level security may hide rows"):
         queue.settle(worker, [(batch, verdicts)])
