@@ -222,8 +222,12 @@ def _leave_if_useless(context: ExceptionContext) -> None:
 
 @cache
 def statement(name: str) -> TextClause:
-    """Return the statement of `sql/NAME.sql`, ready for bind parameters."""
-    return text(files("mailroom").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8"))
+    """Return the statement of `sql/NAME.sql`, ready for bind parameters.
+
+    Of the lines that are comments it keeps the first, which tells people what it is: the server reads them each time.
+    """
+    title, *lines = files("mailroom").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8").splitlines()
+    return text("\n".join([title, *(line for line in lines if not line.lstrip().startswith("--"))]))
 
 
 def numbers_literal(values: Iterable[int]) -> str:
