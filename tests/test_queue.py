@@ -725,6 +725,22 @@ def test_whatever_an_answer_holds_is_stored_or_replaced(conn: Connection) -> Non
     assert [tuple(row) for row in found] == list(zip(stored, reversed(stored), strict=True))
 
 
+def test_a_job_that_somebody_made_by_hand_meanwhile_keeps_no_batch_from_settling(conn: Connection) -> None:
+    token, other = enqueue(conn, 2)
+    batch = take(conn)
+    conn.execute(
+        text(
+            "INSERT INTO jobs (token, due_at, action, priority, queue)"
+            " VALUES (:token, now(), 'activation', 1, 'mailroom')"
+        ),
+        {"token": token},
+    )
+    later = Deferred("MailboxFull", "later", charged=True)
+    assert settle(conn, batch, later, later)
+    assert [(row[0], row[1]) for row in waiting(conn)] == [(token, 0), (other, 1)]
+    assert misplaced(conn) == []
+
+
 def test_a_batch_is_settled_once_in_a_call(conn: Connection) -> None:
     enqueue(conn, 1)
     batch = take(conn)
