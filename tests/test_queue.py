@@ -450,6 +450,14 @@ def test_an_activation_older_than_one_that_was_consumed_is_not_sent(conn: Connec
     assert (found.batches, [over.error_code for over in found.over]) == ((), ["Superseded"])
 
 
+def test_one_older_than_another_that_nobody_consumed_is(conn: Connection) -> None:
+    [older] = enqueue(conn)
+    conn.execute(text("INSERT INTO tokens (action, account) SELECT 'activation', account FROM tokens"))
+    conn.execute(text("UPDATE accounts SET status = 'provisioned', activated_at = now()"))
+    waited(conn)
+    assert tokens_of(take(conn))[0] == older
+
+
 def test_a_recovery_is_not_extended(conn: Connection) -> None:
     enqueue_recovery(conn)
     conn.execute(text("UPDATE tokens SET expires_at = now() + interval '1 second'"))
