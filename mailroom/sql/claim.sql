@@ -193,11 +193,11 @@ renewable AS MATERIALIZED (
 ),
 renewed AS (
     UPDATE tokens
-       SET expires_at = CASE WHEN is_late THEN now() + token_life() ELSE tokens.expires_at END,
-           address_hash = token_address_hash(email)
-      FROM fitting
-     WHERE fitting.token = ANY (ARRAY(SELECT id FROM renewable)) AND tokens.id = fitting.token
-       AND tokens.id = ANY (ARRAY(SELECT id FROM renewable))
+       SET expires_at = CASE WHEN action = 'activation' AND expires_at < now() + token_life() / 2
+                             THEN now() + token_life() ELSE expires_at END,
+           address_hash = coalesce(address_hash, (
+               SELECT token_address_hash(email) FROM accounts WHERE accounts.id = tokens.account))
+     WHERE id = ANY (ARRAY(SELECT id FROM renewable))
 ),
 looked_up AS MATERIALIZED (
     SELECT token, due_at, priority, action, attempt, account, email, login, secret, code, resend, surplus, created_at,
