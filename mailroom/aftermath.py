@@ -10,11 +10,12 @@ from typing import TypeGuard
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from mailroom import classify, pauses, refusals
+from mailroom import pauses, refusals
 from mailroom.backoff import Backoff
 from mailroom.job import Action, Batch, Deferred, Outcome, Rejected, Scope, Sent, Unconfirmed, Untried
 from mailroom.permits import Permits
 from mailroom.refusals import Weighed
+from mailroom.transport import Transport
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +23,10 @@ log = logging.getLogger(__name__)
 class Aftermath:
     """Sees to what a call has shown of the account, once its mails are settled. `queue` is where jobs are put back."""
 
-    def __init__(self, engine: Engine, *, queue: str, backoff: Backoff, permits: Permits) -> None:
+    def __init__(self, engine: Engine, transport: Transport, *, queue: str, backoff: Backoff, permits: Permits) -> None:
         self._engine = engine
+        self._refusals = transport.refusals
+        self._throttles = transport.throttles
         self._queue = queue
         self._backoff = backoff
         self._permits = permits
@@ -38,7 +41,7 @@ class Aftermath:
             return
         self._mind_refusals(action, outcomes)
         self._mind_the_account(action, outcomes)
-        if any(_is_throttled(outcome) for outcome in outcomes):
+        if any(self._is_throttled(outcome) for outcome in outcomes):
             self._slow_down()
 
     def weigh(self, batch: Batch, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
@@ -50,16 +53,16 @@ class Aftermath:
         """
         if any(isinstance(told, Sent) for told in outcomes):
             return outcomes
-        refused = [job for job, told in zip(batch.jobs, outcomes, strict=True) if _is_refused(told)]
+        refused = [job for job, told in zip(batch.jobs, outcomes, strict=True) if self._is_refused(told)]
         if not refused:
             return outcomes
         try:
             with self._engine.connect() as connection:
-                weighed = refusals.weigh(connection, batch.action, classify.REFUSALS, refused)
+                weighed = refusals.weigh(connection, batch.action, self._refusals, refused)
         except SQLAlchemyError:  # the answers are worth more than what is made of them
-            return [_doubted(told, charged=False) if _is_refused(told) else told for told in outcomes]
+            return [_doubted(told, charged=False) if self._is_refused(told) else told for told in outcomes]
         return [
-            _believed(told, job.token, weighed) if _is_refused(told) else told
+            _believed(told, job.token, weighed) if self._is_refused(told) else told
             for job, told in zip(batch.jobs, outcomes, strict=True)
         ]
 
@@ -69,7 +72,7 @@ class Aftermath:
             for pause in pauses.read(connection):
                 if pause.scope not in pauses.covering(action):
                     continue
-                if pause.code in classify.REFUSALS:
+                if pause.code in self._refusals:
                     self._put_back_refused(connection, action, before=pause.opened_at)
                 if pauses.close_pause(connection, pause.scope):
                     log.info("resumed scope=%s", pause.scope)
@@ -82,7 +85,7 @@ class Aftermath:
     def _mind_the_account(self, action: Action, outcomes: Sequence[Outcome]) -> None:
         told = [outcome for outcome in outcomes if not isinstance(outcome, Untried)]
         scoped = [outcome for outcome in told if isinstance(outcome, Deferred) and outcome.scope is not None]
-        local = [outcome for outcome in told if _is_local(outcome)]
+        local = [outcome for outcome in told if self._is_local(outcome)]
         if scoped:
             self._pause_fleet(action, scoped[0])
         if any(outcome.scope is Scope.ACCOUNT for outcome in scoped):
@@ -98,11 +101,11 @@ class Aftermath:
 
         When those were weighed, what others met at the same moment was not on record yet.
         """
-        refused = [told for told in outcomes if _is_refused(told)]
+        refused = [told for told in outcomes if self._is_refused(told)]
         if not refused or any(isinstance(told, Sent) for told in outcomes):
             return
         with self._engine.connect() as connection:
-            weighed = refusals.weigh(connection, action, classify.REFUSALS)
+            weighed = refusals.weigh(connection, action, self._refusals)
         if weighed.tells_of_the_configuration:
             self._pause_fleet(action, _at_fault(refused[0].code))
 
@@ -113,7 +116,7 @@ class Aftermath:
 
     def _pause_fleet(self, action: Action, fault: Deferred) -> None:
         scope = pauses.scope_name(fault.scope or Scope.ACCOUNT, action)
-        refused = fault.code in classify.REFUSALS
+        refused = fault.code in self._refusals
         # Whether it is so, mails that were not refused can tell at once.
         after = timedelta(0) if refused else pauses.FIRST_PROBE
         with self._engine.connect() as connection:
@@ -128,15 +131,24 @@ class Aftermath:
         At the end of the pause once more: a call may have been in the air when it began, or who opened it died. Each
         once at the most: what is refused again after that is bad.
         """
-        found = refusals.refused_since_accepted(connection, action, classify.REFUSALS, before=before)
+        found = refusals.refused_since_accepted(connection, action, self._refusals, before=before)
         put_back = refusals.put_back_once(connection, found, queue=self._queue)
         if put_back:
             log.warning("put back jobs=%d action=%s: refused, and not for their own sake", len(put_back), action)
 
+    def _is_refused(self, told: Outcome) -> TypeGuard[Rejected]:
+        """Whether SES refused a mail, as it says for the mail's own sake."""
+        return isinstance(told, Rejected) and told.code in self._refusals
 
-def _is_refused(told: Outcome) -> TypeGuard[Rejected]:
-    """Whether SES refused a mail, as it says for the mail's own sake."""
-    return isinstance(told, Rejected) and told.code in classify.REFUSALS
+    def _is_local(self, outcome: Outcome) -> TypeGuard[Deferred | Unconfirmed]:
+        """Whether a fault is not the mail's, and yet nothing that the fleet should stop for."""
+        if isinstance(outcome, Deferred):
+            return not outcome.charged and outcome.scope is None and outcome.code not in self._refusals
+        return isinstance(outcome, Unconfirmed)
+
+    def _is_throttled(self, outcome: Outcome) -> bool:
+        """Whether SES took it for too much at once; the quota of a day is another matter, and has a scope."""
+        return isinstance(outcome, Deferred) and outcome.scope is None and outcome.code in self._throttles
 
 
 def _believed(told: Rejected, token: int, weighed: Weighed) -> Outcome:
@@ -155,15 +167,3 @@ def _doubted(told: Rejected, *, charged: bool) -> Deferred:
 
 def _at_fault(code: str) -> Deferred:
     return Deferred(code, "SES refuses one mail after another", charged=False, scope=Scope.ACTION)
-
-
-def _is_local(outcome: Outcome) -> TypeGuard[Deferred | Unconfirmed]:
-    """Whether a fault is not the mail's, and yet nothing that the fleet should stop for."""
-    if isinstance(outcome, Deferred):
-        return not outcome.charged and outcome.scope is None and outcome.code not in classify.REFUSALS
-    return isinstance(outcome, Unconfirmed)
-
-
-def _is_throttled(outcome: Outcome) -> bool:
-    """Whether SES took it for too much at once; the quota of a day is another matter, and has a scope."""
-    return isinstance(outcome, Deferred) and outcome.scope is None and outcome.code in classify.THROTTLES

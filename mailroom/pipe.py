@@ -29,6 +29,8 @@ class PipeTransport:
     """Writes batches as lines. A batch is sent once its line is flushed: what the reader does with it is its affair."""
 
     longest_call = timedelta(0)
+    refusals: frozenset[str] = frozenset()
+    throttles: frozenset[str] = frozenset()
 
     def __init__(self, out: TextIO) -> None:
         self._out = out

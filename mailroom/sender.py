@@ -14,8 +14,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
-from mailroom import classify, pauses, queue, refusals, schema
-from mailroom.address import UNSUPPORTED_ADDRESS
+from mailroom import pauses, queue, refusals, schema
 from mailroom.aftermath import Aftermath
 from mailroom.database import first_line
 from mailroom.floors import LANES, OTHER_LANES, URGENT_LANES, Floors, Lane, floors_at
@@ -73,7 +72,10 @@ class Sender:
         self._floors = shared.floors
         self.lookout = Lookout(limits, shared.floors)
         self._permits = shared.permits
-        self._aftermath = Aftermath(engine, queue=limits.queue, backoff=shared.backoff, permits=shared.permits)
+        self._refusals = transport.refusals
+        self._aftermath = Aftermath(
+            engine, transport, queue=limits.queue, backoff=shared.backoff, permits=shared.permits
+        )
         self._sending = Sending(
             engine,
             transport,
@@ -140,14 +142,12 @@ class Sender:
         if permit is None:
             return False
         with self._engine.connect() as connection:
-            scope = pauses.probe(connection, queue=self.limits.queue, refusals=classify.REFUSALS)
+            scope = pauses.probe(connection, queue=self.limits.queue, refusals=self._refusals)
             if scope is None:
                 self._permits.give_back(permit, permit.count)
                 return False
             most, in_turn = self._most_probed(connection, scope), _lanes_to_probe(connection, scope)
-            of_queue = partial(
-                pauses.places, connection, queue=self.limits.queue, most=most, refusals=classify.REFUSALS
-            )
+            of_queue = partial(pauses.places, connection, queue=self.limits.queue, most=most, refusals=self._refusals)
             places = [place for lanes in in_turn for place in of_queue(lanes=lanes)]
         ends = time.monotonic() + LONGEST_PROBE.total_seconds()
         claims = self._claims_to_probe(places, in_turn, ends)
@@ -163,7 +163,7 @@ class Sender:
         """Return how many mails a probe of a scope may try: as many again as were refused, until that is conclusive."""
         if scope not in list(Action):
             return FEWEST_PROBED
-        weighed = refusals.weigh(connection, Action(scope), classify.REFUSALS)
+        weighed = refusals.weigh(connection, Action(scope), self._refusals)
         if weighed.unbroken >= refusals.CONCLUSIVE:
             return FEWEST_PROBED
         return max(FEWEST_PROBED, min(max(weighed.unbroken, weighed.survived), MOST_PROBED))
@@ -186,13 +186,14 @@ class Sender:
         if batches is None:
             self._permits.give_back(permit, permit.count)
             return False
-        answers = self._sending.work(batches, permit, claimed=claimed, believe=_doubted)
+        answers = self._sending.work(batches, permit, claimed=claimed, believe=self._doubted)
         self._known.clear()
         told = [outcome for answer in answers for outcome in answer]
         if any(isinstance(outcome, Sent) for outcome in told):
             self._aftermath.resume(batches[0].action)
-        refused = {*classify.REFUSALS, UNSUPPORTED_ADDRESS}
-        return any(isinstance(one, Rejected | Deferred) and one.code in refused for one in told)
+        return any(
+            isinstance(one, Rejected) or (isinstance(one, Deferred) and one.code in self._refusals) for one in told
+        )
 
     def _claims_to_probe(
         self, places: Sequence[tuple[Lane, Position]], in_turn: Sequence[Sequence[Lane]], ends: float
@@ -297,21 +298,20 @@ class Sender:
             due = select(waiting.token).where(waiting.queue == self.limits.queue, waiting.due_at <= func.now()).limit(1)
             return bool(pauses.read(connection)) and connection.execute(due).first() is not None
 
+    def _doubted(self, told: Outcome) -> Outcome:
+        """What is to be believed of a probe: a mail that is refused may be so for the sake of what is paused."""
+        match told:
+            case Rejected(code, _) | Deferred(code, _, charged=True) if code in self._refusals:
+                return Deferred(code, "refused while it is paused: perhaps not for its own sake", charged=False)
+            case _:
+                return told
+
 
 def _lanes_to_probe(connection: Connection, scope: str) -> list[list[Lane]]:
     """The lanes with which to try a scope: what is paused for itself as well cannot tell, and comes last."""
     paused = {pause.scope for pause in pauses.read(connection)}
     lanes = [lane for lane in LANES if scope not in list(Action) or lane[1] == scope]
     return [[lane for lane in lanes if lane[1] not in paused], [lane for lane in lanes if lane[1] in paused]]
-
-
-def _doubted(told: Outcome) -> Outcome:
-    """What is to be believed of a probe: a mail that is refused may be so for the sake of what is paused."""
-    match told:
-        case Rejected(code, _) | Deferred(code, _, charged=True) if code in classify.REFUSALS:
-            return Deferred(code, "refused while it is paused: perhaps not for its own sake", charged=False)
-        case _:
-            return told
 
 
 def _log_over(claim: Claim) -> None:

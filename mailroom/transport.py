@@ -54,9 +54,15 @@ class Mail:
 
 
 class Transport(Protocol):
-    """Hands mails to a provider. `longest_call` is how long one call may take by its time-outs."""
+    """Hands mails to a provider. `longest_call` is how long one call may take by its time-outs.
+
+    `refusals`: the codes with which it refuses a mail for the mail's own sake, as it says, though a broken template is
+    refused with them too. `throttles`: those that ask to send more slowly.
+    """
 
     longest_call: timedelta
+    refusals: frozenset[str]
+    throttles: frozenset[str]
 
     def send(
         self,
@@ -80,6 +86,8 @@ class DebugTransport:
     """Prints what would be sent, and calls it sent. Its output holds addresses and secrets: that is its purpose."""
 
     longest_call = timedelta(0)
+    refusals: frozenset[str] = frozenset()
+    throttles: frozenset[str] = frozenset()
 
     def __init__(self, out: TextIO = sys.stdout) -> None:
         self._out = out

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from mailroom import ses
+from mailroom import classify, ses
 from mailroom.job import Action, Outcome, Sent
 from mailroom.limits import Limits
 from mailroom.permits import NO_LIMIT, Permits
@@ -118,6 +118,8 @@ class Scripted:
     """
 
     longest_call = timedelta(0)
+    refusals = classify.REFUSALS
+    throttles = classify.THROTTLES
     within = timedelta(0)
 
     def __init__(self, takes: timedelta = timedelta(0)) -> None:

@@ -33,6 +33,9 @@ MOST_IN_VAIN: Final = 5
 class SesTransport:
     """Sends one mail with SendEmail and several with SendBulkEmail. Safe to share between threads."""
 
+    refusals = classify.REFUSALS
+    throttles = classify.THROTTLES
+
     def __init__(
         self,
         client: "SESV2Client",

@@ -22,6 +22,8 @@ class NoTransport:
     """Says that everything was sent; notes when it was handed a recovery."""
 
     longest_call = timedelta(0)
+    refusals: frozenset[str] = frozenset()
+    throttles: frozenset[str] = frozenset()
 
     def __init__(self, call_seconds: float, stamps: Stamps) -> None:
         self._call_seconds = call_seconds
