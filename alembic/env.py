@@ -18,7 +18,8 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential, wait_fixed
 
-from mailroom import database, settings
+from mailroom import settings
+from mailroom.db.engine import VERSION_TABLE, connect_engine, first_line
 from mailroom.errors import DatabaseError, MailroomError, SettingsError
 
 # While a migration waits for a lock, everybody who comes after it waits too, sign-ups among them.
@@ -41,12 +42,12 @@ SELECT set_config(name, setting, true)
 """
 # As Alembic would make it: what is locked must be there.
 VERSIONS: Final = f"""
-CREATE TABLE IF NOT EXISTS {database.VERSION_TABLE} (
-    version_num varchar(32) NOT NULL CONSTRAINT {database.VERSION_TABLE}_pkc PRIMARY KEY
+CREATE TABLE IF NOT EXISTS {VERSION_TABLE} (
+    version_num varchar(32) NOT NULL CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY
 )
 """
 # A mode that is in its own way and in that of no reader. Only who owns the table may take it, or who may change it.
-LOCK: Final = f"LOCK TABLE {database.VERSION_TABLE} IN SHARE UPDATE EXCLUSIVE MODE"
+LOCK: Final = f"LOCK TABLE {VERSION_TABLE} IN SHARE UPDATE EXCLUSIVE MODE"
 
 
 def pin(connection: Connection) -> None:
@@ -125,9 +126,7 @@ def migrate(connection: Connection) -> None:
 
 
 def configure(connection: Connection, **more: Any) -> None:
-    context.configure(
-        connection=connection, version_table=database.VERSION_TABLE, transaction_per_migration=True, **more
-    )
+    context.configure(connection=connection, version_table=VERSION_TABLE, transaction_per_migration=True, **more)
 
 
 def is_in_the_way(error: BaseException) -> bool:
@@ -181,11 +180,11 @@ def main() -> None:
     except MailroomError as error:
         end(str(error), 1)
     except DBAPIError as error:
-        end(f"the database cannot be migrated: {database.first_line(error)}", 1)
+        end(f"the database cannot be migrated: {first_line(error)}", 1)
 
 
 def run_from_settings() -> None:
-    engine = database.connect_engine(settings.load("database_url").database_url, isolation_level="READ COMMITTED")
+    engine = connect_engine(settings.load("database_url").database_url, isolation_level="READ COMMITTED")
     with engine.connect() as connection:
         run(connection)
     engine.dispose()

@@ -3,14 +3,14 @@
 import os
 import sys
 
-from mailroom import signals
+from mailroom.cli import signals
 
 
 def main() -> None:
     """Run the command line, which takes most of a second to import."""
     signals.listen()
     _fill_streams()
-    from mailroom.cli import main as run  # noqa: PLC0415 - see above
+    from mailroom.cli.app import main as run  # noqa: PLC0415 - see above
 
     run()
 

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from mailroom.database import URL_FORMS, connection_string
+from mailroom.db.engine import URL_FORMS, connection_string
 from mailroom.errors import SettingsError
 from mailroom.job import RECOVERY_LIMITS, RecoveryLimits
-from mailroom.transport import LONGEST_CALL
+from mailroom.mail.transport import LONGEST_CALL
 
 PREFIX: Final = "MAILROOM_"
 # Values that are never repeated in a message, nor in the repr of the settings.

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeGuard
 from sqlalchemy import Connection, Function, func, literal, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from mailroom import schema
+from mailroom.db import schema
 from mailroom.errors import TokenError
 from mailroom.job import Action
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from mailroom.embedded import THROWAWAY, EmbeddedPostgres
+from mailroom.demo.postgres import THROWAWAY, EmbeddedPostgres
 
 # Debian's `faketime`, in the folder of whichever machine this is.
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), Path("/usr/lib/faketime/libfaketime.so.1"))

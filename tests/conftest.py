@@ -16,8 +16,8 @@ from alembic.config import Config
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import Connection, Engine, text
 
-from mailroom import database
-from mailroom.embedded import EmbeddedPostgres
+from mailroom.db.engine import connect_engine, connection_string
+from mailroom.demo.postgres import EmbeddedPostgres
 from mailroom.simulator import Simulator
 from tests import pgbouncer
 from tests.running import Processes
@@ -102,7 +102,7 @@ class Server:
     pooler_port: int | None = None
 
     def database_url(self, name: str) -> str:
-        return make_conninfo(database.connection_string(self.url), dbname=name)
+        return make_conninfo(connection_string(self.url), dbname=name)
 
     def pooled_url(self, name: str) -> str:
         """The same through PgBouncer, if there is one."""
@@ -110,7 +110,7 @@ class Server:
         return make_conninfo(url, port=self.pooler_port) if self.pooler_port else url
 
     def execute(self, sql: str) -> None:
-        engine = database.connect_engine(self.url)
+        engine = connect_engine(self.url)
         try:
             with engine.connect() as connection:
                 connection.execute(text(sql))
@@ -138,7 +138,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
 
 def migrate(url: str, revision: str = "head") -> None:
     """Run `alembic upgrade` on a database."""
-    engine = database.connect_engine(url, isolation_level="READ COMMITTED")
+    engine = connect_engine(url, isolation_level="READ COMMITTED")
     config = Config(str(ROOT / "alembic.ini"))
     try:
         with engine.connect() as connection:
@@ -154,7 +154,7 @@ def template(server: Server) -> Iterator[str]:
     name = f"mailroom_template_{os.getpid()}"
     server.execute(f"CREATE DATABASE {name}")
     migrate(server.database_url(name))
-    engine = database.connect_engine(server.database_url(name))
+    engine = connect_engine(server.database_url(name))
     with engine.connect() as connection:
         connection.execute(UNLIMITED)
     engine.dispose()
@@ -192,7 +192,7 @@ def empty_url(server: Server) -> Iterator[str]:
 @pytest.fixture
 def engine(url: str) -> Iterator[Engine]:
     """An engine on a fresh database on which every statement commits, as the worker's."""
-    engine = database.connect_engine(url, pool_size=20)
+    engine = connect_engine(url, pool_size=20)
     yield engine
     engine.dispose()
 
@@ -201,7 +201,7 @@ def engine(url: str) -> Iterator[Engine]:
 def _shared(server: Server, template: str) -> Iterator[Engine]:
     name = f"mailroom_shared_{os.getpid()}"
     server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    engine = database.connect_engine(server.database_url(name), isolation_level="READ COMMITTED")
+    engine = connect_engine(server.database_url(name), isolation_level="READ COMMITTED")
     yield engine
     engine.dispose()
     server.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -11,7 +11,7 @@ from typing import Self
 
 from psycopg.conninfo import make_conninfo
 
-from mailroom.embedded import EmbeddedPostgres, free_port
+from mailroom.demo.postgres import EmbeddedPostgres, free_port
 
 PROGRAM = Path("/usr/sbin/pgbouncer")
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
-from mailroom import rates
+from mailroom.fleet import buckets
+from mailroom.fleet.buckets import CAPACITY, DEFAULT_SHARE, HOLD
 from mailroom.job import SesAccount
-from mailroom.rates import CAPACITY, DEFAULT_SHARE, HOLD
 
 
 def tell_account(
@@ -14,7 +14,7 @@ def tell_account(
 ) -> None:
     """Let this be what SES said last."""
     account = SesAccount(max_send_rate, daily, sent, True, True, "HEALTHY")
-    rates.store(connection, account, granted_before=granted_before)
+    buckets.store(connection, account, granted_before=granted_before)
 
 
 def let_pass(connection: Connection, seconds: float) -> None:

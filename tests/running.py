@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from mailroom import classify, ses
+from mailroom import ses
+from mailroom.fleet.permits import NO_LIMIT, Permits
 from mailroom.job import Action, Outcome, Sent
-from mailroom.limits import Limits
-from mailroom.permits import NO_LIMIT, Permits
+from mailroom.mail.transport import Mail, Permitted, Transport, always
+from mailroom.queue.limits import Limits
+from mailroom.queue.listener import Listener
+from mailroom.ses import classify
 from mailroom.simulator import Simulator
-from mailroom.transport import Mail, Permitted, Transport, always
-from mailroom.wakeup import Listener
-from mailroom.worker import Worker
+from mailroom.worker.worker import Worker
 from tests.world import KEY, KEY_HEX
 
 PATIENCE_SECONDS = 60.0

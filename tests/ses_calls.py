@@ -15,7 +15,7 @@ from mypy_boto3_sesv2 import SESV2Client
 
 from mailroom import ses
 from mailroom.job import Action, Deferred, Outcome, Sent
-from mailroom.transport import Mail
+from mailroom.mail.transport import Mail
 from tests.conftest import missing
 
 SOURCE = "noreply@example.com"

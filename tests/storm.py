@@ -21,7 +21,7 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from mailroom import database
+from mailroom.db.engine import connect_engine
 from mailroom.simulator import Fault, Simulator
 from tests import pgbouncer
 from tests.clock import WrongClockPostgres
@@ -320,7 +320,7 @@ def run(*, seed: int, seconds: float, goal: int, say: Callable[[str], None]) -> 
         front = stack.enter_context(Front(simulator.url, certificate))
         processes = Processes(folder)
         stack.callback(processes.end)
-        engine = database.connect_engine(make_conninfo(postgres.url(), options=WRITABLE), pool_size=10)
+        engine = connect_engine(make_conninfo(postgres.url(), options=WRITABLE), pool_size=10)
         stack.callback(engine.dispose)
         storm = Storm(
             postgres,

@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
 
-from mailroom.address import ascii_address
+from mailroom.ses.address import ascii_address
 from tests.conftest import Server, migrate
 from tests.world import add_accounts, ask_recovery, misplaced, rows
 

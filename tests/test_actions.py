@@ -8,23 +8,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailroom import actions
 from mailroom.job import Action
+from mailroom.mail import templates
 
 LOGINS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=254)
 
 
 def data(login: str, action: Action = Action.ACTIVATION) -> dict[str, str]:
-    written = actions.template_data(action, login=login, secret="s3cret", code="01234")
+    written = templates.template_data(action, login=login, secret="s3cret", code="01234")
     assert written.isascii()
     read: dict[str, str] = json.loads(written)
     return read
 
 
 def test_every_action_has_a_template_and_a_number_of_its_own() -> None:
-    assert {Action.ACTIVATION: "activationv1", Action.PASSWORD_RECOVERY: "passwordrecoveryv1"} == actions.TEMPLATES
-    assert {Action.ACTIVATION: "1", Action.PASSWORD_RECOVERY: "2"} == actions.NUMBERS
-    assert set(Action) == actions.TEMPLATES.keys() == actions.NUMBERS.keys()
+    assert {Action.ACTIVATION: "activationv1", Action.PASSWORD_RECOVERY: "passwordrecoveryv1"} == templates.TEMPLATES
+    assert {Action.ACTIVATION: "1", Action.PASSWORD_RECOVERY: "2"} == templates.NUMBERS
+    assert set(Action) == templates.TEMPLATES.keys() == templates.NUMBERS.keys()
 
 
 def test_only_a_recovery_has_a_code() -> None:

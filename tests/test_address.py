@@ -5,7 +5,7 @@ from email_validator import EmailNotValidError, validate_email
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailroom.address import LONGEST_LOCAL_PART, ascii_address
+from mailroom.ses.address import LONGEST_LOCAL_PART, ascii_address
 
 
 @pytest.mark.parametrize(

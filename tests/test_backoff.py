@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from mailroom.backoff import FIRST_WAIT, LONGEST_WAIT, Backoff
+from mailroom.worker.breaker import FIRST_WAIT, LONGEST_WAIT, Backoff
 
 NOTHING = timedelta(0)
 

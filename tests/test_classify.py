@@ -4,9 +4,9 @@ import pytest
 from botocore.loaders import Loader
 from botocore.model import ServiceModel
 
-from mailroom import classify
-from mailroom.classify import Fault, exception_fault, status_fault
 from mailroom.job import Deferred, Rejected, Scope, Unconfirmed
+from mailroom.ses import classify
+from mailroom.ses.classify import Fault, exception_fault, status_fault
 from mailroom.simulator.service import entry_statuses
 
 SOURCE = "Mailroom <noreply@Example.com>"

@@ -6,11 +6,12 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from mailroom import pauses, queue, rates
-from mailroom.classify import REFUSALS
-from mailroom.floors import Floors
-from mailroom.moments import bring_back
-from mailroom.rates import Bucket, Granted
+from mailroom import queue
+from mailroom.fleet import buckets, pauses
+from mailroom.fleet.buckets import Bucket, Granted
+from mailroom.queue.clock_repair import bring_back
+from mailroom.queue.floors import Floors
+from mailroom.ses.classify import REFUSALS
 from mailroom.simulator import Simulator
 from tests.rating import let_pass, tell_account
 from tests.running import count, drained, eventually, limits, transport, working
@@ -106,9 +107,9 @@ def test_a_bucket_fills_from_now_on(conn: Connection) -> None:
 
 def test_the_rate_creeps_back_from_now_on_and_can_be_cut_again(conn: Connection) -> None:
     tell_account(conn, 1000)
-    assert rates.slow_down(conn) == pytest.approx(0.7)
+    assert buckets.slow_down(conn) == pytest.approx(0.7)
     set_back(conn, 600)
-    assert rates.slow_down(conn) == pytest.approx(0.49)
+    assert buckets.slow_down(conn) == pytest.approx(0.49)
     set_back(conn, 600)
     granted = take(conn)
     assert granted.wait >= timedelta(0)
@@ -125,7 +126,7 @@ def test_what_comes_back_is_not_more_than_what_was_taken(conn: Connection) -> No
     let_pass(conn, 3600)
     granted = take(conn)
     before_it = replace(granted, granted_at=granted.granted_at + timedelta(minutes=10))
-    rates.give_back(conn, Bucket.MAILS, before_it, granted.count)
+    buckets.give_back(conn, Bucket.MAILS, before_it, granted.count)
     assert take(conn).count <= granted.count
     assert [row.granted for row in rows(conn, "SELECT granted FROM permits WHERE bucket = 'mails'")] == [0]
 
@@ -143,12 +144,12 @@ def test_what_comes_back_is_not_more_than_what_was_taken(conn: Connection) -> No
 def test_the_account_is_asked_for_no_later_than_ever(conn: Connection, due_at: str, asks: bool) -> None:
     tell_account(conn, 10)
     conn.execute(text(f"UPDATE ses_account SET refresh_due_at = {due_at}, fetched_at = now() + interval '10 minutes'"))  # noqa: S608
-    refresh = rates.claim_refresh(conn)
+    refresh = buckets.claim_refresh(conn)
     assert (refresh.granted_before is not None) == asks
-    assert refresh.due_in <= rates.REFRESH_EVERY
+    assert refresh.due_in <= buckets.REFRESH_EVERY
     if asks:
         assert rows(conn, "SELECT FROM ses_account WHERE fetched_at > clock_timestamp()") == []
 
 
 def take(connection: Connection) -> Granted:
-    return rates.take(connection, Bucket.MAILS, 1_000_000, own_rate=None, urgent=True)
+    return buckets.take(connection, Bucket.MAILS, 1_000_000, own_rate=None, urgent=True)

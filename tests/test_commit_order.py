@@ -12,10 +12,10 @@ import pytest
 from sqlalchemy import Connection, Engine, event, text
 
 from mailroom import queue
-from mailroom.floors import Floors
 from mailroom.job import Action, Batch, Position, Priority, Sent
-from mailroom.queue import SLACK
-from mailroom.retry import Verdict, judge
+from mailroom.queue.claim import SLACK
+from mailroom.queue.floors import Floors
+from mailroom.queue.verdict import Verdict, judge
 from tests.world import add_accounts, claim, misplaced, rows, start_over
 
 THROUGH_PGBOUNCER = True

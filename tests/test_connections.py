@@ -12,12 +12,21 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from mailroom import database, queue
-from mailroom.embedded import EmbeddedPostgres
+from mailroom import queue
+from mailroom.db.engine import (
+    CANCEL_WITHIN,
+    OutcomeUnknownError,
+    check_revision,
+    connect_engine,
+    connection_string,
+    first_line,
+    is_worth_repeating,
+)
+from mailroom.demo.postgres import EmbeddedPostgres
 from mailroom.errors import SettingsError
 from mailroom.job import Sent
-from mailroom.retry import judge
-from mailroom.wakeup import Listener
+from mailroom.queue.listener import Listener
+from mailroom.queue.verdict import judge
 from tests.conftest import Server, migrate, missing
 from tests.proxy import HalfOpenProxy
 from tests.running import count, eventually
@@ -35,7 +44,7 @@ SHORT = timedelta(seconds=0.5)
 @pytest.fixture
 def impatient(url: str) -> Iterator[Engine]:
     """An engine that gives up soon."""
-    engine = database.connect_engine(url, pool_size=3, answer_within=SHORT)
+    engine = connect_engine(url, pool_size=3, answer_within=SHORT)
     yield engine
     engine.dispose()
 
@@ -68,8 +77,8 @@ def test_a_claim_that_is_given_up_is_ended_on_the_server(impatient: Engine, engi
 def test_a_migration_goes_through_a_pooler(url: str) -> None:
     migrate(url, "base")
     migrate(url)
-    engine = database.connect_engine(url)
-    database.check_revision(engine)
+    engine = connect_engine(url)
+    check_revision(engine)
     engine.dispose()
 
 
@@ -82,13 +91,13 @@ def test_a_connection_goes_on_after_a_statement_was_cancelled(impatient: Engine)
 
 def test_where_not_even_the_cancelling_is_answered_nobody_knows(url: str, engine: Engine) -> None:
     with HalfOpenProxy(url) as proxy:
-        through = database.connect_engine(proxy.url, answer_within=SHORT)
+        through = connect_engine(proxy.url, answer_within=SHORT)
         with through.connect() as connection:
             assert connection.scalar(text("SELECT 1")) == 1
         proxy.freeze()
         began = time.monotonic()
-        assert isinstance(give_up_a_claim(through), database.OutcomeUnknownError)
-        assert time.monotonic() - began < (SHORT + 3 * database.CANCEL_WITHIN).total_seconds()
+        assert isinstance(give_up_a_claim(through), OutcomeUnknownError)
+        assert time.monotonic() - began < (SHORT + 3 * CANCEL_WITHIN).total_seconds()
         proxy.thaw()
         with through.connect() as connection:
             assert connection.scalar(text("SELECT 2")) == 2
@@ -103,11 +112,11 @@ def test_of_a_statement_whose_connection_breaks_nobody_knows(url: str, direct_ur
         ThreadPoolExecutor() as beside,
     ):
         holder.execute("LOCK TABLE batches")
-        through = database.connect_engine(proxy.url, answer_within=timedelta(seconds=20))
+        through = connect_engine(proxy.url, answer_within=timedelta(seconds=20))
         given_up = beside.submit(give_up_a_claim, through)
         eventually(lambda: watcher.execute(BLOCKED).fetchall(), "the claim waits")
         proxy.drop()
-        assert isinstance(given_up.result(), database.OutcomeUnknownError)
+        assert isinstance(given_up.result(), OutcomeUnknownError)
         through.dispose()
 
 
@@ -129,7 +138,7 @@ def test_a_commit_that_still_waits_for_its_standby_is_not_called_done(
             eventually(lambda: connection.scalar(shown) == "nobody", "the server knows")
             with pytest.raises(OperationalError) as raised:
                 queue.settle(connection, [(batch, verdicts)])
-        assert isinstance(raised.value.orig, database.OutcomeUnknownError)
+        assert isinstance(raised.value.orig, OutcomeUnknownError)
     finally:
         server.execute("ALTER SYSTEM RESET synchronous_standby_names")
         server.execute("SELECT pg_reload_conf()")
@@ -200,15 +209,15 @@ def write(engine: Engine) -> str:
         with engine.connect() as connection:
             connection.execute(text("INSERT INTO written VALUES (1)"))
     except DBAPIError as error:
-        return database.first_line(error)
+        return first_line(error)
     return "written"
 
 
 def test_a_reader_is_left_as_soon_as_the_name_leads_to_the_primary(reader: EmbeddedPostgres, writer: str) -> None:
     set_reading(reader, "on")
     with HalfOpenProxy(reader.url()) as proxy:
-        engine = database.connect_engine(proxy.url)
-        looking = database.connect_engine(proxy.url, writes=False)
+        engine = connect_engine(proxy.url)
+        looking = connect_engine(proxy.url, writes=False)
         for _ in range(2):
             assert write(engine).startswith("this server takes no writes: default_transaction_read_only is on")
             with looking.connect() as connection:
@@ -222,7 +231,7 @@ def test_a_reader_is_left_as_soon_as_the_name_leads_to_the_primary(reader: Embed
 def test_a_primary_that_became_a_reader_is_left_with_all_its_connections(reader: EmbeddedPostgres, writer: str) -> None:
     set_reading(reader, "off")
     with HalfOpenProxy(reader.url()) as proxy:
-        engine = database.connect_engine(proxy.url, pool_size=2)
+        engine = connect_engine(proxy.url, pool_size=2)
         with engine.connect() as one, engine.connect() as other:
             assert (one.scalar(text("SELECT 1")), other.scalar(text("SELECT 1"))) == (1, 1)
         set_reading(reader, "on")
@@ -257,7 +266,7 @@ def test_a_primary_that_became_a_reader_is_left_with_all_its_connections(reader:
 )
 def test_a_url_of_which_a_password_would_be_the_host_is_refused_unshown(url: str) -> None:
     with pytest.raises(SettingsError, match="a password in a URL has %40 for @") as raised:
-        database.connection_string(url)
+        connection_string(url)
     assert "ssw0rd" not in str(raised.value)
 
 
@@ -271,7 +280,7 @@ def test_a_url_of_which_a_password_would_be_the_host_is_refused_unshown(url: str
     ],
 )
 def test_what_is_spelt_right_is_taken(url: str, password: str, host: str) -> None:
-    given = conninfo_to_dict(database.connection_string(url))
+    given = conninfo_to_dict(connection_string(url))
     assert (given["password"], given["host"]) == (password, host)
 
 
@@ -287,4 +296,4 @@ def test_what_is_spelt_right_is_taken(url: str, password: str, host: str) -> Non
     ],
 )
 def test_a_settlement_is_repeated_unless_its_own_values_are_wrong(said: type[psycopg.Error], again: bool) -> None:
-    assert database.is_worth_repeating(DBAPIError("settle", {}, said())) is again
+    assert is_worth_repeating(DBAPIError("settle", {}, said())) is again

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from mailroom.embedded import EmbeddedPostgres
+from mailroom.demo.postgres import EmbeddedPostgres
 from mailroom.errors import MailroomError
 from tests.conftest import BINARIES, GIVEN, missing
 from tests.running import eventually
@@ -20,7 +20,7 @@ from tests.running import eventually
 pytestmark = pytest.mark.skipif(bool(GIVEN), reason="a server was given")
 
 HOLD = """
-from mailroom.embedded import EmbeddedPostgres
+from mailroom.demo.postgres import EmbeddedPostgres
 with EmbeddedPostgres() as postgres:
     print(postgres.pid, postgres.log.parent, flush=True)
     input()

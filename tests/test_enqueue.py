@@ -14,8 +14,8 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DataError, IntegrityError
 
-from mailroom import database
-from mailroom.embedded import wheel_binaries
+from mailroom.db.engine import VERSION_TABLE, connect_engine
+from mailroom.demo.postgres import wheel_binaries
 from tests.conftest import BINARIES, Server, missing
 from tests.world import add_accounts, ask_recovery, claim, misplaced, rows
 
@@ -460,7 +460,7 @@ def test_what_was_dumped_is_restored_and_mails_nobody(
     try:
         client(server, "pg_restore", "--data-only", "-l", "-f", entries, dump)
         listed = Path(entries).read_text().splitlines()
-        left_out = ("permits", "ses_account", database.VERSION_TABLE)
+        left_out = ("permits", "ses_account", VERSION_TABLE)
         Path(wanted).write_text(
             "\n".join(line for line in listed if line.split()[-2:-1] not in [[t] for t in left_out])
         )
@@ -470,7 +470,7 @@ def test_what_was_dumped_is_restored_and_mails_nobody(
             everything = f"SELECT * FROM {table} ORDER BY 1"  # noqa: S608 - a constant
             with psycopg.connect(url) as before, psycopg.connect(server.database_url(other)) as after:
                 assert after.execute(everything.encode()).fetchall() == before.execute(everything.encode()).fetchall()
-        again = database.connect_engine(server.database_url(other))
+        again = connect_engine(server.database_url(other))
         with again.connect() as connection:
             assert misplaced(connection) == []
             assert rows(connection, "SELECT sequences_behind()") == []

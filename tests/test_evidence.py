@@ -7,10 +7,11 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from mailroom import jobs, queue
-from mailroom.evidence import Believed, believe
+from mailroom import queue
 from mailroom.job import Batch, Outcome, Sent, Unconfirmed
-from mailroom.retry import MAX_ATTEMPTS, judge
+from mailroom.ops import jobs
+from mailroom.queue.late_acceptances import Believed, believe
+from mailroom.queue.verdict import MAX_ATTEMPTS, judge
 from mailroom.simulator import Simulator
 from tests.running import drained, eventually, transport, working
 from tests.world import add_accounts, batch_of, claim, misplaced, rows

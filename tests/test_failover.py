@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from mailroom import database
-from mailroom.embedded import EmbeddedPostgres
+from mailroom.db.engine import connect_engine
+from mailroom.demo.postgres import EmbeddedPostgres
 from mailroom.simulator import Fault, Simulator
 from tests.conftest import BINARIES, GIVEN, migrate, missing
 from tests.running import Processes, count, drained, eventually
@@ -32,7 +32,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[EmbeddedPostgres, Emb
         known = {"PGPASSWORD": primary.password}
         standby.run("pg_basebackup", *source, "-R", "-X", "stream", "--checkpoint=fast", environment=known)
         with standby:
-            engine = database.connect_engine(primary.url())
+            engine = connect_engine(primary.url())
             with engine.connect() as connection:
                 connection.execute(text("ALTER SYSTEM SET synchronous_standby_names = '*'"))
                 connection.execute(text("SELECT pg_reload_conf()"))
@@ -47,7 +47,7 @@ def test_workers_move_to_the_standby_that_was_promoted_and_nothing_is_lost(
 ) -> None:
     primary, standby = pair
     simulator.faults.add(Fault(latency_ms=20, times=None))
-    engine = database.connect_engine(primary.url())
+    engine = connect_engine(primary.url())
     with engine.connect() as connection:
         add_accounts(connection, 2_000)
     engine.dispose()
@@ -60,7 +60,7 @@ def test_workers_move_to_the_standby_that_was_promoted_and_nothing_is_lost(
     primary.stop("immediate")
     standby.run("pg_ctl", "-w", "promote")
 
-    engine = database.connect_engine(standby.url())
+    engine = connect_engine(standby.url())
     with engine.connect() as connection:
         eventually(lambda: drained(connection), "all is sent from the new primary", seconds=90)
         assert misplaced(connection) == []

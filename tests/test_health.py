@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from mailroom import health
-from mailroom.health import Health
 from mailroom.job import Priority
-from mailroom.upkeep import Upkeep
+from mailroom.ops import health
+from mailroom.ops.health import Health
+from mailroom.ops.maintenance import Upkeep
 from tests.world import add_accounts, ask_recovery
 
 WELL = Health(

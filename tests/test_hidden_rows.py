@@ -7,11 +7,12 @@ import pytest
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError
 
-from mailroom import grants, queue, upkeep
-from mailroom.evidence import believe
-from mailroom.floors import Floors
+from mailroom import queue
 from mailroom.job import Batch, Sent
-from mailroom.retry import judge
+from mailroom.ops import grants, maintenance
+from mailroom.queue.floors import Floors
+from mailroom.queue.late_acceptances import believe
+from mailroom.queue.verdict import judge
 from tests.world import add_accounts, batch_of, claim, misplaced, rows
 
 ROLE = "mailroom_test_worker"
@@ -64,7 +65,7 @@ STEPS: dict[str, Callable[[Connection], object]] = {
     "look": look,
     "rescue": queue.rescue,
     "believe": believe,
-    "prune": lambda connection: upkeep.prune(connection, older_than=timedelta(days=1)),
+    "prune": lambda connection: maintenance.prune(connection, older_than=timedelta(days=1)),
 }
 
 
@@ -101,9 +102,9 @@ def test_a_reconcile_mails_nobody_again_whose_history_is_hidden(engine: Engine, 
     event.listen(as_worker, "begin", lambda connection: connection.exec_driver_sql(f"SET LOCAL ROLE {ROLE}"))
     hide(owner, "deliveries")
     with pytest.raises(DBAPIError, match="row-level security may hide rows"):
-        upkeep.reconcile(as_worker, queue="mailroom")
+        maintenance.reconcile(as_worker, queue="mailroom")
     show(owner, "deliveries")
-    assert upkeep.reconcile(as_worker, queue="mailroom").enqueued == ()
+    assert maintenance.reconcile(as_worker, queue="mailroom").enqueued == ()
 
 
 def test_the_owner_too_where_it_is_forced(owner: Connection, worker: Connection) -> None:

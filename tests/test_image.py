@@ -17,7 +17,7 @@ import yaml  # type: ignore[import-untyped]
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import Engine
 
-from mailroom.embedded import EmbeddedPostgres, wheel_binaries
+from mailroom.demo.postgres import EmbeddedPostgres, wheel_binaries
 from mailroom.simulator import Fault, Simulator
 from tests.cli.command import Ended, killed_after, run, sending, small_environment
 from tests.conftest import GIVEN, ROOT

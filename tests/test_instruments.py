@@ -11,7 +11,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from sqlalchemy import text
 
-from mailroom import database
+from mailroom.db.engine import connect_engine
 from mailroom.simulator import Simulator
 from tests import clock
 from tests.conftest import BINARIES, GIVEN, missing
@@ -31,7 +31,7 @@ def test_a_clock_that_is_stepped_is_wrong_in_every_session_until_it_is_put_right
     if folder is not None and not folder.exists():
         missing(f"Debian's PostgreSQL in {folder}")
     with clock.WrongClockPostgres(folder) as postgres:
-        engine = database.connect_engine(postgres.url(), pool_size=2)
+        engine = connect_engine(postgres.url(), pool_size=2)
         with engine.connect() as one, engine.connect() as other:
             right = one.execute(text("SELECT now()")).scalar_one()
             for step in (timedelta(minutes=-10), timedelta(hours=1), timedelta(0)):

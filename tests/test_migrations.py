@@ -21,7 +21,9 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy import Column, Connection, text
 from sqlalchemy.exc import ProgrammingError
 
-from mailroom import database, schema, tokens
+from mailroom import tokens
+from mailroom.db import schema
+from mailroom.db.engine import REVISION, VERSION_TABLE, check_revision, connect_engine
 from mailroom.job import Action
 from tests.conftest import ROOT, Server, migrate
 from tests.roles import a_role
@@ -40,13 +42,13 @@ UNION ALL SELECT 'type', typname FROM pg_type
 UNION ALL SELECT 'operator', oprname FROM pg_operator WHERE oprnamespace = CAST(:schema AS regnamespace)
 """
 TABLES = {"locks", "accounts", "tokens", "guesses", "jobs", "batches", "deliveries", "pauses", "permits", "ses_account"}
-ONLY_VERSIONS = {("relation", database.VERSION_TABLE)}
+ONLY_VERSIONS = {("relation", VERSION_TABLE)}
 
 
 @contextmanager
 def connected(url: str) -> Iterator[Connection]:
     """A connection for one look, on which every statement commits."""
-    engine = database.connect_engine(url)
+    engine = connect_engine(url)
     with engine.connect() as connection:
         yield connection
     engine.dispose()
@@ -55,7 +57,7 @@ def connected(url: str) -> Iterator[Connection]:
 @contextmanager
 def configured(url: str) -> Iterator[Config]:
     """What alembic's commands want, with a connection that is closed also when they fail."""
-    engine = database.connect_engine(url, isolation_level="READ COMMITTED")
+    engine = connect_engine(url, isolation_level="READ COMMITTED")
     config = Config(str(ROOT / "alembic.ini"))
     try:
         with engine.connect() as connection:
@@ -74,9 +76,9 @@ def tables(url: str, schema_name: str = "public") -> set[str]:
     return {name for kind, name in objects(url, schema_name) if kind == "relation"}
 
 
-def check_revision(url: str) -> None:
-    engine = database.connect_engine(url)
-    database.check_revision(engine)
+def assert_at_revision(url: str) -> None:
+    engine = connect_engine(url)
+    check_revision(engine)
     engine.dispose()
 
 
@@ -134,7 +136,7 @@ def finish(process: subprocess.Popen[str]) -> None:
 def test_down_leaves_nothing_and_up_works_again(empty_url: str) -> None:
     migrate(empty_url)
     at_head = objects(empty_url)
-    assert tables(empty_url) == TABLES | {database.VERSION_TABLE}
+    assert tables(empty_url) == TABLES | {VERSION_TABLE}
 
     migrate(empty_url, "base")
     assert objects(empty_url) == ONLY_VERSIONS
@@ -169,7 +171,7 @@ def test_down_takes_the_rows_along(empty_url: str) -> None:
 def test_the_command_line_migrates_up_and_down(empty_url: str) -> None:
     finish(alembic(empty_url, "upgrade", "head"))
     with connected(empty_url) as connection:
-        assert rows(connection, "SELECT version_num FROM mailroom_alembic_version") == [(database.REVISION,)]
+        assert rows(connection, "SELECT version_num FROM mailroom_alembic_version") == [(REVISION,)]
 
     finish(alembic(empty_url, "downgrade", "base"))
     assert objects(empty_url) == ONLY_VERSIONS
@@ -186,13 +188,13 @@ def test_two_upgrades_at_once_both_succeed(empty_url: str) -> None:
 
     for process in both:
         finish(process)
-    check_revision(empty_url)
+    assert_at_revision(empty_url)
 
 
 def test_two_first_upgrades_at_once_both_succeed(empty_url: str) -> None:
     for process in [alembic(empty_url, "upgrade", "head") for _ in range(2)]:
         finish(process)
-    check_revision(empty_url)
+    assert_at_revision(empty_url)
 
 
 def test_an_upgrade_gives_up_on_another_that_does_not_end(empty_url: str) -> None:
@@ -252,7 +254,7 @@ def test_a_migration_waits_for_a_reader_and_nobody_waits_for_the_migration(
                 )
     finish(process)
     with connected(empty_url) as connection:
-        wanted = database.REVISION if start == "0004" else f"{int(database.REVISION) - 4:04}"
+        wanted = REVISION if start == "0004" else f"{int(REVISION) - 4:04}"
         assert rows(connection, "SELECT version_num FROM mailroom_alembic_version") == [(wanted,)]
         assert rows(connection, "SELECT count(*) FROM jobs") == [(60,)]
 
@@ -272,7 +274,7 @@ def downgrade():
 
 def test_a_migration_may_build_an_index_concurrently_and_be_tried_again(empty_url: str, tmp_path: Path) -> None:
     migrate(empty_url)
-    (tmp_path / "9999_later.py").write_text(CONCURRENT.format(head=database.REVISION))
+    (tmp_path / "9999_later.py").write_text(CONCURRENT.format(head=REVISION))
     with psycopg.connect(empty_url) as reader, configured(empty_url) as config, ThreadPoolExecutor() as beside:
         config.set_main_option("version_locations", f"{ROOT / 'alembic' / 'versions'}{os.pathsep}{tmp_path}")
         config.set_main_option("path_separator", "os")
@@ -288,7 +290,7 @@ def test_a_migration_may_build_an_index_concurrently_and_be_tried_again(empty_ur
             assert rows(connection, valid) == [(True, True)]
             assert rows(connection, "SELECT version_num FROM mailroom_alembic_version") == [("9999",)]
         command.downgrade(config, "-1")
-    check_revision(empty_url)
+    assert_at_revision(empty_url)
 
 
 def test_there_is_no_script_of_the_migrations(empty_url: str) -> None:
@@ -343,9 +345,9 @@ def test_a_schema_of_its_own_leaves_public_alone(empty_url: str, name: str) -> N
     url = in_schema(empty_url, name)
 
     migrate(url)
-    assert tables(empty_url, f'"{name}"') == TABLES | {database.VERSION_TABLE}
+    assert tables(empty_url, f'"{name}"') == TABLES | {VERSION_TABLE}
     assert objects(empty_url) == before
-    check_revision(url)
+    assert_at_revision(url)
 
     migrate(url, "base")
     assert objects(empty_url, f'"{name}"') == ONLY_VERSIONS
@@ -400,7 +402,7 @@ def test_a_schema_that_does_not_exist_is_said_so(empty_url: str) -> None:
 
 
 def test_the_code_works_with_the_newest_revision() -> None:
-    assert SCRIPTS.get_heads() == [database.REVISION]
+    assert SCRIPTS.get_heads() == [REVISION]
 
 
 def test_migrations_are_history_and_import_nothing_of_ours() -> None:
@@ -422,7 +424,7 @@ def test_the_tables_of_the_code_are_those_of_the_database(conn: Connection) -> N
         conn,
         opts={
             "compare_type": True,
-            "include_name": lambda name, kind, _: not (kind == "table" and name == database.VERSION_TABLE),
+            "include_name": lambda name, kind, _: not (kind == "table" and name == VERSION_TABLE),
         },
     )
 
@@ -465,7 +467,7 @@ def test_every_column_of_the_code_is_filled_as_in_the_database(conn: Connection)
          WHERE relnamespace = 'public'\\:\\:regnamespace AND relkind = 'r' AND attnum > 0 AND NOT attisdropped
            AND relname <> :versions
         """,
-        versions=database.VERSION_TABLE,
+        versions=VERSION_TABLE,
     )
     columns = {
         f"{table.name}.{column.name}": column for table in schema.metadata.tables.values() for column in table.columns

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from mailroom.pace import INTENDED, MOST_JOBS, Pace
+from mailroom.worker.claim_size import INTENDED, MOST_JOBS, Pace
 
 INSTANT = timedelta(0)
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import psycopg
 from sqlalchemy import Connection, Engine
 
-from mailroom import health, queue
+from mailroom import queue
 from mailroom.job import Outcome, Rejected, Sent, Unconfirmed
-from mailroom.jobs import retry
-from mailroom.retry import judge
-from mailroom.upkeep import prune
+from mailroom.ops import health
+from mailroom.ops.jobs import retry
+from mailroom.ops.maintenance import prune
+from mailroom.queue.verdict import judge
 from tests.running import count
 from tests.world import add_accounts, ask_recovery, claim, misplaced, rows
 

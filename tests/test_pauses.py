@@ -5,10 +5,11 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from mailroom import pauses, queue, refusals
-from mailroom.classify import REFUSALS
-from mailroom.floors import Floors
+from mailroom import queue
+from mailroom.fleet import pauses, refusal_log
 from mailroom.job import Action, Scope
+from mailroom.queue.floors import Floors
+from mailroom.ses.classify import REFUSALS
 from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.templates import default_content
 from tests.running import count, drained, eventually, transport, working
@@ -242,8 +243,8 @@ def test_what_was_refused_before_a_mail_was_accepted_stays_refused(conn: Connect
             ),
             {"token": token, "outcome": outcome, "code": code},
         )
-    assert refusals.refused_since_accepted(conn, Action.ACTIVATION, {"A"}) == [3]
-    assert refusals.refused_since_accepted(conn, Action.PASSWORD_RECOVERY, {"A"}) == []
+    assert refusal_log.refused_since_accepted(conn, Action.ACTIVATION, {"A"}) == [3]
+    assert refusal_log.refused_since_accepted(conn, Action.PASSWORD_RECOVERY, {"A"}) == []
 
 
 def test_a_probe_believes_no_refusal_and_charges_none(
@@ -349,9 +350,9 @@ def test_refusals_beside_an_acceptance_are_no_row(conn: Connection) -> None:
             " FROM (SELECT token, row_number() OVER (ORDER BY token) AS place FROM jobs) AS placed ORDER BY place"
         )
     )
-    assert refusals.refused_since_accepted(conn, Action.ACTIVATION, {"A"}) == []
+    assert refusal_log.refused_since_accepted(conn, Action.ACTIVATION, {"A"}) == []
     conn.execute(text("UPDATE deliveries SET fence = gen_random_uuid() WHERE outcome = 'rejected'"))
-    assert len(refusals.refused_since_accepted(conn, Action.ACTIVATION, {"A"})) == 5
+    assert len(refusal_log.refused_since_accepted(conn, Action.ACTIVATION, {"A"})) == 5
 
 
 def test_what_is_over_uses_up_no_probe(engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:

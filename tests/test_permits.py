@@ -9,15 +9,15 @@ from sqlalchemy import Engine, event, text
 
 from mailroom import ses
 from mailroom.errors import TransportError
+from mailroom.fleet.account_refresh import AccountWatch
+from mailroom.fleet.buckets import HOLD
+from mailroom.fleet.permits import ASK_AGAIN, NO_LIMIT, FleetPermits, NoLimit, Permit, Permits
 from mailroom.job import Action, Outcome, SesAccount
-from mailroom.pace import INTENDED, LONGEST
-from mailroom.permits import ASK_AGAIN, NO_LIMIT, FleetPermits, NoLimit, Permit, Permits
-from mailroom.rates import HOLD
-from mailroom.sender import Sender, Work
-from mailroom.shared import Shared
+from mailroom.mail.transport import Mail
 from mailroom.simulator import Fault, Simulator
-from mailroom.transport import Mail
-from mailroom.watch import AccountWatch
+from mailroom.worker.claim_size import INTENDED, LONGEST
+from mailroom.worker.sender import Sender, Work
+from mailroom.worker.shared import Shared
 from tests.rating import let_pass, tell_account
 from tests.running import Scripted, accept, aws, count, drained, eventually, limits, transport, working
 from tests.trouble import statements

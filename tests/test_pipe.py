@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from mailroom.errors import LineError, TransportError
 from mailroom.job import Action, Sent
-from mailroom.pipe import LONGEST_LINE, PipeTransport, parse
-from mailroom.transport import Mail
+from mailroom.mail.pipe import LONGEST_LINE, PipeTransport, parse
+from mailroom.mail.transport import Mail
 
 SECRET = "A-_9" * 21 + "aZ"
 CODE = "01234"

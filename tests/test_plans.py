@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, event, text
 
-from mailroom import health, queue, upkeep
-from mailroom import jobs as operations
-from mailroom.floors import LANES, Floors
+from mailroom import queue
 from mailroom.job import Batch, Priority, Sent
-from mailroom.pace import MOST_JOBS
-from mailroom.retry import Verdict, judge
+from mailroom.ops import health, maintenance
+from mailroom.ops import jobs as operations
+from mailroom.queue.floors import LANES, Floors
+from mailroom.queue.verdict import Verdict, judge
+from mailroom.worker.claim_size import MOST_JOBS
 from tests.world import add_accounts, misplaced, start_over
 
 LIMIT = 10
@@ -337,12 +338,12 @@ def test_upkeep_goes_by_index(engine: Engine, full: Connection, analysed: bool) 
     finish_old(full)
     if analysed:
         full.execute(text("VACUUM ANALYZE"))
-    [reconciled] = plans_of(engine, lambda: upkeep.reconcile(engine, queue="mailroom", looks=LIMIT))
+    [reconciled] = plans_of(engine, lambda: maintenance.reconcile(engine, queue="mailroom", looks=LIMIT))
     assert reconciled.scans("tokens") == {"tokens_pkey"}
     assert reconciled.scans("jobs") == {"jobs_pkey"}
     assert reconciled.scans("deliveries") == {"deliveries_token_idx"}
     with explained(full) as plans:
-        pruned = upkeep.prune(full, older_than=timedelta(days=90), looks=LIMIT)
+        pruned = maintenance.prune(full, older_than=timedelta(days=90), looks=LIMIT)
     assert (pruned.deliveries, pruned.tokens) == (LIMIT / 2, LIMIT / 2)
     assert plans[0].scans("tokens") == {"tokens_pkey"}
     assert plans[0].scans("jobs") == {"jobs_pkey"}
@@ -390,7 +391,7 @@ def test_a_prune_reads_no_more_than_it_looks_at_of_a_long_log(engine: Engine) ->
         connection.execute(text("VACUUM deliveries"))
     with transaction(engine) as connection:
         before = log_read(connection)
-        assert upkeep.prune(connection, older_than=timedelta(days=90), looks=LIMIT).deliveries == LIMIT / 2
+        assert maintenance.prune(connection, older_than=timedelta(days=90), looks=LIMIT).deliveries == LIMIT / 2
         assert log_read(connection) - before <= 4 * LIMIT
         connection.rollback()
 
@@ -401,6 +402,6 @@ def test_a_prune_with_nothing_to_do_does_not_look_for_it_to_the_end(engine: Engi
         fill(connection, MANY)
     with transaction(engine) as connection:
         before = log_read(connection)
-        assert upkeep.prune(connection, older_than=timedelta(days=90), looks=LIMIT).after is None
+        assert maintenance.prune(connection, older_than=timedelta(days=90), looks=LIMIT).after is None
         assert log_read(connection) - before <= 4 * LIMIT
         connection.rollback()

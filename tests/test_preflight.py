@@ -10,15 +10,18 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from mailroom import database, health, jobs, preflight, queue, status, tokens
+from mailroom import queue, tokens
+from mailroom.db import preflight
+from mailroom.db.engine import connect_engine
 from mailroom.errors import DatabaseError
-from mailroom.floors import Floors
+from mailroom.fleet.permits import FleetPermits
 from mailroom.job import Action, Deferred, Outcome, Rejected, Sent, Unconfirmed
-from mailroom.jobs import Filters
-from mailroom.permits import FleetPermits
-from mailroom.retry import judge
+from mailroom.ops import health, jobs, status
+from mailroom.ops.jobs import Filters
+from mailroom.ops.maintenance import prune, reconcile
+from mailroom.queue.floors import Floors
+from mailroom.queue.verdict import judge
 from mailroom.simulator import Simulator
-from mailroom.upkeep import prune, reconcile
 from tests.cli.command import sending
 from tests.cli.conftest import Here, here, running, ses
 from tests.conftest import Server, missing
@@ -114,7 +117,7 @@ def test_who_only_looks_may_look_at_a_reader(
 def test_a_database_of_another_encoding_is_refused(server: Server, empty_url: str, encoding: str) -> None:
     name = f"{conninfo_to_dict(empty_url)['dbname']}_encoded"
     server.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
-    engine = database.connect_engine(server.database_url(name))
+    engine = connect_engine(server.database_url(name))
     try:
         with engine.connect() as connection:
             [fault] = preflight.faults(connection)
@@ -312,7 +315,7 @@ def plain(words: str) -> str:
 
 def differs(url: str, setting: str, expected: list[Any]) -> str | None:
     """Return what is otherwise than it should be, or None where it is the same, or refused by name."""
-    engine = database.connect_engine(url, pool_size=4)
+    engine = connect_engine(url, pool_size=4)
     made: list[Any] = []
     # SQLAlchemy lets go, unclosed, of a connection whose first statement fails, as it does where time-outs are tiny.
     event.listen(engine, "connect", lambda connection, _: made.append(connection), insert=True)

@@ -21,15 +21,15 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import ses as ses_transport
-from mailroom.database import connect_engine
+from mailroom.db.engine import connect_engine
 from mailroom.errors import TokenError
 from mailroom.job import Action
-from mailroom.limits import Limits
-from mailroom.sender import Sender, Work
-from mailroom.shared import Shared
+from mailroom.queue.limits import Limits
 from mailroom.simulator import Fault, Simulator
 from mailroom.tokens import consume, sign
-from mailroom.worker import Worker
+from mailroom.worker.sender import Sender, Work
+from mailroom.worker.shared import Shared
+from mailroom.worker.worker import Worker
 from tests.conftest import Server
 from tests.running import eventually
 from tests.world import KEY, KEY_HEX, misplaced, rows, start_over

@@ -6,9 +6,10 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from mailroom import database, upkeep
+from mailroom.db.engine import connect_engine
+from mailroom.ops import maintenance
+from mailroom.ops.maintenance import Upkeep
 from mailroom.simulator import Simulator
-from mailroom.upkeep import Upkeep
 from tests.running import count, eventually, transport, working
 from tests.test_upkeep import AGED, age, everything, lose_jobs, mail, prune
 from tests.trouble import let_statements_take, many_dead_jobs, set_for_all, slow_down_rows, statements
@@ -42,7 +43,7 @@ def connection(engine: Engine) -> Iterator[Connection]:
 @pytest.fixture
 def anew(engine: Engine, url: str) -> Iterator[Engine]:
     """An engine whose sessions begin when the test first uses it, with what was set for the database until then."""
-    anew = database.connect_engine(url, pool_size=6)
+    anew = connect_engine(url, pool_size=6)
     yield anew
     anew.dispose()
 
@@ -182,7 +183,7 @@ def hurried(engine: Engine, url: str) -> Iterator[Engine]:
     """An engine whose statements may take a second, begun when it is first used."""
     with engine.connect() as connection:
         let_statements_take(connection, timedelta(seconds=1))
-    hurried = database.connect_engine(url, pool_size=2)
+    hurried = connect_engine(url, pool_size=2)
     yield hurried
     hurried.dispose()
 
@@ -223,8 +224,8 @@ def test_a_sweep_and_a_full_reconcile_take_smaller_steps_too(
 ) -> None:
     slow_down_rows(connection, "INSERT", "jobs", 0.1)
     lose_jobs(connection, "activation", count=24)
-    assert upkeep.reconcile_newest(hurried, queue="mailroom").enqueued
-    assert sum(len(step.enqueued) for step in upkeep.reconcile_all(hurried, queue="mailroom")) > 0
+    assert maintenance.reconcile_newest(hurried, queue="mailroom").enqueued
+    assert sum(len(step.enqueued) for step in maintenance.reconcile_all(hurried, queue="mailroom")) > 0
     assert (count(connection, "jobs"), misplaced(connection)) == (24, [])
 
 
@@ -233,7 +234,7 @@ def test_warnings_are_told_though_how_long_jobs_wait_cannot_be_read(
 ) -> None:
     with many_dead_jobs(engine, connection) as walk:
         let_statements_take(connection, walk / 3)
-        hurried = database.connect_engine(url, pool_size=2)
+        hurried = connect_engine(url, pool_size=2)
         Upkeep(hurried, queue="mailroom", prune_after=None).step(0)
         hurried.dispose()
     assert "warning code=NoAutovacuum" in caplog.text

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from sqlalchemy import BigInteger, Connection, Engine, bindparam, text
 
 from mailroom import queue
-from mailroom.floors import LANES, Floors
 from mailroom.job import Action, Batch, Deferred, Outcome, Priority, Rejected, Sent, Unconfirmed
-from mailroom.queue import Claim, View
-from mailroom.retry import GRACE, MAX_ATTEMPTS, Verdict, judge
+from mailroom.queue.claim import Claim, View
+from mailroom.queue.floors import LANES, Floors
+from mailroom.queue.verdict import GRACE, MAX_ATTEMPTS, Verdict, judge
 from tests.world import add_accounts, ask_recovery, batch_of, misplaced, rows
 
 THROUGH_PGBOUNCER = True

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, text
 
-from mailroom import rates
-from mailroom.rates import CAPACITY, UNKNOWN_RATE, Bucket, Granted
+from mailroom.fleet import buckets
+from mailroom.fleet.buckets import CAPACITY, UNKNOWN_RATE, Bucket, Granted
 from tests.rating import excess, let_pass, ours, tell_account
 from tests.running import eventually
 from tests.world import rows
@@ -25,7 +25,7 @@ WAITING = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND w
 def take(
     connection: Connection, wanted: int = ENOUGH, *, own_rate: float | None = None, urgent: bool = True
 ) -> Granted:
-    return rates.take(connection, Bucket.MAILS, wanted, own_rate=own_rate, urgent=urgent)
+    return buckets.take(connection, Bucket.MAILS, wanted, own_rate=own_rate, urgent=urgent)
 
 
 def fill(connection: Connection) -> None:
@@ -121,7 +121,7 @@ def test_whatever_comes_back_and_when_the_bound_holds_for_what_is_used(
                 granted, unused, taken_at = due[1:]
                 shift = timedelta(seconds=passed - taken_at)
                 moved = replace(granted, granted_at=granted.granted_at - shift)
-                rates.give_back(conn, Bucket.MAILS, moved, unused)
+                buckets.give_back(conn, Bucket.MAILS, moved, unused)
             granted = take(conn, wanted)
             unused = int(granted.count * share)
             used += [granted.granted_at.timestamp() + passed] * (granted.count - unused)
@@ -138,7 +138,7 @@ def test_what_comes_back_at_once_can_be_taken_again(conn: Connection) -> None:
     fill(conn)
     granted = take(conn)
     assert granted.count == 4  # of 4.5
-    rates.give_back(conn, Bucket.MAILS, granted, 4)
+    buckets.give_back(conn, Bucket.MAILS, granted, 4)
     assert take(conn).count == 4
     assert rows(conn, "SELECT granted FROM permits WHERE bucket = 'mails'") == [(4,)]
 
@@ -165,7 +165,7 @@ def test_the_last_of_the_quota_is_for_urgent_mail(conn: Connection) -> None:
     assert refused.count == 0
     urgent = take(conn, 20)
     assert (urgent.count, urgent.only_urgent) == (20, True)
-    rates.give_back(conn, Bucket.MAILS, urgent, 5)
+    buckets.give_back(conn, Bucket.MAILS, urgent, 5)
     assert take(conn).count == 35  # 1000 - 900 - 50 - 15
 
 
@@ -183,7 +183,7 @@ def test_a_quota_that_is_used_up_waits_for_the_next_answer_of_ses(conn: Connecti
 def test_what_ses_said_of_the_quota_long_ago_counts_no_longer(conn: Connection) -> None:
     tell_account(conn, -1, daily=10, sent=10)
     assert take(conn, 5).count == 0
-    conn.execute(text("UPDATE ses_account SET fetched_at = fetched_at - :long"), {"long": rates.QUOTA_STALE_AFTER})
+    conn.execute(text("UPDATE ses_account SET fetched_at = fetched_at - :long"), {"long": buckets.QUOTA_STALE_AFTER})
     assert take(conn, 5).count == 5
 
 
@@ -191,7 +191,7 @@ def test_what_was_granted_before_ses_was_asked_is_not_counted_twice(conn: Connec
     tell_account(conn, -1, daily=1000)
     assert take(conn, 100).count == 100
     conn.execute(text("UPDATE ses_account SET refresh_due_at = now()"))
-    granted_before = rates.claim_refresh(conn).granted_before
+    granted_before = buckets.claim_refresh(conn).granted_before
     assert granted_before == 100
     assert take(conn, 50).count == 50  # while SES answers
     tell_account(conn, -1, daily=1000, sent=100, granted_before=granted_before)
@@ -210,10 +210,10 @@ def test_a_throttle_answer_cuts_the_rate_and_it_creeps_back(conn: Connection) ->
     tell_account(conn, 1000)
     fill(conn)
     assert take(conn, 1).count == 1  # the rest is in the bucket, and not in the time since
-    assert rates.slow_down(conn) == pytest.approx(0.7)
+    assert buckets.slow_down(conn) == pytest.approx(0.7)
     assert take(conn).count <= 100  # emptied, of 315; the clock goes on
     assert pace(conn) == pytest.approx(0.7, abs=0.06)
-    assert rates.slow_down(conn) is None  # of the same moment
+    assert buckets.slow_down(conn) is None  # of the same moment
     let_pass(conn, 2)
     assert pace(conn) == pytest.approx(0.81, abs=0.06)
     let_pass(conn, 10)
@@ -223,19 +223,19 @@ def test_a_throttle_answer_cuts_the_rate_and_it_creeps_back(conn: Connection) ->
 def test_throttled_again_and_again_it_never_stands_still(conn: Connection) -> None:
     tell_account(conn, 14)
     for _ in range(30):
-        left = rates.slow_down(conn)
+        left = buckets.slow_down(conn)
         let_pass(conn, 1.001)
     assert left is not None
-    assert left >= rates.LEAST_PACE
-    let_pass(conn, 1 / (ours(14) * rates.LEAST_PACE))
+    assert left >= buckets.LEAST_PACE
+    let_pass(conn, 1 / (ours(14) * buckets.LEAST_PACE))
     assert take(conn).count >= 1
 
 
 def test_bulk_calls_are_counted_apart(conn: Connection) -> None:
     tell_account(conn, 14, daily=10, sent=10)
     fill(conn)
-    assert rates.take(conn, Bucket.BULK_CALLS, 5, own_rate=1.0, urgent=True).count == 1
-    assert rates.take(conn, Bucket.BULK_CALLS, 5, own_rate=1.0, urgent=True).count == 0
+    assert buckets.take(conn, Bucket.BULK_CALLS, 5, own_rate=1.0, urgent=True).count == 1
+    assert buckets.take(conn, Bucket.BULK_CALLS, 5, own_rate=1.0, urgent=True).count == 0
 
 
 def test_the_clock_is_read_after_the_lock(engine: Engine) -> None:
@@ -283,7 +283,7 @@ def test_one_of_many_asks_for_the_account(engine: Engine) -> None:
 
     def claim(_: int) -> int | None:
         with engine.connect() as connection:
-            return rates.claim_refresh(connection).granted_before
+            return buckets.claim_refresh(connection).granted_before
 
     with ThreadPoolExecutor(8) as pool:
         claimed = [granted for granted in pool.map(claim, range(16)) if granted is not None]
@@ -298,5 +298,5 @@ def test_what_comes_back_late_is_worth_less(conn: Connection) -> None:
     let_pass(conn, 0.4)
     at_the_end_of_its_time = replace(held, granted_at=held.granted_at - timedelta(seconds=0.4))
     used = take(conn)
-    rates.give_back(conn, Bucket.MAILS, at_the_end_of_its_time, held.count)
+    buckets.give_back(conn, Bucket.MAILS, at_the_end_of_its_time, held.count)
     assert (held.count, used.count, take(conn).count) == (4, 4, 0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from mailroom.cli import app
+from mailroom.cli.app import app
 from mailroom.cli.pipe import DEFAULT_OUTPUT_PATH
 from mailroom.settings import PREFIX, Settings
 from tests.conftest import ROOT

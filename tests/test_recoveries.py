@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, event, text
 
-from mailroom import database, queue, upkeep
-from mailroom.floors import Floors
+from mailroom import queue
+from mailroom.db.engine import connect_engine
 from mailroom.job import Action, Batch, Deferred, Outcome, Priority, RecoveryLimits, Rejected, Sent, Unconfirmed
-from mailroom.queue import Claim
-from mailroom.retry import judge
+from mailroom.ops import maintenance
+from mailroom.queue.claim import Claim
+from mailroom.queue.floors import Floors
+from mailroom.queue.verdict import judge
 from mailroom.simulator import Simulator
 from tests.running import drained, eventually, transport, working
 from tests.trouble import let_statements_take, slow_down_rows
@@ -305,7 +307,7 @@ def test_who_may_only_connect_holds_up_no_recovery(engine: Engine) -> None:
             )
         assert mailed(claim(claimer)) == asked
         claimer.commit()
-        assert upkeep.reconcile(engine, queue="mailroom").enqueued == ()
+        assert maintenance.reconcile(engine, queue="mailroom").enqueued == ()
 
 
 def test_a_flood_of_recoveries_that_are_over_delays_nobody(
@@ -349,7 +351,7 @@ def test_a_flood_that_cannot_be_ended_at_once_is_ended_in_smaller_steps(
         late = ask_recovery(connection, other)
         slow_down_rows(connection, "INSERT", "deliveries", 0.01, when="NEW.error_code = 'Superseded'")
         let_statements_take(connection, timedelta(seconds=1))
-        hurried = database.connect_engine(url, pool_size=5)
+        hurried = connect_engine(url, pool_size=5)
         with working(hurried, transport(simulator, monkeypatch), sweep_interval=0.5):
             eventually(lambda: drained(connection), "all is over")
         hurried.dispose()

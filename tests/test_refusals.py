@@ -8,18 +8,19 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from mailroom import classify, pauses, refusals
-from mailroom.backoff import Backoff
-from mailroom.classify import REFUSALS
-from mailroom.floors import LANES
+from mailroom.fleet import pauses, refusal_log
+from mailroom.fleet.permits import FleetPermits
+from mailroom.fleet.refusal_log import Weighed
 from mailroom.job import Action, Job, Outcome, Rejected
-from mailroom.permits import FleetPermits
-from mailroom.refusals import Weighed
-from mailroom.sender import Sender
-from mailroom.shared import Shared
+from mailroom.mail.transport import Mail, Transport
+from mailroom.queue.floors import LANES
+from mailroom.ses import classify
+from mailroom.ses.classify import REFUSALS
 from mailroom.simulator import Fault, Simulator
-from mailroom.sweep import Swept, sweep
-from mailroom.transport import Mail, Transport
+from mailroom.worker.breaker import Backoff
+from mailroom.worker.sender import Sender
+from mailroom.worker.shared import Shared
+from mailroom.worker.sweep import Swept, sweep
 from tests.running import Scripted, count, drained, eventually, limits, transport, working
 from tests.world import KEY, add_accounts, ask_recovery, misplaced, rows
 
@@ -345,7 +346,7 @@ def record(connection: Connection, *answers: tuple[str, int], codes: str = "Mess
 
 def weighed(connection: Connection, *refused: int) -> Weighed:
     of = [Job(token, token, Action.ACTIVATION, 0, "", "", b"", "") for token in refused]
-    return refusals.weigh(connection, Action.ACTIVATION, classify.REFUSALS, of)
+    return refusal_log.weigh(connection, Action.ACTIVATION, classify.REFUSALS, of)
 
 
 def test_a_row_is_of_different_accounts_and_ends_with_an_acceptance(conn: Connection) -> None:

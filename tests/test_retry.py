@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailroom.job import Deferred, Outcome, Rejected, Sent, Unconfirmed
-from mailroom.retry import GRACE, LONGEST_DELAY, MAX_ATTEMPTS, Verdict, judge, retry_delay
+from mailroom.queue.verdict import GRACE, LONGEST_DELAY, MAX_ATTEMPTS, Verdict, judge, retry_delay
 
 attempts = st.integers(0, MAX_ATTEMPTS - 1)
 any_attempt = st.integers(0, 32_767)  # what the column can hold

@@ -13,12 +13,12 @@ from sqlalchemy.exc import OperationalError
 
 from mailroom import queue
 from mailroom.errors import TransportError
+from mailroom.fleet.permits import NoLimit, Permit
 from mailroom.job import Deferred, Outcome, Rejected, Scope, Unconfirmed
-from mailroom.pace import LONGEST
-from mailroom.permits import NoLimit, Permit
-from mailroom.sender import Sender
-from mailroom.shared import Shared
-from mailroom.transport import Mail
+from mailroom.mail.transport import Mail
+from mailroom.worker.claim_size import LONGEST
+from mailroom.worker.sender import Sender
+from mailroom.worker.shared import Shared
 from tests.running import Answer, Scripted, accept, count, limits
 from tests.world import KEY, add_accounts, ask_recovery, claim, misplaced, rows
 

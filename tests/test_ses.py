@@ -22,13 +22,13 @@ import pytest
 from botocore import exceptions as boto
 from mypy_boto3_sesv2 import SESV2Client
 
-from mailroom import classify, ses
+from mailroom import ses
 from mailroom.errors import SettingsError
 from mailroom.job import Action, Deferred, Sent, Unconfirmed, Untried
-from mailroom.ses import network
+from mailroom.mail.transport import CONNECT_TRIES, LONGEST_CALL, Mail
+from mailroom.ses import classify, network
 from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.service import entry_statuses, error_statuses
-from mailroom.transport import CONNECT_TRIES, LONGEST_CALL, Mail
 from tests.ses_calls import (
     SOURCE,
     WITHIN,

@@ -15,7 +15,7 @@ from mypy_boto3_sesv2 import SESV2Client
 from sqlalchemy import Engine
 
 from mailroom import ses, settings
-from mailroom.cli.build import open_transport
+from mailroom.cli.wiring import open_transport
 from mailroom.errors import TransportError
 from mailroom.ses.client import RENEW_EVERY
 from mailroom.simulator import Fault, Simulator

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from mailroom import classify, ses
+from mailroom import ses
 from mailroom.errors import TransportError
 from mailroom.job import Outcome, Sent
+from mailroom.ses import classify
 from mailroom.simulator import Fault, Simulator
 from tests.running import aws, count, eventually, working
 from tests.ses_calls import SOURCE, client_of, listening, mails, send, set_aws

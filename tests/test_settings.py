@@ -8,11 +8,12 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Engine, text
 
-from mailroom import database, settings
-from mailroom.cli import build
-from mailroom.embedded import free_port
+from mailroom import settings
+from mailroom.cli import wiring
+from mailroom.db.engine import REVISION, VERSION_TABLE, check_revision, connect_engine, connection_string
+from mailroom.demo.postgres import free_port
 from mailroom.errors import DatabaseError, SettingsError
-from mailroom.pace import MOST_JOBS
+from mailroom.worker.claim_size import MOST_JOBS
 from tests.world import KEY, KEY_HEX
 
 CANARY = "canary"
@@ -72,7 +73,7 @@ def test_a_claim_opens_several_batches_only_where_a_call_ends_and_nobody_has_to_
     given: dict[str, Any], into_pipe: bool, claim_limit: int
 ) -> None:
     changed = settings.load().model_copy(update=given)
-    assert build.limits(changed, into_pipe=into_pipe).claim_limit == claim_limit
+    assert wiring.limits(changed, into_pipe=into_pipe).claim_limit == claim_limit
 
 
 def test_an_empty_environment_gives_the_defaults() -> None:
@@ -281,12 +282,12 @@ def test_the_command_line_is_checked_like_the_environment(name: str, value: Any)
 def test_any_spelling_of_a_database_url_is_understood(url: str) -> None:
     wanted = {"host": "db.example.com", "port": "6432", "dbname": "app", "user": "ada", "password": "pw"}
 
-    assert conninfo_to_dict(database.connection_string(url)).items() >= (wanted | {"sslmode": "require"}).items()
+    assert conninfo_to_dict(connection_string(url)).items() >= (wanted | {"sslmode": "require"}).items()
 
 
 def test_a_database_url_may_replace_what_mailroom_asks_of_a_connection() -> None:
-    given = conninfo_to_dict(database.connection_string(f"{URL}?connect_timeout=60&application_name=web"))
-    default = conninfo_to_dict(database.connection_string(URL))
+    given = conninfo_to_dict(connection_string(f"{URL}?connect_timeout=60&application_name=web"))
+    default = conninfo_to_dict(connection_string(URL))
 
     assert (given["connect_timeout"], given["application_name"]) == ("60", "web")
     assert (default["connect_timeout"], default["application_name"]) == ("5", "mailroom")
@@ -297,15 +298,15 @@ def test_a_database_url_may_replace_what_mailroom_asks_of_a_connection() -> None
 
 def failure(url: str) -> str:
     """Return what check_revision says about a database that mailroom cannot work with."""
-    engine = database.connect_engine(url)
+    engine = connect_engine(url)
     with pytest.raises(DatabaseError) as error:
-        database.check_revision(engine)
+        check_revision(engine)
     engine.dispose()
     return str(error.value)
 
 
 def test_a_migrated_database_is_accepted(engine: Engine) -> None:
-    database.check_revision(engine)
+    check_revision(engine)
 
 
 def test_a_database_that_is_not_there_is_said_to_be_unreachable() -> None:
@@ -341,7 +342,7 @@ def test_a_database_of_another_revision_is_refused_by_both_names(
     engine: Engine, arrange: str, found: str, cure: str
 ) -> None:
     with engine.connect() as connection:
-        connection.execute(text(arrange.format(database.VERSION_TABLE)))
+        connection.execute(text(arrange.format(VERSION_TABLE)))
 
-    with pytest.raises(DatabaseError, match=f"revision {found}, .* needs {database.REVISION}: {cure}"):
-        database.check_revision(engine)
+    with pytest.raises(DatabaseError, match=f"revision {found}, .* needs {REVISION}: {cure}"):
+        check_revision(engine)

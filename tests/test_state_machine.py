@@ -14,10 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
-from mailroom.floors import Floors
 from mailroom.job import Batch, Deferred, Job, Outcome, Rejected, Sent, Unconfirmed
-from mailroom.queue import Claim
-from mailroom.retry import MAX_ATTEMPTS, Verdict, judge
+from mailroom.queue.claim import Claim
+from mailroom.queue.floors import Floors
+from mailroom.queue.verdict import MAX_ATTEMPTS, Verdict, judge
 from tests.world import add_accounts, ask_recovery, misplaced, rows, start_over
 
 THROUGH_PGBOUNCER = True

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from mailroom import queue, status
-from mailroom.floors import Floors
+from mailroom import queue
 from mailroom.job import Action, Priority
-from mailroom.status import InFlight, Waiting
+from mailroom.ops import status
+from mailroom.ops.status import InFlight, Waiting
+from mailroom.queue.floors import Floors
 from tests.world import add_accounts, ask_recovery
 
 RECOVERY = Action.PASSWORD_RECOVERY

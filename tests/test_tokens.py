@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError
 
-from mailroom import database, tokens
+from mailroom import tokens
+from mailroom.db.engine import connect_engine
 from mailroom.errors import TokenError
 from mailroom.job import Action
 from tests.conftest import Server
@@ -374,7 +375,7 @@ def test_sql_alone_consumes_a_recovery_only_with_its_code(conn: Connection) -> N
 
 @pytest.fixture
 def crowd(url: str) -> Iterator[Engine]:
-    engine = database.connect_engine(url, pool_size=50)
+    engine = connect_engine(url, pool_size=50)
     yield engine
     engine.dispose()
 
@@ -729,7 +730,7 @@ def recovery(engine: Engine) -> tuple[str, Action, str]:
 @pytest.fixture
 def application(url: str) -> Iterator[Engine]:
     """An application's engine: transactions, and as it happens one connection only, which is taken when it guesses."""
-    engine = database.connect_engine(url, isolation_level="READ COMMITTED")
+    engine = connect_engine(url, isolation_level="READ COMMITTED")
     yield engine
     engine.dispose()
 

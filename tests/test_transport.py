@@ -4,7 +4,7 @@ import io
 from datetime import timedelta
 
 from mailroom.job import Action, Sent
-from mailroom.transport import DebugTransport, Mail
+from mailroom.mail.transport import DebugTransport, Mail
 
 JO = Mail(token=1, address="jo@example.com", login="jo", secret="s3cret", code="01234")
 LI = Mail(token=2, address="li@example.com", login="li", secret="t0ken", code="56789")

@@ -7,10 +7,10 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
-from mailroom.evidence import Believed, believe
-from mailroom.floors import Floors
 from mailroom.job import Batch, Sent, Unconfirmed
-from mailroom.retry import GRACE, judge
+from mailroom.queue.floors import Floors
+from mailroom.queue.late_acceptances import Believed, believe
+from mailroom.queue.verdict import GRACE, judge
 from mailroom.simulator import Fault, Simulator
 from tests.running import count, drained, eventually, transport, working
 from tests.world import add_accounts, batch_of, claim, misplaced

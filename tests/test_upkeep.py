@@ -10,11 +10,12 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from mailroom import jobs, queue, upkeep
+from mailroom import queue
 from mailroom.job import Batch, Deferred, Outcome, Rejected, Sent, Unconfirmed
-from mailroom.retry import judge
+from mailroom.ops import jobs, maintenance
+from mailroom.ops.maintenance import Reconciled, Upkeep
+from mailroom.queue.verdict import judge
 from mailroom.simulator import Simulator
-from mailroom.upkeep import Reconciled, Upkeep
 from tests.running import Processes, count, eventually
 from tests.world import add_accounts, ask_recovery, batch_of, claim, misplaced, rows
 
@@ -79,7 +80,7 @@ def mail(connection: Connection, accounts: int, prefix: str = "user") -> list[in
 def test_a_token_without_a_job_gets_one(engine: Engine, connection: Connection, what: str, priority: int) -> None:
     [lost] = lose_jobs(connection, what)
     assert misplaced(connection) == [(lost, 0)]
-    assert upkeep.reconcile(engine, queue="mailroom") == Reconciled((lost,), None)
+    assert maintenance.reconcile(engine, queue="mailroom") == Reconciled((lost,), None)
     [job] = rows(connection, "SELECT token, action, priority, attempt, queue FROM jobs")
     assert job == (lost, what, priority, 0, "mailroom")
     assert misplaced(connection) == []
@@ -88,13 +89,13 @@ def test_a_token_without_a_job_gets_one(engine: Engine, connection: Connection, 
 
 def test_many_of_them_are_bulk(engine: Engine, connection: Connection) -> None:
     lose_jobs(connection, "activation", count=51)
-    assert len(upkeep.reconcile(engine, queue="mailroom").enqueued) == 51
+    assert len(maintenance.reconcile(engine, queue="mailroom").enqueued) == 51
     assert rows(connection, "SELECT DISTINCT priority FROM jobs") == [(2,)]
 
 
 def test_whoever_finds_them_takes_them_to_its_own_queue(engine: Engine, connection: Connection) -> None:
     lose_jobs(connection, "activation")
-    upkeep.reconcile(engine, queue="news")
+    maintenance.reconcile(engine, queue="news")
     assert rows(connection, "SELECT queue FROM jobs") == [("news",)]
 
 
@@ -103,7 +104,7 @@ def test_a_session_that_replicates_loses_nothing_for_good(engine: Engine, connec
     connection.execute(text("SET session_replication_role = replica"))
     token = ask_recovery(connection, account)
     connection.execute(text("RESET session_replication_role"))
-    assert upkeep.reconcile(engine, queue="mailroom").enqueued == (token,)
+    assert maintenance.reconcile(engine, queue="mailroom").enqueued == (token,)
 
 
 OUTCOMES: list[tuple[Outcome, bool]] = [
@@ -122,11 +123,11 @@ def test_a_token_with_a_place_is_left_alone(
 ) -> None:
     nothing = Reconciled((), None)
     add_accounts(connection, 2)
-    assert upkeep.reconcile(engine, queue="mailroom") == nothing  # waiting
+    assert maintenance.reconcile(engine, queue="mailroom") == nothing  # waiting
     batch = take(connection)
-    assert upkeep.reconcile(engine, queue="mailroom") == nothing  # in flight
+    assert maintenance.reconcile(engine, queue="mailroom") == nothing  # in flight
     settle(connection, batch, outcome, last=last)
-    assert upkeep.reconcile(engine, queue="mailroom") == nothing  # over, or waiting again
+    assert maintenance.reconcile(engine, queue="mailroom") == nothing  # over, or waiting again
     assert misplaced(connection) == []
 
 
@@ -136,7 +137,7 @@ def test_a_late_answer_is_no_place(engine: Engine, connection: Connection) -> No
     batch = take(connection)
     connection.execute(text("DELETE FROM batches"))
     assert not settle(connection, batch, Sent("m"))
-    assert upkeep.reconcile(engine, queue="mailroom").enqueued == (batch.jobs[0].token,)
+    assert maintenance.reconcile(engine, queue="mailroom").enqueued == (batch.jobs[0].token,)
     [over] = claim(connection).over
     assert (over.outcome, over.error_code) == ("sent", "AcceptedLate")
 
@@ -144,14 +145,14 @@ def test_a_late_answer_is_no_place(engine: Engine, connection: Connection) -> No
 def test_a_consumed_token_needs_no_mail(engine: Engine, connection: Connection) -> None:
     [lost] = lose_jobs(connection, "activation")
     connection.execute(text("UPDATE tokens SET consumed_at = now()"))
-    assert upkeep.reconcile(engine, queue="mailroom").enqueued == ()
+    assert maintenance.reconcile(engine, queue="mailroom").enqueued == ()
     assert lost
 
 
 def test_a_recovery_that_ran_out_is_put_on_record_and_not_mailed(engine: Engine, connection: Connection) -> None:
     lose_jobs(connection, "password_recovery")
     connection.execute(text("UPDATE tokens SET expires_at = now() WHERE action = 'password_recovery'"))
-    upkeep.reconcile(engine, queue="mailroom")
+    maintenance.reconcile(engine, queue="mailroom")
     claimed = claim(connection)
     assert (claimed.batches, [over.outcome for over in claimed.over]) == ((), ["expired"])
     assert misplaced(connection) == []
@@ -160,8 +161,8 @@ def test_a_recovery_that_ran_out_is_put_on_record_and_not_mailed(engine: Engine,
 def test_what_is_older_than_the_horizon_is_left_to_a_person(engine: Engine, connection: Connection) -> None:
     lost = lose_jobs(connection, "activation", count=3)
     age(connection, 8)
-    assert upkeep.reconcile(engine, queue="mailroom").enqueued == ()
-    assert [found.enqueued for found in upkeep.reconcile_all(engine, queue="mailroom")] == [tuple(lost)]
+    assert maintenance.reconcile(engine, queue="mailroom").enqueued == ()
+    assert [found.enqueued for found in maintenance.reconcile_all(engine, queue="mailroom")] == [tuple(lost)]
 
 
 def test_it_goes_on_from_where_it_ended(engine: Engine, connection: Connection) -> None:
@@ -169,7 +170,7 @@ def test_it_goes_on_from_where_it_ended(engine: Engine, connection: Connection) 
     found: list[int] = []
     below = None
     for _ in range(3):
-        step = upkeep.reconcile(engine, queue="mailroom", below=below, looks=10)
+        step = maintenance.reconcile(engine, queue="mailroom", below=below, looks=10)
         assert len(step.enqueued) <= 10
         found, below = [*step.enqueued, *found], step.below
     assert (found, below) == (lost, None)
@@ -181,9 +182,9 @@ def test_two_at_once_enqueue_a_token_once_though_the_first_was_sent_meanwhile(
     """The second one waits before it looks: its snapshot has what became of the job that the first one made."""
     lost = lose_jobs(connection, "activation", count=2)
     second: list[Reconciled] = []
-    thread = threading.Thread(target=lambda: second.append(upkeep.reconcile(engine, queue="mailroom")))
+    thread = threading.Thread(target=lambda: second.append(maintenance.reconcile(engine, queue="mailroom")))
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as first, first.begin():
-        first.execute(upkeep.LOCK)
+        first.execute(maintenance.LOCK)
         thread.start()
         eventually(lambda: count(connection, "pg_locks WHERE NOT granted"), "it waits")
         connection.execute(
@@ -200,7 +201,7 @@ def test_two_at_once_enqueue_a_token_once_though_the_first_was_sent_meanwhile(
 
 
 def prune(engine: Engine, older_than: timedelta = AGED) -> tuple[int, int]:
-    steps = list(upkeep.prune_all(engine, older_than=older_than))
+    steps = list(maintenance.prune_all(engine, older_than=older_than))
     return sum(step.deliveries for step in steps), sum(step.tokens for step in steps)
 
 
@@ -215,7 +216,7 @@ def test_what_has_long_been_over_is_forgotten_and_never_mailed_again(engine: Eng
     assert prune(engine) == (20, 20)
     assert [row.id for row in rows(connection, "SELECT id FROM tokens ORDER BY id")] == kept
     assert misplaced(connection) == []
-    assert list(upkeep.reconcile_all(engine, queue="mailroom")) == [Reconciled((), None)]
+    assert list(maintenance.reconcile_all(engine, queue="mailroom")) == [Reconciled((), None)]
     assert claim(connection).taken == 0
     assert count(connection, "accounts") == 25
 
@@ -229,17 +230,17 @@ def test_a_token_that_cannot_be_deleted_keeps_its_history_and_is_not_mailed_agai
     connection.execute(text("CREATE FUNCTION kept() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"))
     connection.execute(text("CREATE TRIGGER kept BEFORE DELETE ON tokens FOR EACH ROW EXECUTE FUNCTION kept()"))
     assert prune(engine) == (0, 0)
-    assert list(upkeep.reconcile_all(engine, queue="mailroom")) == [Reconciled((), None)]
+    assert list(maintenance.reconcile_all(engine, queue="mailroom")) == [Reconciled((), None)]
 
 
 def test_whoever_holds_the_lock_of_reconcile_keeps_it_no_longer_than_a_moment(
     engine: Engine, connection: Connection
 ) -> None:
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as other, other.begin():
-        other.execute(upkeep.LOCK)
+        other.execute(maintenance.LOCK)
         with pytest.raises(DBAPIError, match="lock timeout"):
-            upkeep.reconcile(engine, queue="mailroom")
-    assert upkeep.reconcile(engine, queue="mailroom").enqueued == ()
+            maintenance.reconcile(engine, queue="mailroom")
+    assert maintenance.reconcile(engine, queue="mailroom").enqueued == ()
 
 
 def test_history_is_kept_to_the_day(engine: Engine, connection: Connection) -> None:
@@ -280,7 +281,7 @@ def test_a_token_in_no_place_is_not_forgotten(engine: Engine, connection: Connec
     connection.execute(text("DELETE FROM jobs"))
     age(connection, 91)
     assert prune(engine) == (0, 0)
-    [found] = upkeep.reconcile_all(engine, queue="mailroom")
+    [found] = maintenance.reconcile_all(engine, queue="mailroom")
     assert found.enqueued == (1,)
 
 
@@ -354,7 +355,7 @@ def test_it_deletes_a_bounded_number_at_a_time_until_nothing_old_is_left(
     deleted: list[int] = []
     after: int | None = 0
     while after is not None:
-        step = upkeep.prune(connection, older_than=AGED, after=after, looks=10)
+        step = maintenance.prune(connection, older_than=AGED, after=after, looks=10)
         deleted.append(step.deliveries)
         after = step.after
     assert deleted == [10, 10, 5, 0]
@@ -373,9 +374,9 @@ def test_prunes_beside_each_other_and_beside_a_reconcile_neither_fail_nor_mail(
         try:
             for _ in range(5):
                 if act == "prune":
-                    list(upkeep.prune_all(engine, older_than=AGED))
+                    list(maintenance.prune_all(engine, older_than=AGED))
                 else:
-                    found = [step.enqueued for step in upkeep.reconcile_all(engine, queue="mailroom")]
+                    found = [step.enqueued for step in maintenance.reconcile_all(engine, queue="mailroom")]
                     assert found == [()]
         except BaseException as error:
             failures.append(error)

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine, event, text
 
-from mailroom import database
+from mailroom.db.engine import connect_engine
 from mailroom.simulator import Fault, Simulator
 from tests.proxy import HalfOpenProxy
 from tests.running import count, drained, eventually, transport, working
@@ -101,7 +101,7 @@ def test_a_sender_does_not_hang_in_a_connection_that_is_silently_dead(
     engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with engine.connect() as connection, HalfOpenProxy(url) as proxy:
-        through = database.connect_engine(proxy.url, pool_size=4, answer_within=timedelta(seconds=1))
+        through = connect_engine(proxy.url, pool_size=4, answer_within=timedelta(seconds=1))
         with working(through, transport(simulator, monkeypatch), concurrency=2, sweep_interval=0.2):
             eventually(lambda: proxy.connections >= 1, "the worker is connected")
             proxy.freeze()
@@ -235,7 +235,7 @@ def test_a_worker_reads_its_moments_whatever_the_date_style_of_the_database(
     with engine.connect() as connection:
         name = connection.scalar(text("SELECT quote_ident(current_database())"))
         connection.execute(text(f"ALTER DATABASE {name} SET datestyle = 'SQL, DMY'"))
-    connecting_anew = database.connect_engine(url, pool_size=4)
+    connecting_anew = connect_engine(url, pool_size=4)
     with engine.connect() as connection, working(connecting_anew, transport(simulator, monkeypatch)):
         add_accounts(connection, 3)
         eventually(lambda: drained(connection), "all is sent")

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from mailroom import database
-from mailroom.embedded import EmbeddedPostgres
+from mailroom.db.engine import connect_engine
+from mailroom.demo.postgres import EmbeddedPostgres
 from mailroom.simulator import Fault, Simulator
 from tests.conftest import BINARIES, GIVEN, Server, migrate, missing
 from tests.running import Processes, count, drained, eventually
@@ -142,7 +142,7 @@ def test_workers_outlive_a_database_that_crashes(
 ) -> None:
     simulator.faults.add(Fault(operation=BULK, latency_ms=20, times=None))
     url = own_postgres.url()
-    engine = database.connect_engine(url)
+    engine = connect_engine(url)
     with engine.connect() as connection:
         add_accounts(connection, 3_000)
     workers = [processes.worker("--concurrency", "2", url=url, simulator=simulator) for _ in range(2)]
@@ -168,7 +168,7 @@ def test_a_batch_is_settled_later_when_the_database_is_down_just_then(
 ) -> None:
     simulator.faults.add(Fault(operation=BULK, latency_ms=1500, times=1))
     url = own_postgres.url()
-    engine = database.connect_engine(url)
+    engine = connect_engine(url)
     with engine.connect() as connection:
         add_accounts(connection, 10)
     worker = processes.worker(url=url, simulator=simulator)

@@ -8,7 +8,7 @@ from datetime import timedelta
 from sqlalchemy import Connection, Engine, event, text
 
 from mailroom import queue
-from mailroom.floors import Floors
+from mailroom.queue.floors import Floors
 
 
 def let_statements_take(connection: Connection, longest: timedelta) -> None:

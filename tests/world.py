@@ -6,9 +6,9 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from mailroom import queue
-from mailroom.floors import LANES, Floors
 from mailroom.job import Batch, Position
-from mailroom.queue import Claim
+from mailroom.queue.claim import Claim
+from mailroom.queue.floors import LANES, Floors
 
 # Every enqueued token is in exactly one place: waiting, in flight, or over. Returns those that are not.
 MISPLACED = text(

@@ -9,11 +9,11 @@ from sqlalchemy.exc import DBAPIError
 
 import mailroom
 from mailroom import settings
-from mailroom.cli.build import open_database, progress
 from mailroom.cli.log import start_log
-from mailroom.database import REVISION, connect_engine, first_line
+from mailroom.cli.wiring import open_database, progress
+from mailroom.db.engine import REVISION, connect_engine, first_line
 from mailroom.errors import DatabaseError
-from mailroom.upkeep import prune_all
+from mailroom.ops.maintenance import prune_all
 
 
 def migrate() -> None:

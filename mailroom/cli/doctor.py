@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
-from mailroom import checkup, database, settings
-from mailroom.cli.build import ANSWER_WITHIN
+from mailroom import settings
 from mailroom.cli.terminal import print_json, say
+from mailroom.cli.wiring import ANSWER_WITHIN
+from mailroom.db.engine import connect_engine, connection_string
 from mailroom.errors import SettingsError
 from mailroom.finding import Finding, Level, failed, ok, warning
+from mailroom.ops.doctor import examine
 from mailroom.settings import Settings
 
 
@@ -64,11 +66,11 @@ def _database(given: Settings) -> Iterator[Finding]:
     if not given.database_url:
         yield failed("database", "MAILROOM_DATABASE_URL is not set", "postgresql://user@host/name")
         return
-    engine = database.connect_engine(given.database_url, answer_within=ANSWER_WITHIN, writes=False)
-    listening = database.connection_string(given.listen_database_url or given.database_url)
+    engine = connect_engine(given.database_url, answer_within=ANSWER_WITHIN, writes=False)
+    listening = connection_string(given.listen_database_url or given.database_url)
     try:
         channel, queue = given.channel_name, given.queue_name
-        yield from checkup.examine(engine, listening=listening, channel=channel, queue=queue)
+        yield from examine(engine, listening=listening, channel=channel, queue=queue)
     finally:
         engine.dispose()
 

@@ -4,10 +4,11 @@ from typing import Annotated, Final
 
 import typer
 
-from mailroom import grants, settings
-from mailroom.cli.build import open_database
+from mailroom import settings
 from mailroom.cli.terminal import say
+from mailroom.cli.wiring import open_database
 from mailroom.errors import SettingsError
+from mailroom.ops import grants
 
 ROLE: Final = {"metavar": "ROLE", "show_default": False}
 

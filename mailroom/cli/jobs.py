@@ -12,13 +12,14 @@ import typer
 from rich.table import Table
 from sqlalchemy import Connection
 
-from mailroom import jobs, settings
-from mailroom.cli.build import open_database, progress
+from mailroom import settings
 from mailroom.cli.terminal import LARGEST_ID, print_json, print_table, printable, say
+from mailroom.cli.wiring import open_database, progress
+from mailroom.db.schema import delivery_outcome
 from mailroom.errors import MailroomError, SettingsError
 from mailroom.job import Priority
-from mailroom.jobs import Filters, Found, Moment
-from mailroom.schema import delivery_outcome
+from mailroom.ops import jobs
+from mailroom.ops.jobs import Filters, Found, Moment
 
 UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 PERSONAL: Final = ("email", "login")

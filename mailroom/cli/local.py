@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mailroom import signals
+from mailroom.cli import signals
 from mailroom.cli.database import upgrade
 from mailroom.cli.log import start_log
 from mailroom.cli.terminal import say
@@ -52,7 +52,7 @@ def demo(
 ) -> None:
     """Show the whole path with nothing installed: PostgreSQL, migrations, SES simulator, worker, mails."""
     with _demo_extra():
-        from mailroom import demo as show  # noqa: PLC0415 - needs the extra `demo`
+        from mailroom.demo import run as show  # noqa: PLC0415 - needs the extra `demo`
     start_log()
     stopped = threading.Event()
     with signals.answered_by(stopped.set), show.everything(port, upgrade, say, stopped) as running:

@@ -4,10 +4,11 @@ from typing import Annotated
 
 import typer
 
-from mailroom import pauses, settings
-from mailroom.cli.build import open_database
+from mailroom import settings
 from mailroom.cli.terminal import say
+from mailroom.cli.wiring import open_database
 from mailroom.errors import MailroomError, SettingsError
+from mailroom.fleet import pauses
 
 Scope = Annotated[
     str, typer.Argument(help=f"What to stop: {', '.join(pauses.scopes())}, or queue:NAME.", show_default=False)

@@ -8,10 +8,11 @@ from typing import Annotated, Final, TextIO
 
 import typer
 
-from mailroom import settings, signals
-from mailroom.cli.build import limits, open_database, open_transport, refuse_closed_output
+from mailroom import settings
+from mailroom.cli import signals
 from mailroom.cli.log import log, start_log
-from mailroom.cli.work import (
+from mailroom.cli.wiring import limits, open_database, open_transport, refuse_closed_output
+from mailroom.cli.worker import (
     LISTEN,
     BatchLimit,
     BatchTimeout,
@@ -21,9 +22,9 @@ from mailroom.cli.work import (
 )
 from mailroom.errors import LineError, SettingsError
 from mailroom.job import Action, Rejected, Sent
-from mailroom.pipe import LONGEST_LINE, PipeTransport, parse
-from mailroom.transport import LONGEST_CALL, Mail, Transport
-from mailroom.worker import Worker
+from mailroom.mail.pipe import LONGEST_LINE, PipeTransport, parse
+from mailroom.mail.transport import LONGEST_CALL, Mail, Transport
+from mailroom.worker.worker import Worker
 
 DEFAULT_OUTPUT_PATH: Final = Path("./output")
 LARGEST_CALL: Final = 50

@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from mailroom import settings, status
-from mailroom.cli.build import open_database
+from mailroom import settings
 from mailroom.cli.terminal import print_json, print_table, printable, say
-from mailroom.status import Status
+from mailroom.cli.wiring import open_database
+from mailroom.ops import status
+from mailroom.ops.status import Status
 
 
 def show(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, durations in seconds.")] = False) -> None:

@@ -8,11 +8,11 @@ from sqlalchemy import ColumnElement, Row, func, select
 
 from mailroom import settings
 from mailroom import tokens as signing
-from mailroom.cli.build import open_database
 from mailroom.cli.terminal import LARGEST_ID, say
+from mailroom.cli.wiring import open_database
+from mailroom.db.schema import tokens as table
 from mailroom.errors import MailroomError, SettingsError
 from mailroom.job import Action
-from mailroom.schema import tokens as table
 from mailroom.settings import Settings
 
 STDIN = "-"

@@ -4,10 +4,9 @@ import math
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from mailroom import classify
 from mailroom.errors import TransportError
 from mailroom.job import SesAccount
-from mailroom.ses import network
+from mailroom.ses import classify, network
 from mailroom.ses.client import connect
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from mailroom import classify
-from mailroom.classify import Fault
 from mailroom.job import Outcome, Sent, Unconfirmed
+from mailroom.ses import classify
+from mailroom.ses.classify import Fault
 
 
 def fault(error: ClientError, *, source: str) -> tuple[Fault, str]:

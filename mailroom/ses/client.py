@@ -12,8 +12,8 @@ from botocore import exceptions as boto
 from botocore.config import Config
 
 from mailroom.errors import SettingsError
+from mailroom.mail.transport import CONNECT_TIMEOUT, READ_TIMEOUT
 from mailroom.ses import network
-from mailroom.transport import CONNECT_TIMEOUT, READ_TIMEOUT
 
 if TYPE_CHECKING:
     from mypy_boto3_sesv2 import SESV2Client

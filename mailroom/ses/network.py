@@ -20,8 +20,8 @@ from tenacity import (
     wait_random,
 )
 
-from mailroom import classify
-from mailroom.transport import CONNECT_TRIES, RETRY_WAIT
+from mailroom.mail.transport import CONNECT_TRIES, RETRY_WAIT
+from mailroom.ses import classify
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mailroom import actions
 from mailroom.job import Action
-from mailroom.transport import Mail
+from mailroom.mail import templates
+from mailroom.mail.transport import Mail
 
 if TYPE_CHECKING:
     from mypy_boto3_sesv2.type_defs import BulkEmailEntryTypeDef, MessageTagTypeDef
@@ -17,7 +17,7 @@ Entry = tuple[Mail, str]
 def single(action: Action, entry: Entry, *, batch: str | None) -> dict[str, Any]:
     """Return what SendEmail is asked for a mail, besides who sends it."""
     mail, address = entry
-    template = {"TemplateName": actions.TEMPLATES[action], "TemplateData": mail.data(action)}
+    template = {"TemplateName": templates.TEMPLATES[action], "TemplateData": mail.data(action)}
     return {
         "Destination": {"ToAddresses": [address]},
         "Content": {"Template": template},
@@ -28,7 +28,7 @@ def single(action: Action, entry: Entry, *, batch: str | None) -> dict[str, Any]
 def bulk(action: Action, entries: Sequence[Entry], *, batch: str | None) -> dict[str, Any]:
     """Return what SendBulkEmail is asked for these mails, besides who sends them."""
     # Empty default data: a value left out is then an error of SES, not a mail with a blank link.
-    template = {"TemplateName": actions.TEMPLATES[action], "TemplateData": "{}"}
+    template = {"TemplateName": templates.TEMPLATES[action], "TemplateData": "{}"}
     return {
         "DefaultContent": {"Template": template},
         "BulkEmailEntries": [_bulk_entry(action, mail, address, batch) for mail, address in entries],

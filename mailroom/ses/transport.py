@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mailroom import classify
-from mailroom.address import UNSUPPORTED_ADDRESS, ascii_address
-from mailroom.classify import Fault
 from mailroom.errors import TransportError
 from mailroom.job import Action, Deferred, Outcome, Rejected, Sent, SesAccount, Unconfirmed, Untried
-from mailroom.ses import answer, network, request
+from mailroom.mail.transport import CONNECT_TRIES, RETRY_WAIT, Mail, Permitted, always
+from mailroom.ses import answer, classify, network, request
 from mailroom.ses.account import account
+from mailroom.ses.address import UNSUPPORTED_ADDRESS, ascii_address
+from mailroom.ses.classify import Fault
 from mailroom.ses.client import Clients
 from mailroom.ses.kept import KeptAnswers
 from mailroom.ses.request import Entry
 from mailroom.ses.sharing import Sharing
-from mailroom.transport import CONNECT_TRIES, RETRY_WAIT, Mail, Permitted, always
 
 if TYPE_CHECKING:
     from mypy_boto3_sesv2 import SESV2Client

@@ -16,7 +16,7 @@ import psutil
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from mailroom.embedded import EmbeddedPostgres
+from mailroom.demo.postgres import EmbeddedPostgres
 
 # Durable, unlike the tests' server: what a commit costs is part of what is measured.
 SETTINGS: Final = {"shared_buffers": "1GB", "max_wal_size": "4GB", "max_connections": "200"}

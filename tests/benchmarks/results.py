@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import psutil
 
-from mailroom.embedded import wheel_binaries
+from mailroom.demo.postgres import wheel_binaries
 from tests.benchmarks.grid import Grid
 from tests.benchmarks.machine import ROOT, SETTINGS
 from tests.benchmarks.trial import Trial

@@ -8,7 +8,7 @@ from typing import Any, Final
 import psycopg
 from sqlalchemy import text
 
-from mailroom import database
+from mailroom.db.engine import connect_engine
 
 # A database that was told what SES allows asks nobody: without limits, so that no rate is measured.
 UNLIMITED: Final = text(
@@ -42,7 +42,7 @@ def migrated(url: str) -> None:
     from mailroom.cli.database import upgrade  # noqa: PLC0415 - not for those that only work
 
     upgrade(url)
-    engine = database.connect_engine(url)
+    engine = connect_engine(url)
     with engine.connect() as connection:
         connection.execute(UNLIMITED)
     engine.dispose()

@@ -12,16 +12,16 @@ import psycopg
 import pytest
 from sqlalchemy import Engine
 
-from mailroom import database as mailroom_database
 from mailroom import queue, ses
-from mailroom.floors import LANES, Floors
+from mailroom.db.engine import connect_engine
 from mailroom.job import Sent
-from mailroom.limits import Limits
-from mailroom.retry import judge
-from mailroom.sender import Sender
-from mailroom.shared import Shared
+from mailroom.mail.transport import Transport
+from mailroom.queue.floors import LANES, Floors
+from mailroom.queue.limits import Limits
+from mailroom.queue.verdict import judge
 from mailroom.simulator import Simulator
-from mailroom.transport import Transport
+from mailroom.worker.sender import Sender
+from mailroom.worker.shared import Shared
 from tests.benchmarks import page, results, rows
 from tests.benchmarks.contenders import floor
 from tests.benchmarks.contenders.mailroom import NoTransport
@@ -56,7 +56,7 @@ def filled(quiet: Server) -> Iterator[str]:
 
 @pytest.fixture
 def engine(quiet: Server, filled: str) -> Iterator[Engine]:
-    made = mailroom_database.connect_engine(quiet.postgres.url(filled), pool_size=3)
+    made = connect_engine(quiet.postgres.url(filled), pool_size=3)
     yield made
     made.dispose()
 

@@ -5,7 +5,7 @@ import json
 import urllib.request
 from collections.abc import Iterator
 
-from mailroom.embedded import free_port
+from mailroom.demo.postgres import free_port
 from tests.benchmarks.machine import Program, Server
 from tests.world import KEY_HEX
 

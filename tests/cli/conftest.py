@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mailroom import cli
+from mailroom.cli import app
 from mailroom.simulator import Simulator
 from tests.cli.command import Ended
 
@@ -46,7 +46,7 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
 
 def _exit_code() -> int:
     try:
-        cli.main()
+        app.main()
     except SystemExit as ended:
         return int(ended.code or 0)
     raise AssertionError("the command line did not end")

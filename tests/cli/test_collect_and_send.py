@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from mailroom.job import Action
-from mailroom.pipe import LONGEST_LINE, parse
+from mailroom.mail.pipe import LONGEST_LINE, parse
 from mailroom.simulator import Fault, Simulator
 from mailroom.tokens import sign
 from tests.cli.command import MAILROOM, end, eventually, sending, small_environment, start

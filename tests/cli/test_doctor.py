@@ -5,9 +5,9 @@ import json
 import pytest
 from sqlalchemy import Engine, text
 
-from mailroom.checkup import FUNCTIONS, TRIGGERS
-from mailroom.embedded import free_port
-from mailroom.ses.checkup import variables
+from mailroom.demo.postgres import free_port
+from mailroom.ops.doctor import FUNCTIONS, TRIGGERS
+from mailroom.ses.doctor import variables
 from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.templates import default_content
 from tests.cli.command import sending

@@ -8,7 +8,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import Engine, text
 
-from mailroom.embedded import free_port
+from mailroom.demo.postgres import free_port
 from mailroom.simulator import Simulator
 from tests.cli.command import MAILROOM, NO_AWS, Ended, run, sending, start
 from tests.cli.conftest import Here

@@ -14,10 +14,14 @@ from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import ProgrammingError
 
-from mailroom import database, grants, rates, schema, tokens, upkeep
+from mailroom import tokens
+from mailroom.db import schema
+from mailroom.db.engine import VERSION_TABLE, connect_engine
 from mailroom.errors import TokenError
-from mailroom.grants import GRANTS
+from mailroom.fleet import buckets
 from mailroom.job import Action, SesAccount
+from mailroom.ops import grants, maintenance
+from mailroom.ops.grants import GRANTS
 from mailroom.simulator import Simulator
 from tests.cli.command import sending
 from tests.cli.conftest import Here
@@ -34,7 +38,7 @@ _numbers = count()
 @contextmanager
 def roles_on(server: Server, url: str) -> Iterator[dict[str, str]]:
     """Roles that log in, with names that need quotes; they are dropped with all that they were granted."""
-    owner = database.connect_engine(url)
+    owner = connect_engine(url)
     names = {part: f'the "{part}": 100%s {getpid()}-{next(_numbers)}' for part in PARTS}
     quoted = [sql.Identifier(name).as_string() for name in names.values()]
     with owner.connect() as connection:
@@ -65,7 +69,7 @@ def log_in(url: str, role: str) -> str:
 @contextmanager
 def session(url: str, role: str) -> Iterator[Connection]:
     """What an application has: every statement commits, here."""
-    engine = database.connect_engine(log_in(url, role))
+    engine = connect_engine(log_in(url, role))
     try:
         with engine.connect() as connection:
             yield connection
@@ -80,7 +84,7 @@ def asked(roles: dict[str, str]) -> list[str]:
 @pytest.fixture
 def granted(here: Here, roles: dict[str, str], url: str) -> dict[str, str]:
     """The roles after `grants --apply`, on a database where nobody may call a function unless it is granted."""
-    owner = database.connect_engine(url)
+    owner = connect_engine(url)
     with owner.connect() as connection:
         connection.execute(text("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC"))
     owner.dispose()
@@ -178,7 +182,7 @@ def test_who_is_not_the_owner_grants_nothing_and_is_told(
 
 
 def test_it_grants_in_the_schema_where_mailroom_is(here: Here, server: Server, empty_url: str) -> None:
-    engine = database.connect_engine(empty_url)
+    engine = connect_engine(empty_url)
     with engine.connect() as connection:
         connection.execute(text('CREATE SCHEMA "Mail Room"'))
     engine.dispose()
@@ -198,7 +202,7 @@ def test_every_table_has_been_thought_of() -> None:
         "viewer": {"guesses", "locks", "permits", "ses_account"},
     }.items():
         named = {name.removeprefix("TABLE ") for name in GRANTS[part] if name.startswith("TABLE ")}
-        assert named == TABLES - none_of_its_business | {database.VERSION_TABLE}
+        assert named == TABLES - none_of_its_business | {VERSION_TABLE}
 
 
 # The application
@@ -231,7 +235,7 @@ def test_an_application_lives_its_life(granted: dict[str, str], url: str, engine
 
 
 def test_an_application_sees_no_secret_and_touches_no_queue(granted: dict[str, str], url: str) -> None:
-    others = sorted(TABLES - {"accounts", "tokens"} | {database.VERSION_TABLE})
+    others = sorted(TABLES - {"accounts", "tokens"} | {VERSION_TABLE})
     forbidden = [
         "SELECT secret FROM tokens",
         "SELECT code FROM tokens",
@@ -268,7 +272,7 @@ def test_a_worker_sends_sweeps_and_tidies_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     mine = log_in(url, granted["worker"])
-    own = database.connect_engine(mine, pool_size=4)
+    own = connect_engine(mine, pool_size=4)
     with engine.connect() as owner:
         active = add_accounts(owner, 3, status="active", prefix="active")
         add_accounts(owner, 12)
@@ -301,11 +305,11 @@ def test_a_worker_sends_sweeps_and_tidies_up(
         owner.execute(text("UPDATE tokens SET expires_at = expires_at - interval '9 days'"))
         owner.execute(text("UPDATE ses_account SET refresh_due_at = now()"))
         with own.connect() as connection:
-            permits = rates.claim_refresh(connection).granted_before
+            permits = buckets.claim_refresh(connection).granted_before
             assert permits is not None
             known = SesAccount(14, 50_000, 0, sending_enabled=True, production_access=True, enforcement="HEALTHY")
-            rates.store(connection, known, granted_before=permits)
-            assert upkeep.prune(connection, older_than=timedelta(days=2)).tokens > 0
+            buckets.store(connection, known, granted_before=permits)
+            assert maintenance.prune(connection, older_than=timedelta(days=2)).tokens > 0
         assert held
     own.dispose()
 
@@ -348,7 +352,7 @@ def test_a_viewer_sees_the_status(granted: dict[str, str], url: str, engine: Eng
 
 
 def test_a_viewer_sees_no_people_and_changes_nothing(granted: dict[str, str], url: str, engine: Engine) -> None:
-    everything = sorted(TABLES | {database.VERSION_TABLE})
+    everything = sorted(TABLES | {VERSION_TABLE})
     forbidden = [
         "SELECT email FROM accounts",
         "SELECT login FROM accounts",

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from mailroom import jobs
-from mailroom.jobs import Retried
+from mailroom.ops import jobs
+from mailroom.ops.jobs import Retried
 from mailroom.simulator import Fault, Simulator
 from tests.cli.command import sending
 from tests.cli.conftest import Here

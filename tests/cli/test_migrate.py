@@ -9,7 +9,7 @@ from zipfile import ZipFile
 import pytest
 from sqlalchemy import text
 
-from mailroom.database import REVISION, check_revision, connect_engine
+from mailroom.db.engine import REVISION, check_revision, connect_engine
 from tests.cli.command import Ended, run
 from tests.cli.conftest import Here
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
-from mailroom.embedded import free_port
+from mailroom.demo.postgres import free_port
 from mailroom.simulator import Simulator
 from tests.cli.command import NO_AWS, end, run, sending, start
 from tests.cli.conftest import Here

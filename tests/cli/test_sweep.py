@@ -10,7 +10,7 @@ from sqlalchemy import Engine, text
 
 from mailroom import queue
 from mailroom.job import Sent
-from mailroom.retry import judge
+from mailroom.queue.verdict import judge
 from mailroom.simulator import Fault, Simulator
 from tests.cli.command import end, eventually, sending, start
 from tests.cli.conftest import Here

@@ -6,7 +6,7 @@ import hmac
 import pytest
 from sqlalchemy import Engine, text
 
-from mailroom.embedded import free_port
+from mailroom.demo.postgres import free_port
 from mailroom.job import Action
 from mailroom.tokens import consume, sign
 from tests.cli.conftest import Here

@@ -10,8 +10,8 @@ from typing import Any
 
 from mailroom import ses
 from mailroom.job import Action
+from mailroom.mail.transport import Mail
 from mailroom.ses import request
-from mailroom.transport import Mail
 from tests.benchmarks.contenders.program import await_go
 
 ENTRIES = 50

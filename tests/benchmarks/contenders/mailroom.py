@@ -7,12 +7,12 @@ from datetime import timedelta
 
 import psycopg
 
-from mailroom import database
+from mailroom.db.engine import connect_engine
 from mailroom.job import Action, Outcome, Sent
-from mailroom.limits import Limits
-from mailroom.transport import Mail, Permitted, always
-from mailroom.wakeup import Listener
-from mailroom.worker import Worker
+from mailroom.mail.transport import Mail, Permitted, always
+from mailroom.queue.limits import Limits
+from mailroom.queue.listener import Listener
+from mailroom.worker.worker import Worker
 from tests.benchmarks import rows
 from tests.benchmarks.contenders.program import MESSAGE_ID, How, Stamps, await_go, run
 from tests.world import KEY
@@ -68,7 +68,7 @@ def ask(url: str, count: int, gap: float, stamps: Stamps) -> None:
 
 def work(url: str, how: How) -> None:
     """Run a worker process, with a listener."""
-    engine = database.connect_engine(url, pool_size=how.concurrency + 2)
+    engine = connect_engine(url, pool_size=how.concurrency + 2)
     limits = Limits("mailroom", how.batch, batch_timeout=timedelta(0), lease=timedelta(seconds=30))
     worker = Worker(
         engine,

@@ -13,7 +13,7 @@ from typing import Final
 
 import psycopg
 
-from mailroom.embedded import wheel_binaries
+from mailroom.demo.postgres import wheel_binaries
 from tests.benchmarks import rows
 from tests.benchmarks.contenders import MAILROOM, how
 from tests.benchmarks.grid import Aim, Grid

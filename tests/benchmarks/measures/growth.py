@@ -10,11 +10,11 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from mailroom import database as mailroom_database
 from mailroom import queue
-from mailroom.floors import Floors
+from mailroom.db.engine import connect_engine
 from mailroom.job import Sent
-from mailroom.retry import judge
+from mailroom.queue.floors import Floors
+from mailroom.queue.verdict import judge
 from tests.benchmarks import rows
 from tests.benchmarks.contenders import MAILROOM, how
 from tests.benchmarks.contenders.program import MESSAGE_ID
@@ -103,7 +103,7 @@ def _let_some_be_tried(server: Server, database: str) -> None:
 
 
 def _claim_and_settle(url: str) -> tuple[float, float]:
-    engine = mailroom_database.connect_engine(url)
+    engine = connect_engine(url)
     floors = Floors()
     with engine.connect() as connection:
         times = [_work(connection, floors) for _ in range(_CLAIMS)]

@@ -1,0 +1,1 @@
+"""The connection, the tables, and what must hold of a database: for everybody who speaks to PostgreSQL."""

@@ -1,0 +1,101 @@
+"""What must hold of a database before mailroom changes anything in it: each fault in words, with its cure."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from mailroom.db import schema
+from mailroom.db.engine import check_revision, first_line, statement
+from mailroom.errors import DatabaseError
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong, and its cure."""
+
+    words: str
+    cure: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Demand:
+    """Which values of a setting are fine, by their names or from a number up (0 is no limit); and what others do."""
+
+    why: str
+    values: tuple[str, ...] = ()
+    least: int | None = None
+
+    def met_by(self, setting: str) -> bool:
+        if self.least is None:
+            return setting in self.values
+        return float(setting) >= self.least or (self.least > 0 and float(setting) == 0)
+
+
+# Milliseconds. What is longer than this is for whoever set it to weigh: what takes longer fails, and is tried again.
+_TOO_SHORT: Final = "hardly a statement would come to its end"
+DEMANDS: Final = {
+    "synchronous_commit": _Demand(
+        "what is on record would be forgotten in a crash, and sent again",
+        ("on", "local", "remote_write", "remote_apply"),
+    ),
+    "default_transaction_read_only": _Demand("nothing can be claimed", ("off",)),
+    "default_transaction_isolation": _Demand("claims would fail beside each other", ("read committed",)),
+    "session_replication_role": _Demand("no trigger fires", ("origin", "local")),
+    "client_min_messages": _Demand(
+        "nobody would hear that a commit is not yet on its standby",
+        ("notice", "warning", "log", "info", "debug", "debug1", "debug2", "debug3", "debug4", "debug5"),
+    ),
+    "array_nulls": _Demand("NULL in a list would be a word", ("on",)),
+    "extra_float_digits": _Demand("rates would be read rounded", least=0),
+    "statement_timeout": _Demand(_TOO_SHORT, least=10),
+    "transaction_timeout": _Demand(_TOO_SHORT, least=10),
+    "idle_in_transaction_session_timeout": _Demand(_TOO_SHORT, least=10),
+    "idle_session_timeout": _Demand("connections would be lost between one mail and the next", least=10_000),
+}
+ENCODING: Final = "UTF8"
+
+
+def check(engine: Engine) -> None:
+    """Raise DatabaseError, with the cure, unless the database answers, is at our revision, and keeps what it is told.
+
+    For whatever changes something.
+    """
+    check_revision(engine)
+    try:
+        with engine.connect() as connection:
+            found = next(faults(connection), None)
+    except DBAPIError as error:
+        raise DatabaseError(f"the database cannot be used: {first_line(error)}") from error
+    if found is not None:
+        raise DatabaseError(f"{found.words}: {found.cure}")
+
+
+def faults(connection: Connection) -> Iterator[Fault]:
+    """Yield what is wrong with the server, the session as its role and database set it, and the tables."""
+    row = connection.execute(
+        statement("preflight"), {"settings": list(DEMANDS), "tables": list(schema.metadata.tables)}
+    )
+    found = row.one()
+    if found.in_recovery:
+        yield Fault("the server is a standby and takes no writes", "name the primary")
+    if found.encoding != ENCODING:
+        words = f"server_encoding is {found.encoding}: not every name and answer can be stored"
+        yield Fault(words, f"a database made with ENCODING '{ENCODING}'")
+    for name, setting, source in zip(found.names, found.values, found.sources, strict=True):
+        if not DEMANDS[name].met_by(setting):
+            good = DEMANDS[name].values[0] if DEMANDS[name].values else "0"
+            yield Fault(
+                f"{name} is {setting} for this role (set by: {source}): {DEMANDS[name].why}",
+                f"ALTER ROLE … IN DATABASE … SET {name} = '{good}'",
+            )
+    if found.hidden:
+        yield Fault(
+            f"row-level security hides rows of {', '.join(found.hidden)} from this role: what is hidden looks deleted",
+            "ALTER ROLE … BYPASSRLS, or ALTER TABLE … DISABLE ROW LEVEL SECURITY",
+        )
+    if found.unlogged:
+        words = f"{', '.join(found.unlogged)} would be empty after a crash of the server (UNLOGGED)"
+        yield Fault(words, "ALTER TABLE … SET LOGGED")

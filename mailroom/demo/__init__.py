@@ -1,0 +1,1 @@
+"""Everything on one machine with nothing installed. For `mailroom demo` and the tests."""

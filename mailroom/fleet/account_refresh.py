@@ -1,0 +1,92 @@
+"""Keeps what the fleet knows of its SES account fresh: one worker asks, for all."""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from mailroom.db.engine import first_line
+from mailroom.errors import TransportError
+from mailroom.fleet import buckets
+from mailroom.job import SesAccount
+
+log = logging.getLogger(__name__)
+
+# How long a process waits for the first answer.
+FIRST_LOOK: Final = timedelta(seconds=2)
+# Between two looks whether an answer is due, at the least: then all of the fleet look, and one asks.
+LEAST_WAIT: Final = timedelta(seconds=1)
+OUTAGE_WAIT: Final = timedelta(seconds=5)
+
+
+class AccountWatch:
+    """Asks SES when that is due and nobody else of the fleet has. `ask` raises TransportError if there is no answer."""
+
+    def __init__(self, engine: Engine, ask: Callable[[], SesAccount]) -> None:
+        self._engine = engine
+        self._ask = ask
+        self._stopping = threading.Event()
+        self._looked = threading.Event()
+        self._trouble = ""
+        self._wait = OUTAGE_WAIT
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Look in a thread of its own, at once and then whenever an answer is due, until the end of the block.
+
+        The block begins once the first look is over, or after FIRST_LOOK.
+        """
+        thread = threading.Thread(target=self._keep_looking, daemon=True)
+        thread.start()
+        self._looked.wait(FIRST_LOOK.total_seconds())
+        try:
+            yield
+        finally:
+            self._stopping.set()
+            thread.join(timeout=1)  # a question in the air ends with the process
+
+    def refresh(self) -> bool:
+        """Ask SES if it is due, and keep the answer; return whether it was. Never raises for SES or the database.
+
+        Trouble is logged once: what was known is used until there is an answer.
+        """
+        try:
+            with self._engine.connect() as connection:
+                refresh = buckets.claim_refresh(connection)
+            self._wait = max(refresh.due_in, LEAST_WAIT)
+            if refresh.granted_before is None:
+                return False
+            account = self._ask()
+            with self._engine.connect() as connection:
+                buckets.store(connection, account, granted_before=refresh.granted_before)
+        except TransportError as error:
+            self._note("GetAccount", str(error))
+            return True
+        except DBAPIError as error:
+            self._wait = OUTAGE_WAIT
+            self._note("database", first_line(error))
+            return True
+        if self._trouble:
+            log.info("account known again")
+        self._trouble = ""
+        return True
+
+    def _keep_looking(self) -> None:
+        self.refresh()
+        self._looked.set()
+        while not self._stopping.wait(self._wait.total_seconds()):
+            self.refresh()
+
+    def _note(self, what: str, trouble: str) -> None:
+        if trouble != self._trouble:
+            log.warning(
+                "account not known what=%s code=%r: sending at the last known rate, and before any is known at"
+                " MAILROOM_SES_RATE, or else %g mail a second",
+                *(what, trouble, buckets.UNKNOWN_RATE),
+            )
+        self._trouble = trouble

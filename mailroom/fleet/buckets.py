@@ -1,0 +1,151 @@
+"""The sending rate of the fleet: two buckets of permits in PostgreSQL, and what SES allows the account.
+
+A permit is the right to hand one mail to SES, or to make one bulk call. Each function is one statement.
+
+Why no more than `rate * t + burst` leaves in any window of t seconds, burst being 0.9 of a second's worth (a rate
+below two: one mail and HOLD's worth). A bucket holds at most C and fills at R a second, so the permits granted in t
+seconds are at most C + R * t. A permit is used within HOLD of its grant, so those used in a window of t were granted in
+one of t + HOLD: at most R * t + (C + R * HOLD). C is CAPACITY's worth, half a second, and HOLD is 0.4 s; the rest of
+the second is for the way to SES, which takes one mail longer than another. What comes back unused is credited less
+what the rate made meanwhile (`sql/return_permits.sql`): after that the bucket is at most as full as if those permits
+had never left, and the bound is that of a history without them.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+from sqlalchemy import Connection, func, update
+
+from mailroom.db.engine import statement
+from mailroom.db.schema import ses_account
+from mailroom.errors import DatabaseError
+from mailroom.job import SesAccount
+
+CAPACITY: Final = timedelta(seconds=0.5)
+HOLD: Final = timedelta(seconds=0.4)
+# Others may send with the same account.
+DEFAULT_SHARE: Final = 0.9
+# SES gives no account less. It holds until the account is known, and for ever if nobody may ask for it.
+UNKNOWN_RATE: Final = 1.0
+RESERVE: Final = 0.2
+QUOTA_RESERVE: Final = 0.05
+QUOTA_STALE_AFTER: Final = timedelta(minutes=10)
+CUT: Final = 0.7
+LEAST_PACE: Final = 0.05
+RECOVERY_PER_SECOND: Final = 0.05
+REFRESH_EVERY: Final = timedelta(seconds=60)
+FIRST_TRIES: Final = timedelta(seconds=5)
+
+
+class Bucket(StrEnum):
+    """What is counted."""
+
+    MAILS = "mails"
+    BULK_CALLS = "bulk_calls"
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """What came of asking: `count` permits, perhaps none, and how long to wait then.
+
+    `only_urgent`: of the 24-hour quota so little is left that it is for urgent mail. `per_second` is the rate without
+    what throttling takes off; None without a limit.
+    """
+
+    count: int
+    only_urgent: bool
+    per_second: float | None
+    granted_at: datetime
+    wait: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """What `granted_before` belongs to `store`, None if SES is not to be asked now; and how soon to see again."""
+
+    granted_before: int | None
+    due_in: timedelta
+
+
+def take(connection: Connection, bucket: Bucket, wanted: int, *, own_rate: float | None, urgent: bool) -> Granted:
+    """Take up to `wanted` permits; what is not `urgent` leaves the reserve. `own_rate` None: the settings say nothing.
+
+    They are to be used within HOLD of asking, or not at all.
+    """
+    row = connection.execute(
+        statement("take_permits"),
+        {
+            "bucket": bucket.value,
+            "wanted": wanted,
+            "own_rate": own_rate,
+            "urgent": urgent,
+            "default_share": DEFAULT_SHARE,
+            "unknown_rate": UNKNOWN_RATE,
+            "capacity_seconds": CAPACITY.total_seconds(),
+            "reserve": RESERVE,
+            "quota_reserve": QUOTA_RESERVE,
+            "quota_stale_after": QUOTA_STALE_AFTER,
+            "recovery_per_second": RECOVERY_PER_SECOND,
+        },
+    ).one()
+    if row.grants is None:
+        raise DatabaseError(
+            f"the row {bucket.value} of permits is gone, and without it nothing is sent: insert it again"
+        )
+    return Granted(row.grants, row.only_urgent, row.per_second, row.granted_at, timedelta(seconds=row.wait_seconds))
+
+
+def give_back(connection: Connection, bucket: Bucket, granted: Granted, unused: int) -> None:
+    """Give back some of what was granted. The longer it was held, the less it is worth; after HOLD, nothing."""
+    connection.execute(
+        statement("return_permits"),
+        {
+            "bucket": bucket.value,
+            "unused": unused,
+            "granted_at": granted.granted_at,
+            "per_second": granted.per_second,
+        },
+    )
+
+
+def slow_down(connection: Connection) -> float | None:
+    """Cut the rate of the fleet after a throttle answer; return the share of it that is left.
+
+    None if it was cut within the last second: the answers of calls that were in the air together tell one thing. The
+    rate creeps back by itself.
+    """
+    pace: float | None = connection.execute(
+        statement("slow_down"),
+        {
+            "cut": CUT,
+            "least_pace": LEAST_PACE,
+            "recovery_per_second": RECOVERY_PER_SECOND,
+            "once_in": timedelta(seconds=1),
+        },
+    ).scalar()
+    return pace
+
+
+def claim_refresh(connection: Connection) -> Refresh:
+    """Take it upon oneself to ask SES for the account, if that is due."""
+    row = connection.execute(statement("claim_refresh"), {"every": REFRESH_EVERY, "first_tries": FIRST_TRIES}).one()
+    due_in = REFRESH_EVERY if row.due_seconds is None else timedelta(seconds=max(0.0, row.due_seconds))
+    return Refresh(row.granted, min(due_in, REFRESH_EVERY))
+
+
+def store(connection: Connection, account: SesAccount, *, granted_before: int) -> None:
+    """Keep what SES said of the account when so many permits had been granted."""
+    connection.execute(
+        update(ses_account).values(
+            fetched_at=func.clock_timestamp(),
+            max_send_rate=account.max_send_rate,
+            max_24_hour_send=account.max_24_hour_send,
+            sent_last_24_hours=account.sent_last_24_hours,
+            granted_before=granted_before,
+            sending_enabled=account.sending_enabled,
+            production_access=account.production_access,
+            enforcement=account.enforcement,
+        )
+    )

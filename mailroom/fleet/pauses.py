@@ -1,0 +1,130 @@
+"""Pauses of the whole fleet: what is paused, why and since when; opening, trying and closing one.
+
+The claim and the look pass over what is paused, so a pause holds from the commit that opens it.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import product
+from typing import Final
+
+from sqlalchemy import Connection, delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from mailroom.db.engine import statement
+from mailroom.db.schema import pauses
+from mailroom.job import Action, Position, Priority, Scope
+from mailroom.queue.floors import Lane
+
+FIRST_PROBE: Final = timedelta(seconds=2)
+LONGEST_PROBE: Final = timedelta(seconds=60)
+# The same where mails are refused: mostly it is they who are bad, and the others must not wait for them.
+LONGEST_OF_REFUSALS: Final = timedelta(seconds=10)
+# How many mails a probe tries that were refused before: one of them may be bad, and not what is paused.
+TRIED_AGAIN: Final = 3
+# What cannot be probed is paused, and resumed, by hand.
+BY_HAND: Final = "ByHand"
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """One pause. Without `probe_at` it ends by hand alone."""
+
+    scope: str
+    code: str
+    reason: str
+    opened_at: datetime
+    probe_at: datetime | None
+
+
+def scope_name(scope: Scope, action: Action) -> str:
+    """Return what is paused, as the table has it: a fault of one action has the action's name."""
+    return action.value if scope is Scope.ACTION else scope.value
+
+
+def covering(action: Action) -> list[str]:
+    """Return the scopes that keep an action's mails from being sent, queues aside."""
+    return [scope_name(scope, action) for scope in Scope]
+
+
+def queue_scope(queue: str) -> str:
+    """Return the scope of a queue."""
+    return f"queue:{queue}"
+
+
+def scopes() -> list[str]:
+    """Return the scopes there are, queues aside."""
+    return [*(scope.value for scope in Scope if scope is not Scope.ACTION), *(action.value for action in Action)]
+
+
+def open_pause(
+    connection: Connection,
+    scope: str,
+    *,
+    code: str,
+    reason: str,
+    probed: bool = True,
+    probe_after: timedelta = FIRST_PROBE,
+) -> bool:
+    """Pause a scope; return False if it is paused already. The first probe is due after `probe_after`.
+
+    Without `probed` it stays until it is resumed by hand, also if it was paused before with probes.
+    """
+    probe_at = func.clock_timestamp() + probe_after if probed else None
+    row = insert(pauses).values(scope=scope, code=code, reason=reason, probe_at=probe_at)
+    if probed:
+        return connection.execute(row.on_conflict_do_nothing().returning(pauses.c.scope)).first() is not None
+    by_hand = {"code": code, "reason": reason, "probe_at": None}
+    connection.execute(row.on_conflict_do_update(index_elements=["scope"], set_=by_hand))
+    return True
+
+
+def probe(connection: Connection, *, queue: str, refusals: Collection[str]) -> str | None:
+    """Take the right to try one scope whose probe is due, with a job of this queue; None if there is none.
+
+    `refusals`: the codes with which a mail is refused for its own sake, for which a pause is probed more often.
+    """
+    lanes = list(product(Priority, Action))
+    scope: str | None = connection.execute(
+        statement("probe"),
+        {
+            "first_wait": FIRST_PROBE,
+            "longest_wait": LONGEST_PROBE,
+            "longest_wait_of_refusals": LONGEST_OF_REFUSALS,
+            "refusals": list(refusals),
+            "queue": queue,
+            **_lanes(lanes),
+        },
+    ).scalar()
+    return scope
+
+
+def places(
+    connection: Connection, *, queue: str, lanes: Sequence[Lane], most: int, refusals: Collection[str]
+) -> list[tuple[Lane, Position]]:
+    """Return where jobs wait in these lanes that a probe should try, spread over all: first those never refused."""
+    binds = {"queue": queue, "codes": list(refusals), "most": most, "again": TRIED_AGAIN, **_lanes(lanes)}
+    rows = connection.execute(statement("probe_places"), binds)
+    return [((Priority(row.priority), Action(row.action)), Position(row.due_at, row.token)) for row in rows]
+
+
+def close_pause(connection: Connection, scope: str, *, by_hand: bool = False) -> bool:
+    """End a pause; return whether there was one. A pause that was made by hand ends by hand."""
+    gone = delete(pauses).where(pauses.c.scope == scope)
+    if not by_hand:
+        gone = gone.where(pauses.c.probe_at.is_not(None))
+    return connection.execute(gone.returning(pauses.c.scope)).first() is not None
+
+
+def read(connection: Connection) -> list[Pause]:
+    """Return what is paused, the oldest first."""
+    columns = (pauses.c.scope, pauses.c.code, pauses.c.reason, pauses.c.opened_at, pauses.c.probe_at)
+    return [Pause(*row) for row in connection.execute(select(*columns).order_by(pauses.c.opened_at))]
+
+
+def _lanes(lanes: Sequence[Lane]) -> dict[str, list[str] | list[int]]:
+    return {
+        "priorities": [priority.value for priority, _ in lanes],
+        "actions": [action.value for _, action in lanes],
+    }

@@ -1,0 +1,112 @@
+"""Refusals on record, over all processes: what they tell of a configuration, and putting jobs back once.
+
+A mail that is refused may be bad, or the template and the configuration are, which then refuse every mail. No answer
+says which; only another mail that is accepted does. So refusals are doubted once several different accounts are refused
+in a row, and believed once another mail of the action was accepted after them. All of that is read from the log, which
+every process writes before it acts upon it: it survives restarts, and needs nobody who counts.
+
+When a row of refusals is too long to be chance, the action pauses, and probes try mails that were never refused, from
+all over the queue: one that is accepted ends both row and pause. The longer the rows that ended so lately, the longer
+the next may be, so that a flood of bad mails soon pauses nothing any more.
+
+What it costs. A bad mail: two calls, or three if its refusal was believed and then doubted; of a pause in which nothing
+is accepted, the calls of its probes; and where too few are refused to pause anything and none is accepted, those of its
+attempts, all charged but the first. A broken configuration: SUSPICIOUS mails, their batch, and the probes; no attempt.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Connection, and_, func, literal, select, true
+
+from mailroom.db.engine import statement
+from mailroom.db.schema import deliveries
+from mailroom.job import Action, Job
+from mailroom.ops import jobs
+
+# How far back a row of refusals reaches: the log is not searched beyond that, nor beyond so many rows of all actions,
+# nor so many answers for the one.
+LATELY: Final = timedelta(hours=1)
+LOG_REACH: Final = 100_000
+MOST_ANSWERS: Final = 1_000
+# Different accounts refused in a row from which on it may be the configuration: by far less than that nobody loses.
+SUSPICIOUS: Final = 5
+# Under a flood of bad mails rows are long and yet end. What is twice as long as the longest lately tells more than bad
+# luck; and so does this many, whatever came before.
+DAMNING: Final = 100
+# Of so many mails from all over the queue one is accepted, for all but certain, if but one in a hundred is good.
+CONCLUSIVE: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """What the log tells of refusals: `unbroken`, different accounts refused since a mail of the action was accepted.
+
+    `survived`: the longest such row that an acceptance ended lately. Of the mails asked for, `bad` were refused before,
+    and then another was accepted; `tried` were refused before at all.
+    """
+
+    unbroken: int
+    survived: int
+    bad: frozenset[int]
+    tried: frozenset[int]
+
+    @property
+    def tells_of_the_configuration(self) -> bool:
+        """Whether so many in a row are not to be explained by bad mails."""
+        return self.unbroken >= min(max(SUSPICIOUS, 2 * self.survived), DAMNING)
+
+
+def weigh(connection: Connection, action: Action, codes: Collection[str], refused: Sequence[Job] = ()) -> Weighed:
+    """Weigh refusals of an action, by such codes: those on record, and those that these jobs have just met."""
+    row = connection.execute(
+        statement("weigh_refusals"),
+        {
+            "action": action.value,
+            "codes": list(codes),
+            "tokens": [job.token for job in refused],
+            "accounts": [job.account for job in refused],
+            "lately": LATELY,
+            "reach": LOG_REACH,
+            "most": MOST_ANSWERS,
+        },
+    ).one()
+    return Weighed(row.unbroken, row.survived, frozenset(row.bad), frozenset(row.tried))
+
+
+def refused_since_accepted(
+    connection: Connection, action: Action, codes: Collection[str], *, before: datetime | None = None
+) -> list[int]:
+    """Return an action's jobs that ended with such a code lately, after the newest mail of it that was accepted.
+
+    With `before`, after the newest that was accepted before that. Of each its token. Lately: within LATELY.
+    """
+    lately = (func.now() if before is None else literal(before)) - LATELY
+    of_action = and_(deliveries.c.action == action.value, deliveries.c.created_at > lately)
+    accepted = select(deliveries.c.id, deliveries.c.fence).where(
+        # A mail that the claim found to be accepted long ago has a code, and says nothing of now.
+        *(of_action, deliveries.c.outcome == "sent", deliveries.c.error_code.is_(None), deliveries.c.late.is_(False))
+    )
+    if before is not None:
+        accepted = accepted.where(deliveries.c.created_at < before)
+    newest = accepted.order_by(deliveries.c.id.desc()).limit(1).cte()
+    refused = select(deliveries.c.token).where(
+        of_action,
+        deliveries.c.id > func.coalesce(select(newest.c.id).scalar_subquery(), 0),
+        # What left in one call with a mail that was accepted was refused for its own sake.
+        func.coalesce(deliveries.c.fence != select(newest.c.fence).scalar_subquery(), true()),
+        deliveries.c.outcome.in_(["rejected", "failed"]),
+        deliveries.c.error_code.in_(codes),
+        deliveries.c.retried_at.is_(None),
+    )
+    return list(connection.execute(refused).scalars())
+
+
+def put_back_once(connection: Connection, wanted: Iterable[int], *, queue: str) -> list[int]:
+    """Put back those of these jobs that were never put back before, as `retry` does; return their tokens."""
+    some = list(wanted)
+    earlier = select(deliveries.c.token).where(deliveries.c.token.in_(some), deliveries.c.retried_at.is_not(None))
+    again = set(connection.execute(earlier).scalars())
+    return jobs.retry(connection, [token for token in some if token not in again], queue=queue).put_back

@@ -1,0 +1,89 @@
+"""The line format of `collect` and `send`: a batch is one line, five fields for each mail of it.
+
+`action,email,login,secret,code` over and over; action 1 is an activation, 2 a recovery; fields are quoted as in
+RFC 4180, only where they must be. No field holds a line end: the database refuses control characters.
+"""
+
+import csv
+import re
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final, TextIO
+
+from mailroom.errors import LineError, TransportError
+from mailroom.job import Action, Outcome, Sent
+from mailroom.mail.templates import NUMBERS
+from mailroom.mail.transport import Mail, Permitted, always
+
+FIELDS: Final = 5
+# Far more than 50 mails need; whoever sends more than this is not `collect`.
+LONGEST_LINE: Final = 262_144
+_ACTIONS: Final = {number: action for action, number in NUMBERS.items()}
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{86}")
+# What the database refuses in an account; and lone surrogates, which stand for bytes that are not UTF-8.
+_NEVER: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CODE: Final = re.compile(r"[0-9]{5}")
+
+
+class PipeTransport:
+    """Writes batches as lines. A batch is sent once its line is flushed: what the reader does with it is its affair."""
+
+    longest_call = timedelta(0)
+    refusals: frozenset[str] = frozenset()
+    throttles: frozenset[str] = frozenset()
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+
+    def send(
+        self,
+        action: Action,
+        mails: Sequence[Mail],
+        *,
+        batch: str | None,
+        within: timedelta,
+        permitted: Permitted = always,
+    ) -> Sequence[Outcome]:
+        fields = [field for mail in mails for field in _fields(action, mail)]
+        try:
+            csv.writer(self._out, lineterminator="\n").writerow(fields)
+            self._out.flush()
+        except OSError as error:
+            raise TransportError(f"the output is closed, and the batch given back: {error.strerror}") from error
+        return [Sent(message_id=None)] * len(mails)
+
+
+def parse(line: str) -> list[tuple[Action, Mail]]:
+    """Read a line with its line end. Raises LineError, which never repeats what the line holds.
+
+    A line that does not end has been cut off, wherever that was: its batch has been given back.
+    """
+    if len(line) > LONGEST_LINE:
+        raise LineError(f"the line is longer than {LONGEST_LINE} characters")
+    if not line.endswith("\n"):
+        raise LineError("the line is cut off")
+    line = line.removesuffix("\n").removesuffix("\r")
+    if _NEVER.search(line):
+        raise LineError("the line holds control characters, or is not UTF-8")
+    try:
+        [fields] = csv.reader([line], strict=True)
+    except (csv.Error, ValueError):
+        raise LineError("the line is not comma-separated as in RFC 4180") from None
+    if not fields or len(fields) % FIELDS:
+        raise LineError(f"{len(fields)} fields are not {FIELDS} for each mail")
+    return [_mail(*fields[start : start + FIELDS]) for start in range(0, len(fields), FIELDS)]
+
+
+def _fields(action: Action, mail: Mail) -> tuple[str, ...]:
+    return (NUMBERS[action], mail.address, mail.login, mail.secret, mail.code)
+
+
+def _mail(number: str, address: str, login: str, secret: str, code: str) -> tuple[Action, Mail]:
+    action = _ACTIONS.get(number)
+    if action is None:
+        raise LineError("an action is not 1 or 2")
+    if "@" not in address or not login or _TOKEN.fullmatch(secret) is None:
+        raise LineError("an address, login or secret is not one")
+    if _CODE.fullmatch(code) is None:
+        raise LineError("a code is not five digits")
+    return action, Mail(token=None, address=address, login=login, secret=secret, code=code)

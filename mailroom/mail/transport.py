@@ -1,0 +1,114 @@
+"""The seam to a mail provider, and the transport that only prints."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final, Protocol, TextIO
+
+from mailroom.errors import TransportError
+from mailroom.job import Action, Outcome, Sent
+from mailroom.mail import templates
+
+# How long one call may take, retries of a connection that was never made included. A lease has to be longer.
+CONNECT_TIMEOUT: Final = timedelta(seconds=3)
+READ_TIMEOUT: Final = timedelta(seconds=15)
+CONNECT_TRIES: Final = 3
+RETRY_WAIT: Final = timedelta(milliseconds=500)
+LONGEST_CALL: Final = CONNECT_TRIES * CONNECT_TIMEOUT + READ_TIMEOUT + (CONNECT_TRIES - 1) * RETRY_WAIT
+
+
+class Permitted(Protocol):
+    """Asked before each call for mails of a batch but the first."""
+
+    def __call__(self, count: int, until: float, *, again: bool) -> bool:
+        """Whether a call may be made for `count` mails; waits for it, until a monotonic moment at the latest.
+
+        `again`: a call was made for them before.
+        """
+        ...  # pragma: no cover
+
+
+def always(count: int, until: float, *, again: bool) -> bool:
+    """Permit every call at once."""
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """One mail, ready to be handed over: `secret` is the signed token. `token` is None where it is not known.
+
+    A mail that is to go `alone` shares no call with others.
+    """
+
+    token: int | None
+    address: str = field(repr=False)
+    login: str = field(repr=False)
+    secret: str = field(repr=False)
+    code: str = field(repr=False)
+    alone: bool = False
+
+    def data(self, action: Action) -> str:
+        """Return the JSON object that fills the action's template."""
+        return templates.template_data(action, login=self.login, secret=self.secret, code=self.code)
+
+
+class Transport(Protocol):
+    """Hands mails to a provider. `longest_call` is how long one call may take by its time-outs.
+
+    `refusals`: the codes with which it refuses a mail for the mail's own sake, as it says, though a broken template is
+    refused with them too. `throttles`: those that ask to send more slowly.
+    """
+
+    longest_call: timedelta
+    refusals: frozenset[str]
+    throttles: frozenset[str]
+
+    def send(
+        self,
+        action: Action,
+        mails: Sequence[Mail],
+        *,
+        batch: str | None,
+        within: timedelta,
+        permitted: Permitted = always,
+    ) -> Sequence[Outcome]:
+        """Try to send every mail once; return what became of each, by position.
+
+        `batch`, its fence, goes on the mails as a tag. No call begins that could end later than `within`, and none but
+        the first unless it is `permitted`. Whatever the provider or the network does is an outcome.
+        Raises TransportError if it took none of them and will take no more.
+        """
+        ...  # pragma: no cover
+
+
+class DebugTransport:
+    """Prints what would be sent, and calls it sent. Its output holds addresses and secrets: that is its purpose."""
+
+    longest_call = timedelta(0)
+    refusals: frozenset[str] = frozenset()
+    throttles: frozenset[str] = frozenset()
+
+    def __init__(self, out: TextIO = sys.stdout) -> None:
+        self._out = out
+
+    def send(
+        self,
+        action: Action,
+        mails: Sequence[Mail],
+        *,
+        batch: str | None,
+        within: timedelta,
+        permitted: Permitted = always,
+    ) -> Sequence[Outcome]:
+        template = templates.TEMPLATES[action]
+        lines = [
+            f"batch={batch} token={mail.token} template={template} to={mail.address} {mail.data(action)}\n"
+            for mail in mails
+        ]
+        try:
+            self._out.writelines(lines)
+            self._out.flush()
+        except OSError as error:
+            raise TransportError(f"the output is closed, and the batch given back: {error.strerror}") from error
+        return [Sent(message_id=f"debug-{batch}-{mail.token}") for mail in mails]

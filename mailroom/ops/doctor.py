@@ -1,0 +1,227 @@
+"""What can be wrong with the database, each with its cure."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from functools import partial
+from typing import Final
+
+from sqlalchemy import Connection, Engine, column, func, select, table
+from sqlalchemy.exc import DBAPIError
+
+from mailroom.db import preflight, schema
+from mailroom.db.engine import check_revision, first_line, statement
+from mailroom.errors import DatabaseError
+from mailroom.finding import Finding, failed, ok, warning
+from mailroom.ops import grants, health
+from mailroom.queue.listener import DEFAULT_CHANNEL, hears_itself
+
+# What the migrations make, by name: the table of each trigger, and the functions that find their tables by a path.
+TRIGGERS: Final = {
+    "account_starts": "accounts",
+    "account_status_changes": "accounts",
+    "make_activation_tokens": "accounts",
+    "activate_account": "tokens",
+    "enqueue_jobs": "tokens",
+    "remember_address": "tokens",
+    "forget_truncated": "tokens",
+}
+FUNCTIONS: Final = (
+    *TRIGGERS,
+    *("consume_token", "count_guess", "good_token", "guesses_left", "recovery_fits", "sees_every_row"),
+    "sequences_behind",
+)
+# What a server must not risk whose data is to be kept; no role decides these.
+DURABLE: Final = {
+    "fsync": "on",
+    "full_page_writes": "on",
+    "zero_damaged_pages": "off",
+    "ignore_checksum_failure": "off",
+}
+# mailroom knows no clock but the database's. A machine that is further off than this has others wrong, and SES refuses
+# what is signed five minutes off.
+MOST_SKEW_SECONDS: Final = 60.0
+
+# Of the jobs with the lowest token, of those with the highest, and of the newest tokens: looked at by `restore`.
+RESTORE_LOOKS: Final = 2000
+
+
+def examine(engine: Engine, *, listening: str, channel: str, queue: str) -> Iterator[Finding]:
+    """Check the database and what is in it; nothing but the first, if that is not as it should be.
+
+    `listening` is the libpq string of the connection for LISTEN.
+    """
+    try:
+        check_revision(engine)
+    except DatabaseError as error:
+        yield failed("database", str(error), "see there; docs/operating.md has the rest")
+        return
+    yield ok("database", "reachable, and at the revision of this version")
+    checks: dict[str, Callable[[Connection], Iterable[Finding]]] = {
+        "guarantee": _guarantee,
+        "server": _server,
+        "triggers": _triggers,
+        "functions": _functions,
+        "indexes": _indexes,
+        "rights": _rights,
+        "clock": _clock,
+        "restore": _restore,
+        "queue": partial(_queue, name=queue),
+        "channel": partial(_channel, channel=channel),
+        "listen": partial(_listen, listening=listening, channel=channel),
+    }
+    for name, check in checks.items():
+        yield from _checked(engine, name, check)
+
+
+def _checked(engine: Engine, name: str, check: Callable[[Connection], Iterable[Finding]]) -> list[Finding]:
+    """Make one check; that the database refuses it is a finding too, and the others are still made."""
+    try:
+        with engine.connect() as connection:
+            return list(check(connection))
+    except DBAPIError as error:
+        return [failed(name, f"the database refuses: {first_line(error)}", "see what it says")]
+
+
+def _guarantee(connection: Connection) -> Iterator[Finding]:
+    found = [failed("guarantee", fault.words, fault.cure) for fault in preflight.faults(connection)]
+    yield from found or [ok("guarantee", "what is committed is kept, and nothing is hidden from this role")]
+
+
+def _server(connection: Connection) -> Iterator[Finding]:
+    reckless = [
+        name
+        for name, safe in DURABLE.items()
+        if (connection.scalar(select(func.current_setting(name, True))) or safe) != safe
+    ]
+    if reckless:
+        cure = "; ".join(f"ALTER SYSTEM SET {name} = '{DURABLE[name]}'" for name in reckless)
+        yield warning("server", f"a crash of the machine may damage it or forget: {', '.join(reckless)}", cure)
+        return
+    yield ok("server", "it survives a crash of the machine")
+
+
+def _triggers(connection: Connection) -> Iterator[Finding]:
+    there = {row.name: row for row in connection.execute(statement("triggers"), {"triggers": list(TRIGGERS)})}
+    missing = [name for name in TRIGGERS if name not in there or not there[name].calls_its_function]
+    if missing:
+        cure = "make them again as alembic/versions has them; then `mailroom sweep --full`"
+        yield failed("triggers", f"missing, or calling another function: {', '.join(missing)}", cure)
+        return
+    disabled = [name for name, trigger in there.items() if not trigger.enabled]
+    if disabled:
+        cure = "; ".join(f"ALTER TABLE {TRIGGERS[name]} ENABLE TRIGGER {name}" for name in disabled)
+        yield failed("triggers", f"disabled: {', '.join(disabled)}", f"{cure}; then `mailroom sweep --full`")
+        return
+    off = connection.execute(statement("triggers_off")).scalars().all()
+    if off:
+        words = f"mailroom.triggers is off, and nothing is mailed, for {', '.join(off)}"
+        yield failed("triggers", words, "ALTER ROLE or DATABASE … RESET mailroom.triggers; `mailroom sweep --full`")
+        return
+    yield ok("triggers", f"all {len(TRIGGERS)} are there and enabled")
+
+
+def _functions(connection: Connection) -> Iterator[Finding]:
+    rows = connection.execute(statement("functions"), {"functions": list(FUNCTIONS)}).all()
+    missing = [name for name in FUNCTIONS if name not in {row.name for row in rows}]
+    if missing:
+        yield failed("functions", f"missing: {', '.join(missing)}", "restore them from alembic/versions")
+        return
+    loose = [row for row in rows if not row.pinned]
+    if loose:
+        cure = "; ".join(f"ALTER FUNCTION {row.name} SET search_path = {row.path}" for row in loose)
+        names = ", ".join(row.name for row in loose)
+        yield failed("functions", f"without a search_path of mailroom's schema and then pg_temp: {names}", cure)
+        return
+    yield ok("functions", "each has its search_path pinned")
+
+
+def _indexes(connection: Connection) -> Iterator[Finding]:
+    """Without the claim's index everything works, for as long as the queue is short."""
+    index, relation = table("pg_index", column("indexrelid"), column("indisvalid")), func.to_regclass
+    missing = [
+        name
+        for name in sorted(str(index.name) for each in schema.metadata.tables.values() for index in each.indexes)
+        if not connection.scalar(select(index.c.indisvalid).where(index.c.indexrelid == relation(name)))
+    ]
+    if missing:
+        cure = "make them again as alembic/versions has them, CONCURRENTLY"
+        yield failed("indexes", f"missing or invalid: {', '.join(missing)}", cure)
+        return
+    yield ok("indexes", "all are there and valid")
+
+
+def _rights(connection: Connection) -> Iterator[Finding]:
+    lacking = grants.lacking(connection, "worker")
+    if lacking:
+        role = connection.scalar(select(func.current_user()))
+        yield failed("rights", f"{role} lacks: {'; '.join(lacking)}", "mailroom grants --worker ROLE --apply")
+        return
+    yield ok("rights", "this role may do what a worker does")
+
+
+def _clock(connection: Connection) -> Iterator[Finding]:
+    asked = time.monotonic()
+    theirs: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+    halfway = (time.monotonic() - asked) / 2
+    skew = (datetime.now(UTC) - theirs).total_seconds() - halfway
+    if abs(skew) > MOST_SKEW_SECONDS:
+        yield failed("clock", f"this machine is {skew:+.0f} s off the database's clock", "synchronise both (NTP)")
+        return
+    yield ok("clock", f"this machine is {skew:+.1f} s off the database's clock")
+
+
+def _restore(connection: Connection) -> Iterator[Finding]:
+    """What a restore in parts leaves behind; of a long history a few thousand rows at both ends are looked at."""
+    behind = connection.scalars(select(func.sequences_behind())).all()
+    if behind:
+        last = "SELECT setval(pg_get_serial_sequence('{0}', 'id'), max(id)) FROM {0}"
+        cure = "; ".join(last.format(name) for name in behind)
+        yield failed("restore", f"rows have ids that come again: {', '.join(behind)}", cure)
+        return
+    found = connection.execute(statement("restored"), {"looks": RESTORE_LOOKS}).one()
+    if found.twice:
+        words = f"{found.twice} jobs are of tokens whose mails are over, the first of token {found.first_twice}"
+        yield failed("restore", words, "they would be mailed again: mailroom jobs drop; docs/operating.md, Restoring")
+    if found.older:
+        words = f"{found.older} tokens are younger than what the log says of them, the first is {found.first_older}"
+        cure = "rows were restored while the triggers made others: restore again, docs/operating.md, Restoring"
+        yield failed("restore", words, cure)
+    if found.nowhere:
+        words = f"{found.nowhere} tokens have neither a job nor a delivery, the first is {found.first_nowhere}"
+        yield warning("restore", words, "`mailroom sweep` mails them; delete those that nobody is to have")
+    if not found.twice and not found.older and not found.nowhere:
+        yield ok("restore", "tokens are in one place each, and ids go on where they ended")
+
+
+def _queue(connection: Connection, *, name: str) -> Iterator[Finding]:
+    filled = connection.scalar(select(func.current_setting("mailroom.queue", True)))
+    if filled and filled != name:
+        words = f"the database's mailroom.queue is {filled}, and workers take {name}"
+        yield warning("queue", words, f"MAILROOM_QUEUE_NAME, or ALTER DATABASE … SET mailroom.queue = '{name}'")
+    found = health.warnings(health.read(connection))
+    for code, words in found.items():
+        yield warning("queue", f"{code}: {words}", "see docs/operating.md, Warnings")
+    if not found:
+        yield ok("queue", "nothing waits too long, and vacuum keeps up")
+
+
+def _channel(connection: Connection, *, channel: str) -> Iterator[Finding]:
+    notified = connection.scalar(select(func.current_setting("mailroom.channel", True))) or DEFAULT_CHANNEL
+    if notified != channel:
+        words = f"the triggers notify {notified}, and workers listen to {channel}"
+        yield warning("channel", words, f"ALTER DATABASE … SET mailroom.channel = '{channel}'")
+        return
+    yield ok("channel", f"the triggers notify {channel}")
+
+
+def _listen(connection: Connection, *, listening: str, channel: str) -> Iterator[Finding]:
+    def ping(channel: str, payload: str) -> None:
+        connection.execute(select(func.pg_notify(channel, payload)))
+
+    reason = hears_itself(listening, channel, ping)
+    if reason is None:
+        yield ok("listen", "a notification to oneself arrives")
+        return
+    cure = "MAILROOM_LISTEN_DATABASE_URL: a direct connection; or `mailroom worker --no-listen`"
+    yield failed("listen", reason, cure)

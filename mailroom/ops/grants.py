@@ -1,0 +1,139 @@
+"""What each role may do, no more than it needs: the application, the worker, and who only looks.
+
+A table or a function that a role needs and that is not named here is refused to it.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from psycopg import errors, sql
+from sqlalchemy import ColumnElement, Connection, cast, func, select, text
+from sqlalchemy.dialects.postgresql import OID
+
+from mailroom.db.engine import VERSION_TABLE
+from mailroom.errors import DatabaseError
+
+# What an address is known by: indexes and comparisons call these for whoever writes or reads.
+_KEYS: Final = {"FUNCTION address_key": "EXECUTE", "FUNCTION mailbox_key": "EXECUTE"}
+# PostgreSQL asks for UPDATE on some column of a row that is locked: due_at of jobs, lease_until of batches.
+# Who adds rows to a table that makes its own ids needs nothing for that.
+GRANTS: Final[dict[str, dict[str, str]]] = {
+    # It owns its accounts and asks for tokens. What it may not see of a token is what a mail proves: secret and code.
+    # It revokes a token by deleting it. What follows from its rows is done by triggers, with the rights of their owner.
+    "app": {
+        "TABLE accounts": "SELECT, INSERT, UPDATE (email, login, status), DELETE",
+        "TABLE tokens": "SELECT (id, action, account, expires_at, consumed_at, created_at),"
+        " INSERT (action, account), DELETE",
+        "FUNCTION token_life": "EXECUTE",
+        **_KEYS,
+        "FUNCTION login_key": "EXECUTE",
+        "FUNCTION lowered": "EXECUTE",
+        "FUNCTION guesses_left": "EXECUTE",
+        "FUNCTION count_guess": "EXECUTE",
+        "FUNCTION consume_token": "EXECUTE",
+    },
+    # The worker, sweeps, collect and prune, and the commands of an operator.
+    "worker": {
+        "FUNCTION token_life": "EXECUTE",
+        "FUNCTION recovery_fits": "EXECUTE",
+        "FUNCTION sees_every_row": "EXECUTE",
+        **_KEYS,
+        "FUNCTION token_address_hash": "EXECUTE",
+        "FUNCTION sequences_behind": "EXECUTE",
+        "TABLE accounts": "SELECT (id, email, login, status, activated_at)",
+        "TABLE tokens": "SELECT, UPDATE (expires_at, address_hash), DELETE",
+        "TABLE jobs": "SELECT, INSERT, UPDATE (due_at), DELETE",
+        "TABLE batches": "SELECT, INSERT, UPDATE (claimed_at, lease_until), DELETE",
+        "TABLE deliveries": "SELECT, INSERT, UPDATE (retried_at), DELETE",
+        "TABLE pauses": "SELECT, INSERT, UPDATE, DELETE",
+        "TABLE permits": "SELECT, UPDATE",
+        "TABLE ses_account": "SELECT, UPDATE",
+        "TABLE locks": "SELECT, UPDATE",
+        f"TABLE {VERSION_TABLE}": "SELECT",
+    },
+    # `status` and `jobs list`, and whatever draws curves of them: no address, secret or code.
+    "viewer": {
+        "TABLE accounts": "SELECT (id, status)",
+        "TABLE tokens": "SELECT (id, action, account, expires_at, consumed_at, created_at)",
+        "TABLE jobs": "SELECT",
+        "TABLE batches": "SELECT",
+        "TABLE deliveries": "SELECT",
+        "TABLE pauses": "SELECT",
+        f"TABLE {VERSION_TABLE}": "SELECT",
+    },
+}
+
+# SQLSTATE of the warning that a GRANT did less than it says.
+_NOT_GRANTED: Final = "01007"
+
+
+def statements(connection: Connection, part: str, role: str) -> list[str]:
+    """Return the GRANTs that let a role play a part of GRANTS, in the schema where this connection finds mailroom."""
+    schema = connection.execute(
+        text(
+            "SELECT nspname FROM pg_namespace JOIN pg_class ON relnamespace = pg_namespace.oid"
+            " WHERE pg_class.oid = CAST(:table AS regclass)"
+        ),
+        {"table": VERSION_TABLE},
+    ).scalar_one()
+    rights = [(privileges, *named.split(" ")) for named, privileges in GRANTS[part].items()]
+    return [
+        _grant("USAGE", "SCHEMA", sql.Identifier(schema), role),
+        *(_grant(privileges, kind, sql.Identifier(schema, name), role) for privileges, kind, name in rights),
+    ]
+
+
+def lacking(connection: Connection, part: str) -> list[str]:
+    """Return what the role of this connection may not do of a part of GRANTS, in the words of a GRANT."""
+    return [
+        f"{privilege}{f' ({column})' if column else ''} ON {kind} {name}"
+        for named, privileges in GRANTS[part].items()
+        for kind, name in [named.split(" ")]
+        for privilege, column in _single(privileges)
+        if not connection.scalar(select(_has(kind, name, privilege, column)))
+    ]
+
+
+def _single(privileges: str) -> Iterator[tuple[str, str]]:
+    """Take a list of privileges apart: each, with each column that it is for, or an empty name."""
+    for privilege, columns in re.findall(r"([A-Z]+)(?: \(([^)]*)\))?", privileges):
+        for column in columns.split(", "):
+            yield privilege, column
+
+
+def _has(kind: str, name: str, privilege: str, column: str) -> ColumnElement[bool]:
+    if kind == "FUNCTION":
+        return func.has_function_privilege(cast(func.to_regproc(name), OID), privilege)
+    if column:
+        return func.has_column_privilege(name, column, privilege)
+    return func.has_table_privilege(name, privilege)
+
+
+def apply(connection: Connection, granting: list[str]) -> None:
+    """Run them, as they were returned: a role may have a percent sign in its name, or a colon.
+
+    Raises DatabaseError, in the transaction of the caller, if this role may not grant one of them: PostgreSQL warns of
+    that and goes on.
+    """
+    driver: Any = connection.connection.driver_connection
+    told: list[str | None] = []
+
+    def note(notice: errors.Diagnostic) -> None:
+        told.append(notice.sqlstate)
+
+    driver.add_notice_handler(note)
+    try:
+        for statement in granting:
+            connection.execution_options(no_parameters=True).exec_driver_sql(statement)
+            if _NOT_GRANTED in told:
+                raise DatabaseError(
+                    f"nothing is granted: this role may not {statement.rstrip(';')}; run it as the owner"
+                )
+    finally:
+        driver.remove_notice_handler(note)
+
+
+def _grant(privileges: str, kind: str, on: sql.Identifier, role: str) -> str:
+    parts = {"privileges": sql.SQL(privileges), "kind": sql.SQL(kind), "on": on, "role": sql.Identifier(role)}
+    return sql.SQL("GRANT {privileges} ON {kind} {on} TO {role};").format(**parts).as_string()

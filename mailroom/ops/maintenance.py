@@ -1,0 +1,193 @@
+"""What keeps the queue true and small besides mailing: tokens that have no place, history that is old, warnings."""
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Final
+
+from sqlalchemy import Connection, Engine, func, select, text
+from sqlalchemy.exc import DBAPIError
+
+from mailroom.db.engine import first_line, statement
+from mailroom.db.stride import Stride
+from mailroom.ops import health
+from mailroom.queue.late_acceptances import MOST, believe
+
+log = logging.getLogger(__name__)
+
+# Rows looked at by one statement: a few hundredths of a second.
+LOOKS: Final = 5_000
+# What nobody asked for goes no further back: that a week-old activation is still wanted is for a person to say.
+HORIZON: Final = timedelta(days=7)
+MINUTE: Final = timedelta(minutes=1)
+# Milliseconds, for another reconcile: it must not keep mails from leaving.
+LONGEST_LOCK_WAIT: Final = 2_000
+# In its own way alone. Only who works for mailroom may lock this table, and nothing is ever in it.
+LOCK: Final = text("LOCK TABLE locks IN SHARE UPDATE EXCLUSIVE MODE")
+BELIEVE: Final = "late acceptances"
+# Between two steps of a prune, and between two prunes.
+PRUNE_STEP: Final = timedelta(seconds=5)
+PRUNE_INTERVAL: Final = timedelta(hours=1)
+# Below it the limits that count the mails of a day, and the status, would lose what they count.
+SHORTEST_HISTORY: Final = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """The tokens that were enqueued, and below which id to go on; None: that was all."""
+
+    enqueued: tuple[int, ...]
+    below: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """How many rows were deleted, and after which delivery to go on; None: that was all."""
+
+    deliveries: int
+    tokens: int
+    after: int | None
+
+
+def reconcile(
+    engine: Engine, *, queue: str, below: int | None = None, horizon: timedelta | None = HORIZON, looks: int = LOOKS
+) -> Reconciled:
+    """Enqueue those of `looks` tokens, the newest first, that are in no place, unless they are older than `horizon`.
+
+    The one transition that is a transaction of two statements: the lock comes first, so that what another reconcile
+    enqueued, and a worker has sent since, is in the snapshot of the second. Raises DBAPIError if it is not to be had.
+    """
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection, connection.begin():
+        connection.execute(select(func.set_config("lock_timeout", str(LONGEST_LOCK_WAIT), True)))
+        connection.execute(LOCK)
+        row = connection.execute(
+            statement("reconcile"), {"queue": queue, "below": below, "horizon": horizon, "looks": looks}
+        ).one()
+    return Reconciled(tuple(row.enqueued), row.below)
+
+
+def reconcile_all(engine: Engine, *, queue: str) -> Iterator[Reconciled]:
+    """Look at every token there is, whatever its age, a step at a time."""
+    found, stride = Reconciled((), None), Stride(LOOKS)
+    while True:
+        found = stride.take(partial(_reconcile, engine, queue, found.below, None))
+        yield found
+        if found.below is None:
+            return
+
+
+def reconcile_newest(engine: Engine, *, queue: str) -> Reconciled:
+    """Look at as many of the newest tokens as the database does in one statement, LOOKS at the most."""
+    return Stride(LOOKS).take(partial(_reconcile, engine, queue, None, HORIZON))
+
+
+def _reconcile(engine: Engine, queue: str, below: int | None, horizon: timedelta | None, looks: int) -> Reconciled:
+    return reconcile(engine, queue=queue, below=below, horizon=horizon, looks=looks)
+
+
+def prune(connection: Connection, *, older_than: timedelta, after: int = 0, looks: int = LOOKS) -> Pruned:
+    """Forget those tokens of `looks` deliveries, the oldest first, that have been over for longer than `older_than`.
+
+    `older_than` is at least SHORTEST_HISTORY.
+    """
+    row = connection.execute(statement("prune"), {"older_than": older_than, "after": after, "looks": looks}).one()
+    return Pruned(row.deliveries, row.tokens, row.after)
+
+
+def prune_all(engine: Engine, *, older_than: timedelta) -> Iterator[Pruned]:
+    """Forget everything that has been over for longer than that, a step and a commit at a time."""
+    stride = Stride(LOOKS)
+    after: int | None = 0
+    while after is not None:
+        pruned = stride.take(partial(_prune, engine, older_than, after))
+        yield pruned
+        after = pruned.after
+
+
+def _prune(engine: Engine, older_than: timedelta, after: int, looks: int) -> Pruned:
+    with engine.connect() as connection:
+        return prune(connection, older_than=older_than, after=after, looks=looks)
+
+
+def log_reconciled(found: Reconciled) -> None:
+    """Say that mails were about to be forgotten: somebody should know why."""
+    if found.enqueued:
+        log.warning("reconciled tokens=%d first=%d", len(found.enqueued), found.enqueued[0])
+
+
+class Upkeep:
+    """What a worker does of it, a bounded step at a time, so that looking for work is never held up for long."""
+
+    def __init__(self, engine: Engine, *, queue: str, prune_after: timedelta | None, looks: int = LOOKS) -> None:
+        """`prune_after`: how old history may get; None: it is kept. `looks`: rows looked at by one statement."""
+        self._engine = engine
+        self._queue = queue
+        self._prune_after = prune_after
+        self._looks = {"reconcile": Stride(looks), "prune": Stride(looks), BELIEVE: Stride(MOST)}
+        self._minute_at = self._prune_at = float("-inf")
+        self._walk: int | None = None
+        self._pruned: int = 0
+        self._warnings: dict[str, str] = {}
+        self._failures: set[str] = set()
+
+    def step(self, now: float) -> None:
+        """Do what is due at `now`, in monotonic seconds.
+
+        What the database refuses is logged once, and tried again with less.
+        """
+        if now >= self._minute_at:
+            self._minute_at = now + MINUTE.total_seconds()
+            self._try("reconcile", self._reconcile)
+            self._try(BELIEVE, self._believe)
+            self._try("health", self._warn)
+        if self._prune_after is not None and now >= self._prune_at:
+            self._prune_at = now + PRUNE_INTERVAL.total_seconds()
+            if self._try("prune", partial(self._prune, self._prune_after)) and self._pruned:
+                self._prune_at = now + PRUNE_STEP.total_seconds()
+
+    def _reconcile(self) -> None:
+        """Look at the newest tokens, and then at some more, further back each time until the horizon is reached."""
+        newest = self._reconcile_below(None)
+        further = self._walk or newest
+        self._walk = further and self._reconcile_below(further)
+
+    def _reconcile_below(self, token: int | None) -> int | None:
+        found = reconcile(self._engine, queue=self._queue, below=token, looks=self._looks["reconcile"].size)
+        log_reconciled(found)
+        return found.below
+
+    def _believe(self) -> None:
+        with self._engine.connect() as connection:
+            believe(connection, most=self._looks[BELIEVE].size)
+
+    def _warn(self) -> None:
+        with self._engine.connect() as connection:
+            found = health.warnings(health.read_what_can_be(connection))
+        for code in found.keys() - self._warnings.keys():
+            log.warning("warning code=%s %s", code, found[code])
+        for code in self._warnings.keys() - found.keys():
+            log.info("warning over code=%s", code)
+        self._warnings = found
+
+    def _prune(self, older_than: timedelta) -> None:
+        pruned = _prune(self._engine, older_than, self._pruned, self._looks["prune"].size)
+        if pruned.deliveries:
+            log.info("pruned deliveries=%d tokens=%d", pruned.deliveries, pruned.tokens)
+        self._pruned = pruned.after or 0
+
+    def _try(self, name: str, act: Callable[[], None]) -> bool:
+        try:
+            act()
+        except DBAPIError as error:
+            if name not in self._failures:
+                log.warning("%s failed, trying again: %s", name, first_line(error))
+            self._failures.add(name)
+            if name in self._looks:
+                self._looks[name].shrink()
+            return False
+        self._failures.discard(name)
+        if name in self._looks:
+            self._looks[name].grow()
+        return True

@@ -1,0 +1,120 @@
+"""What there is in the queue and what became of the mails, as one value."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy import Connection, Integer, Interval, cast, func, literal, select
+
+from mailroom.db.schema import batches, deliveries, jobs, pauses
+from mailroom.job import Action, Priority
+from mailroom.ops import health
+from mailroom.ops.health import Health
+
+PERIODS: Final = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Jobs of one queue, priority and action. `oldest_seconds` is how long the oldest has been due; 0 if none is."""
+
+    queue: str
+    priority: Priority
+    action: Action
+    jobs: int
+    due: int
+    oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """Batches that are claimed and not settled; `overdue` of them have outlived their lease and will be rescued."""
+
+    batches: int
+    jobs: int
+    overdue: int
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """What is paused for the whole fleet, why, and since when. `by_hand`: it ends by hand."""
+
+    scope: str
+    code: str
+    reason: str
+    seconds: float
+    by_hand: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """All of it. `outcomes` counts the deliveries of each period by outcome, late ones apart as `late`.
+
+    `warnings` has what a person should look into, by code, and `health` the figures behind it.
+    """
+
+    waiting: tuple[Waiting, ...]
+    paused: tuple[Paused, ...]
+    in_flight: InFlight
+    outcomes: dict[str, dict[str, int]]
+    warnings: dict[str, str]
+    health: Health
+
+
+def read(connection: Connection) -> Status:
+    """Read the status. Counting reads all of `jobs`: a second for ten million."""
+    found = health.read(connection)
+    return Status(
+        _waiting(connection),
+        _paused(connection),
+        _in_flight(connection),
+        {name: _outcomes(connection, age) for name, age in PERIODS.items()},
+        health.warnings(found),
+        found,
+    )
+
+
+def _waiting(connection: Connection) -> tuple[Waiting, ...]:
+    is_due = jobs.c.due_at <= func.now()
+    oldest = func.coalesce(func.extract("epoch", func.now() - func.min(jobs.c.due_at).filter(is_due)), 0)
+    lane = (jobs.c.queue, jobs.c.priority, jobs.c.action)
+    rows = connection.execute(
+        select(*lane, func.count(), func.count().filter(is_due), oldest).group_by(*lane).order_by(*lane)
+    )
+    return tuple(
+        Waiting(queue, Priority(priority), Action(action), count, due, float(seconds))
+        for queue, priority, action, count, due, seconds in rows
+    )
+
+
+def _paused(connection: Connection) -> tuple[Paused, ...]:
+    seconds = func.extract("epoch", func.now() - pauses.c.opened_at)
+    by_hand = pauses.c.probe_at.is_(None)
+    rows = connection.execute(
+        select(pauses.c.scope, pauses.c.code, pauses.c.reason, seconds, by_hand).order_by(pauses.c.opened_at)
+    )
+    return tuple(Paused(scope, code, reason, float(age), held) for scope, code, reason, age, held in rows)
+
+
+def _in_flight(connection: Connection) -> InFlight:
+    overdue = func.count().filter(batches.c.lease_until < func.now())
+    held = func.coalesce(func.sum(func.cardinality(batches.c.tokens)), 0)
+    count, tokens, late = connection.execute(
+        select(func.count(), cast(held, Integer), overdue).select_from(batches)
+    ).one()
+    return InFlight(count, tokens, late)
+
+
+def _outcomes(connection: Connection, age: timedelta) -> dict[str, int]:
+    since = func.now() - cast(literal(age), Interval)
+    rows = connection.execute(
+        select(deliveries.c.outcome, deliveries.c.late, func.count())
+        .where(deliveries.c.created_at > since)
+        .group_by(deliveries.c.outcome, deliveries.c.late)
+        .order_by(deliveries.c.outcome)
+    )
+    counts: dict[str, int] = {}
+    for outcome, late, count in rows:
+        name = "late" if late else outcome
+        counts[name] = counts.get(name, 0) + count
+    return counts

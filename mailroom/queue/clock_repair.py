@@ -1,0 +1,68 @@
+"""Brings back what waits for a moment that is too far ahead, since the clock of the database was set back meanwhile."""
+
+import logging
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from mailroom.db.engine import first_line, statement
+from mailroom.db.stride import Stride
+from mailroom.fleet.pauses import LONGEST_PROBE
+from mailroom.queue.floors import LANES
+from mailroom.queue.limits import Limits
+from mailroom.queue.verdict import GRACE, UNCHARGED_DELAY
+
+log = logging.getLogger(__name__)
+
+# Of each lane, by one statement.
+MOST: Final = 1_000
+
+
+class Moments:
+    """Brings them back for one queue, with the waits that its limits have."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._stride = Stride(MOST)
+        self._failing = False
+
+    def step(self, connection: Connection) -> bool:
+        """Bring some back; whether there may be more. What the database refuses is logged once, and tried again later.
+
+        Raises DBAPIError only if the connection is lost.
+        """
+        try:
+            brought = bring_back(connection, self._limits, most=self._stride.size)
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            if not self._failing:
+                log.warning("the clock was set back, and what is too far ahead stays: %s", first_line(error))
+            self._failing = True
+            return self._stride.shrink()
+        self._failing = False
+        self._stride.grow()
+        if brought:
+            log.warning("the clock was set back: brought back moments=%d that were too far ahead", brought)
+        return brought > 0
+
+
+def bring_back(connection: Connection, limits: Limits, *, most: int = MOST) -> int:
+    """Bring back at most so many jobs of each lane, batches and pauses; return how many it was."""
+    again_after: timedelta = GRACE if limits.resend_after is None else limits.resend_after
+    brought: int = connection.execute(
+        statement("bring_back"),
+        {
+            "queue": limits.queue,
+            "priorities": [priority.value for priority, _ in LANES],
+            "actions": [action.value for _, action in LANES],
+            "longest_wait": limits.longest_wait,
+            "untried_wait": UNCHARGED_DELAY,
+            "longest_probe": LONGEST_PROBE,
+            "again_after": again_after,
+            "most": most,
+        },
+    ).scalar_one()
+    return brought

@@ -1,0 +1,30 @@
+"""How jobs are claimed, and what becomes of those that may be out."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from mailroom.job import RECOVERY_LIMITS, RecoveryLimits
+from mailroom.queue.verdict import GRACE, LONGEST_DELAY
+from mailroom.worker.claim_size import MOST_JOBS
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Which jobs are claimed, how many at a time, for how long, and when an unconfirmed mail is sent again, if ever.
+
+    `claim_limit`: how many jobs a claim may take that opens several batches. If it is not more than `batch_limit`,
+    each opens one.
+    """
+
+    queue: str
+    batch_limit: int
+    batch_timeout: timedelta
+    lease: timedelta
+    resend_after: timedelta | None = GRACE
+    recoveries: RecoveryLimits = RECOVERY_LIMITS
+    claim_limit: int = MOST_JOBS
+
+    @property
+    def longest_wait(self) -> timedelta:
+        """For how long a job may wait for another attempt, unless it is held."""
+        return max(LONGEST_DELAY, self.resend_after or LONGEST_DELAY)

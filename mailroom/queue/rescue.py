@@ -1,0 +1,86 @@
+"""Gives back what was lost, as much at a time as the database takes, and never in the way of what can be sent."""
+
+import logging
+import time
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from mailroom import queue
+from mailroom.db.engine import first_line
+from mailroom.db.stride import Stride
+from mailroom.queue.claim import RESCUED_BATCHES, Rescued
+
+log = logging.getLogger(__name__)
+
+# A batch that cannot even be rescued alone is passed over; then looking for work comes first for so many times as long.
+RESTS: Final = 10
+
+
+class Rescue:
+    """Rescues in steps, for one process. `owes`: the last step was refused, or there may be more."""
+
+    def __init__(self, *, resend_after: timedelta | None) -> None:
+        self._resend_after = resend_after
+        self._stride = Stride(RESCUED_BATCHES)
+        self._passed_over = 0
+        self._rests_until = float("-inf")
+        self._failing = False
+        self.owes = False
+
+    def step(self, connection: Connection) -> bool:
+        """Give some batches back; whether there may be more that can be given back at once.
+
+        What the database refuses is logged once, and tried with less. Raises DBAPIError if the connection is lost.
+        """
+        began = time.monotonic()
+        if began < self._rests_until:
+            return False
+        try:
+            rescued = queue.rescue(
+                connection,
+                resend_after=self._resend_after,
+                batch_limit=self._stride.size,
+                passed_over=self._passed_over,
+            )
+        except DBAPIError as error:
+            self._refused(error, took=time.monotonic() - began)
+            if error.connection_invalidated:
+                raise
+            return False
+        log_rescued(rescued)
+        self.owes = bool(rescued)
+        if not rescued:
+            self._passed_over = 0
+            return False
+        self._stride.grow()
+        if self._failing and self._stride.is_whole and not self._passed_over:
+            log.info("rescue works again")
+            self._failing = False
+        return True
+
+    @property
+    def rest(self) -> timedelta:
+        """How long until it is worth trying."""
+        return timedelta(seconds=max(0.0, self._rests_until - time.monotonic()))
+
+    def _refused(self, error: DBAPIError, *, took: float) -> None:
+        if not self._failing:
+            log.warning("rescue failed, trying with less: %s", first_line(error))
+        self._failing = self.owes = True
+        smaller = self._stride.shrink()
+        if not smaller:
+            self._passed_over += 1
+        self._rests_until = time.monotonic() + took * (1 if smaller else RESTS)
+
+
+def log_rescued(rescued: Iterable[Rescued]) -> None:
+    """One line for each mail of a lost batch: it may have been sent, and is sent again."""
+    for job in rescued:
+        log.warning(
+            "mail token=%d action=%s batch=%d attempt=%d outcome=%s code=LeaseExpired worker=%s",
+            *(job.token, job.action, job.batch, job.attempt, "failed" if job.failed else "unconfirmed", job.worker),
+        )

@@ -1,0 +1,281 @@
+"""The process around N senders: it looks for what is due, wakes senders for it, rescues, and stops in order."""
+
+import logging
+import os
+import queue as mailbox
+import socket
+import threading
+import time
+from collections.abc import Callable, Hashable
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy.exc import DBAPIError
+
+from mailroom.db.engine import renew_connections
+from mailroom.db.stride import is_cut_off
+from mailroom.errors import MailroomError
+from mailroom.fleet.permits import ASK_AGAIN, NO_LIMIT, Permits
+from mailroom.mail.transport import Transport
+from mailroom.ops.maintenance import Upkeep
+from mailroom.queue.claim import View
+from mailroom.queue.clock_repair import Moments
+from mailroom.queue.limits import Limits
+from mailroom.queue.listener import STEP, URGENT, Listener
+from mailroom.queue.rescue import Rescue
+from mailroom.worker.outage import Outage
+from mailroom.worker.sender import Sender
+from mailroom.worker.shared import Shared
+
+log = logging.getLogger(__name__)
+
+# After work the next look comes soon, and then later and later: a commit may have seen a queue that was not yet empty
+# and so not have notified.
+FIRST_LOOK: Final = timedelta(milliseconds=100)
+OUTAGE_WAIT: Final = timedelta(seconds=1)
+# What is more than a look takes its turn: who waits for a look must not wait for that.
+LONGEST_LOOK: Final = timedelta(seconds=0.25)
+LOOK: Final = "look"
+WORKED: Final = "worked"
+# A sender waits for a permit, but not for the next day's quota.
+LONGEST_PERMIT_WAIT: Final = timedelta(seconds=5)
+
+
+class Worker:
+    """Works until it is stopped. `run` once."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        transport: Transport,
+        *,
+        key: bytes,
+        limits: Limits,
+        concurrency: int,
+        sweep_interval: timedelta,
+        prune_after: timedelta | None = None,
+        permits: Permits = NO_LIMIT,
+    ) -> None:
+        """`engine` needs a pool of `concurrency` + 2 connections, and one more where the account is watched."""
+        self._engine = engine
+        self._limits = limits
+        self._sweep_interval = sweep_interval
+        self._upkeep = Upkeep(engine, queue=limits.queue, prune_after=prune_after)
+        self._shared = Shared(permits)
+        self._senders = [
+            Sender(
+                engine,
+                transport,
+                name=f"{socket.gethostname()}/{os.getpid()}/{number}",
+                key=key,
+                limits=limits,
+                shared=self._shared,
+            )
+            for number in range(concurrency)
+        ]
+        self._probeable = threading.Event()
+        self._failure: MailroomError | None = None
+        self._lookout = self._senders[0].lookout
+        self._rescue = Rescue(resend_after=limits.resend_after)
+        self._moments = Moments(limits)
+        self._outage = Outage()
+        # What wakes the process, and what wakes one sender: True for work, False to stop. SimpleQueue, since a signal
+        # handler may put into it at any moment.
+        self._pokes: mailbox.SimpleQueue[str] = mailbox.SimpleQueue()
+        self._tickets: mailbox.SimpleQueue[bool] = mailbox.SimpleQueue()
+
+    def run(self, listener: Listener | None = None) -> None:
+        """Work until `stop`; then let calls in the air finish, and settle them.
+
+        Raises TransportError if the transport takes no more, MailroomError if a sender died.
+        """
+        threads = [threading.Thread(target=self._serve, args=(sender,)) for sender in self._senders]
+        listening = None if listener is None else threading.Thread(target=listener.run, daemon=True)
+        for thread in [*threads, *([listening] if listening else [])]:
+            thread.start()
+        log.info("worker started queue=%s concurrency=%d", self._limits.queue, len(self._senders))
+        try:
+            self._keep_looking()
+        finally:
+            self.stop()
+            if listener is not None:
+                listener.stop()
+            for thread in threads:
+                thread.join()
+            if listening is not None:
+                listening.join(2 * STEP.total_seconds())  # it may hang in a connection, and nothing depends on it
+        log.info("worker stopped")
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Claim nothing more. May be called from any thread and from a signal handler, and more than once."""
+        self._shared.stopping.set()
+        self._pokes.put("")
+        for _ in self._senders:
+            self._tickets.put(False)
+
+    def woken(self, payload: str) -> None:
+        """Take a notification: an urgent one starts a sender at once, or frees one; any other is worth a look."""
+        if payload == URGENT:
+            self._shared.urgent_came.set()
+            self._start_senders(1)
+        else:
+            self._pokes.put(payload)
+
+    def ping(self, channel: str, payload: str) -> bool:
+        """Notify a channel over an ordinary connection; False if the database cannot be reached."""
+        try:
+            with self._engine.connect() as connection:
+                connection.execute(select(func.pg_notify(channel, payload)))
+        except DBAPIError:
+            return False
+        return True
+
+    def look(self, *, sweep: bool) -> timedelta | None:
+        """Wake senders for what is due, rescue what is lost; return when there is more to do (None: nothing waits).
+
+        A sweep looks from the beginning of the queue, where jobs are that committed late. Senders are woken first:
+        nothing that is not done here keeps mails from leaving.
+        """
+        ends = time.monotonic() + LONGEST_LOOK.total_seconds()
+
+        def goes_on() -> bool:
+            return time.monotonic() < ends and not self._shared.stopping.is_set()
+
+        with self._engine.connect() as connection:
+            view = self._see(connection, goes_on if sweep or self._lookout.is_walking else None)
+            ahead = view.ahead
+            while ahead and goes_on():
+                ahead = self._moments.step(connection)
+            while view.rescuable and not self._shared.stopping.is_set() and self._rescue.step(connection):
+                view = self._see(connection, None)
+        rest = self._rescue.rest if view.rescuable else None
+        waits = [wait for wait in (view.next, rest, FIRST_LOOK if self._lookout.is_walking or ahead else None) if wait]
+        return min(waits, default=None)
+
+    def _see(self, connection: Connection, from_start: Callable[[], bool] | None) -> View:
+        """Look, and start as many senders as there is work for. A sender that failed is to try again."""
+        lookout = self._lookout
+        view = lookout.look(connection) if from_start is None else lookout.look_from_start(connection, from_start)
+        if view.probeable:
+            self._probeable.set()
+        failed = self._outage.failing - {LOOK}
+        self._start_senders(len(self._senders) if failed else view.ready + view.probeable)
+        return view
+
+    def _keep_looking(self) -> None:
+        soon, sweep_at = FIRST_LOOK, time.monotonic()
+        while not self._shared.stopping.is_set():
+            sweep = time.monotonic() >= sweep_at
+            if sweep:
+                sweep_at = time.monotonic() + self._sweep_interval.total_seconds()
+            upcoming = self._look_if_possible(sweep=sweep)
+            if sweep and LOOK not in self._outage.failing:
+                self._upkeep.step(time.monotonic())
+            wait = min(soon, upcoming or soon, timedelta(seconds=max(0.0, sweep_at - time.monotonic())))
+            soon = FIRST_LOOK if self._wait_for_poke(wait) else min(soon * 2, self._sweep_interval)
+
+    def _look_if_possible(self, *, sweep: bool) -> timedelta | None:
+        try:
+            upcoming = self.look(sweep=sweep)
+        except DBAPIError as error:
+            self._note_outage(LOOK, error)
+            return OUTAGE_WAIT
+        self._outage.works(LOOK)
+        return upcoming
+
+    def _wait_for_poke(self, wait: timedelta) -> bool:
+        """Wait, at most so long, until something asks for a look; whether that was because a sender has worked."""
+        try:
+            pokes = {self._pokes.get(timeout=wait.total_seconds())}
+        except mailbox.Empty:
+            return False
+        while not self._pokes.empty():
+            pokes.add(self._pokes.get())
+        return WORKED in pokes
+
+    def _serve(self, sender: Sender) -> None:
+        """Be one sender's thread. Should it die, the process stops, so that whoever supervises it sees."""
+        alive = False
+        try:
+            while self._tickets.get():
+                self._work_off(sender)
+            sender.give_back_abandoned()
+            alive = True
+        finally:
+            if not alive:
+                self._fail(MailroomError("a sender died; the log says why"))
+
+    def _work_off(self, sender: Sender) -> None:
+        """Work until nothing is left to claim. A full claim starts another sender: where it came from is more."""
+        worked = False
+        try:
+            worked = self._probe_if_due(sender)
+            while self._may_claim():
+                work = sender.work_claim()
+                worked |= self._probe_if_due(sender)  # what is paused must not wait for the end of what is not
+                if work is None and self._await_permit(sender):
+                    continue
+                if work is not None:
+                    self._outage.works(sender)
+                if work is None or work.taken + work.busy == 0:
+                    self._shared.backoff.untried()
+                    break
+                worked = True
+                if work.full:
+                    self._start_senders(1)
+        except DBAPIError as error:
+            self._note_failure(sender, error)
+        except MailroomError as error:
+            self._fail(error)
+        if worked:
+            self._pokes.put(WORKED)
+
+    def _probe_if_due(self, sender: Sender) -> bool:
+        if not self._probeable.is_set():
+            return False
+        self._probeable.clear()
+        return sender.probe(self._shared.stopping.is_set)
+
+    def _note_outage(self, what: Hashable, error: DBAPIError) -> None:
+        """Leave the connections there are for new ones where one failure follows another, whatever it is called.
+
+        A role's settings or rights may have been mended since they were made, or the name led to another server then.
+        """
+        if self._outage.fails(what, error):
+            renew_connections(self._engine)
+
+    def _note_failure(self, sender: Sender, error: DBAPIError) -> None:
+        self._note_outage(sender, error)
+        if is_cut_off(error):
+            self._lookout.doubt()
+        self._shared.stopping.wait(OUTAGE_WAIT.total_seconds())
+
+    def _may_claim(self) -> bool:
+        """Wait while the account is at fault; False once the worker stops."""
+        while not self._shared.stopping.is_set():
+            wait = self._shared.backoff.remaining(time.monotonic())
+            if not wait:
+                return True
+            self._shared.stopping.wait(wait.total_seconds())
+        return False
+
+    def _await_permit(self, sender: Sender) -> bool:
+        """Wait a moment for a permit; False if there will be none for long, and looking again is enough."""
+        self._shared.backoff.untried()
+        wait = sender.permit_wait()
+        if wait > LONGEST_PERMIT_WAIT:
+            return False
+        self._shared.stopping.wait(min(wait, ASK_AGAIN).total_seconds())
+        return True
+
+    def _fail(self, error: MailroomError) -> None:
+        self._failure = error
+        self.stop()
+
+    def _start_senders(self, count: int) -> None:
+        """Hand out tickets, never more than there are senders: each works until nothing is left."""
+        for _ in range(min(count, len(self._senders) - self._tickets.qsize())):
+            self._tickets.put(True)
