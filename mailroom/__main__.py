@@ -3,7 +3,7 @@
 import os
 import sys
 
-from mailroom.cli import signals
+from mailroom import signals
 
 
 def main() -> None:

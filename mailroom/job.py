@@ -78,62 +78,6 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
-    """The provider accepted the mail, under this message id if it gives one."""
-
-    message_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Rejected:
-    """The mail can never be accepted as it is: the fault is the recipient's or the content's."""
-
-    code: str
-    reason: str
-
-
-class Scope(StrEnum):
-    """What a fault that is not the mail's keeps from being sent: everything, or the mails of one action."""
-
-    ACCOUNT = "account"
-    CONFIGURATION_SET = "configuration_set"
-    IDENTITY = "identity"
-    ACTION = "action"
-
-
-@dataclass(frozen=True, slots=True)
-class Deferred:
-    """Not accepted, for certain; worth another attempt later.
-
-    `charged` is False when the fault is not the mail's: such an attempt costs the job nothing. With a `scope` it is
-    one that every sender of the fleet would meet; without, one of this moment or this machine.
-    """
-
-    code: str
-    reason: str
-    charged: bool
-    scope: Scope | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Unconfirmed:
-    """SES may or may not have accepted it: no answer, or one that cannot be understood."""
-
-    code: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Untried:
-    """No call was made for it, and nothing is known against it: the job goes back as it was."""
-
-    code: str
-
-
-Outcome = Sent | Rejected | Deferred | Unconfirmed | Untried
-
-
-@dataclass(frozen=True, slots=True)
 class SesAccount:
     """What SES allows the account: mails a second and in 24 hours, -1 for no limit, and how many it has had."""
 

@@ -17,8 +17,9 @@ from sqlalchemy import Connection, Engine, text
 
 from mailroom import ses
 from mailroom.fleet.permits import NO_LIMIT, Permits
-from mailroom.job import Action, Outcome, Sent
+from mailroom.job import Action
 from mailroom.mail.transport import Mail, Permitted, Transport, always
+from mailroom.outcome import Outcome, Sent
 from mailroom.queue.limits import Limits
 from mailroom.queue.listener import Listener
 from mailroom.ses import classify

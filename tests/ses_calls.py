@@ -14,8 +14,9 @@ import pytest
 from mypy_boto3_sesv2 import SESV2Client
 
 from mailroom import ses
-from mailroom.job import Action, Deferred, Outcome, Sent
+from mailroom.job import Action
 from mailroom.mail.transport import Mail
+from mailroom.outcome import Deferred, Outcome, Sent
 from tests.conftest import missing
 
 SOURCE = "noreply@example.com"

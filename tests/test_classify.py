@@ -4,7 +4,7 @@ import pytest
 from botocore.loaders import Loader
 from botocore.model import ServiceModel
 
-from mailroom.job import Deferred, Rejected, Scope, Unconfirmed
+from mailroom.outcome import Deferred, Rejected, Scope, Unconfirmed
 from mailroom.ses import classify
 from mailroom.ses.classify import Fault, exception_fault, status_fault
 from mailroom.simulator.service import entry_statuses

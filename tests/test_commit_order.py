@@ -12,9 +12,9 @@ import pytest
 from sqlalchemy import Connection, Engine, event, text
 
 from mailroom import queue
-from mailroom.job import Action, Batch, Position, Priority, Sent
-from mailroom.queue.claim import SLACK
-from mailroom.queue.floors import Floors
+from mailroom.job import Action, Batch, Position, Priority
+from mailroom.outcome import Sent
+from mailroom.queue.floors import SLACK, Floors
 from mailroom.queue.verdict import Verdict, judge
 from tests.world import add_accounts, claim, misplaced, rows, start_over
 

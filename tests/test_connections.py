@@ -24,7 +24,7 @@ from mailroom.db.engine import (
 )
 from mailroom.demo.postgres import EmbeddedPostgres
 from mailroom.errors import SettingsError
-from mailroom.job import Sent
+from mailroom.outcome import Sent
 from mailroom.queue.listener import Listener
 from mailroom.queue.verdict import judge
 from tests.conftest import Server, migrate, missing

@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
-from mailroom.job import Batch, Outcome, Sent, Unconfirmed
-from mailroom.ops import jobs
+from mailroom.job import Batch
+from mailroom.outcome import Outcome, Sent, Unconfirmed
+from mailroom.queue import by_hand
 from mailroom.queue.late_acceptances import Believed, believe
 from mailroom.queue.verdict import MAX_ATTEMPTS, judge
 from mailroom.simulator import Simulator
@@ -148,7 +149,7 @@ def test_what_failed_and_was_accepted_was_sent(connection: Connection) -> None:
     assert believe(connection) == Believed(freed=0, amended=1)
     assert final(connection) == [(token, "sent", "m-1")]
     assert believe(connection) == NOTHING
-    assert jobs.retry(connection, [token], queue="mailroom").put_back == []
+    assert by_hand.retry(connection, [token], queue="mailroom").put_back == []
     assert misplaced(connection) == []
 
 
@@ -173,7 +174,7 @@ def test_a_failure_that_an_operator_has_taken_back_is_left_to_its_new_job(connec
     batch = take(connection)
     lose(connection)
     token = batch.jobs[0].token
-    assert jobs.retry(connection, [token], queue="mailroom").put_back == [token]
+    assert by_hand.retry(connection, [token], queue="mailroom").put_back == [token]
     assert not settle(connection, batch, Sent("m-1"))
     assert believe(connection) == NOTHING
     assert [over.error_code for over in claim(connection).over] == ["AcceptedLate"]

@@ -8,8 +8,9 @@ from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from mailroom import queue
-from mailroom.job import Batch, Sent
+from mailroom.job import Batch
 from mailroom.ops import grants, maintenance
+from mailroom.outcome import Sent
 from mailroom.queue.floors import Floors
 from mailroom.queue.late_acceptances import believe
 from mailroom.queue.verdict import judge

@@ -2,7 +2,8 @@
 
 from datetime import timedelta
 
-from mailroom.worker.claim_size import INTENDED, MOST_JOBS, Pace
+from mailroom.queue.limits import MAX_CLAIM_JOBS
+from mailroom.worker.claim_size import INTENDED, Pace
 
 INSTANT = timedelta(0)
 
@@ -13,7 +14,7 @@ def test_it_doubles_while_sending_takes_no_time_up_to_the_most() -> None:
     for _ in range(6):
         found.append(pace.batches)
         pace.note(pace.batches, INSTANT, well=True)
-    assert found == [1, 2, 4, 8, MOST_JOBS // 50, MOST_JOBS // 50]
+    assert found == [1, 2, 4, 8, MAX_CLAIM_JOBS // 50, MAX_CLAIM_JOBS // 50]
 
 
 def test_it_takes_what_can_be_sent_in_the_time() -> None:
@@ -45,6 +46,6 @@ def test_it_keeps_to_the_limit_of_a_claim() -> None:
 
 
 def test_a_limit_above_the_most_is_still_one_batch() -> None:
-    pace = Pace(batch_limit=MOST_JOBS + 1)
+    pace = Pace(batch_limit=MAX_CLAIM_JOBS + 1)
     pace.note(1, INSTANT, well=True)
     assert pace.batches == 1

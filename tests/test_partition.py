@@ -7,10 +7,10 @@ import psycopg
 from sqlalchemy import Connection, Engine
 
 from mailroom import queue
-from mailroom.job import Outcome, Rejected, Sent, Unconfirmed
 from mailroom.ops import health
-from mailroom.ops.jobs import retry
 from mailroom.ops.maintenance import prune
+from mailroom.outcome import Outcome, Rejected, Sent, Unconfirmed
+from mailroom.queue.by_hand import retry
 from mailroom.queue.verdict import judge
 from tests.running import count
 from tests.world import add_accounts, ask_recovery, claim, misplaced, rows

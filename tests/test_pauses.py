@@ -7,7 +7,8 @@ from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
 from mailroom.fleet import pauses, refusal_log
-from mailroom.job import Action, Scope
+from mailroom.job import Action
+from mailroom.outcome import Scope
 from mailroom.queue.floors import Floors
 from mailroom.ses.classify import REFUSALS
 from mailroom.simulator import Fault, Simulator

@@ -12,8 +12,9 @@ from mailroom.errors import TransportError
 from mailroom.fleet.account_refresh import AccountWatch
 from mailroom.fleet.buckets import HOLD
 from mailroom.fleet.permits import ASK_AGAIN, NO_LIMIT, FleetPermits, NoLimit, Permit, Permits
-from mailroom.job import Action, Outcome, SesAccount
+from mailroom.job import Action, SesAccount
 from mailroom.mail.transport import Mail
+from mailroom.outcome import Outcome
 from mailroom.simulator import Fault, Simulator
 from mailroom.worker.claim_size import INTENDED, LONGEST
 from mailroom.worker.sender import Sender, Work

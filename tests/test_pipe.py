@@ -10,9 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mailroom.errors import LineError, TransportError
-from mailroom.job import Action, Sent
+from mailroom.job import Action
 from mailroom.mail.pipe import LONGEST_LINE, PipeTransport, parse
 from mailroom.mail.transport import Mail
+from mailroom.outcome import Sent
 
 SECRET = "A-_9" * 21 + "aZ"
 CODE = "01234"

@@ -12,12 +12,13 @@ import pytest
 from sqlalchemy import Connection, Engine, event, text
 
 from mailroom import queue
-from mailroom.job import Batch, Priority, Sent
+from mailroom.job import Batch, Priority
 from mailroom.ops import health, maintenance
-from mailroom.ops import jobs as operations
+from mailroom.outcome import Sent
+from mailroom.queue import by_hand
 from mailroom.queue.floors import LANES, Floors
+from mailroom.queue.limits import MAX_CLAIM_JOBS
 from mailroom.queue.verdict import Verdict, judge
-from mailroom.worker.claim_size import MOST_JOBS
 from tests.world import add_accounts, misplaced, start_over
 
 LIMIT = 10
@@ -176,7 +177,7 @@ def test_a_claim_goes_by_index(used: Connection) -> None:
     with explained(used) as plans:
         claim(used, floors)
         claim(used, floors)
-        claim_several(used, floors, job_limit=MOST_JOBS)
+        claim_several(used, floors, job_limit=MAX_CLAIM_JOBS)
     for plan in plans:
         assert plan.scans("jobs") == {"jobs_claim_idx", by_place}
         assert plan.scans("tokens") == {"tokens_pkey", "tokens_recovery_idx", "tokens_consumed_idx"}
@@ -199,8 +200,8 @@ def test_settlements_and_rescues_go_by_index(full: Connection, analysed: bool) -
     if analysed:
         full.execute(text("VACUUM ANALYZE"))
     settled, released, lost = (take(full) for _ in range(3))
-    several = claim_several(full, Floors(), job_limit=MOST_JOBS)
-    assert len(several) == MOST_JOBS // LIMIT
+    several = claim_several(full, Floors(), job_limit=MAX_CLAIM_JOBS)
+    assert len(several) == MAX_CLAIM_JOBS // LIMIT
     with explained(full) as plans:
         assert settle(full, settled)
         assert queue.settle(full, [(batch, sent(batch)) for batch in several])
@@ -358,9 +359,9 @@ def test_what_operators_do_goes_by_index(full: Connection, analysed: bool) -> No
         full.execute(text("VACUUM ANALYZE"))
     with explained(full) as plans:
         health.read(full)
-        assert operations.retry(full, [1, 2], queue="mailroom").put_back == [2]
-        assert operations.release(full, [3]) == []
-        assert operations.drop(full, [1]) == [1]
+        assert by_hand.retry(full, [1, 2], queue="mailroom").put_back == [2]
+        assert by_hand.release(full, [3]) == []
+        assert by_hand.drop(full, [1]) == [1]
     looked, retried, released, dropped = plans
     assert looked.scans("jobs") == {"jobs_claim_idx"}
     assert (retried.scans("jobs"), retried.scans("deliveries")) == (

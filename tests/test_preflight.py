@@ -15,10 +15,11 @@ from mailroom.db import preflight
 from mailroom.db.engine import connect_engine
 from mailroom.errors import DatabaseError
 from mailroom.fleet.permits import FleetPermits
-from mailroom.job import Action, Deferred, Outcome, Rejected, Sent, Unconfirmed
+from mailroom.job import Action
 from mailroom.ops import health, jobs, status
 from mailroom.ops.jobs import Filters
 from mailroom.ops.maintenance import prune, reconcile
+from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue.floors import Floors
 from mailroom.queue.verdict import judge
 from mailroom.simulator import Simulator

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from sqlalchemy import BigInteger, Connection, Engine, bindparam, text
 
 from mailroom import queue
-from mailroom.job import Action, Batch, Deferred, Outcome, Priority, Rejected, Sent, Unconfirmed
-from mailroom.queue.claim import Claim, View
+from mailroom.job import Action, Batch, Priority
+from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
+from mailroom.queue.claim import Claim
 from mailroom.queue.floors import LANES, Floors
+from mailroom.queue.look import View
 from mailroom.queue.verdict import GRACE, MAX_ATTEMPTS, Verdict, judge
 from tests.world import add_accounts, ask_recovery, batch_of, misplaced, rows
 

@@ -11,8 +11,9 @@ from sqlalchemy import Connection, Engine, event, text
 
 from mailroom import queue
 from mailroom.db.engine import connect_engine
-from mailroom.job import Action, Batch, Deferred, Outcome, Priority, RecoveryLimits, Rejected, Sent, Unconfirmed
+from mailroom.job import Action, Batch, Priority, RecoveryLimits
 from mailroom.ops import maintenance
+from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue.claim import Claim
 from mailroom.queue.floors import Floors
 from mailroom.queue.verdict import judge

@@ -11,8 +11,9 @@ from sqlalchemy import Connection, Engine, text
 from mailroom.fleet import pauses, refusal_log
 from mailroom.fleet.permits import FleetPermits
 from mailroom.fleet.refusal_log import Weighed
-from mailroom.job import Action, Job, Outcome, Rejected
+from mailroom.job import Action, Job
 from mailroom.mail.transport import Mail, Transport
+from mailroom.outcome import Outcome, Rejected
 from mailroom.queue.floors import LANES
 from mailroom.ses import classify
 from mailroom.ses.classify import REFUSALS

@@ -5,7 +5,7 @@ from datetime import timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailroom.job import Deferred, Outcome, Rejected, Sent, Unconfirmed
+from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue.verdict import GRACE, LONGEST_DELAY, MAX_ATTEMPTS, Verdict, judge, retry_delay
 
 attempts = st.integers(0, MAX_ATTEMPTS - 1)

@@ -14,8 +14,8 @@ from sqlalchemy.exc import OperationalError
 from mailroom import queue
 from mailroom.errors import TransportError
 from mailroom.fleet.permits import NoLimit, Permit
-from mailroom.job import Deferred, Outcome, Rejected, Scope, Unconfirmed
 from mailroom.mail.transport import Mail
+from mailroom.outcome import Deferred, Outcome, Rejected, Scope, Unconfirmed
 from mailroom.worker.claim_size import LONGEST
 from mailroom.worker.sender import Sender
 from mailroom.worker.shared import Shared

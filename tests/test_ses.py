@@ -24,8 +24,9 @@ from mypy_boto3_sesv2 import SESV2Client
 
 from mailroom import ses
 from mailroom.errors import SettingsError
-from mailroom.job import Action, Deferred, Sent, Unconfirmed, Untried
+from mailroom.job import Action
 from mailroom.mail.transport import CONNECT_TRIES, LONGEST_CALL, Mail
+from mailroom.outcome import Deferred, Sent, Unconfirmed, Untried
 from mailroom.ses import classify, network
 from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.service import entry_statuses, error_statuses

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Engine
 
 from mailroom import ses
-from mailroom.job import Deferred
+from mailroom.outcome import Deferred
 from mailroom.simulator import Simulator
 from tests.running import count, eventually, working
 from tests.ses_calls import SOURCE, client_of, codes, kinds, listening, mails, make_certificate, send, set_aws, tls

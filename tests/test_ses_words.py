@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from mailroom import ses
 from mailroom.errors import TransportError
-from mailroom.job import Outcome, Sent
+from mailroom.outcome import Outcome, Sent
 from mailroom.ses import classify
 from mailroom.simulator import Fault, Simulator
 from tests.running import aws, count, eventually, working

@@ -13,7 +13,7 @@ from mailroom.cli import wiring
 from mailroom.db.engine import REVISION, VERSION_TABLE, check_revision, connect_engine, connection_string
 from mailroom.demo.postgres import free_port
 from mailroom.errors import DatabaseError, SettingsError
-from mailroom.worker.claim_size import MOST_JOBS
+from mailroom.queue.limits import MAX_CLAIM_JOBS
 from tests.world import KEY, KEY_HEX
 
 CANARY = "canary"
@@ -62,8 +62,8 @@ DEFAULTS = {
 @pytest.mark.parametrize(
     ("given", "into_pipe", "claim_limit"),
     [
-        ({}, False, MOST_JOBS),
-        ({"batch_limit": 50}, False, MOST_JOBS),
+        ({}, False, MAX_CLAIM_JOBS),
+        ({"batch_limit": 50}, False, MAX_CLAIM_JOBS),
         ({}, True, 10),
         ({"debug": True}, False, 10),
         ({"on_unconfirmed": "hold", "batch_limit": 50}, False, 50),

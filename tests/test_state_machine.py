@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
-from mailroom.job import Batch, Deferred, Job, Outcome, Rejected, Sent, Unconfirmed
+from mailroom.job import Batch, Job
+from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue.claim import Claim
 from mailroom.queue.floors import Floors
 from mailroom.queue.verdict import MAX_ATTEMPTS, Verdict, judge

@@ -3,8 +3,10 @@
 import io
 from datetime import timedelta
 
-from mailroom.job import Action, Sent
-from mailroom.mail.transport import DebugTransport, Mail
+from mailroom.job import Action
+from mailroom.mail.debug import DebugTransport
+from mailroom.mail.transport import Mail
+from mailroom.outcome import Sent
 
 JO = Mail(token=1, address="jo@example.com", login="jo", secret="s3cret", code="01234")
 LI = Mail(token=2, address="li@example.com", login="li", secret="t0ken", code="56789")

@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
-from mailroom.job import Batch, Sent, Unconfirmed
+from mailroom.job import Batch
+from mailroom.outcome import Sent, Unconfirmed
 from mailroom.queue.floors import Floors
 from mailroom.queue.late_acceptances import Believed, believe
 from mailroom.queue.verdict import GRACE, judge

@@ -11,9 +11,11 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from mailroom import queue
-from mailroom.job import Batch, Deferred, Outcome, Rejected, Sent, Unconfirmed
-from mailroom.ops import jobs, maintenance
+from mailroom.job import Batch
+from mailroom.ops import maintenance
 from mailroom.ops.maintenance import Reconciled, Upkeep
+from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
+from mailroom.queue import by_hand
 from mailroom.queue.verdict import judge
 from mailroom.simulator import Simulator
 from tests.running import Processes, count, eventually
@@ -311,7 +313,7 @@ def test_a_token_that_an_operator_puts_back_at_this_moment_stays(engine: Engine,
     settle(connection, take(connection), Rejected("MessageRejected", "no"))
     age(connection, 91)
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as operator, operator.begin():
-        assert jobs.retry(operator, [1], queue="mailroom").put_back == [1]
+        assert by_hand.retry(operator, [1], queue="mailroom").put_back == [1]
         assert prune(engine) == (1, 1)
     assert prune(engine) == (0, 0)
     assert [row.id for row in rows(connection, "SELECT id FROM tokens")] == [1]

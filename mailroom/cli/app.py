@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from sqlalchemy.exc import DBAPIError
 
-from mailroom.cli import database, doctor, grants, jobs, local, pauses, pipe, signals, status, tokens, worker
+from mailroom import signals
+from mailroom.cli import database, doctor, grants, jobs, local, pauses, pipe, status, tokens, worker
 from mailroom.cli.log import last_words
 from mailroom.cli.terminal import discard_output, printable, say
 from mailroom.db.engine import first_line

@@ -20,6 +20,7 @@ from mailroom.errors import MailroomError, SettingsError
 from mailroom.job import Priority
 from mailroom.ops import jobs
 from mailroom.ops.jobs import Filters, Found, Moment
+from mailroom.queue import by_hand
 
 UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 PERSONAL: Final = ("email", "login")
@@ -124,7 +125,7 @@ def retry(  # noqa: PLR0913 - an option each
     given = settings.load("database_url", queue_name=queue_name)
     with _open() as connection:
         with _telling(_chosen(connection, filters, limit)) as chosen:
-            done = jobs.retry(connection, chosen, queue=given.queue_name)
+            done = by_hand.retry(connection, chosen, queue=given.queue_name)
         left = _left(connection, filters, {*done.put_back, *done.made_due})
     words = f"put back {len(done.put_back):,}, made due {len(done.made_due):,}"
     _tell(asdict(done), words, left, as_json=as_json)
@@ -151,7 +152,7 @@ def release(
     _check(filters, choose=True)
     with _open() as connection:
         with _telling(_chosen(connection, replace(filters, held=True), limit)) as chosen:
-            released = jobs.release(connection, chosen)
+            released = by_hand.release(connection, chosen)
         left = _left(connection, filters, set(released))
     _tell({"released": released}, f"released {len(released):,}", left, as_json=as_json)
 
@@ -177,7 +178,7 @@ def drop(
     _check(filters, choose=True)
     with _open() as connection:
         with _telling(_chosen(connection, filters, limit)) as chosen:
-            dropped = jobs.drop(connection, chosen)
+            dropped = by_hand.drop(connection, chosen)
         left = _left(connection, filters, set(dropped))
     _tell({"dropped": dropped}, f"dropped {len(dropped):,}", left, as_json=as_json)
 
@@ -232,7 +233,7 @@ def _telling(chosen: list[int]) -> Iterator[Iterator[int]]:
 
         def taken_up() -> Iterator[int]:
             for number, token in enumerate(chosen, start=1):
-                if number % jobs.CHANGED_AT_ONCE == 0:
+                if number % by_hand.CHANGED_AT_ONCE == 0:
                     tell(f"{number:,} of {len(chosen):,}")
                 yield token
 

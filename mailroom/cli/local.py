@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mailroom.cli import signals
+from mailroom import signals
 from mailroom.cli.database import upgrade
 from mailroom.cli.log import start_log
 from mailroom.cli.terminal import say

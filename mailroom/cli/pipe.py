@@ -8,8 +8,7 @@ from typing import Annotated, Final, TextIO
 
 import typer
 
-from mailroom import settings
-from mailroom.cli import signals
+from mailroom import settings, signals
 from mailroom.cli.log import log, start_log
 from mailroom.cli.wiring import limits, open_database, open_transport, refuse_closed_output
 from mailroom.cli.worker import (
@@ -21,9 +20,10 @@ from mailroom.cli.worker import (
     run_until_stopped,
 )
 from mailroom.errors import LineError, SettingsError
-from mailroom.job import Action, Rejected, Sent
+from mailroom.job import Action
 from mailroom.mail.pipe import LONGEST_LINE, PipeTransport, parse
 from mailroom.mail.transport import LONGEST_CALL, Mail, Transport
+from mailroom.outcome import Rejected, Sent
 from mailroom.worker.worker import Worker
 
 DEFAULT_OUTPUT_PATH: Final = Path("./output")

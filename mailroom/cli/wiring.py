@@ -16,10 +16,9 @@ from mailroom.db.engine import check_revision, connect_engine
 from mailroom.errors import SettingsError
 from mailroom.fleet.account_refresh import AccountWatch
 from mailroom.fleet.permits import NO_LIMIT, FleetPermits, Permits
-from mailroom.mail.transport import DebugTransport
-from mailroom.queue.limits import Limits
+from mailroom.mail.debug import DebugTransport
+from mailroom.queue.limits import MAX_CLAIM_JOBS, Limits
 from mailroom.settings import Settings
-from mailroom.worker.claim_size import MOST_JOBS
 
 if TYPE_CHECKING:
     from mailroom.ses import SesTransport
@@ -105,5 +104,5 @@ def limits(settings: Settings, *, into_pipe: bool = False) -> Limits:
         settings.lease,
         resend_after,
         settings.recovery_limits,
-        claim_limit=MOST_JOBS if several else settings.batch_limit,
+        claim_limit=MAX_CLAIM_JOBS if several else settings.batch_limit,
     )

@@ -11,8 +11,7 @@ import typer
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from mailroom import settings
-from mailroom.cli import signals
+from mailroom import settings, signals
 from mailroom.cli.log import log, start_log
 from mailroom.cli.wiring import limits, open_database, open_permits, open_transport, progress
 from mailroom.db.engine import connection_string, first_line

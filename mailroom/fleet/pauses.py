@@ -14,11 +14,12 @@ from sqlalchemy.dialects.postgresql import insert
 
 from mailroom.db.engine import statement
 from mailroom.db.schema import pauses
-from mailroom.job import Action, Position, Priority, Scope
+from mailroom.job import Action, Position, Priority
+from mailroom.outcome import Scope
 from mailroom.queue.floors import Lane
+from mailroom.queue.limits import MAX_PROBE_WAIT
 
 FIRST_PROBE: Final = timedelta(seconds=2)
-LONGEST_PROBE: Final = timedelta(seconds=60)
 # The same where mails are refused: mostly it is they who are bad, and the others must not wait for them.
 LONGEST_OF_REFUSALS: Final = timedelta(seconds=10)
 # How many mails a probe tries that were refused before: one of them may be bad, and not what is paused.
@@ -90,7 +91,7 @@ def probe(connection: Connection, *, queue: str, refusals: Collection[str]) -> s
         statement("probe"),
         {
             "first_wait": FIRST_PROBE,
-            "longest_wait": LONGEST_PROBE,
+            "longest_wait": MAX_PROBE_WAIT,
             "longest_wait_of_refusals": LONGEST_OF_REFUSALS,
             "refusals": list(refusals),
             "queue": queue,

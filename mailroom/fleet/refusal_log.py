@@ -24,7 +24,7 @@ from sqlalchemy import Connection, and_, func, literal, select, true
 from mailroom.db.engine import statement
 from mailroom.db.schema import deliveries
 from mailroom.job import Action, Job
-from mailroom.ops import jobs
+from mailroom.queue import by_hand
 
 # How far back a row of refusals reaches: the log is not searched beyond that, nor beyond so many rows of all actions,
 # nor so many answers for the one.
@@ -109,4 +109,4 @@ def put_back_once(connection: Connection, wanted: Iterable[int], *, queue: str) 
     some = list(wanted)
     earlier = select(deliveries.c.token).where(deliveries.c.token.in_(some), deliveries.c.retried_at.is_not(None))
     again = set(connection.execute(earlier).scalars())
-    return jobs.retry(connection, [token for token in some if token not in again], queue=queue).put_back
+    return by_hand.retry(connection, [token for token in some if token not in again], queue=queue).put_back

@@ -11,9 +11,10 @@ from datetime import timedelta
 from typing import Final, TextIO
 
 from mailroom.errors import LineError, TransportError
-from mailroom.job import Action, Outcome, Sent
+from mailroom.job import Action
 from mailroom.mail.templates import NUMBERS
 from mailroom.mail.transport import Mail, Permitted, always
+from mailroom.outcome import Outcome, Sent
 
 FIELDS: Final = 5
 # Far more than 50 mails need; whoever sends more than this is not `collect`.

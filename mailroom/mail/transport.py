@@ -1,14 +1,13 @@
 """The seam to a mail provider, and the transport that only prints."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final, Protocol, TextIO
+from typing import Final, Protocol
 
-from mailroom.errors import TransportError
-from mailroom.job import Action, Outcome, Sent
+from mailroom.job import Action
 from mailroom.mail import templates
+from mailroom.outcome import Outcome
 
 # How long one call may take, retries of a connection that was never made included. A lease has to be longer.
 CONNECT_TIMEOUT: Final = timedelta(seconds=3)
@@ -80,35 +79,3 @@ class Transport(Protocol):
         Raises TransportError if it took none of them and will take no more.
         """
         ...  # pragma: no cover
-
-
-class DebugTransport:
-    """Prints what would be sent, and calls it sent. Its output holds addresses and secrets: that is its purpose."""
-
-    longest_call = timedelta(0)
-    refusals: frozenset[str] = frozenset()
-    throttles: frozenset[str] = frozenset()
-
-    def __init__(self, out: TextIO = sys.stdout) -> None:
-        self._out = out
-
-    def send(
-        self,
-        action: Action,
-        mails: Sequence[Mail],
-        *,
-        batch: str | None,
-        within: timedelta,
-        permitted: Permitted = always,
-    ) -> Sequence[Outcome]:
-        template = templates.TEMPLATES[action]
-        lines = [
-            f"batch={batch} token={mail.token} template={template} to={mail.address} {mail.data(action)}\n"
-            for mail in mails
-        ]
-        try:
-            self._out.writelines(lines)
-            self._out.flush()
-        except OSError as error:
-            raise TransportError(f"the output is closed, and the batch given back: {error.strerror}") from error
-        return [Sent(message_id=f"debug-{batch}-{mail.token}") for mail in mails]

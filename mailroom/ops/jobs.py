@@ -1,10 +1,9 @@
-"""What an operator sees of jobs, waiting, held, in flight and over, and does to them: retry, release and drop."""
+"""What an operator sees of jobs: waiting, held, in flight and over."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import islice
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -26,11 +25,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from mailroom.db.engine import statement
 from mailroom.db.schema import accounts, batches, deliveries, jobs, moment, tokens
-
-# Jobs changed by one statement, and so in one commit.
-CHANGED_AT_ONCE: Final = 1_000
 
 Moment = datetime | timedelta
 
@@ -93,14 +88,6 @@ class Token:
     consumed_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True)
-class Retried:
-    """The tokens of jobs that were put back, and of those that waited and are due now."""
-
-    put_back: list[int]
-    made_due: list[int]
-
-
 def find(
     connection: Connection, filters: Filters, *, limit: int | None = None, addresses: bool = False
 ) -> Iterator[Found]:
@@ -131,41 +118,6 @@ def find_token(connection: Connection, token: int) -> Token | None:
     columns = (tokens.c.id, tokens.c.account, tokens.c.created_at, tokens.c.expires_at, tokens.c.consumed_at)
     row = connection.execute(select(*columns).where(tokens.c.id == token)).first()
     return None if row is None else Token(*row)
-
-
-def retry(connection: Connection, wanted: Iterable[int], *, queue: str) -> Retried:
-    """Put jobs back that are over and were not sent, as tried once, and make waiting ones due; the rest is left.
-
-    What is consumed or gone stays over. The claim decides as for any job: a recovery that has run out expires again.
-    """
-    done = Retried([], [])
-    for some in _chunks(wanted):
-        for row in connection.execute(statement("retry"), {"tokens": some, "queue": queue}):
-            (done.put_back if row.was_over else done.made_due).append(row.token)
-    return done
-
-
-def release(connection: Connection, wanted: Iterable[int]) -> list[int]:
-    """Let jobs that are held be sent again now, each alone; the rest is left. Return the tokens of these."""
-    return _changed(connection, "release_held", wanted)
-
-
-def drop(connection: Connection, wanted: Iterable[int]) -> list[int]:
-    """Cancel jobs that wait or are held, on record as `Dropped`; what is in flight or over is left."""
-    return _changed(connection, "drop", wanted)
-
-
-def _changed(connection: Connection, change: str, wanted: Iterable[int]) -> list[int]:
-    changed: list[int] = []
-    for some in _chunks(wanted):
-        changed += connection.execute(statement(change), {"tokens": some}).scalars()
-    return changed
-
-
-def _chunks(wanted: Iterable[int]) -> Iterator[list[int]]:
-    left = iter(wanted)
-    while some := list(islice(left, CHANGED_AT_ONCE)):
-        yield some
 
 
 def _waiting(filters: Filters) -> Select[Any]:

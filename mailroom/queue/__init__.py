@@ -1,5 +1,12 @@
-"""Jobs on their way: claimed, settled, rescued, changed by hand. For the worker; PostgreSQL decides every race."""
+"""Jobs on their way: claimed, settled, rescued, changed by hand. For the worker; PostgreSQL decides every race.
 
-from mailroom.queue.claim import BUSY_WAIT, View, claim, give_back_abandoned, look, rescue, settle
+Each function is one statement, but for what is settled late. On a connection that commits by itself each is one
+transaction, as the worker has it.
+"""
+
+from mailroom.queue.claim import BUSY_WAIT, claim
+from mailroom.queue.look import View, look
+from mailroom.queue.rescue import rescue
+from mailroom.queue.settle import give_back_abandoned, settle
 
 __all__ = ["BUSY_WAIT", "View", "claim", "give_back_abandoned", "look", "rescue", "settle"]

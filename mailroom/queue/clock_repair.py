@@ -9,9 +9,8 @@ from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.engine import first_line, statement
 from mailroom.db.stride import Stride
-from mailroom.fleet.pauses import LONGEST_PROBE
 from mailroom.queue.floors import LANES
-from mailroom.queue.limits import Limits
+from mailroom.queue.limits import MAX_PROBE_WAIT, Limits
 from mailroom.queue.verdict import GRACE, UNCHARGED_DELAY
 
 log = logging.getLogger(__name__)
@@ -60,7 +59,7 @@ def bring_back(connection: Connection, limits: Limits, *, most: int = MOST) -> i
             "actions": [action.value for _, action in LANES],
             "longest_wait": limits.longest_wait,
             "untried_wait": UNCHARGED_DELAY,
-            "longest_probe": LONGEST_PROBE,
+            "longest_probe": MAX_PROBE_WAIT,
             "again_after": again_after,
             "most": most,
         },

@@ -1,11 +1,16 @@
 """Where claims and looks begin in each lane, that is each priority and action: shared by the senders of a process."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from itertools import product
-from typing import Final
+from typing import Any, Final
 
 from mailroom.job import Action, Position, Priority
+
+# Commits land out of order by this much without a claim missing them; what is later waits for the sweep.
+SLACK: Final = timedelta(seconds=1)
 
 Lane = tuple[Priority, Action]
 LANES: Final[tuple[Lane, ...]] = tuple(product(Priority, Action))
@@ -75,3 +80,14 @@ def _is_below(one: Position, other: Position) -> bool:
     if one.due_at is None or other.due_at is None:
         return one.due_at is None and other.due_at is not None
     return (one.due_at, one.token) < (other.due_at, other.token)
+
+
+def as_binds(floors: dict[Lane, Position], lanes: Sequence[Lane]) -> dict[str, list[Any]]:
+    """Return these lanes and their floors as `claim` and `look` bind them."""
+    positions = [floors[lane] for lane in lanes]
+    return {
+        "priorities": [priority.value for priority, _ in lanes],
+        "actions": [action.value for _, action in lanes],
+        "floors_due_at": [position.due_at for position in positions],
+        "floors_token": [position.token for position in positions],
+    }

@@ -2,10 +2,15 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from mailroom.job import RECOVERY_LIMITS, RecoveryLimits
 from mailroom.queue.verdict import GRACE, LONGEST_DELAY
-from mailroom.worker.claim_size import MOST_JOBS
+
+# Beyond this many jobs a claim costs no less for each.
+MAX_CLAIM_JOBS: Final = 500
+# The longest wait between two probes of a pause.
+MAX_PROBE_WAIT: Final = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +27,7 @@ class Limits:
     lease: timedelta
     resend_after: timedelta | None = GRACE
     recoveries: RecoveryLimits = RECOVERY_LIMITS
-    claim_limit: int = MOST_JOBS
+    claim_limit: int = MAX_CLAIM_JOBS
 
     @property
     def longest_wait(self) -> timedelta:

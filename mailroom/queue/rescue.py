@@ -3,21 +3,55 @@
 import logging
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from mailroom import queue
-from mailroom.db.engine import first_line
+from mailroom.db.engine import first_line, statement
 from mailroom.db.stride import Stride
-from mailroom.queue.claim import RESCUED_BATCHES, Rescued
+from mailroom.job import Action
+from mailroom.queue.verdict import GRACE, MAX_ATTEMPTS
 
 log = logging.getLogger(__name__)
 
 # A batch that cannot even be rescued alone is passed over; then looking for work comes first for so many times as long.
 RESTS: Final = 10
+RESCUED_BATCHES: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """A job given back because its batch was not settled within its lease; `failed` if it had no attempt left."""
+
+    batch: int
+    worker: str
+    action: Action
+    token: int
+    attempt: int
+    failed: bool
+
+
+def rescue(
+    connection: Connection,
+    *,
+    resend_after: timedelta | None = GRACE,
+    batch_limit: int = RESCUED_BATCHES,
+    passed_over: int = 0,
+) -> list[Rescued]:
+    """Give back the jobs of batches whose lease ran out, so many batches at a time; the oldest may be `passed_over`.
+
+    They come due after `resend_after`; None holds them until somebody decides.
+    """
+    binds = {"batch_limit": batch_limit, "passed_over": passed_over}
+    rows = connection.execute(
+        statement("rescue"), {**binds, "max_attempts": MAX_ATTEMPTS, "resend_after": resend_after}
+    ).all()
+    return [
+        Rescued(r.batch, r.worker, Action(r.action), r.token, r.attempt, r.failed) for r in rows if r.token is not None
+    ]
 
 
 class Rescue:
@@ -40,7 +74,7 @@ class Rescue:
         if began < self._rests_until:
             return False
         try:
-            rescued = queue.rescue(
+            rescued = rescue(
                 connection,
                 resend_after=self._resend_after,
                 batch_limit=self._stride.size,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, assert_never
 
-from mailroom.job import Deferred, Outcome, Rejected, Sent, Unconfirmed, Untried
+from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed, Untried
 
 MAX_ATTEMPTS: Final = 6
 FIRST_DELAY: Final = timedelta(seconds=2)

@@ -4,7 +4,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from mailroom.job import Outcome, Sent, Unconfirmed
+from mailroom.outcome import Outcome, Sent, Unconfirmed
 from mailroom.ses import classify
 from mailroom.ses.classify import Fault
 

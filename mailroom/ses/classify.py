@@ -9,7 +9,7 @@ from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any, Final
 
-from mailroom.job import Deferred, Outcome, Rejected, Scope, Unconfirmed
+from mailroom.outcome import Deferred, Outcome, Rejected, Scope, Unconfirmed
 
 
 class Fault(Enum):

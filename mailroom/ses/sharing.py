@@ -4,7 +4,8 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
-from mailroom.job import Action, Outcome, Rejected, Sent
+from mailroom.job import Action
+from mailroom.outcome import Outcome, Rejected, Sent
 
 # One bad mail in a call that is refused whole is found in few calls; where there are more, each mail costs less alone.
 TOO_MANY: Final = 2

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mailroom.errors import TransportError
-from mailroom.job import Action, Deferred, Outcome, Rejected, Sent, SesAccount, Unconfirmed, Untried
+from mailroom.job import Action, SesAccount
 from mailroom.mail.transport import CONNECT_TRIES, RETRY_WAIT, Mail, Permitted, always
+from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed, Untried
 from mailroom.ses import answer, classify, network, request
 from mailroom.ses.account import account
 from mailroom.ses.address import UNSUPPORTED_ADDRESS, ascii_address

@@ -10,7 +10,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from mailroom.cli import signals
+from mailroom import signals
 from mailroom.simulator.account import Account
 from mailroom.simulator.application import application
 from mailroom.simulator.faults import Faults

@@ -18,8 +18,9 @@ from mailroom import queue, tokens
 from mailroom.db.engine import first_line, is_worth_repeating
 from mailroom.errors import TransportError
 from mailroom.fleet.permits import Permit
-from mailroom.job import Batch, Deferred, Job, Outcome, Position, Rejected, Sent, Unconfirmed
+from mailroom.job import Batch, Job, Position
 from mailroom.mail.transport import Mail, Transport
+from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue.limits import Limits
 from mailroom.queue.verdict import Verdict, judge
 from mailroom.worker.claim_size import LONGEST, Pace

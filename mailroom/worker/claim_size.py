@@ -3,19 +3,19 @@
 from datetime import timedelta
 from typing import Final
 
+from mailroom.queue.limits import MAX_CLAIM_JOBS
+
 # What the batches of one claim should take together: an urgent mail may have to wait for it, and what is in the air
 # when a process is killed is unconfirmed. A call to SES mostly takes longer, and then a claim is for one batch.
 INTENDED: Final = timedelta(milliseconds=50)
 # When it takes as long as this all the same, what has not been sent is given back.
 LONGEST: Final = timedelta(milliseconds=200)
-# Beyond this a job costs no less.
-MOST_JOBS: Final = 500
 
 
 class Pace:
     """Learns from how long sending took. Begins with one batch, and doubles at the most."""
 
-    def __init__(self, batch_limit: int, *, claim_limit: int = MOST_JOBS) -> None:
+    def __init__(self, batch_limit: int, *, claim_limit: int = MAX_CLAIM_JOBS) -> None:
         self._most = max(1, claim_limit // batch_limit)
         self.batches = 1
 

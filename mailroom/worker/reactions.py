@@ -13,8 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from mailroom.fleet import pauses, refusal_log
 from mailroom.fleet.permits import Permits
 from mailroom.fleet.refusal_log import Weighed
-from mailroom.job import Action, Batch, Deferred, Outcome, Rejected, Scope, Sent, Unconfirmed, Untried
+from mailroom.job import Action, Batch
 from mailroom.mail.transport import Transport
+from mailroom.outcome import Deferred, Outcome, Rejected, Scope, Sent, Unconfirmed, Untried
 from mailroom.worker.breaker import Backoff
 
 log = logging.getLogger(__name__)

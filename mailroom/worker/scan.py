@@ -14,9 +14,9 @@ from mailroom import queue
 from mailroom.db.engine import first_line, statement
 from mailroom.db.stride import Stride, is_cut_off
 from mailroom.job import Action, Position, Priority
-from mailroom.queue.claim import SLACK, View
-from mailroom.queue.floors import LANES, Floors, Lane
+from mailroom.queue.floors import LANES, SLACK, Floors, Lane
 from mailroom.queue.limits import Limits
+from mailroom.queue.look import View
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,9 @@ from mailroom.db.engine import first_line
 from mailroom.db.stride import Stride
 from mailroom.fleet import pauses, refusal_log
 from mailroom.fleet.permits import ASK_AGAIN, Permit, give_back_unused
-from mailroom.job import Action, Batch, Deferred, Outcome, Position, Rejected, Sent
+from mailroom.job import Action, Batch, Position
 from mailroom.mail.transport import Transport
+from mailroom.outcome import Deferred, Outcome, Rejected, Sent
 from mailroom.queue.claim import FLOOD_LIMIT, NOTHING, Claim
 from mailroom.queue.floors import LANES, OTHER_LANES, URGENT_LANES, Floors, Lane, floors_at
 from mailroom.queue.limits import Limits

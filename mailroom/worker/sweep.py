@@ -13,9 +13,10 @@ from sqlalchemy.exc import DBAPIError
 from mailroom.db.engine import first_line
 from mailroom.db.stride import is_cut_off
 from mailroom.fleet.permits import ASK_AGAIN
-from mailroom.queue.claim import LONGEST_BUSY_WAIT, View
+from mailroom.queue.claim import LONGEST_BUSY_WAIT
 from mailroom.queue.clock_repair import Moments
 from mailroom.queue.late_acceptances import believe
+from mailroom.queue.look import View
 from mailroom.queue.rescue import Rescue
 from mailroom.worker.breaker import Backoff
 from mailroom.worker.sender import Sender, Work

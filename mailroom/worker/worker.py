@@ -19,10 +19,10 @@ from mailroom.errors import MailroomError
 from mailroom.fleet.permits import ASK_AGAIN, NO_LIMIT, Permits
 from mailroom.mail.transport import Transport
 from mailroom.ops.maintenance import Upkeep
-from mailroom.queue.claim import View
 from mailroom.queue.clock_repair import Moments
 from mailroom.queue.limits import Limits
 from mailroom.queue.listener import STEP, URGENT, Listener
+from mailroom.queue.look import View
 from mailroom.queue.rescue import Rescue
 from mailroom.worker.outage import Outage
 from mailroom.worker.sender import Sender

@@ -14,8 +14,8 @@ from sqlalchemy import Engine
 
 from mailroom import queue, ses
 from mailroom.db.engine import connect_engine
-from mailroom.job import Sent
 from mailroom.mail.transport import Transport
+from mailroom.outcome import Sent
 from mailroom.queue.floors import LANES, Floors
 from mailroom.queue.limits import Limits
 from mailroom.queue.verdict import judge

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from mailroom.ops import jobs
-from mailroom.ops.jobs import Retried
+from mailroom.queue import by_hand
+from mailroom.queue.by_hand import Retried
 from mailroom.simulator import Fault, Simulator
 from tests.cli.command import sending
 from tests.cli.conftest import Here
@@ -231,11 +231,11 @@ def test_two_retries_at_once_put_back_one_job(here: Here, ses: Simulator, env: d
 
     def retry() -> None:
         with engine.connect() as connection:
-            second.append(jobs.retry(connection, [1], queue="mailroom"))
+            second.append(by_hand.retry(connection, [1], queue="mailroom"))
 
     thread = threading.Thread(target=retry)
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as first, first.begin():
-        assert jobs.retry(first, [1], queue="mailroom").put_back == [1]
+        assert by_hand.retry(first, [1], queue="mailroom").put_back == [1]
         thread.start()
         with engine.connect() as looking:
             eventually(lambda: count(looking, "pg_locks WHERE NOT granted"), "the second waits")

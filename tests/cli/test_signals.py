@@ -10,7 +10,7 @@ import threading
 import pytest
 from sqlalchemy import Engine
 
-from mailroom.cli.signals import STOPS
+from mailroom.signals import STOPS
 from mailroom.simulator import Fault, Simulator
 from tests.cli.command import MAILROOM, end, killed_after, sending, small_environment, start
 from tests.running import Processes, count, drained, eventually

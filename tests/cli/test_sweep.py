@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from mailroom import queue
-from mailroom.job import Sent
+from mailroom.outcome import Sent
 from mailroom.queue.verdict import judge
 from mailroom.simulator import Fault, Simulator
 from tests.cli.command import end, eventually, sending, start

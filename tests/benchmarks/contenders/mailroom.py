@@ -8,8 +8,9 @@ from datetime import timedelta
 import psycopg
 
 from mailroom.db.engine import connect_engine
-from mailroom.job import Action, Outcome, Sent
+from mailroom.job import Action
 from mailroom.mail.transport import Mail, Permitted, always
+from mailroom.outcome import Outcome, Sent
 from mailroom.queue.limits import Limits
 from mailroom.queue.listener import Listener
 from mailroom.worker.worker import Worker

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from mailroom import queue
 from mailroom.db.engine import connect_engine
-from mailroom.job import Sent
+from mailroom.outcome import Sent
 from mailroom.queue.floors import Floors
 from mailroom.queue.verdict import judge
 from tests.benchmarks import rows

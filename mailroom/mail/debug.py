@@ -1,0 +1,44 @@
+"""The transport that only prints, for trying things out."""
+
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TextIO
+
+from mailroom.errors import TransportError
+from mailroom.job import Action
+from mailroom.mail import templates
+from mailroom.mail.transport import Mail, Permitted, always
+from mailroom.outcome import Outcome, Sent
+
+
+class DebugTransport:
+    """Prints what would be sent, and calls it sent. Its output holds addresses and secrets: that is its purpose."""
+
+    longest_call = timedelta(0)
+    refusals: frozenset[str] = frozenset()
+    throttles: frozenset[str] = frozenset()
+
+    def __init__(self, out: TextIO = sys.stdout) -> None:
+        self._out = out
+
+    def send(
+        self,
+        action: Action,
+        mails: Sequence[Mail],
+        *,
+        batch: str | None,
+        within: timedelta,
+        permitted: Permitted = always,
+    ) -> Sequence[Outcome]:
+        template = templates.TEMPLATES[action]
+        lines = [
+            f"batch={batch} token={mail.token} template={template} to={mail.address} {mail.data(action)}\n"
+            for mail in mails
+        ]
+        try:
+            self._out.writelines(lines)
+            self._out.flush()
+        except OSError as error:
+            raise TransportError(f"the output is closed, and the batch given back: {error.strerror}") from error
+        return [Sent(message_id=f"debug-{batch}-{mail.token}") for mail in mails]

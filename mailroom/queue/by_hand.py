@@ -1,0 +1,56 @@
+"""What a person decides about jobs: that they are tried again, released or dropped."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from sqlalchemy import Connection
+
+from mailroom.db.engine import statement
+
+# Jobs changed by one statement, and so in one commit.
+CHANGED_AT_ONCE: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """The tokens of jobs that were put back, and of those that waited and are due now."""
+
+    put_back: list[int]
+    made_due: list[int]
+
+
+def retry(connection: Connection, wanted: Iterable[int], *, queue: str) -> Retried:
+    """Put jobs back that are over and were not sent, as tried once, and make waiting ones due; the rest is left.
+
+    What is consumed or gone stays over. The claim decides as for any job: a recovery that has run out expires again.
+    """
+    done = Retried([], [])
+    for some in _chunks(wanted):
+        for row in connection.execute(statement("retry"), {"tokens": some, "queue": queue}):
+            (done.put_back if row.was_over else done.made_due).append(row.token)
+    return done
+
+
+def release(connection: Connection, wanted: Iterable[int]) -> list[int]:
+    """Let jobs that are held be sent again now, each alone; the rest is left. Return the tokens of these."""
+    return _changed(connection, "release_held", wanted)
+
+
+def drop(connection: Connection, wanted: Iterable[int]) -> list[int]:
+    """Cancel jobs that wait or are held, on record as `Dropped`; what is in flight or over is left."""
+    return _changed(connection, "drop", wanted)
+
+
+def _changed(connection: Connection, change: str, wanted: Iterable[int]) -> list[int]:
+    changed: list[int] = []
+    for some in _chunks(wanted):
+        changed += connection.execute(statement(change), {"tokens": some}).scalars()
+    return changed
+
+
+def _chunks(wanted: Iterable[int]) -> Iterator[list[int]]:
+    left = iter(wanted)
+    while some := list(islice(left, CHANGED_AT_ONCE)):
+        yield some

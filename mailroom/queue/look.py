@@ -1,0 +1,78 @@
+"""See what there is to do in the queue, and when there will be more. Changes nothing in the database."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy import Connection
+
+from mailroom.db.engine import statement
+from mailroom.job import Action, Position, Priority
+from mailroom.queue.floors import LANES, SLACK, Floors, Lane, as_binds
+from mailroom.queue.limits import MAX_PROBE_WAIT
+from mailroom.queue.verdict import LONGEST_DELAY, UNCHARGED_DELAY
+
+# The same for a look, which moves the floor of each lane up to the first job that it sees, but no nearer than this: a
+# transaction that takes longer waits for the sweep.
+SETTLED_AFTER: Final = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a look found: lanes with a batch to claim now, when there is more to do (None: nothing waits).
+
+    `rescuable`: leases have run out. `probeable`: a pause can be tried. `ahead`: there are moments so far in the future
+    that the clock must have been set back since.
+    """
+
+    ready: int
+    next: timedelta | None
+    rescuable: bool
+    probeable: bool
+    ahead: bool = False
+
+
+def look(
+    connection: Connection,
+    *,
+    queue: str,
+    batch_limit: int,
+    batch_timeout: timedelta,
+    floors: Floors,
+    lanes: Sequence[Lane] = LANES,
+    from_start: bool = False,
+    longest_wait: timedelta = LONGEST_DELAY,
+) -> View:
+    """See what there is to do in these lanes, and if nothing, when there will be. Changes nothing in the database.
+
+    The floors move up to what it saw, so that the claims that follow do not walk over the same dead rows. `from_start`
+    looks below them as well, for jobs that committed late or came back, and moves them down to those. No job that waits
+    for another attempt waits for longer than `longest_wait`.
+    """
+    seen = floors.read()
+    start = dict.fromkeys(lanes, Position(None, 0)) if from_start else seen
+    row = connection.execute(
+        statement("look"),
+        {
+            "queue": queue,
+            "batch_limit": batch_limit,
+            "batch_timeout": batch_timeout,
+            "slack": SLACK,
+            "settled_after": SETTLED_AFTER,
+            "longest_wait": longest_wait,
+            "untried_wait": UNCHARGED_DELAY,
+            "longest_probe": MAX_PROBE_WAIT,
+            **as_binds(start, lanes),
+        },
+    ).one()
+    for priority, action, due_at, token in zip(
+        row.heads_priority, row.heads_action, row.heads_due_at, row.heads_token, strict=True
+    ):
+        lane, head = (Priority(priority), Action(action)), Position(due_at, token)
+        if from_start:
+            floors.found(lane, head, seen=seen[lane])
+        else:
+            floors.advance(lane, seen=seen[lane], end=head)
+    upcoming = None if row.next_seconds is None else timedelta(seconds=row.next_seconds)
+    return View(row.ready, upcoming, row.rescuable, row.probeable, row.ahead)

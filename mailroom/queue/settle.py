@@ -1,0 +1,87 @@
+"""Record what became of the jobs of a batch, and close it: once, by its fence, whatever has happened meanwhile."""
+
+import hashlib
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from mailroom.db.engine import numbers_literal, statement, words_literal
+from mailroom.job import Action, Batch, Job, Priority
+from mailroom.queue.verdict import Delivery, Verdict
+
+# Of the hash of a token's secret, what a late answer has to prove.
+PROOF_BYTES: Final = 8
+
+
+def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdict]]]) -> set[UUID]:
+    """Record what became of the jobs of batches, one or more of one action, by position, and close the batches.
+
+    Jobs without a verdict are given back, as they were before the claim. Returns the fences of the batches that were
+    still ours, and that this call closed. Of one that had been rescued the results are kept as late, in a statement of
+    its own, and decide nothing. Safe to repeat when an answer was lost. Raises ValueError for a batch that is there
+    twice.
+    """
+    closing = list(judged)
+    if len({batch.fence for batch, _ in closing}) < len(closing):
+        raise ValueError("a batch is there twice")
+    by_job = [
+        (place, *one)
+        for place, (batch, verdicts) in enumerate(closing, start=1)
+        for one in zip(batch.jobs, verdicts, strict=False)
+    ]
+    again = [(place, job, verdict.again) for place, job, verdict in by_job if verdict.again is not None]
+    binds = {
+        "closing_ids": [batch.id for batch, _ in closing],
+        "closing_fences": [batch.fence for batch, _ in closing],
+        "action": closing[0][0].action.value,
+        "places": numbers_literal(place for place, _, verdict in by_job for _ in verdict.deliveries),
+        **_told([(job, delivery) for _, job, verdict in by_job for delivery in verdict.deliveries]),
+        "again_tokens": [job.token for _, job, _ in again],
+        "again_places": [place for place, _, _ in again],
+        "again_attempts": [retry.attempt for _, _, retry in again],
+        "again_after": [retry.after for _, _, retry in again],
+    }
+    owned = {fence for fence in connection.execute(statement("settle"), binds).scalars() if fence is not None}
+    for batch, verdicts in closing:
+        told = [(job, one) for job, verdict in zip(batch.jobs, verdicts, strict=False) for one in verdict.deliveries]
+        if told and batch.fence not in owned:
+            proofs = words_literal("\\x" + _proof(job.secret).hex() for job, _ in told)
+            late = {"batch": batch.id, "fence": batch.fence, "action": batch.action.value, "proofs": proofs}
+            connection.execute(statement("settle_late"), late | _told(told))
+    return owned
+
+
+def _told(told: Sequence[tuple[Job, Delivery]]) -> dict[str, str]:
+    return {
+        "tokens": numbers_literal(job.token for job, _ in told),
+        "accounts": numbers_literal(job.account for job, _ in told),
+        "attempts": numbers_literal(job.attempt for job, _ in told),
+        "outcomes": words_literal(delivery.outcome for _, delivery in told),
+        "message_ids": words_literal(_storable(delivery.message_id) for _, delivery in told),
+        "error_codes": words_literal(_storable(delivery.error_code) for _, delivery in told),
+        "errors": words_literal(_storable(delivery.error) for _, delivery in told),
+    }
+
+
+def give_back_abandoned(connection: Connection, *, worker: str, known: Collection[UUID]) -> int:
+    """Give back the batches of a sender that it does not know; return how many there were.
+
+    Their claim was given up before its answer came, and was made all the same. `worker` is a name that no other sender
+    ever had; what it has claimed and not settled is `known`.
+    """
+    rows = connection.execute(statement("abandoned"), {"worker": worker, "known": list(known)}).all()
+    found = (Batch(r.id, r.fence, Action(r.action), Priority(r.priority), (), r.due_at) for r in rows)
+    return sum(len(settle(connection, [(batch, [])])) for batch in found)
+
+
+def _storable(words: str | None) -> str | None:
+    """Replace what PostgreSQL cannot hold, NUL among it: an odd answer must not keep its batch from settling."""
+    if words is None or (words.isascii() and "\0" not in words):
+        return words
+    return words.replace("\0", "?").encode(errors="replace").decode()
+
+
+def _proof(secret: bytes) -> bytes:
+    return hashlib.sha256(secret).digest()[:PROOF_BYTES]
