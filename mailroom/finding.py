@@ -1,11 +1,11 @@
-"""One line of `doctor`: what was checked, how it stands, and what cures it."""
+"""One line of `doctor`: what was checked, how it stands, and what to do about it."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How a check ended. A warning is for a person to weigh; what has failed keeps mail from leaving, or will."""
+    """How a check ended. A warning is for a person to judge; what has failed keeps mail from leaving, or will."""
 
     OK = "ok"
     WARNING = "warning"
@@ -14,24 +14,24 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was checked, how it stands in words, and the cure: empty where nothing is wrong."""
+    """What was checked, how it stands in message, and the remedy: empty where nothing is wrong."""
 
     check: str
     level: Level
-    words: str
-    cure: str = ""
+    message: str
+    remedy: str = ""
 
 
-def ok(check: str, words: str) -> Finding:
+def ok(check: str, message: str) -> Finding:
     """Return that all is well."""
-    return Finding(check, Level.OK, words)
+    return Finding(check, Level.OK, message)
 
 
-def warning(check: str, words: str, cure: str) -> Finding:
-    """Return something to weigh."""
-    return Finding(check, Level.WARNING, words, cure)
+def warning(check: str, message: str, remedy: str) -> Finding:
+    """Return something to judge."""
+    return Finding(check, Level.WARNING, message, remedy)
 
 
-def failed(check: str, words: str, cure: str) -> Finding:
-    """Return something to mend."""
-    return Finding(check, Level.FAILED, words, cure)
+def failed(check: str, message: str, remedy: str) -> Finding:
+    """Return something to fix."""
+    return Finding(check, Level.FAILED, message, remedy)

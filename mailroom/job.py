@@ -46,7 +46,7 @@ class Job:
 class Batch:
     """Jobs of one claim, all of one action, and so of one SES call. The fence is what its settlement has to prove.
 
-    The id is for people: after a failover that lost commits it may come again. What is given back of it is due again at
+    The id is for people: after a failover that lost commits it may come again. What is returned of it is due again at
     `due_at`, when the oldest was.
     """
 

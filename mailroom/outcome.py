@@ -58,3 +58,16 @@ class Untried:
 
 
 Outcome = Sent | Rejected | Deferred | Unconfirmed | Untried
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedTogether:
+    """A call for several mails was refused whole, for the sake of one or more of them that the provider does not name.
+
+    It decides nothing yet: smaller calls have to find which.
+    """
+
+    code: str
+
+
+Answer = Outcome | RefusedTogether

@@ -12,14 +12,14 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from mailroom.db.engine import URL_FORMS, connection_string
 from mailroom.errors import SettingsError
 from mailroom.job import RECOVERY_LIMITS, RecoveryLimits
-from mailroom.mail.transport import LONGEST_CALL
+from mailroom.mail.transport import MAX_CALL_TIME
 
 PREFIX: Final = "MAILROOM_"
 # Values that are never repeated in a message, nor in the repr of the settings.
 SECRET: Final = {"database_url", "listen_database_url", "secret_key"}
 SHORTEST_SWEEP_INTERVAL: Final = timedelta(milliseconds=10)
-LEAST_RATE: Final = 0.01
-MOST_CHANNEL_BYTES: Final = 63  # PostgreSQL's, for any name
+MIN_RATE: Final = 0.01
+MAX_CHANNEL_BYTES: Final = 63  # PostgreSQL's, for any name
 
 
 def _milliseconds(value: object) -> timedelta:
@@ -53,8 +53,8 @@ def _secret_keys(value: object) -> tuple[bytes, ...]:
 
 
 def _rate(value: object) -> float:
-    if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", str(value)) is None or float(str(value)) < LEAST_RATE:
-        raise ValueError(f"a number a second, at least {LEAST_RATE:g}")
+    if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", str(value)) is None or float(str(value)) < MIN_RATE:
+        raise ValueError(f"a number a second, at least {MIN_RATE:g}")
     return float(str(value))
 
 
@@ -85,9 +85,9 @@ def _database_url(value: str, info: ValidationInfo) -> str:
 
 def _channel(value: str) -> str:
     # LISTEN cuts a longer name off, and NOTIFY refuses it: nothing would be heard.
-    if re.fullmatch(r"\S+", value) is None or len(value.encode(errors="replace")) > MOST_CHANNEL_BYTES:
+    if re.fullmatch(r"\S+", value) is None or len(value.encode(errors="replace")) > MAX_CHANNEL_BYTES:
         raise ValueError(
-            f"1 to {MOST_CHANNEL_BYTES} characters without blanks, at most {MOST_CHANNEL_BYTES} bytes in UTF-8"
+            f"1 to {MAX_CHANNEL_BYTES} characters without blanks, at most {MAX_CHANNEL_BYTES} bytes in UTF-8"
         )
     return value
 
@@ -97,7 +97,7 @@ DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 
 
 # A claim takes its time, and a call begins only if it can end within the lease.
-SHORTEST_LEASE: Final = LONGEST_CALL + timedelta(seconds=3)
+SHORTEST_LEASE: Final = MAX_CALL_TIME + timedelta(seconds=3)
 # Each check is a notification, and each of those a lock of the whole cluster.
 SHORTEST_HEALTHCHECK: Final = timedelta(seconds=1)
 
@@ -131,7 +131,7 @@ class Settings(BaseSettings):
         "resend", description="what to do with a mail of which nobody knows whether it is out"
     )
     prune_after: Annotated[timedelta | None, BeforeValidator(days)] = Field(
-        None, description="delete what has been over for so many days, as in 90d; by default nothing is deleted"
+        None, description="delete what has been finished for so many days, as in 90d; by default nothing is deleted"
     )
     unconfirmed_wait: Milliseconds = Field(
         timedelta(milliseconds=5_000), description="how long to wait for a late answer before a mail is sent again"
@@ -175,7 +175,7 @@ class Settings(BaseSettings):
             raise self._unfit("healthcheck_interval", f"at least MAILROOM_BATCH_TIMEOUT, {_ms(self.batch_timeout)} ms")
         if self.lease < SHORTEST_LEASE:
             longest = (
-                f"{_ms(SHORTEST_LEASE)} ms: the longest SES call and {_ms(SHORTEST_LEASE - LONGEST_CALL)} ms to spare"
+                f"{_ms(SHORTEST_LEASE)} ms: the longest SES call and {_ms(SHORTEST_LEASE - MAX_CALL_TIME)} ms to spare"
             )
             raise self._unfit("lease", f"at least {longest}")
         if self.healthcheck_interval < SHORTEST_HEALTHCHECK:

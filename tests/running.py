@@ -18,12 +18,14 @@ from sqlalchemy import Connection, Engine, text
 from mailroom import ses
 from mailroom.fleet.permits import NO_LIMIT, Permits
 from mailroom.job import Action
-from mailroom.mail.transport import Mail, Permitted, Transport, always
-from mailroom.outcome import Outcome, Sent
+from mailroom.mail.transport import Mail, Transport
+from mailroom.outcome import Answer, Outcome, Sent
 from mailroom.queue.limits import Limits
 from mailroom.queue.listener import Listener
 from mailroom.ses import classify
 from mailroom.simulator import Simulator
+from mailroom.worker.sender import Sender
+from mailroom.worker.shared import Shared
 from mailroom.worker.worker import Worker
 from tests.world import KEY, KEY_HEX
 
@@ -66,6 +68,23 @@ def limits(**changes: Any) -> Limits:
     return replace(usual, **changes)
 
 
+def shared(
+    engine: Engine,
+    sends: Transport,
+    *,
+    permits: Permits = NO_LIMIT,
+    clock: Callable[[], float] = time.monotonic,
+    **changes: Any,
+) -> Shared:
+    """What the senders of a process would share."""
+    return Shared(engine, sends, key=KEY, limits=limits(**changes), permits=permits, clock=clock)
+
+
+def sender(engine: Engine, sends: Transport, **how: Any) -> Sender:
+    """A sender that is worked by hand; `how` is for `shared`."""
+    return Sender(shared(engine, sends, **how), name="test")
+
+
 @contextlib.contextmanager
 def working(
     engine: Engine,
@@ -105,7 +124,7 @@ def working(
         assert not thread.is_alive(), "the worker does not stop"
 
 
-Answer = Callable[[Sequence[Mail]], Sequence[Outcome]]
+Answering = Callable[[Sequence[Mail]], Sequence[Answer]]
 
 
 def accept(mails: Sequence[Mail]) -> Sequence[Outcome]:
@@ -115,18 +134,16 @@ def accept(mails: Sequence[Mail]) -> Sequence[Outcome]:
 class Scripted:
     """A transport that notes what it is handed, and answers as it is told: the last answer again and again.
 
-    By its own `clock`, each call takes some time, and as much more as an answer adds to `spent` seconds. `permitted`
-    and `within` are what the last call was given: an answer may ask the first.
+    By its own `clock`, each call takes some time, and as much more as an answer adds to `spent` seconds.
     """
 
     longest_call = timedelta(0)
     refusals = classify.REFUSALS
     throttles = classify.THROTTLES
-    within = timedelta(0)
+    keeps_apart = False
 
     def __init__(self, takes: timedelta = timedelta(0)) -> None:
-        self.answers: list[Answer] = [accept]
-        self.permitted: Permitted = always
+        self.answers: list[Answering] = [accept]
         self.calls: list[tuple[Action, int]] = []
         self.mailed: list[int | None] = []
         self.spent = 0.0
@@ -135,19 +152,10 @@ class Scripted:
     def clock(self) -> float:
         return self.spent
 
-    def send(
-        self,
-        action: Action,
-        mails: Sequence[Mail],
-        *,
-        batch: str | None,
-        within: timedelta,
-        permitted: Permitted = always,
-    ) -> Sequence[Outcome]:
+    def send(self, action: Action, mails: Sequence[Mail], *, batch: str | None) -> Sequence[Answer]:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         self.calls.append((action, len(mails)))
         self.spent += self._takes.total_seconds()
-        self.permitted, self.within = permitted, within
         outcomes = answer(mails)
         self.mailed += [mail.token for mail, outcome in zip(mails, outcomes, strict=True) if isinstance(outcome, Sent)]
         return outcomes

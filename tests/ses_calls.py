@@ -5,10 +5,12 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 from mypy_boto3_sesv2 import SESV2Client
@@ -17,6 +19,8 @@ from mailroom import ses
 from mailroom.job import Action
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Deferred, Outcome, Sent
+from mailroom.worker.calls import Calls
+from mailroom.worker.sharing import Sharing
 from tests.conftest import missing
 
 SOURCE = "noreply@example.com"
@@ -60,8 +64,22 @@ def mails(count: int, bad: Collection[int] = ()) -> list[Mail]:
     return [mail(BAD + place if place in bad else place, f"user{place}@example.com") for place in range(count)]
 
 
-def send(transport: ses.SesTransport, them: Sequence[Mail], within: timedelta = WITHIN) -> Sequence[Outcome]:
-    return transport.send(Action.ACTIVATION, them, batch="7", within=within)
+# What is learned of calls, by transport, as in a process.
+SHARING: "WeakKeyDictionary[ses.SesTransport, Sharing]" = WeakKeyDictionary()
+
+
+def send(
+    transport: ses.SesTransport,
+    them: Sequence[Mail],
+    within: timedelta = WITHIN,
+    *,
+    action: Action = Action.ACTIVATION,
+    batch: str | None = "7",
+) -> Sequence[Outcome]:
+    """Send mails as a batch, with all the calls that it takes."""
+    sharing = SHARING.setdefault(transport, Sharing())
+    deadline = time.monotonic() + within.total_seconds()
+    return Calls(transport, action, batch=batch, deadline=deadline, sharing=sharing).send(them)
 
 
 def kinds(outcomes: Sequence[Outcome]) -> list[str]:

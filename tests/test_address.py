@@ -5,7 +5,7 @@ from email_validator import EmailNotValidError, validate_email
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailroom.ses.address import LONGEST_LOCAL_PART, ascii_address
+from mailroom.ses.address import MAX_LOCAL_PART, ascii_address
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from mailroom.ses.address import LONGEST_LOCAL_PART, ascii_address
         ("jo@xn--bcher-kva.example", "jo@xn--bcher-kva.example"),
         ("jo@例え.example", "jo@xn--r8jz45g.example"),
         ("success@simulator.amazonses.com", "success@simulator.amazonses.com"),
-        ("a" * LONGEST_LOCAL_PART + "@example.com", "a" * LONGEST_LOCAL_PART + "@example.com"),
+        ("a" * MAX_LOCAL_PART + "@example.com", "a" * MAX_LOCAL_PART + "@example.com"),
     ],
 )
 def test_an_address_is_written_in_ascii(address: str, written: str) -> None:
@@ -51,7 +51,7 @@ def test_an_address_is_written_in_ascii(address: str, written: str) -> None:
         "jo@\N{RIGHT-TO-LEFT OVERRIDE}.example",
         "jo@" + "a" * 64 + ".com",
         "jo@" + "ü" * 63 + ".com",
-        "a" * (LONGEST_LOCAL_PART + 1) + "@example.com",
+        "a" * (MAX_LOCAL_PART + 1) + "@example.com",
         "a" * 64 + "@" + ".".join(["b" * 60] * 4) + ".com",
     ],
 )

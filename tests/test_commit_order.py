@@ -165,7 +165,7 @@ def send_all(engine: Engine, floors: Floors, writers: list[Future[int]]) -> list
         while monotonic() < until:
             over = all(writer.done() for writer in writers)
             found = claim(connection, batch_limit=7, job_limit=21, floors=floors)
-            assert not found.over
+            assert not found.finished
             if found.batches:
                 mailed += [job.token for batch in found.batches for job in batch.jobs]
                 assert queue.settle(connection, [(batch, sent(batch)) for batch in found.batches]) == {

@@ -20,7 +20,7 @@ from mailroom.db.engine import (
     connect_engine,
     connection_string,
     first_line,
-    is_worth_repeating,
+    is_retryable,
 )
 from mailroom.demo.postgres import EmbeddedPostgres
 from mailroom.errors import SettingsError
@@ -296,4 +296,4 @@ def test_what_is_spelt_right_is_taken(url: str, password: str, host: str) -> Non
     ],
 )
 def test_a_settlement_is_repeated_unless_its_own_values_are_wrong(said: type[psycopg.Error], again: bool) -> None:
-    assert is_worth_repeating(DBAPIError("settle", {}, said())) is again
+    assert is_retryable(DBAPIError("settle", {}, said())) is again

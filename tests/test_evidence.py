@@ -11,14 +11,14 @@ from mailroom import queue
 from mailroom.job import Batch
 from mailroom.outcome import Outcome, Sent, Unconfirmed
 from mailroom.queue import by_hand
-from mailroom.queue.late_acceptances import Believed, believe
+from mailroom.queue.late_acceptances import Applied, apply
 from mailroom.queue.verdict import MAX_ATTEMPTS, judge
 from mailroom.simulator import Simulator
 from tests.running import drained, eventually, transport, working
 from tests.world import add_accounts, batch_of, claim, misplaced, rows
 
 THROUGH_PGBOUNCER = True
-NOTHING = Believed(freed=0, amended=0)
+NOTHING = Applied(freed=0, amended=0)
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_an_acceptance_counts_though_the_claim_was_lost_with_its_attempt(connect
     )
     assert not settle(connection, batch, Sent("m-1"))
     found = claim(connection)
-    assert (found.batches, [over.error_code for over in found.over]) == ((), ["AcceptedLate"])
+    assert (found.batches, [job.error_code for job in found.finished]) == ((), ["AcceptedLate"])
     assert misplaced(connection) == []
 
 
@@ -126,9 +126,9 @@ def test_only_the_sweep_frees_what_is_held(connection: Connection) -> None:
     for _ in range(2):
         assert not settle(connection, batch, Sent("m-1"))
     assert claim(connection).taken == 0
-    assert believe(connection) == Believed(freed=1, amended=0)
-    assert [over.error_code for over in claim(connection).over] == ["AcceptedLate"]
-    assert believe(connection) == NOTHING
+    assert apply(connection) == Applied(freed=1, amended=0)
+    assert [job.error_code for job in claim(connection).finished] == ["AcceptedLate"]
+    assert apply(connection) == NOTHING
     assert final(connection) == [(batch.jobs[0].token, "sent", "m-1")]
     assert misplaced(connection) == []
 
@@ -146,9 +146,9 @@ def fail_at_the_last_attempt(connection: Connection) -> Batch:
 def test_what_failed_and_was_accepted_was_sent(connection: Connection) -> None:
     token = fail_at_the_last_attempt(connection).jobs[0].token
     assert final(connection) == [(token, "failed", None)]
-    assert believe(connection) == Believed(freed=0, amended=1)
+    assert apply(connection) == Applied(freed=0, amended=1)
     assert final(connection) == [(token, "sent", "m-1")]
-    assert believe(connection) == NOTHING
+    assert apply(connection) == NOTHING
     assert by_hand.retry(connection, [token], queue="mailroom").put_back == []
     assert misplaced(connection) == []
 
@@ -160,8 +160,8 @@ def test_two_sweeps_at_once_amend_a_failure_once(engine: Engine, connection: Con
         engine.connect() as second,
         ThreadPoolExecutor(1) as thread,
     ):
-        assert believe(first).amended == 1
-        other = thread.submit(believe, second)
+        assert apply(first).amended == 1
+        other = thread.submit(apply, second)
         first.commit()
         assert other.result(timeout=30) == NOTHING
     assert final(connection) == [(token, "sent", "m-1")]
@@ -176,8 +176,8 @@ def test_a_failure_that_an_operator_has_taken_back_is_left_to_its_new_job(connec
     token = batch.jobs[0].token
     assert by_hand.retry(connection, [token], queue="mailroom").put_back == [token]
     assert not settle(connection, batch, Sent("m-1"))
-    assert believe(connection) == NOTHING
-    assert [over.error_code for over in claim(connection).over] == ["AcceptedLate"]
+    assert apply(connection) == NOTHING
+    assert [job.error_code for job in claim(connection).finished] == ["AcceptedLate"]
     assert misplaced(connection) == []
 
 
@@ -186,7 +186,7 @@ def test_what_nobody_knows_of_late_decides_nothing(connection: Connection) -> No
     batch = take(connection)
     lose(connection, hold=True)
     assert not settle(connection, batch, Unconfirmed("Timeout", "no answer"))
-    assert believe(connection) == NOTHING
+    assert apply(connection) == NOTHING
     assert misplaced(connection) == []
 
 
@@ -233,7 +233,7 @@ def test_who_holds_a_job_keeps_no_other_from_being_believed(engine: Engine, conn
     assert not settle(connection, batch, Sent("m"))
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as holder:
         holder.execute(text("SELECT FROM jobs WHERE token = :token FOR UPDATE"), {"token": batch.jobs[0].token})
-        assert believe(connection, most=1) == Believed(freed=1, amended=0)
-        assert believe(connection) == Believed(freed=1, amended=0)
+        assert apply(connection, most=1) == Applied(freed=1, amended=0)
+        assert apply(connection) == Applied(freed=1, amended=0)
         holder.rollback()
-    assert believe(connection) == Believed(freed=1, amended=0)
+    assert apply(connection) == Applied(freed=1, amended=0)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, text
 from mailroom.job import Priority
 from mailroom.ops import health
 from mailroom.ops.health import Health
-from mailroom.ops.maintenance import Upkeep
+from mailroom.ops.maintenance import Maintenance
 from tests.world import add_accounts, ask_recovery
 
 WELL = Health(
@@ -138,7 +138,7 @@ def test_jobs_and_batches_that_wait_are_told_for_each_priority_over_all_queues(c
 
 def test_a_worker_says_each_once_and_when_it_is_over(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    work = Upkeep(engine, queue="mailroom", prune_after=None)
+    work = Maintenance(engine, queue="mailroom", prune_after=None)
     said = []
     for now, vacuumed in ((0.0, "off"), (60.0, "off"), (120.0, "on"), (180.0, "on"), (240.0, "off")):
         with engine.connect() as connection:

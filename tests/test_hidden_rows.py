@@ -12,7 +12,7 @@ from mailroom.job import Batch
 from mailroom.ops import grants, maintenance
 from mailroom.outcome import Sent
 from mailroom.queue.floors import Floors
-from mailroom.queue.late_acceptances import believe
+from mailroom.queue.late_acceptances import apply
 from mailroom.queue.verdict import judge
 from tests.world import add_accounts, batch_of, claim, misplaced, rows
 
@@ -65,7 +65,7 @@ STEPS: dict[str, Callable[[Connection], object]] = {
     "claim": claim,
     "look": look,
     "rescue": queue.rescue,
-    "believe": believe,
+    "late acceptances": apply,
     "prune": lambda connection: maintenance.prune(connection, older_than=timedelta(days=1)),
 }
 

@@ -9,20 +9,20 @@ from sqlalchemy import Engine, event, text
 
 from mailroom import ses
 from mailroom.errors import TransportError
-from mailroom.fleet.account_refresh import AccountWatch
+from mailroom.fleet.account_refresh import AccountRefresh
 from mailroom.fleet.buckets import HOLD
 from mailroom.fleet.permits import ASK_AGAIN, NO_LIMIT, FleetPermits, NoLimit, Permit, Permits
 from mailroom.job import Action, SesAccount
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Outcome
 from mailroom.simulator import Fault, Simulator
-from mailroom.worker.claim_size import INTENDED, LONGEST
+from mailroom.worker.claim_size import INTENDED, MAX_SENDING
 from mailroom.worker.sender import Sender, Work
-from mailroom.worker.shared import Shared
+from tests import running
 from tests.rating import let_pass, tell_account
-from tests.running import Scripted, accept, aws, count, drained, eventually, limits, transport, working
+from tests.running import Scripted, accept, aws, count, drained, eventually, transport, working
 from tests.trouble import statements
-from tests.world import KEY, add_accounts, ask_recovery, misplaced, rows
+from tests.world import add_accounts, ask_recovery, misplaced, rows
 
 CLAIM_REFRESH = "-- Take it upon oneself"
 
@@ -64,14 +64,7 @@ def permits(engine: Engine, clock: Callable[[], float], *, bulk_rate: float | No
 
 
 def sender(engine: Engine, sends: Scripted, given: Permits, *, batch_limit: int = 10) -> Sender:
-    return Sender(
-        engine,
-        sends,
-        name="test",
-        key=KEY,
-        limits=limits(batch_limit=batch_limit),
-        shared=Shared(given, clock=sends.clock),
-    )
+    return running.sender(engine, sends, permits=given, clock=sends.clock, batch_limit=batch_limit)
 
 
 def test_a_block_serves_several_claims_and_its_size_follows_what_is_used(engine: Engine, clock: Clock) -> None:
@@ -92,12 +85,12 @@ def test_what_was_held_too_long_is_not_used(engine: Engine, clock: Clock) -> Non
     held = permits(engine, clock)
     first = held.take(10, urgent_waits=nobody_urgent)
     assert first is not None
-    held.give_back(first, 9)
+    first.keep([1])
     clock.now += HOLD.total_seconds()
     again = held.take(1, urgent_waits=nobody_urgent)
     assert again is not None
     assert again.until > first.until
-    held.give_back(first, 9)  # too late to be of use to anybody
+    first.keep([1])  # too late to be of use to anybody
     assert [held.take(50, urgent_waits=nobody_urgent) is not None for _ in range(2)] == [True, True]
     assert granted(engine) >= 12
 
@@ -221,13 +214,12 @@ def test_a_permit_ends_when_its_mails_or_its_calls_do() -> None:
 def test_permits_of_batches_that_are_given_back_are_not_lost(engine: Engine, clock: Clock) -> None:
     account(engine, -1)
     sends = Scripted()
-    shared = Shared(permits(engine, clock, bulk_rate=1000), clock=sends.clock)
 
     def meanwhile(mails: Sequence[Mail]) -> Sequence[Outcome]:
-        sends.spent += 2 * LONGEST.total_seconds()
+        sends.spent += 2 * MAX_SENDING.total_seconds()
         return accept(mails)
 
-    works = Sender(engine, sends, name="test", key=KEY, limits=limits(batch_limit=10), shared=shared)
+    works = sender(engine, sends, permits(engine, clock, bulk_rate=1000))
     with engine.connect() as connection:
         add_accounts(connection, 83)
         assert [works.work_claim() for _ in range(2)] == [Work(10, full=True), Work(20, full=True)]
@@ -253,10 +245,10 @@ def test_mails_that_go_one_by_one_take_no_bulk_calls(engine: Engine, clock: Cloc
 def test_what_is_put_back_of_a_void_block_stays_void(engine: Engine, clock: Clock) -> None:
     account(engine, 1000)
     held = permits(engine, clock)
-    permit = held.take(100, to_a_call=10, urgent_waits=nobody_urgent)
+    permit = held.take(100, per_call=10, urgent_waits=nobody_urgent)
     assert permit is not None
     held.throttled()
-    held.give_back(permit, 90)
+    permit.keep([10])
     before = granted(engine)
     assert held.take(10, urgent_waits=nobody_urgent) is None or granted(engine) > before
 
@@ -289,7 +281,7 @@ def test_a_batch_whose_permit_has_run_out_takes_another(engine: Engine) -> None:
 class RunOut(NoLimit):
     """Permits that are void when they come, and no others."""
 
-    def take(self, wanted: int, *, to_a_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit:
+    def take(self, wanted: int, *, per_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit:
         return Permit(wanted, until=0.0)
 
     def take_again(self, permit: Permit, count: int, until: float) -> bool:
@@ -352,7 +344,7 @@ def test_what_ses_says_of_the_account_is_kept(
     simulator.account.max_send_rate = 14
     simulator.account.max_24_hour_send = 50_000
     client = ses.connect_to_ask(region=None)
-    watch = AccountWatch(engine, lambda: ses.account(client))
+    watch = AccountRefresh(engine, lambda: ses.account(client))
     with engine.connect() as connection:
         connection.execute(text("UPDATE ses_account SET refresh_due_at = '-infinity'"))
         assert watch.refresh()
@@ -369,7 +361,7 @@ def test_an_account_that_may_not_be_asked_for_is_told_once(
     def refuse() -> SesAccount:
         raise TransportError(trouble)
 
-    watch = AccountWatch(engine, refuse)
+    watch = AccountRefresh(engine, refuse)
     for _ in range(3):
         with engine.connect() as connection:
             connection.execute(text("UPDATE ses_account SET refresh_due_at = '-infinity', fetched_at = NULL"))
@@ -440,7 +432,7 @@ def test_an_idle_process_asks_after_its_account_when_that_is_due_and_not_before(
     with engine.connect() as connection:
         tell_account(connection, 14)
         connection.execute(text("UPDATE ses_account SET refresh_due_at = clock_timestamp() + interval '6 seconds'"))
-    with statements(engine) as seen, AccountWatch(engine, ask).watching():
+    with statements(engine) as seen, AccountRefresh(engine, ask).running():
         assert [CLAIM_REFRESH in one for one in seen] == [True]
         eventually(lambda: asked, "it asks when it is due")
         assert [CLAIM_REFRESH in one for one in seen].count(True) == 2

@@ -3,7 +3,6 @@
 import contextlib
 import io
 from collections.abc import Sequence
-from datetime import timedelta
 
 import pytest
 from hypothesis import example, given
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 from mailroom.errors import LineError, TransportError
 from mailroom.job import Action
-from mailroom.mail.pipe import LONGEST_LINE, PipeTransport, parse
+from mailroom.mail.pipe import MAX_LINE, PipeTransport, parse
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Sent
 
@@ -37,7 +36,7 @@ def mail(login: str = "ada", address: str = "ada@example.com") -> Mail:
 
 def line_of(action: Action, batch: Sequence[Mail]) -> str:
     out = io.StringIO(newline="")
-    PipeTransport(out).send(action, batch, batch="1", within=timedelta(0))
+    PipeTransport(out).send(action, batch, batch="1")
     return out.getvalue()
 
 
@@ -97,7 +96,7 @@ def test_a_batch_is_one_line_and_an_action_a_number() -> None:
 def test_a_batch_is_sent_once_its_line_is_flushed() -> None:
     buffer = io.BytesIO()
     out = io.TextIOWrapper(io.BufferedWriter(buffer), encoding="utf-8")
-    outcomes = PipeTransport(out).send(Action.ACTIVATION, [mail(), mail()], batch="1", within=timedelta(0))
+    outcomes = PipeTransport(out).send(Action.ACTIVATION, [mail(), mail()], batch="1")
     assert outcomes == [Sent(None), Sent(None)]
     assert buffer.getvalue().endswith(b"\n")
 
@@ -108,7 +107,7 @@ def test_a_closed_output_takes_no_more() -> None:
             raise BrokenPipeError(32, "Broken pipe")
 
     with pytest.raises(TransportError, match="Broken pipe") as error:
-        PipeTransport(Closed()).send(Action.ACTIVATION, [mail()], batch="1", within=timedelta(0))
+        PipeTransport(Closed()).send(Action.ACTIVATION, [mail()], batch="1")
     assert "ada" not in str(error.value)
 
 
@@ -139,8 +138,8 @@ def test_a_closed_output_takes_no_more() -> None:
         (LINE.replace(",ada,", ",a\x85da,"), "control characters"),
         (LINE.replace(",ada,", ",a\u2028da,"), "control characters"),
         (LINE.replace(",ada,", ",a\udcffda,"), "not UTF-8"),
-        ("x" * (LONGEST_LINE + 1), f"longer than {LONGEST_LINE} characters"),
-        ("x" * LONGEST_LINE + "\n", f"longer than {LONGEST_LINE} characters"),
+        ("x" * (MAX_LINE + 1), f"longer than {MAX_LINE} characters"),
+        ("x" * MAX_LINE + "\n", f"longer than {MAX_LINE} characters"),
     ],
 )
 def test_a_malformed_line_is_refused_for_what_is_wrong(line: str, why: str) -> None:

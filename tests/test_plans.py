@@ -20,6 +20,7 @@ from mailroom.queue.floors import LANES, Floors
 from mailroom.queue.limits import MAX_CLAIM_JOBS
 from mailroom.queue.verdict import Verdict, judge
 from tests.world import add_accounts, misplaced, start_over
+from tests.world import claim as claim_due
 
 LIMIT = 10
 MANY = 10_000
@@ -74,7 +75,7 @@ def transaction(engine: Engine, isolation_level: str = "READ COMMITTED") -> Iter
 def claim_several(
     connection: Connection, floors: Floors, limit: int = LIMIT, *, job_limit: int | None = None
 ) -> tuple[Batch, ...]:
-    return queue.claim(
+    return claim_due(
         connection,
         queue="mailroom",
         worker="test",

@@ -122,7 +122,7 @@ def test_a_database_of_another_encoding_is_refused(server: Server, empty_url: st
     try:
         with engine.connect() as connection:
             [fault] = preflight.faults(connection)
-        assert fault.words.startswith(f"server_encoding is {encoding}")
+        assert fault.message.startswith(f"server_encoding is {encoding}")
     finally:
         engine.dispose()
         server.execute(f"DROP DATABASE {name} WITH (FORCE)")

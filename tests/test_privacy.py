@@ -201,7 +201,8 @@ def test_no_fault_of_ses_brings_anything_to_light(
 ) -> None:
     with engine.connect() as connection:
         canaries = Canaries(connection)
-    sender = Sender(engine, transport, name="worker", key=KEY, limits=LIMITS, shared=Shared())
+    process = Shared(engine, transport, key=KEY, limits=LIMITS)
+    sender = Sender(process, name="worker")
     for fault in FAULTS:
         simulator.faults.clear()
         with engine.connect() as connection:  # as if for the first time
@@ -217,7 +218,7 @@ def test_no_fault_of_ses_brings_anything_to_light(
             with engine.connect() as connection:
                 connection.execute(text("DELETE FROM pauses"))
             assert sender.work_claim() == Work(2, full=False)
-        start_over(sender._floors)
+        start_over(process.floors)
     with engine.connect() as connection:
         outcomes = {row.outcome for row in rows(connection, "SELECT DISTINCT outcome FROM deliveries")}
         assert outcomes == {"sent", "rejected", "deferred", "unconfirmed"}

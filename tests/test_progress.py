@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, text
 
 from mailroom.db.engine import connect_engine
 from mailroom.ops import maintenance
-from mailroom.ops.maintenance import Upkeep
+from mailroom.ops.maintenance import Maintenance
 from mailroom.simulator import Simulator
 from tests.running import count, eventually, transport, working
 from tests.test_upkeep import AGED, age, everything, lose_jobs, mail, prune
@@ -203,7 +203,7 @@ def test_a_worker_prunes_and_reconciles_in_smaller_steps_where_larger_ones_are_c
     mail(connection, 20)
     age(connection, 91)
     slow_down_rows(connection, "DELETE", "tokens", 0.1)
-    work = Upkeep(hurried, queue="mailroom", prune_after=AGED, looks=32)
+    work = Maintenance(hurried, queue="mailroom", prune_after=AGED, looks=32)
     for hour in range(12):
         work.step(hour * 3_600.0)
         if not count(connection, "deliveries"):
@@ -235,7 +235,7 @@ def test_warnings_are_told_though_how_long_jobs_wait_cannot_be_read(
     with many_dead_jobs(engine, connection) as walk:
         let_statements_take(connection, walk / 3)
         hurried = connect_engine(url, pool_size=2)
-        Upkeep(hurried, queue="mailroom", prune_after=None).step(0)
+        Maintenance(hurried, queue="mailroom", prune_after=None).step(0)
         hurried.dispose()
     assert "warning code=NoAutovacuum" in caplog.text
     assert "warning code=QueueUnread" in caplog.text

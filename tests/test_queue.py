@@ -19,6 +19,7 @@ from mailroom.queue.floors import LANES, Floors
 from mailroom.queue.look import View
 from mailroom.queue.verdict import GRACE, MAX_ATTEMPTS, Verdict, judge
 from tests.world import add_accounts, ask_recovery, batch_of, misplaced, rows
+from tests.world import claim as claim_due
 
 THROUGH_PGBOUNCER = True
 
@@ -36,7 +37,7 @@ def claim(
     floors: Floors | None = None,
     jobs: int | None = None,
 ) -> Claim:
-    return queue.claim(
+    return claim_due(
         connection,
         queue=name,
         worker="test",
@@ -325,7 +326,7 @@ def test_what_is_over_leaves_its_batch_and_no_empty_batch_is_opened(conn: Connec
     conn.execute(text("UPDATE tokens SET consumed_at = now() WHERE id = ANY(:some)"), {"some": tokens[1:4]})
     claimed = claim(conn, limit=2, jobs=6)
     assert [tokens_of(batch) for batch in claimed.batches] == [[tokens[0], tokens[4]], tokens[5:]]
-    assert [over.token for over in claimed.over] == tokens[1:4]
+    assert [job.token for job in claimed.finished] == tokens[1:4]
     assert misplaced(conn) == []
 
 
@@ -358,7 +359,7 @@ def test_a_mail_that_nobody_wants_any_more_is_not_sent(
     claimed = claim(conn)
 
     assert not claimed.batches
-    assert [(over.token, over.action, over.outcome, over.error_code) for over in claimed.over] == [
+    assert [(job.token, job.action, job.outcome, job.error_code) for job in claimed.finished] == [
         (token, action, outcome, code)
     ]
     [row] = rows(conn, "SELECT token, action, outcome, error_code, late, batch FROM deliveries")
@@ -370,14 +371,14 @@ def test_a_mail_that_nobody_wants_any_more_is_not_sent(
 def test_an_activation_is_for_a_provisioned_account(conn: Connection, status: str) -> None:
     enqueue(conn)
     conn.execute(text("UPDATE accounts SET status = CAST(:status AS account_status)"), {"status": status})
-    assert [over.error_code for over in claim(conn).over] == ["AccountStatus"]
+    assert [job.error_code for job in claim(conn).finished] == ["AccountStatus"]
 
 
 @pytest.mark.parametrize("status", ["provisioned", "suspended"])
 def test_a_recovery_is_for_an_active_account(conn: Connection, status: str) -> None:
     enqueue_recovery(conn)
     conn.execute(text("UPDATE accounts SET status = CAST(:status AS account_status)"), {"status": status})
-    assert [over.error_code for over in claim(conn).over] == ["AccountStatus"]
+    assert [job.error_code for job in claim(conn).finished] == ["AccountStatus"]
 
 
 def test_a_recovery_that_ran_out_while_it_waited_is_expired(conn: Connection) -> None:
@@ -385,7 +386,7 @@ def test_a_recovery_that_ran_out_while_it_waited_is_expired(conn: Connection) ->
     conn.execute(text("UPDATE tokens SET expires_at = now()"))
     claimed = claim(conn)
     assert not claimed.batches
-    assert [(over.outcome, over.error_code) for over in claimed.over] == [("expired", "TokenExpired")]
+    assert [(job.outcome, job.error_code) for job in claimed.finished] == [("expired", "TokenExpired")]
     assert log(conn) == [(token, "expired", 0, False)]
     assert misplaced(conn) == []
 
@@ -399,7 +400,7 @@ def test_those_that_are_over_do_not_keep_the_others(conn: Connection) -> None:
 
     [batch] = claimed.batches
     assert tokens_of(batch) == [tokens[0], tokens[2]]
-    assert [over.token for over in claimed.over] == [tokens[1], tokens[3]]
+    assert [job.token for job in claimed.finished] == [tokens[1], tokens[3]]
     assert misplaced(conn) == []
 
 
@@ -430,7 +431,7 @@ def test_a_mail_for_an_address_that_is_no_more_is_not_sent(conn: Connection) -> 
     conn.execute(text("UPDATE accounts SET email = upper(email) WHERE email LIKE '%2@%'"))  # the same mailbox
     found = claim(conn)
     assert [len(batch.jobs) for batch in found.batches] == [1]
-    assert [over.error_code for over in found.over] == ["AddressChanged"]
+    assert [job.error_code for job in found.finished] == ["AddressChanged"]
     assert misplaced(conn) == []
 
 
@@ -449,7 +450,7 @@ def test_an_activation_older_than_one_that_was_consumed_is_not_sent(conn: Connec
     conn.execute(text("UPDATE accounts SET status = 'provisioned', activated_at = now()"))
     conn.execute(text("DELETE FROM jobs WHERE token <> :older"), {"older": older})
     found = claim(conn)
-    assert (found.batches, [over.error_code for over in found.over]) == ((), ["Superseded"])
+    assert (found.batches, [job.error_code for job in found.finished]) == ((), ["Superseded"])
 
 
 def test_one_older_than_another_that_nobody_consumed_is(conn: Connection) -> None:
@@ -647,7 +648,7 @@ def test_a_late_acceptance_is_not_sent_again(conn: Connection) -> None:
     claimed = claim(conn)
 
     assert not claimed.batches
-    assert [(over.outcome, over.error_code) for over in claimed.over] == [("sent", "AcceptedLate")]
+    assert [(job.outcome, job.error_code) for job in claimed.finished] == [("sent", "AcceptedLate")]
     assert log(conn) == [(token, "unconfirmed", 0, False), (token, "sent", 0, True), (token, "sent", 1, False)]
     [final] = rows(conn, "SELECT message_id, batch FROM deliveries WHERE NOT late AND outcome = 'sent'")
     assert tuple(final) == ("m-late", batch.id)
@@ -664,7 +665,7 @@ def test_an_acceptance_that_comes_while_the_job_is_out_again_counts_at_the_next_
     settle(conn, first, Sent("m-late"))
     assert settle(conn, second, Deferred("Throttling", "slow down", charged=False))
     waited(conn)
-    assert [over.error_code for over in claim(conn).over] == ["AcceptedLate"]
+    assert [job.error_code for job in claim(conn).finished] == ["AcceptedLate"]
 
 
 def test_a_mail_that_two_lost_batches_sent_is_on_record_with_both_answers(conn: Connection) -> None:
@@ -888,7 +889,7 @@ def test_a_job_is_rescued_though_its_account_is_gone(conn: Connection) -> None:
     run_out(conn)
     assert [one.token for one in queue.rescue(conn)] == [token]
     waited(conn)
-    assert [over.error_code for over in claim(conn).over] == ["TokenGone"]
+    assert [job.error_code for job in claim(conn).finished] == ["TokenGone"]
     assert misplaced(conn) == []
 
 

@@ -226,8 +226,8 @@ def test_throttled_again_and_again_it_never_stands_still(conn: Connection) -> No
         left = buckets.slow_down(conn)
         let_pass(conn, 1.001)
     assert left is not None
-    assert left >= buckets.LEAST_PACE
-    let_pass(conn, 1 / (ours(14) * buckets.LEAST_PACE))
+    assert left >= buckets.MIN_RATE_FACTOR
+    let_pass(conn, 1 / (ours(14) * buckets.MIN_RATE_FACTOR))
     assert take(conn).count >= 1
 
 

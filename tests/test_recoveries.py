@@ -14,7 +14,7 @@ from mailroom.db.engine import connect_engine
 from mailroom.job import Action, Batch, Priority, RecoveryLimits
 from mailroom.ops import maintenance
 from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
-from mailroom.queue.claim import Claim
+from mailroom.queue.claim import FLOOD_LIMIT, Claim
 from mailroom.queue.floors import Floors
 from mailroom.queue.verdict import judge
 from mailroom.simulator import Simulator
@@ -59,7 +59,7 @@ def mailed(found: Claim) -> list[int]:
 
 
 def over(found: Claim) -> list[tuple[int, str, str]]:
-    return [(each.token, each.outcome, each.error_code) for each in found.over]
+    return [(each.token, each.outcome, each.error_code) for each in found.finished]
 
 
 def mail(connection: Connection, account: int, count: int = 1) -> None:
@@ -387,7 +387,7 @@ def test_in_a_flood_what_can_be_mailed_leaves_in_order(engine: Engine) -> None:
         connection.execute(text(gone), {"some": [account for account in accounts if account % 2]})
         floors, lane = Floors(), (Priority.URGENT, Action.PASSWORD_RECOVERY)
         left = [token for account, token in zip(accounts, asked, strict=True) if not account % 2]
-        first = claim(connection, batch_limit=10, floors=floors, flooded=lane)
+        first = claim(connection, batch_limit=10, floors=floors, flood=(lane, FLOOD_LIMIT))
         assert mailed(first) == left[:10]
         assert len(over(first)) == 60
         assert misplaced(connection) == []

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, text
 
 from mailroom.fleet import pauses, refusal_log
 from mailroom.fleet.permits import FleetPermits
-from mailroom.fleet.refusal_log import Weighed
+from mailroom.fleet.refusal_log import Record
 from mailroom.job import Action, Job
 from mailroom.mail.transport import Mail, Transport
 from mailroom.outcome import Outcome, Rejected
@@ -18,12 +18,9 @@ from mailroom.queue.floors import LANES
 from mailroom.ses import classify
 from mailroom.ses.classify import REFUSALS
 from mailroom.simulator import Fault, Simulator
-from mailroom.worker.breaker import Backoff
-from mailroom.worker.sender import Sender
-from mailroom.worker.shared import Shared
 from mailroom.worker.sweep import Swept, sweep
-from tests.running import Scripted, count, drained, eventually, limits, transport, working
-from tests.world import KEY, add_accounts, ask_recovery, misplaced, rows
+from tests.running import Scripted, count, drained, eventually, sender, shared, transport, working
+from tests.world import add_accounts, ask_recovery, misplaced, rows
 
 # How SES refuses a mail for its recipient's sake: the entry, or the whole call.
 BY_ENTRY = (
@@ -216,10 +213,6 @@ def refused(mails: Sequence[Mail]) -> Sequence[Outcome]:
     return [Rejected("MessageRejected", "no")] * len(mails)
 
 
-def a_sender(engine: Engine, sends: Transport) -> Sender:
-    return Sender(engine, sends, name="test", key=KEY, limits=limits(), shared=Shared())
-
-
 def test_sweeps_of_cron_alone_get_past_them(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,8 +221,8 @@ def test_sweeps_of_cron_alone_get_past_them(
     with engine.connect() as connection:
         sign_up(connection, bad=100, good=40)
         for _ in range(10):
-            sender = a_sender(engine, transport(simulator, monkeypatch))
-            swept = sweep(engine, sender, backoff=Backoff(), longest=timedelta(seconds=60))
+            process = shared(engine, transport(simulator, monkeypatch))
+            swept = sweep(process, name="test", max_time=timedelta(seconds=60))
             assert good_sent(simulator) == 40
             hasten(connection)
             if swept is Swept.DRAINED and drained(connection):
@@ -245,7 +238,7 @@ def test_a_recovery_waits_for_no_more_than_one_mail_of_a_probe(engine: Engine) -
         sign_up(connection, bad=20, good=0)
         pauses.open_pause(connection, "activation", code="MessageRejected", reason="a reason", probe_after=timedelta(0))
         ask_recovery(connection, person)
-        assert a_sender(engine, sends).probe()
+        assert sender(engine, sends).prober.probe()
         assert [action for action, _ in sends.calls[:3]] == [
             Action.ACTIVATION,
             Action.PASSWORD_RECOVERY,
@@ -293,8 +286,7 @@ def waiting_for_locks(connection: Connection) -> int:
 
 
 def one_claim(engine: Engine, sends: Transport) -> None:
-    sender = Sender(engine, sends, name="test", key=KEY, limits=limits(batch_limit=1), shared=Shared())
-    sender.work_claim()
+    sender(engine, sends, batch_limit=1).work_claim()
 
 
 def test_what_is_paused_is_tried_while_other_mail_keeps_the_senders_busy(
@@ -345,32 +337,32 @@ def record(connection: Connection, *answers: tuple[str, int], codes: str = "Mess
         )
 
 
-def weighed(connection: Connection, *refused: int) -> Weighed:
+def reviewed(connection: Connection, *refused: int) -> Record:
     of = [Job(token, token, Action.ACTIVATION, 0, "", "", b"", "") for token in refused]
-    return refusal_log.weigh(connection, Action.ACTIVATION, classify.REFUSALS, of)
+    return refusal_log.review(connection, Action.ACTIVATION, classify.REFUSALS, of)
 
 
 def test_a_row_is_of_different_accounts_and_ends_with_an_acceptance(conn: Connection) -> None:
-    assert weighed(conn) == Weighed(0, 0, frozenset(), frozenset())
+    assert reviewed(conn) == Record(0, 0, frozenset(), frozenset())
     record(conn, ("rejected", 1), ("deferred", 2), ("deferred", 2))
-    assert weighed(conn).unbroken == 2
-    assert weighed(conn, 2, 3) == Weighed(3, 0, frozenset(), frozenset({2}))
+    assert reviewed(conn).unbroken == 2
+    assert reviewed(conn, 2, 3) == Record(3, 0, frozenset(), frozenset({2}))
     record(conn, ("sent", 9))
-    assert weighed(conn) == Weighed(0, 2, frozenset(), frozenset())
+    assert reviewed(conn) == Record(0, 2, frozenset(), frozenset())
     record(conn, ("deferred", 4))
-    assert weighed(conn, 4, 5) == Weighed(2, 2, frozenset(), frozenset({4}))
+    assert reviewed(conn, 4, 5) == Record(2, 2, frozenset(), frozenset({4}))
 
 
 def test_what_was_refused_before_another_was_accepted_is_bad_and_tells_nothing(conn: Connection) -> None:
     record(conn, *[("deferred", account) for account in range(1, 8)], ("sent", 9))
-    assert weighed(conn, *range(1, 8)) == Weighed(0, 7, frozenset(range(1, 8)), frozenset(range(1, 8)))
+    assert reviewed(conn, *range(1, 8)) == Record(0, 7, frozenset(range(1, 8)), frozenset(range(1, 8)))
     record(conn, *[("rejected", account) for account in range(1, 8)])
-    assert weighed(conn, 8) == Weighed(1, 7, frozenset(), frozenset())
+    assert reviewed(conn, 8) == Record(1, 7, frozenset(), frozenset())
 
 
 def test_what_was_refused_beside_an_acceptance_tells_nothing(conn: Connection) -> None:
     record(conn, ("sent", 9), *[("rejected", account) for account in range(1, 8)], call=7)
-    assert weighed(conn).unbroken == 0
+    assert reviewed(conn).unbroken == 0
 
 
 def test_only_an_acceptance_of_now_speaks_for_the_configuration(conn: Connection) -> None:
@@ -383,14 +375,13 @@ def test_only_an_acceptance_of_now_speaks_for_the_configuration(conn: Connection
         )
     )
     record(conn, ("deferred", 9), ("failed", 9), codes="TokenExpired")
-    assert weighed(conn).unbroken == 6
+    assert reviewed(conn).unbroken == 6
 
 
 @pytest.mark.parametrize(("survived", "enough"), [(0, 5), (2, 5), (3, 6), (20, 40), (50, 100), (70, 100)])
 def test_the_longer_the_rows_that_end_the_longer_one_may_be(survived: int, enough: int) -> None:
     told = [
-        Weighed(unbroken, survived, frozenset(), frozenset()).tells_of_the_configuration
-        for unbroken in (enough - 1, enough)
+        Record(unbroken, survived, frozenset(), frozenset()).blames_configuration for unbroken in (enough - 1, enough)
     ]
     assert told == [False, True]
 

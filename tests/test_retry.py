@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
-from mailroom.queue.verdict import GRACE, LONGEST_DELAY, MAX_ATTEMPTS, Verdict, judge, retry_delay
+from mailroom.queue.verdict import GRACE, MAX_ATTEMPTS, MAX_DELAY, Verdict, judge, retry_delay
 
 attempts = st.integers(0, MAX_ATTEMPTS - 1)
 any_attempt = st.integers(0, 32_767)  # what the column can hold
@@ -27,7 +27,7 @@ def test_the_wait_doubles_from_two_seconds_to_two_minutes() -> None:
 
 @given(any_attempt, jitters)
 def test_jitter_is_full(attempt: int, jitter: float) -> None:
-    assert timedelta(0) <= retry_delay(attempt, jitter=jitter) <= retry_delay(attempt, jitter=0) <= LONGEST_DELAY
+    assert timedelta(0) <= retry_delay(attempt, jitter=jitter) <= retry_delay(attempt, jitter=0) <= MAX_DELAY
     assert retry_delay(attempt, jitter=1) == timedelta(0)
 
 
@@ -81,7 +81,7 @@ def test_an_unconfirmed_mail_waits_out_the_grace(attempt: int, jitter: float) ->
     verdict = judge(unconfirmed, attempt=attempt, jitter=jitter)
     if verdict.again is not None:
         assert verdict.again.after is not None
-        assert GRACE <= verdict.again.after <= LONGEST_DELAY
+        assert GRACE <= verdict.again.after <= MAX_DELAY
 
 
 @given(st.one_of(st.just(charged), st.just(uncharged), st.just(unconfirmed)), attempts, jitters)

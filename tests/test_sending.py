@@ -15,14 +15,18 @@ from mailroom import queue
 from mailroom.errors import TransportError
 from mailroom.fleet.permits import NoLimit, Permit
 from mailroom.mail.transport import Mail
-from mailroom.outcome import Deferred, Outcome, Rejected, Scope, Unconfirmed
-from mailroom.worker.claim_size import LONGEST
+from mailroom.outcome import Answer, Deferred, Outcome, RefusedTogether, Rejected, Scope, Unconfirmed
+from mailroom.worker.claim_run import ClaimRun
+from mailroom.worker.claim_size import MAX_SENDING
 from mailroom.worker.sender import Sender
 from mailroom.worker.shared import Shared
-from tests.running import Answer, Scripted, accept, count, limits
-from tests.world import KEY, add_accounts, ask_recovery, claim, misplaced, rows
+from tests import running
+from tests.running import Answering, Scripted, accept, count
+from tests.world import add_accounts, ask_recovery, claim, misplaced, rows
 
 LIMIT = 10
+# Calls that halving takes where every half is fine.
+SEARCH = 5
 JOBS = 100
 
 
@@ -32,21 +36,14 @@ def sends() -> Scripted:
 
 
 @pytest.fixture
-def shared(sends: Scripted) -> Shared:
-    return Shared(clock=sends.clock)
+def shared(engine: Engine, sends: Scripted) -> Shared:
+    return running.shared(engine, sends, clock=sends.clock, batch_limit=LIMIT)
 
 
 @pytest.fixture
 def sender(engine: Engine, sends: Scripted, shared: Shared) -> Sender:
     """A sender that has found that sending takes no time, and now claims four batches at once."""
-    found = Sender(
-        engine,
-        sends,
-        name="test",
-        key=KEY,
-        limits=limits(batch_limit=LIMIT),
-        shared=shared,
-    )
+    found = Sender(shared, name="test")
     with engine.connect() as connection:
         add_accounts(connection, 3 * LIMIT + JOBS)
         connection.execute(text("UPDATE jobs SET due_at = now() - interval '1 minute'"))  # so that floors matter
@@ -55,6 +52,11 @@ def sender(engine: Engine, sends: Scripted, shared: Shared) -> Sender:
             found.work_claim()
             assert count(connection, "deliveries") - before == opened * LIMIT
     return found
+
+
+def refuse_together(mails: Sequence[Mail]) -> Sequence[Answer]:
+    """Let the batch take another call, and then one more."""
+    return [RefusedTogether("BadRequestException")] * len(mails)
 
 
 def left(connection: Connection) -> tuple[int, int, int]:
@@ -110,7 +112,7 @@ def test_a_mail_that_is_refused_for_its_own_sake_stops_nothing(engine: Engine, s
 
 @pytest.mark.parametrize("answer", [throttled, suspended, unheard, refused])
 def test_when_a_call_meets_a_fault_the_batches_behind_it_are_given_back_untried(
-    engine: Engine, sender: Sender, sends: Scripted, answer: Answer
+    engine: Engine, sender: Sender, sends: Scripted, answer: Answering
 ) -> None:
     sends.answers = [accept, answer, accept]
     with engine.connect() as connection:
@@ -124,9 +126,9 @@ def test_when_a_call_meets_a_fault_the_batches_behind_it_are_given_back_untried(
     assert len(sends.mailed) == 4 * LIMIT
 
 
-def slow(sends: Scripted) -> Answer:
+def slow(sends: Scripted) -> Answering:
     def slowly(mails: Sequence[Mail]) -> Sequence[Outcome]:
-        sends.spent += LONGEST.total_seconds() + 0.01
+        sends.spent += MAX_SENDING.total_seconds() + 0.01
         return accept(mails)
 
     return slowly
@@ -156,10 +158,10 @@ class Turns:
         pass
 
 
-def test_a_claim_for_several_batches_takes_its_turn(engine: Engine, sends: Scripted) -> None:
+def test_a_claim_for_several_batches_takes_its_turn(engine: Engine, shared: Shared) -> None:
     turns = Turns()
-    shared = Shared(large_claims=cast(Any, turns), clock=sends.clock)
-    works = Sender(engine, sends, name="test", key=KEY, limits=limits(batch_limit=LIMIT), shared=shared)
+    shared.large_claims = cast(Any, turns)
+    works = Sender(shared, name="test")
     with engine.connect() as connection:
         add_accounts(connection, 5 * LIMIT)
     taken = []
@@ -172,14 +174,13 @@ def test_a_claim_for_several_batches_takes_its_turn(engine: Engine, sends: Scrip
 class Odd(NoLimit):
     """Permits that come as they come."""
 
-    def take(self, wanted: int, *, to_a_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit:
+    def take(self, wanted: int, *, per_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit:
         return Permit(min(wanted, 2 * LIMIT + 5))
 
 
 def test_whole_batches_are_claimed_of_what_is_permitted(engine: Engine, sends: Scripted) -> None:
     """A last one that is not full would be locked, and perhaps left, and another claim pass over it."""
-    shared = Shared(Odd(), clock=sends.clock)
-    works = Sender(engine, sends, name="test", key=KEY, limits=limits(batch_limit=LIMIT), shared=shared)
+    works = running.sender(engine, sends, permits=Odd(), clock=sends.clock, batch_limit=LIMIT)
     with engine.connect() as connection:
         add_accounts(connection, 10 * LIMIT)
     assert [work.taken for _ in range(3) if (work := works.work_claim())] == [LIMIT, 2 * LIMIT, 2 * LIMIT]
@@ -298,14 +299,12 @@ def test_what_was_answered_is_settled_before_another_call_for_a_later_batch(
         settled = []
 
         def searches(mails: Sequence[Mail]) -> Sequence[Outcome]:
-            for _ in range(2):
-                assert sends.permitted(len(mails), 0, again=True)
-                settled.append((count(connection, "deliveries") - before, count(connection, "batches")))
+            settled.append((count(connection, "deliveries") - before, count(connection, "batches")))
             return accept(mails)
 
-        sends.answers = [accept, accept, searches, accept]
+        sends.answers = [accept, accept, refuse_together, *[searches] * SEARCH, accept]
         sender.work_claim()
-        assert settled == [(2 * LIMIT, 1)] * 2  # and what is behind it was given back
+        assert settled == [(2 * LIMIT, 1)] * SEARCH  # and what is behind it was given back
         assert count(connection, "deliveries WHERE outcome = 'sent'") - before == 3 * LIMIT
         assert left(connection) == (JOBS - 3 * LIMIT, 0, 0)
         sender.work_claim()
@@ -314,23 +313,22 @@ def test_what_was_answered_is_settled_before_another_call_for_a_later_batch(
     assert ["late=true" in line for line in lines] == [False] * 5
 
 
-@pytest.mark.parametrize(("failing", "calls"), [(1, 1), (2, 2), (1, 2)])
+@pytest.mark.parametrize("failing", [1, 2, 5])
 def test_what_cannot_be_settled_meanwhile_is_settled_later(
-    engine: Engine, sender: Sender, sends: Scripted, failing: int, calls: int
+    engine: Engine, sender: Sender, sends: Scripted, failing: int
 ) -> None:
     with engine.connect() as connection:
         before = count(connection, "deliveries")
 
-        def searches(mails: Sequence[Mail]) -> Sequence[Outcome]:
+        def take_away(mails: Sequence[Mail]) -> Sequence[Answer]:
             connection.execute(text("ALTER TABLE batches RENAME TO away"))
-            for _ in range(failing):
-                assert sends.permitted(len(mails), 0, again=True)
+            return refuse_together(mails)
+
+        def bring_back(mails: Sequence[Mail]) -> Sequence[Answer]:
             connection.execute(text("ALTER TABLE away RENAME TO batches"))
-            for _ in range(calls - failing):
-                assert sends.permitted(len(mails), 0, again=True)
             return accept(mails)
 
-        sends.answers = [accept, searches, accept]
+        sends.answers = [accept, take_away, *[accept] * (failing - 1), bring_back, accept]
         sender.work_claim()
         assert count(connection, "deliveries WHERE outcome = 'sent'") - before == 2 * LIMIT
         assert left(connection) == (JOBS - 2 * LIMIT, 0, 0)
@@ -344,12 +342,11 @@ def test_what_was_perhaps_given_back_is_not_sent(engine: Engine, sender: Sender,
             event.remove(engine, "after_cursor_execute", lose)
             raise psycopg.OperationalError("the connection is lost")
 
-    def searches(mails: Sequence[Mail]) -> Sequence[Outcome]:
+    def refuse(mails: Sequence[Mail]) -> Sequence[Answer]:
         event.listen(engine, "after_cursor_execute", lose)
-        assert sends.permitted(len(mails), 0, again=True)
-        return accept(mails)
+        return refuse_together(mails)
 
-    sends.answers = [accept, searches, accept]
+    sends.answers = [accept, refuse, accept]
     with engine.connect() as connection:
         before = count(connection, "deliveries")
         sender.work_claim()
@@ -368,10 +365,9 @@ def test_a_transport_that_ends_after_a_settlement_gives_back_the_rest(
         before = count(connection, "deliveries")
 
         def closed(mails: Sequence[Mail]) -> Sequence[Outcome]:
-            assert sends.permitted(len(mails), 0, again=True)
             raise TransportError("the output is closed")
 
-        sends.answers = [accept, closed]
+        sends.answers = [accept, refuse_together, closed]
         with pytest.raises(TransportError):
             sender.work_claim()
         assert count(connection, "deliveries WHERE outcome = 'sent'") - before == LIMIT
@@ -385,7 +381,7 @@ class Ended(NoLimit):
         self.asked = 0
         self._until = until
 
-    def take(self, wanted: int, *, to_a_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit:
+    def take(self, wanted: int, *, per_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit:
         return Permit(wanted, until=self._until, calls=Permit(wanted, until=0))
 
     def take_again(self, permit: Permit, count: int, until: float) -> bool:
@@ -396,10 +392,8 @@ class Ended(NoLimit):
 @pytest.mark.parametrize(("until", "asked"), [(inf, 0), (0, 1)])
 def test_only_the_first_batch_waits_for_a_permit(engine: Engine, sends: Scripted, until: float, asked: int) -> None:
     permits = Ended(until)
-    works = Sender(
-        engine, sends, name="test", key=KEY, limits=limits(batch_limit=LIMIT), shared=Shared(permits, clock=sends.clock)
-    )
-    works._sending.pace.batches = 4
+    works = running.sender(engine, sends, permits=permits, clock=sends.clock, batch_limit=LIMIT)
+    works.size.batches = 4
     with engine.connect() as connection:
         add_accounts(connection, JOBS)
         works.work_claim()
@@ -433,18 +427,19 @@ def test_when_the_transport_takes_no_more_what_it_took_is_settled_and_the_rest_g
 
 @pytest.mark.parametrize(("took", "sent"), [(0, LIMIT), (6, LIMIT), (11, 0)])
 def test_a_call_has_what_the_claim_left_of_the_lease(
-    engine: Engine, sender: Sender, sends: Scripted, took: float, sent: int
+    engine: Engine, sender: Sender, shared: Shared, sends: Scripted, took: float, sent: int
 ) -> None:
     """The lease runs from the claim's own moment; a call that might outlast it is not begun."""
     sends.longest_call = timedelta(seconds=20)
     with engine.connect() as connection:
         [batch] = claim(connection, batch_limit=LIMIT, lease=timedelta(seconds=30)).batches
         before = len(sends.mailed)
-        sender._sending.work([batch], Permit(LIMIT), claimed=time.monotonic() - took)
+        permit = Permit(LIMIT)
+        permit.keep([LIMIT])
+        since = time.monotonic() - took
+        ClaimRun(shared, sender.claims, sender.size, [batch], permit, since=since).work()
         assert len(sends.mailed) - before == sent
         assert left(connection) == (JOBS - sent, 0, 0)
-    if sent:
-        assert sends.within <= timedelta(seconds=30 - took)
 
 
 def test_a_fault_in_a_transport_leaves_its_batch_unconfirmed_and_the_others_untried(
@@ -490,7 +485,7 @@ def test_what_a_claim_took_whose_answer_was_lost_is_given_back_uncharged(
 
 def test_what_another_sender_has_in_flight_is_not_given_back(engine: Engine, sends: Scripted, sender: Sender) -> None:
     """Not even by one whose host and process have the same name: they come again, in containers above all."""
-    other = Sender(engine, sends, name="test", key=KEY, limits=limits(batch_limit=LIMIT), shared=Shared())
+    other = running.sender(engine, sends, batch_limit=LIMIT)
     lose_one_answer(engine, "-- Claim up to")
     with pytest.raises(OperationalError):
         other.work_claim()

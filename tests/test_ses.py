@@ -25,14 +25,13 @@ from mypy_boto3_sesv2 import SESV2Client
 from mailroom import ses
 from mailroom.errors import SettingsError
 from mailroom.job import Action
-from mailroom.mail.transport import CONNECT_TRIES, LONGEST_CALL, Mail
+from mailroom.mail.transport import CONNECT_TRIES, MAX_CALL_TIME, Mail
 from mailroom.outcome import Deferred, Sent, Unconfirmed, Untried
 from mailroom.ses import classify, network
 from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.service import entry_statuses, error_statuses
 from tests.ses_calls import (
     SOURCE,
-    WITHIN,
     client_of,
     codes,
     free_port,
@@ -149,7 +148,7 @@ def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(connect: Connect) -
         )
         outcomes = send(impatient, mails(2))
         over.set()
-    assert outcomes == [Unconfirmed("NoEndError", "no answer from SES, or none that can be read")] * 2
+    assert outcomes == [Unconfirmed("CallTimeoutError", "no answer from SES, or none that can be read")] * 2
 
 
 @pytest.mark.parametrize("fault", [Fault(before="drop"), Fault(accept_then="drop")], ids=["unread", "accepted"])
@@ -523,8 +522,8 @@ def test_one_mail_is_a_call_of_its_own_and_several_share_one(
 def test_every_mail_is_tagged_and_its_template_that_of_the_action(simulator: Simulator, client: SESV2Client) -> None:
     transport = ses.SesTransport(client, source="Mailroom <noreply@example.com>", config_set="default")
     for count in (1, 2):
-        transport.send(Action.ACTIVATION, mails(count), batch="7", within=WITHIN)
-        transport.send(Action.PASSWORD_RECOVERY, mails(count), batch="8", within=WITHIN)
+        send(transport, mails(count), action=Action.ACTIVATION, batch="7")
+        send(transport, mails(count), action=Action.PASSWORD_RECOVERY, batch="8")
     found = Counter((mail.template.name, *sorted(mail.tags.items())) for mail in simulator.ledger.mails)
     assert found == {
         (template, ("mailroom_batch", batch), ("mailroom_token", token)): 2 if token == "0" else 1
@@ -539,7 +538,7 @@ def test_what_is_not_known_is_not_named(simulator: Simulator, client: SESV2Clien
     transport = ses.SesTransport(client, source=SOURCE, config_set="")
     anonymous = Mail(token=None, address="jo@example.com", login="jo", secret="s", code="")
     for them in ([anonymous], [anonymous] * 2):
-        assert kinds(transport.send(Action.ACTIVATION, them, batch=None, within=WITHIN)) == ["sent"] * len(them)
+        assert kinds(send(transport, them, action=Action.ACTIVATION, batch=None)) == ["sent"] * len(them)
     assert {mail.configuration_set for mail in simulator.ledger.mails} == {None}
     assert [mail.tags for mail in simulator.ledger.mails] == [{}] * 3
     assert not any("ConfigurationSetName" in body for body in bodies)
@@ -566,7 +565,7 @@ def test_any_login_arrives_inert_in_html_and_raw_in_text(
 
 
 def test_a_recovery_has_its_code_and_its_link(simulator: Simulator, transport: ses.SesTransport) -> None:
-    transport.send(Action.PASSWORD_RECOVERY, mails(1), batch="7", within=WITHIN)
+    send(transport, mails(1), action=Action.PASSWORD_RECOVERY, batch="7")
     [arrived] = simulator.ledger.mails
     for part in (arrived.text, arrived.html):
         assert "token=s0" in (part or "")
@@ -663,7 +662,7 @@ def test_where_calls_are_refused_whole_for_several_mails_each_goes_alone_for_a_w
     assert operations(mails(10, {3, 4})) == both
     assert operations(mails(9)) == {"SendEmail"}
     assert operations(mails(9, {0})) == {"SendEmail"}
-    assert transport.send(Action.PASSWORD_RECOVERY, mails(2), batch="7", within=WITHIN)
+    assert send(transport, mails(2), action=Action.PASSWORD_RECOVERY, batch="7")
     assert simulator.ledger.requests[-1].operation == "SendBulkEmail"
     assert operations(mails(9)) == {"SendEmail"}
     assert operations(mails(2)) == {"SendEmail"}
@@ -850,7 +849,7 @@ def test_no_log_holds_what_is_somebodys(
             simulator.faults.clear()
             simulator.faults.add(fault)
             for action in Action:
-                outcomes = impatient.send(action, them[:count], batch="7", within=WITHIN)
+                outcomes = send(impatient, them[:count], action=action, batch="7")
                 assert "canary" not in repr(outcomes)
     send(ses.SesTransport(connect(f"http://127.0.0.1:{free_port()}"), source=SOURCE), them)
     assert len(retries(caplog)) == 2
@@ -900,7 +899,7 @@ def test_retries_and_time_outs_are_ours(monkeypatch: pytest.MonkeyPatch) -> None
     config: Any = client.meta.config
     assert config.retries == {"mode": "standard", "total_max_attempts": 1}
     assert (config.connect_timeout, config.read_timeout, config.max_pool_connections) == (3, 15, 3)
-    assert ses.SesTransport(client, source=SOURCE).longest_call == LONGEST_CALL
+    assert ses.SesTransport(client, source=SOURCE).longest_call == MAX_CALL_TIME
 
 
 def test_many_threads_share_one_client(

@@ -116,7 +116,7 @@ def test_a_call_that_was_given_up_before_it_began_sends_no_byte_later(
         outcomes = send(impatient(monkeypatch, "https://127.0.0.1:1"), mails(2))
         given_up.set()
         eventually(lambda: seen, "the handshake is over, and the connection too")
-    assert (kinds(outcomes), codes(outcomes)) == (["free"] * 2, {"NoEndError"})
+    assert (kinds(outcomes), codes(outcomes)) == (["free"] * 2, {"CallTimeoutError"})
     assert seen == [b""]
 
 
@@ -206,7 +206,7 @@ def test_credentials_that_do_not_come_cost_the_mails_nothing_and_nothing_is_sent
     sends = impatient(monkeypatch, simulator.url)
     before = threading.active_count()
     outcomes = send(sends, mails(2))
-    assert (kinds(outcomes), codes(outcomes)) == (["free"] * 2, {"NoEndError"})
+    assert (kinds(outcomes), codes(outcomes)) == (["free"] * 2, {"CallTimeoutError"})
     metadata.goes_on.set()
     eventually(lambda: threading.active_count() <= before, "what was left behind has ended")
     assert simulator.ledger.requests == []

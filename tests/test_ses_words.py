@@ -115,7 +115,7 @@ def test_doctor_tells_it_in_lines_that_end(simulator: Simulator, monkeypatch: py
     for operation, body in bodies.items():
         simulator.faults.add(Fault(operation=operation, body=json.dumps(body), times=None))
     for finding in ses.examine(client, source=SOURCE, config_set="default"):
-        line = f"{finding.check} {finding.words} {finding.cure}"
+        line = f"{finding.check} {finding.message} {finding.remedy}"
         assert line.replace("…", "").isprintable(), finding.check
         assert len(line) < 6_000, finding.check
 

@@ -20,6 +20,7 @@ from mailroom.queue.claim import Claim
 from mailroom.queue.floors import Floors
 from mailroom.queue.verdict import MAX_ATTEMPTS, Verdict, judge
 from tests.world import add_accounts, ask_recovery, misplaced, rows, start_over
+from tests.world import claim as claim_due
 
 THROUGH_PGBOUNCER = True
 
@@ -139,7 +140,7 @@ class Mailroom(RuleBasedStateMachine):
         self.take()
 
     def take(self, limit: int = 50, jobs: int = 100, timeout: int = 0) -> Claim:
-        claim = queue.claim(
+        claim = claim_due(
             self.connection,
             queue="mailroom",
             worker="test",

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from mailroom import queue
 from mailroom.job import Action, Priority
 from mailroom.ops import status
 from mailroom.ops.status import InFlight, Waiting
 from mailroom.queue.floors import Floors
 from tests.world import add_accounts, ask_recovery
+from tests.world import claim as claim_due
 
 RECOVERY = Action.PASSWORD_RECOVERY
 
@@ -34,7 +34,7 @@ def make_due(connection: Connection) -> None:
 
 def claim(connection: Connection, *, lease: timedelta, batch_limit: int = 2) -> None:
     limits: dict[str, Any] = {"batch_limit": batch_limit, "batch_timeout": timedelta(0), "lease": lease}
-    assert queue.claim(connection, queue="mailroom", worker="test", floors=Floors(), **limits).batches
+    assert claim_due(connection, queue="mailroom", worker="test", floors=Floors(), **limits).batches
 
 
 def test_nothing_is_nothing(conn: Connection) -> None:

@@ -18,7 +18,7 @@ def test_a_mail_keeps_its_data_out_of_its_repr() -> None:
 
 def test_debugging_prints_each_mail_and_calls_it_sent() -> None:
     out = io.StringIO()
-    outcomes = DebugTransport(out).send(Action.PASSWORD_RECOVERY, [JO, LI], batch="7", within=timedelta(0))
+    outcomes = DebugTransport(out).send(Action.PASSWORD_RECOVERY, [JO, LI], batch="7")
     assert outcomes == [Sent("debug-7-1"), Sent("debug-7-2")]
     assert out.getvalue().splitlines() == [
         "batch=7 token=1 template=passwordrecoveryv1 to=jo@example.com "

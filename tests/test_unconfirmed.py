@@ -10,7 +10,7 @@ from mailroom import queue
 from mailroom.job import Batch
 from mailroom.outcome import Sent, Unconfirmed
 from mailroom.queue.floors import Floors
-from mailroom.queue.late_acceptances import Believed, believe
+from mailroom.queue.late_acceptances import Applied, apply
 from mailroom.queue.verdict import GRACE, judge
 from mailroom.simulator import Fault, Simulator
 from tests.running import count, drained, eventually, transport, working
@@ -70,7 +70,7 @@ def test_an_answer_that_comes_after_all_ends_the_hold(engine: Engine) -> None:
         answers = [judge(Sent("m"), attempt=0, jitter=0), *[judge(Unconfirmed("x", "y"), attempt=0, jitter=0)] * 2]
         assert not queue.settle(connection, [(batch, answers)])
         assert count(connection, HELD) == 3  # a settlement decides nothing
-        assert believe(connection) == Believed(freed=1, amended=0)
+        assert apply(connection) == Applied(freed=1, amended=0)
         assert count(connection, HELD) == 2
         assert take(connection) is None
         assert count(connection, "deliveries WHERE outcome = 'sent' AND NOT late") == 1

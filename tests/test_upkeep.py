@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from mailroom import queue
 from mailroom.job import Batch
 from mailroom.ops import maintenance
-from mailroom.ops.maintenance import Reconciled, Upkeep
+from mailroom.ops.maintenance import Maintenance, Reconciled
 from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue import by_hand
 from mailroom.queue.verdict import judge
@@ -140,8 +140,8 @@ def test_a_late_answer_is_no_place(engine: Engine, connection: Connection) -> No
     connection.execute(text("DELETE FROM batches"))
     assert not settle(connection, batch, Sent("m"))
     assert maintenance.reconcile(engine, queue="mailroom").enqueued == (batch.jobs[0].token,)
-    [over] = claim(connection).over
-    assert (over.outcome, over.error_code) == ("sent", "AcceptedLate")
+    [job] = claim(connection).finished
+    assert (job.outcome, job.error_code) == ("sent", "AcceptedLate")
 
 
 def test_a_consumed_token_needs_no_mail(engine: Engine, connection: Connection) -> None:
@@ -156,7 +156,7 @@ def test_a_recovery_that_ran_out_is_put_on_record_and_not_mailed(engine: Engine,
     connection.execute(text("UPDATE tokens SET expires_at = now() WHERE action = 'password_recovery'"))
     maintenance.reconcile(engine, queue="mailroom")
     claimed = claim(connection)
-    assert (claimed.batches, [over.outcome for over in claimed.over]) == ((), ["expired"])
+    assert (claimed.batches, [job.outcome for job in claimed.finished]) == ((), ["expired"])
     assert misplaced(connection) == []
 
 
@@ -400,7 +400,7 @@ def test_a_worker_finds_lost_tokens_each_minute_and_further_back_each_time(
     engine: Engine, connection: Connection
 ) -> None:
     lose_jobs(connection, "activation", count=45)
-    work = Upkeep(engine, queue="mailroom", prune_after=None, looks=10)
+    work = Maintenance(engine, queue="mailroom", prune_after=None, looks=10)
     found = []
     for now in (0.0, 59.9, 60.0, 120.0, 180.0):
         work.step(now)
@@ -414,16 +414,16 @@ def test_a_worker_finds_lost_tokens_each_minute_and_further_back_each_time(
 def test_a_worker_prunes_only_if_told_to(engine: Engine, connection: Connection) -> None:
     mail(connection, 3)
     age(connection, 91)
-    Upkeep(engine, queue="mailroom", prune_after=None).step(0)
+    Maintenance(engine, queue="mailroom", prune_after=None).step(0)
     assert count(connection, "deliveries") == 3
-    Upkeep(engine, queue="mailroom", prune_after=AGED).step(0)
+    Maintenance(engine, queue="mailroom", prune_after=AGED).step(0)
     assert everything(connection) == (0, 0, 0)
 
 
 def test_a_worker_prunes_a_backlog_step_by_step_and_then_hourly(engine: Engine, connection: Connection) -> None:
     mail(connection, 25)
     age(connection, 91)
-    work = Upkeep(engine, queue="mailroom", prune_after=AGED, looks=10)
+    work = Maintenance(engine, queue="mailroom", prune_after=AGED, looks=10)
     left = []
     for now in (0.0, 1.0, 5.0, 10.0):
         work.step(now)
@@ -448,7 +448,7 @@ def test_what_the_database_refuses_is_said_once_and_stops_nothing_else(
     with pytest.raises(DBAPIError, match="theirs"):
         prune(engine)
     [lost] = lose_jobs(connection, "activation")
-    work = Upkeep(engine, queue="mailroom", prune_after=AGED)
+    work = Maintenance(engine, queue="mailroom", prune_after=AGED)
     work.step(0)
     work.step(3600)
     assert rows(connection, "SELECT token FROM jobs") == [(lost,)]

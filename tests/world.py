@@ -1,5 +1,6 @@
 """What applications do to the database, the invariant of the queue, and other words that tests share."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ from mailroom import queue
 from mailroom.job import Batch, Position
 from mailroom.queue.claim import Claim
 from mailroom.queue.floors import LANES, Floors
+from mailroom.queue.limits import Limits
 
 # Every enqueued token is in exactly one place: waiting, in flight, or over. Returns those that are not.
 MISPLACED = text(
@@ -58,14 +60,9 @@ def ask_recovery(connection: Connection, account: int) -> int:
 
 def claim(connection: Connection, **how: Any) -> Claim:
     """Claim as a worker would that lets nothing wait; `how` differs from that."""
-    usual = {
-        "queue": "mailroom",
-        "worker": "test",
-        "batch_limit": 50,
-        "batch_timeout": timedelta(0),
-        "lease": timedelta(seconds=30),
-    }
-    return queue.claim(connection, **{**usual, "floors": Floors(), **how})
+    usual = Limits(queue="mailroom", batch_limit=50, batch_timeout=timedelta(0), lease=timedelta(seconds=30))
+    limits = replace(usual, **{name: how.pop(name) for name in list(how) if hasattr(usual, name)})
+    return queue.claim(connection, limits, **{"worker": "test", "floors": Floors(), **how})
 
 
 def batch_of(claim: Claim) -> Batch | None:

@@ -27,7 +27,7 @@ def prune(
     *,
     older_than: Annotated[str | None, typer.Option(help="Days, as in 90d; else MAILROOM_PRUNE_AFTER.")] = None,
 ) -> None:
-    """Delete the deliveries of tokens that have been over for so long, and those tokens. It cannot be undone.
+    """Delete the deliveries of tokens that have been finished for so long, and those tokens. It cannot be undone.
 
     A few thousand rows at a time, a commit each: it may run at any moment, and be stopped at any moment.
     """

@@ -1,4 +1,4 @@
-"""`doctor`: a check a line, and the cure for what it finds."""
+"""`doctor`: a check a line, and the remedy for what it finds."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -19,14 +19,14 @@ from mailroom.settings import Settings
 def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
     """Check all that mailroom needs: settings, key, database, LISTEN, and what SES has. Sends nothing, changes nothing.
 
-    Exit 1 if a check fails; warnings are for you to weigh.
+    Exit 1 if a check fails; warnings are for you to judge.
     """
     findings = []
     for finding in _examine():
         findings.append(finding)
         if not as_json:
-            cure = f" -> {finding.cure}" if finding.cure else ""
-            say(f"{finding.level:8}{finding.check}: {finding.words}{cure}")
+            remedy = f" -> {finding.remedy}" if finding.remedy else ""
+            say(f"{finding.level:8}{finding.check}: {finding.message}{remedy}")
     if as_json:
         print_json([asdict(finding) for finding in findings])
     if any(finding.level is Level.FAILED for finding in findings):

@@ -13,7 +13,7 @@ from rich.table import Table
 from sqlalchemy import Connection
 
 from mailroom import settings
-from mailroom.cli.terminal import LARGEST_ID, print_json, print_table, printable, say
+from mailroom.cli.terminal import MAX_ID, print_json, print_table, printable, say
 from mailroom.cli.wiring import open_database, progress
 from mailroom.db.schema import delivery_outcome
 from mailroom.errors import MailroomError, SettingsError
@@ -28,12 +28,12 @@ MOMENT_HELP: Final = "so long ago (90s, 15m, 2h, 7d), or at a moment (2026-03-01
 
 app = typer.Typer(
     help="Look at jobs, retry, release or drop them."
-    " With --outcome or --code: attempts on record; else what is not over.",
+    " With --outcome or --code: attempts on record; else what is not finished.",
     no_args_is_help=True,
 )
 
-Tokens = Annotated[list[int] | None, typer.Argument(metavar="[TOKEN]...", min=1, max=LARGEST_ID, help="Ids of tokens.")]
-Account = Annotated[int | None, typer.Option(min=1, max=LARGEST_ID, help="Of this account.")]
+Tokens = Annotated[list[int] | None, typer.Argument(metavar="[TOKEN]...", min=1, max=MAX_ID, help="Ids of tokens.")]
+Account = Annotated[int | None, typer.Option(min=1, max=MAX_ID, help="Of this account.")]
 Outcomes = Annotated[
     list[str] | None, typer.Option("--outcome", help=f"{', '.join(delivery_outcome.enums)}; repeat it.")
 ]
@@ -42,7 +42,7 @@ Since = Annotated[str | None, typer.Option(help=f"Not before: {MOMENT_HELP}.")]
 Until = Annotated[str | None, typer.Option(help=f"Before: {MOMENT_HELP}.")]
 Queue = Annotated[str | None, typer.Option(help="Waiting or in flight in this queue.")]
 Held = Annotated[bool, typer.Option("--held", help="Held: perhaps sent, until somebody decides.")]
-Limit = Annotated[int | None, typer.Option(min=1, max=LARGEST_ID, help="At most so many.")]
+Limit = Annotated[int | None, typer.Option(min=1, max=MAX_ID, help="At most so many.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 ShowAddresses = Annotated[bool, typer.Option("--show-addresses", help="Show addresses and logins, which are personal.")]
 
@@ -50,7 +50,7 @@ ShowAddresses = Annotated[bool, typer.Option("--show-addresses", help="Show addr
 @app.command("list")
 def list_jobs(  # noqa: PLR0913 - an option each
     *,
-    token: Annotated[list[int] | None, typer.Option(min=1, max=LARGEST_ID, help="Of this token; repeat it.")] = None,
+    token: Annotated[list[int] | None, typer.Option(min=1, max=MAX_ID, help="Of this token; repeat it.")] = None,
     account: Account = None,
     outcome: Outcomes = None,
     code: Code = None,
@@ -76,7 +76,7 @@ def list_jobs(  # noqa: PLR0913 - an option each
 
 @app.command()
 def show(
-    token: Annotated[int, typer.Argument(min=1, max=LARGEST_ID, help="The id of a token.")],
+    token: Annotated[int, typer.Argument(min=1, max=MAX_ID, help="The id of a token.")],
     *,
     show_addresses: ShowAddresses = False,
     as_json: AsJson = False,
@@ -114,7 +114,7 @@ def retry(  # noqa: PLR0913 - an option each
     queue_name: Annotated[str | None, typer.Option(help="Where jobs go back to; else MAILROOM_QUEUE_NAME.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Put jobs back that are over and were not sent; make those due now that wait. `jobs list` shows which.
+    """Put jobs back that are finished and were not sent; make those due now that wait. `jobs list` shows which.
 
     What was sent, is in flight or held, or has a token that is consumed or gone, is left as it is. Whether a mail is
     still wanted is decided when it is claimed, as always: a recovery that has run out expires again.
@@ -171,7 +171,7 @@ def drop(
 ) -> None:
     """Cancel jobs that wait or are held, for good; on record as Dropped. `jobs list` shows which.
 
-    What is in flight or over is left as it is. Exit 1 if a TOKEN was left.
+    What is in flight or finished is left as it is. Exit 1 if a TOKEN was left.
     """
     moments = (_moment(since), _moment(until))
     filters = Filters(tuple(tokens or ()), account, (), None, *moments, queue, held)
@@ -210,7 +210,7 @@ def _check(filters: Filters, *, choose: bool = False) -> None:
         if outcome not in delivery_outcome.enums:
             raise SettingsError(f"{outcome!r} is no outcome: {', '.join(delivery_outcome.enums)}")
     if filters.on_record and filters.held:
-        raise SettingsError("--held is for jobs that are not over: an attempt on record is not held")
+        raise SettingsError("--held is for jobs that are not finished: an attempt on record is not held")
     if filters.on_record and filters.queue:
         raise SettingsError("--queue is for jobs that wait or are in flight: what is on record is of no queue")
     if choose and filters == Filters():
@@ -221,7 +221,7 @@ def _chosen(connection: Connection, filters: Filters, limit: int | None) -> list
     """The tokens of the jobs that are meant: all of them, before any is changed."""
     if filters == Filters(tokens=filters.tokens):
         return list(dict.fromkeys(filters.tokens))[:limit]
-    states = {"over"} if filters.on_record else {"waiting", "held"}
+    states = {"finished"} if filters.on_record else {"waiting", "held"}
     found = (row.token for row in jobs.find(connection, filters) if row.state in states)
     return list(dict.fromkeys(islice(found, limit)))
 
@@ -256,13 +256,13 @@ def _tell(done: dict[str, list[int]], words: str, left: dict[int, str], *, as_js
     else:
         say(words)
     if left:
-        told = ", ".join(f"{token} ({state})" for token, state in left.items())
-        raise MailroomError(f"left as they are: {told}")
+        states = ", ".join(f"{token} ({state})" for token, state in left.items())
+        raise MailroomError(f"left as they are: {states}")
 
 
 def _told(row: Found, *, addresses: bool) -> dict[str, object]:
-    told = asdict(row) | {"at": None if row.at is None else row.at.isoformat()}
-    return told if addresses else {name: value for name, value in told.items() if name not in PERSONAL}
+    shown = asdict(row) | {"at": None if row.at is None else row.at.isoformat()}
+    return shown if addresses else {name: value for name, value in shown.items() if name not in PERSONAL}
 
 
 def _print(found: Iterable[Found], *, addresses: bool) -> None:

@@ -16,7 +16,7 @@ from mailroom.settings import unknown_variables
 log = logging.getLogger(__name__)
 
 # Some minutes of a busy worker; a few megabytes.
-MOST_WAITING: Final = 10_000
+MAX_WAITING: Final = 10_000
 # How long the end of the process waits for the last lines to be taken.
 LAST_LINES_SECONDS: Final = 1.0
 
@@ -37,7 +37,7 @@ class LogWriter(logging.Handler):
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="log", daemon=True)
             self._thread.start()
-        if self._waiting.qsize() >= MOST_WAITING:
+        if self._waiting.qsize() >= MAX_WAITING:
             self._dropped += 1
         else:
             self._waiting.put(line)
@@ -62,8 +62,8 @@ class LogWriter(logging.Handler):
     def _tell_dropped(self) -> None:
         with self._guarded():
             dropped, self._dropped = self._dropped, 0
-        told = {"levelno": logging.WARNING, "levelname": "WARNING"}
-        lost = logging.makeLogRecord(told | {"msg": f"log lines dropped={dropped}: nobody took them in time"})
+        level = {"levelno": logging.WARNING, "levelname": "WARNING"}
+        lost = logging.makeLogRecord(level | {"msg": f"log lines dropped={dropped}: nobody took them in time"})
         if not write_line(self._fd, self.format(lost)):
             self._drop(dropped)
 

@@ -20,7 +20,7 @@ def pause(
     *,
     reason: Annotated[str, typer.Option(help="Why; status shows it.")] = "by hand",
 ) -> None:
-    """Stop claiming what is in SCOPE, in every worker and sweep, until `mailroom resume`. Calls in the air finish.
+    """Stop claiming what is in SCOPE, in every worker and sweep, until `mailroom resume`. Calls in flight finish.
 
     A scope that mailroom itself has paused, and would resume by itself, stays paused from now on.
     """

@@ -2,6 +2,7 @@
 
 import io
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Final, TextIO
@@ -21,13 +22,17 @@ from mailroom.cli.worker import (
 )
 from mailroom.errors import LineError, SettingsError
 from mailroom.job import Action
-from mailroom.mail.pipe import LONGEST_LINE, PipeTransport, parse
-from mailroom.mail.transport import LONGEST_CALL, Mail, Transport
+from mailroom.mail.pipe import MAX_LINE, PipeTransport, parse
+from mailroom.mail.transport import MAX_CALL_TIME, Mail, Transport
 from mailroom.outcome import Rejected, Sent
+from mailroom.worker.calls import Calls
+from mailroom.worker.sharing import Sharing
 from mailroom.worker.worker import Worker
 
 DEFAULT_OUTPUT_PATH: Final = Path("./output")
-LARGEST_CALL: Final = 50
+MAX_CALL: Final = 50
+# So that a call can be made and a search still ends.
+MAX_LINE_TIME: Final = 2 * MAX_CALL_TIME
 
 
 def collect(
@@ -75,19 +80,20 @@ def send() -> None:
     output_path = given.ses_output_path or DEFAULT_OUTPUT_PATH
     with signals.answered_by(lambda: log.info("stopping when the input ends")):
         transport = open_transport(given, connections=1, output_path=output_path)
-        failed = sum(_work_line(transport, number, line) for number, line in enumerate(_lines(), start=1))
+        sharing = Sharing()
+        failed = sum(_send_checked(transport, sharing, number, line) for number, line in enumerate(_lines(), start=1))
     if failed:
         raise typer.Exit(1)
 
 
-def _work_line(transport: Transport, number: int, line: str) -> int:
+def _send_checked(transport: Transport, sharing: Sharing, number: int, line: str) -> int:
     """Read a line and send its mails; return how many failed, or 1 if it is malformed."""
     try:
         mails = parse(line)
     except LineError as error:
         log.error("line %d skipped: %s", number, error)
         return 1
-    return _send_line(transport, number, mails)
+    return _send_line(transport, sharing, number, mails)
 
 
 def _write_utf8(out: TextIO) -> None:
@@ -99,20 +105,21 @@ def _write_utf8(out: TextIO) -> None:
 def _lines() -> Iterator[str]:
     """Lines of the input, by line feed alone, none longer than what `parse` refuses as too long."""
     source = open(sys.stdin.fileno(), encoding="utf-8", errors="surrogateescape", newline="\n", closefd=False)  # noqa: SIM115
-    while line := source.readline(LONGEST_LINE + 1):
+    while line := source.readline(MAX_LINE + 1):
         yield line
         while not line.endswith("\n") and line:
-            line = source.readline(LONGEST_LINE + 1)
+            line = source.readline(MAX_LINE + 1)
 
 
-def _send_line(transport: Transport, number: int, mails: Sequence[tuple[Action, Mail]]) -> int:
+def _send_line(transport: Transport, sharing: Sharing, number: int, mails: Sequence[tuple[Action, Mail]]) -> int:
     """Send the mails of a line, a call for each action and 50 of them; return how many failed."""
     failed = 0
     for action in Action:
         of_action = [mail for each, mail in mails if each is action]
-        for start in range(0, len(of_action), LARGEST_CALL):
-            part = of_action[start : start + LARGEST_CALL]
-            outcomes = transport.send(action, part, batch=None, within=2 * LONGEST_CALL)
+        for start in range(0, len(of_action), MAX_CALL):
+            part = of_action[start : start + MAX_CALL]
+            deadline = time.monotonic() + MAX_LINE_TIME.total_seconds()
+            outcomes = Calls(transport, action, batch=None, deadline=deadline, sharing=sharing).send(part)
             sent = sum(isinstance(outcome, Sent) for outcome in outcomes)
             failed += len(part) - sent
             log.info("line %d action=%s mails=%d sent=%d", number, action, len(part), sent)

@@ -50,8 +50,8 @@ def _print(found: Status) -> None:
     for name in names:
         outcomes.add_row(name, *(f"{counts.get(name, 0):,}" for counts in found.outcomes.values()))
     _print_or(outcomes, "outcomes: none in the last day")
-    for code, words in found.warnings.items():
-        say(f"warning: {code}: {words}")
+    for code, message in found.warnings.items():
+        say(f"warning: {code}: {message}")
 
 
 def _print_or(table: Table, nothing: str) -> None:

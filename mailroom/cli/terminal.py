@@ -15,7 +15,7 @@ from rich.table import Table
 from mailroom.errors import MailroomError
 
 # What a bigint holds.
-LARGEST_ID: Final = 2**63 - 1
+MAX_ID: Final = 2**63 - 1
 
 
 def say(words: str) -> None:

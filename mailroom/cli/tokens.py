@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Row, func, select
 
 from mailroom import settings
 from mailroom import tokens as signing
-from mailroom.cli.terminal import LARGEST_ID, say
+from mailroom.cli.terminal import MAX_ID, say
 from mailroom.cli.wiring import open_database
 from mailroom.db.schema import tokens as table
 from mailroom.errors import MailroomError, SettingsError
@@ -42,7 +42,7 @@ def verify(
 
 
 @app.command()
-def sign(token: Annotated[int, typer.Argument(min=1, max=LARGEST_ID, help="The id of a row of tokens.")]) -> None:
+def sign(token: Annotated[int, typer.Argument(min=1, max=MAX_ID, help="The id of a row of tokens.")]) -> None:
     """Print a token as its mail has it, and for a recovery its code on a second line. Mind them: they open accounts."""
     given = settings.load("database_url", "secret_key")
     row = _find(given, table.c.id == token)

@@ -14,7 +14,7 @@ from mailroom.cli.terminal import is_writable
 from mailroom.db import preflight
 from mailroom.db.engine import check_revision, connect_engine
 from mailroom.errors import SettingsError
-from mailroom.fleet.account_refresh import AccountWatch
+from mailroom.fleet.account_refresh import AccountRefresh
 from mailroom.fleet.permits import NO_LIMIT, FleetPermits, Permits
 from mailroom.mail.debug import DebugTransport
 from mailroom.queue.limits import MAX_CLAIM_JOBS, Limits
@@ -85,7 +85,7 @@ def open_permits(settings: Settings, engine: Engine, transport: "SesTransport | 
     if isinstance(transport, DebugTransport):
         yield NO_LIMIT
         return
-    with AccountWatch(engine, transport.account).watching():
+    with AccountRefresh(engine, transport.account).running():
         yield FleetPermits(engine, mail_rate=settings.ses_rate, bulk_rate=settings.ses_bulk_rate)
 
 

@@ -20,7 +20,6 @@ from mailroom.ops import maintenance
 from mailroom.ops.maintenance import LOOKS, log_reconciled, reconcile_all
 from mailroom.queue.listener import Listener
 from mailroom.settings import Settings
-from mailroom.worker.sender import Sender
 from mailroom.worker.shared import Shared
 from mailroom.worker.sweep import Swept
 from mailroom.worker.sweep import sweep as sweep_once
@@ -33,7 +32,7 @@ BatchTimeout = Annotated[
 SweepInterval = Annotated[str | None, typer.Option(help="How often to sweep, ms; else MAILROOM_SWEEP_INTERVAL.")]
 QueueName = Annotated[str | None, typer.Option(help="Which jobs to take; else MAILROOM_QUEUE_NAME.")]
 # Some decades; more than a timedelta of seconds has to hold.
-MOST_SECONDS: Final = 1e9
+MAX_SECONDS: Final = 1e9
 LISTEN = typer.Option("--listen/--no-listen", help="Wait for notifications, or only sweep.")
 
 
@@ -48,7 +47,7 @@ def worker(
 ) -> None:
     """Send mails until stopped.
 
-    SIGTERM, SIGINT, SIGHUP or SIGQUIT: claim nothing more, finish the calls in the air, settle them, exit 0. A second
+    SIGTERM, SIGINT, SIGHUP or SIGQUIT: claim nothing more, finish the calls in flight, settle them, exit 0. A second
     one: exit at once.
     """
     start_log()
@@ -78,7 +77,7 @@ def worker(
 
 def sweep(
     *,
-    max_seconds: Annotated[float, typer.Option(min=0, max=MOST_SECONDS, help="Stop claiming after this long.")] = 300,
+    max_seconds: Annotated[float, typer.Option(min=0, max=MAX_SECONDS, help="Stop claiming after this long.")] = 300,
     full: Annotated[bool, typer.Option("--full", help="Look at every token for lost jobs, not at the newest.")] = False,
     batch_limit: BatchLimit = None,
     queue_name: QueueName = None,
@@ -95,24 +94,20 @@ def sweep(
     given = settings.load("database_url", "secret_key", batch_limit=batch_limit, queue_name=queue_name)
     transport = open_transport(given, connections=2, output_path=given.ses_output_path)
     with open_database(given, pool_size=2) as engine, open_permits(given, engine, transport) as permits:
-        shared = Shared(permits)
-        sender = Sender(
+        shared = Shared(
             engine,
             transport,
-            name=f"{socket.gethostname()}/{os.getpid()}/sweep",
             key=given.signing_key,
             limits=replace(limits(given), batch_timeout=timedelta(0)),
-            shared=shared,
+            permits=permits,
         )
-        stopping = shared.stopping
-        with signals.answered_by(stopping.set):
+        with signals.answered_by(shared.stopping.set):
             if full:
-                reconcile_fully(engine, given.queue_name, stopping=stopping.is_set)
+                reconcile_fully(engine, given.queue_name, stopping=shared.stopping.is_set)
             else:
                 reconcile_newest(engine, given.queue_name)
-            swept = sweep_once(
-                engine, sender, backoff=shared.backoff, longest=timedelta(seconds=max_seconds), stopping=stopping.is_set
-            )
+            name = f"{socket.gethostname()}/{os.getpid()}/sweep"
+            swept = sweep_once(shared, name=name, max_time=timedelta(seconds=max_seconds))
     if swept is Swept.REFUSED:
         raise MailroomError("SES takes no mail at present, for the reason logged above; the jobs wait")
     if swept is Swept.LEFT:

@@ -56,7 +56,7 @@ _RECYCLE_SECONDS: Final = 1800
 _USELESS: Final = ("08", "0A000", "25006", "53", "57P0", "58", "XX")
 
 
-# When all connections of an engine were to be made anew.
+# When all connections of an engine were to be made again.
 _renewed_at: "WeakKeyDictionary[Engine, float]" = WeakKeyDictionary()
 
 
@@ -184,7 +184,7 @@ def connect_engine(
     Its connections are those of `connect`; parameters stay out of error messages. A statement to which no answer comes
     for `answer_within` is cancelled: it fails, or OutcomeUnknownError is raised (as `orig` of an OperationalError) if
     not even that is answered. A server that takes no writes, or says that it is of no use, is left: the next statement
-    connects anew. Unless it `writes`, it reads on a standby too.
+    connects again. Unless it `writes`, it reads on a standby too.
     """
     conninfo = connection_string(url)
     engine = create_engine(
@@ -266,10 +266,10 @@ def first_line(error: DBAPIError) -> str:
     return " ".join(str(error.orig).split("\n")[0].split())
 
 
-def is_worth_repeating(error: BaseException) -> bool:
+def is_retryable(error: BaseException) -> bool:
     """Whether a settlement that failed may succeed later: always, unless its own values are at fault.
 
     The server is away or failing over, a partition is missing, a right was revoked, an index is corrupt: somebody will
-    mend it, and what SES has answered must not be thrown away until then.
+    fix it, and what SES has answered must not be thrown away until then.
     """
     return isinstance(error, DBAPIError) and not isinstance(error.orig, psycopg.DataError)

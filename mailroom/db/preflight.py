@@ -1,4 +1,4 @@
-"""What must hold of a database before mailroom changes anything in it: each fault in words, with its cure."""
+"""What must hold of a database before mailroom changes anything in it: each fault in words, with its remedy."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from mailroom.errors import DatabaseError
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is wrong, and its cure."""
+    """What is wrong, and its remedy."""
 
-    words: str
-    cure: str
+    message: str
+    remedy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class _Demand:
         return float(setting) >= self.least or (self.least > 0 and float(setting) == 0)
 
 
-# Milliseconds. What is longer than this is for whoever set it to weigh: what takes longer fails, and is tried again.
+# Milliseconds. What is longer than this is for whoever set it to judge: what takes longer fails, and is tried again.
 _TOO_SHORT: Final = "hardly a statement would come to its end"
 DEMANDS: Final = {
     "synchronous_commit": _Demand(
@@ -59,7 +59,7 @@ ENCODING: Final = "UTF8"
 
 
 def check(engine: Engine) -> None:
-    """Raise DatabaseError, with the cure, unless the database answers, is at our revision, and keeps what it is told.
+    """Raise DatabaseError, with the remedy, unless the database answers, is at our revision, and keeps what it is told.
 
     For whatever changes something.
     """
@@ -70,7 +70,7 @@ def check(engine: Engine) -> None:
     except DBAPIError as error:
         raise DatabaseError(f"the database cannot be used: {first_line(error)}") from error
     if found is not None:
-        raise DatabaseError(f"{found.words}: {found.cure}")
+        raise DatabaseError(f"{found.message}: {found.remedy}")
 
 
 def faults(connection: Connection) -> Iterator[Fault]:
@@ -82,8 +82,8 @@ def faults(connection: Connection) -> Iterator[Fault]:
     if found.in_recovery:
         yield Fault("the server is a standby and takes no writes", "name the primary")
     if found.encoding != ENCODING:
-        words = f"server_encoding is {found.encoding}: not every name and answer can be stored"
-        yield Fault(words, f"a database made with ENCODING '{ENCODING}'")
+        message = f"server_encoding is {found.encoding}: not every name and answer can be stored"
+        yield Fault(message, f"a database made with ENCODING '{ENCODING}'")
     for name, setting, source in zip(found.names, found.values, found.sources, strict=True):
         if not DEMANDS[name].met_by(setting):
             good = DEMANDS[name].values[0] if DEMANDS[name].values else "0"
@@ -97,5 +97,5 @@ def faults(connection: Connection) -> Iterator[Fault]:
             "ALTER ROLE … BYPASSRLS, or ALTER TABLE … DISABLE ROW LEVEL SECURITY",
         )
     if found.unlogged:
-        words = f"{', '.join(found.unlogged)} would be empty after a crash of the server (UNLOGGED)"
-        yield Fault(words, "ALTER TABLE … SET LOGGED")
+        message = f"{', '.join(found.unlogged)} would be empty after a crash of the server (UNLOGGED)"
+        yield Fault(message, "ALTER TABLE … SET LOGGED")

@@ -45,8 +45,8 @@ class Guarded:
             shell, env=environment, start_new_session=True, **streams, **more
         )
         assert self._shell.stdout is not None  # noqa: S101 - it is a pipe
-        with self._shell.stdout as told:
-            self.pid = int(told.readline())
+        with self._shell.stdout as reported:
+            self.pid = int(reported.readline())
 
     def is_running(self) -> bool:
         return self._shell.poll() is None

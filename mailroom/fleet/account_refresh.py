@@ -20,11 +20,11 @@ log = logging.getLogger(__name__)
 # How long a process waits for the first answer.
 FIRST_LOOK: Final = timedelta(seconds=2)
 # Between two looks whether an answer is due, at the least: then all of the fleet look, and one asks.
-LEAST_WAIT: Final = timedelta(seconds=1)
+MIN_WAIT: Final = timedelta(seconds=1)
 OUTAGE_WAIT: Final = timedelta(seconds=5)
 
 
-class AccountWatch:
+class AccountRefresh:
     """Asks SES when that is due and nobody else of the fleet has. `ask` raises TransportError if there is no answer."""
 
     def __init__(self, engine: Engine, ask: Callable[[], SesAccount]) -> None:
@@ -36,7 +36,7 @@ class AccountWatch:
         self._wait = OUTAGE_WAIT
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
+    def running(self) -> Iterator[None]:
         """Look in a thread of its own, at once and then whenever an answer is due, until the end of the block.
 
         The block begins once the first look is over, or after FIRST_LOOK.
@@ -48,7 +48,7 @@ class AccountWatch:
             yield
         finally:
             self._stopping.set()
-            thread.join(timeout=1)  # a question in the air ends with the process
+            thread.join(timeout=1)  # a question in flight ends with the process
 
     def refresh(self) -> bool:
         """Ask SES if it is due, and keep the answer; return whether it was. Never raises for SES or the database.
@@ -58,7 +58,7 @@ class AccountWatch:
         try:
             with self._engine.connect() as connection:
                 refresh = buckets.claim_refresh(connection)
-            self._wait = max(refresh.due_in, LEAST_WAIT)
+            self._wait = max(refresh.due_in, MIN_WAIT)
             if refresh.granted_before is None:
                 return False
             account = self._ask()

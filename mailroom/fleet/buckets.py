@@ -7,7 +7,7 @@ below two: one mail and HOLD's worth). A bucket holds at most C and fills at R a
 seconds are at most C + R * t. A permit is used within HOLD of its grant, so those used in a window of t were granted in
 one of t + HOLD: at most R * t + (C + R * HOLD). C is CAPACITY's worth, half a second, and HOLD is 0.4 s; the rest of
 the second is for the way to SES, which takes one mail longer than another. What comes back unused is credited less
-what the rate made meanwhile (`sql/return_permits.sql`): after that the bucket is at most as full as if those permits
+what the rate made meanwhile (`sql/permits_return.sql`): after that the bucket is at most as full as if those permits
 had never left, and the bound is that of a history without them.
 """
 
@@ -33,7 +33,7 @@ RESERVE: Final = 0.2
 QUOTA_RESERVE: Final = 0.05
 QUOTA_STALE_AFTER: Final = timedelta(minutes=10)
 CUT: Final = 0.7
-LEAST_PACE: Final = 0.05
+MIN_RATE_FACTOR: Final = 0.05
 RECOVERY_PER_SECOND: Final = 0.05
 REFRESH_EVERY: Final = timedelta(seconds=60)
 FIRST_TRIES: Final = timedelta(seconds=5)
@@ -75,7 +75,7 @@ def take(connection: Connection, bucket: Bucket, wanted: int, *, own_rate: float
     They are to be used within HOLD of asking, or not at all.
     """
     row = connection.execute(
-        statement("take_permits"),
+        statement("permits_take"),
         {
             "bucket": bucket.value,
             "wanted": wanted,
@@ -100,7 +100,7 @@ def take(connection: Connection, bucket: Bucket, wanted: int, *, own_rate: float
 def give_back(connection: Connection, bucket: Bucket, granted: Granted, unused: int) -> None:
     """Give back some of what was granted. The longer it was held, the less it is worth; after HOLD, nothing."""
     connection.execute(
-        statement("return_permits"),
+        statement("permits_return"),
         {
             "bucket": bucket.value,
             "unused": unused,
@@ -113,24 +113,26 @@ def give_back(connection: Connection, bucket: Bucket, granted: Granted, unused: 
 def slow_down(connection: Connection) -> float | None:
     """Cut the rate of the fleet after a throttle answer; return the share of it that is left.
 
-    None if it was cut within the last second: the answers of calls that were in the air together tell one thing. The
+    None if it was cut within the last second: the answers of calls that were in flight together tell one thing. The
     rate creeps back by itself.
     """
-    pace: float | None = connection.execute(
-        statement("slow_down"),
+    factor: float | None = connection.execute(
+        statement("permits_cut"),
         {
             "cut": CUT,
-            "least_pace": LEAST_PACE,
+            "least_pace": MIN_RATE_FACTOR,
             "recovery_per_second": RECOVERY_PER_SECOND,
             "once_in": timedelta(seconds=1),
         },
     ).scalar()
-    return pace
+    return factor
 
 
 def claim_refresh(connection: Connection) -> Refresh:
     """Take it upon oneself to ask SES for the account, if that is due."""
-    row = connection.execute(statement("claim_refresh"), {"every": REFRESH_EVERY, "first_tries": FIRST_TRIES}).one()
+    row = connection.execute(
+        statement("account_claim_refresh"), {"every": REFRESH_EVERY, "first_tries": FIRST_TRIES}
+    ).one()
     due_in = REFRESH_EVERY if row.due_seconds is None else timedelta(seconds=max(0.0, row.due_seconds))
     return Refresh(row.granted, min(due_in, REFRESH_EVERY))
 

@@ -21,7 +21,7 @@ from mailroom.queue.limits import MAX_PROBE_WAIT
 
 FIRST_PROBE: Final = timedelta(seconds=2)
 # The same where mails are refused: mostly it is they who are bad, and the others must not wait for them.
-LONGEST_OF_REFUSALS: Final = timedelta(seconds=10)
+MAX_REFUSAL_PROBE_WAIT: Final = timedelta(seconds=10)
 # How many mails a probe tries that were refused before: one of them may be bad, and not what is paused.
 TRIED_AGAIN: Final = 3
 # What cannot be probed is paused, and resumed, by hand.
@@ -88,11 +88,11 @@ def probe(connection: Connection, *, queue: str, refusals: Collection[str]) -> s
     """
     lanes = list(product(Priority, Action))
     scope: str | None = connection.execute(
-        statement("probe"),
+        statement("pause_probe"),
         {
             "first_wait": FIRST_PROBE,
             "longest_wait": MAX_PROBE_WAIT,
-            "longest_wait_of_refusals": LONGEST_OF_REFUSALS,
+            "longest_wait_of_refusals": MAX_REFUSAL_PROBE_WAIT,
             "refusals": list(refusals),
             "queue": queue,
             **_lanes(lanes),
@@ -106,7 +106,7 @@ def places(
 ) -> list[tuple[Lane, Position]]:
     """Return where jobs wait in these lanes that a probe should try, spread over all: first those never refused."""
     binds = {"queue": queue, "codes": list(refusals), "most": most, "again": TRIED_AGAIN, **_lanes(lanes)}
-    rows = connection.execute(statement("probe_places"), binds)
+    rows = connection.execute(statement("pause_probe_places"), binds)
     return [((Priority(row.priority), Action(row.action)), Position(row.due_at, row.token)) for row in rows]
 
 

@@ -1,10 +1,10 @@
-"""What a process holds of the fleet's permits: taken in blocks before jobs are claimed, used soon, or given back."""
+"""What a process holds of the fleet's permits: taken in blocks before jobs are claimed, and used soon."""
 
 import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from math import ceil, inf
 from typing import Final, Protocol
@@ -19,40 +19,72 @@ from mailroom.fleet.buckets import HOLD, Bucket, Granted
 ASK_AGAIN: Final = timedelta(seconds=0.25)
 # How often a search that waits for a permit looks whether the process holds one.
 LOOK_AGAIN: Final = timedelta(seconds=0.05)
-# What a process asks for at the most; where there is no limit, it would ask for twice as many again and again.
-LARGEST_BLOCK: Final = 10_000
+# What a process asks for at most; where there is no limit, it would ask for twice as many again and again.
+MAX_BLOCK: Final = 10_000
 # How long a claim may take that is made with the last permits of a block.
 FOR_THE_CLAIM: Final = timedelta(seconds=0.1)
 
 Clock = Callable[[], float]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Permit:
     """The right to hand `count` mails to SES before `until`, a monotonic moment; `calls` is for so many bulk calls.
 
     A call that is not made at once has to be made before it `ends`.
 
     `urgent`: meant for urgent mail; `only_urgent`: for nothing else, also where others would have their turn.
+
+    A context: what of it was not used when it ends goes back to where it came from, `pool`.
     """
 
     count: int
     urgent: bool = False
     only_urgent: bool = False
-    until: float = float("inf")
+    until: float = inf
     calls: "Permit | None" = None
+    pool: "Permits | None" = None
+    _kept: list[int] | None = None
 
     @property
     def ends(self) -> float:
         """The monotonic moment from which on it is void, for its mails or for its bulk calls."""
         return self.until if self.calls is None else min(self.until, self.calls.until)
 
+    def keep(self, sizes: Sequence[int]) -> None:
+        """Keep what calls for so many mails each need; the rest goes back now."""
+        self._kept = list(sizes)
+        held = 0 if self.calls is None else self.calls.count
+        self._return(self.count - sum(sizes), held - _bulk_calls(sizes))
+
+    def spend(self) -> None:
+        """Take note that the first of the calls that it was kept for has been made."""
+        if self._kept:
+            self._kept.pop(0)
+
+    def __enter__(self) -> "Permit":
+        return self
+
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        if self._kept is None:
+            self._return(self.count, 0 if self.calls is None else self.calls.count, failed=failed is not None)
+        elif self._kept:
+            self._return(sum(self._kept), _bulk_calls(self._kept), failed=failed is not None)
+
+    def _return(self, mails: int, calls: int, *, failed: bool = False) -> None:
+        if self.pool is not None:
+            self.pool.put_back(self, mails, calls=calls, to_fleet=mails == self.count and not failed)
+
+
+def _bulk_calls(sizes: Sequence[int]) -> int:
+    return sum(size > 1 for size in sizes)
+
 
 class Permits(Protocol):
     """Where a sender gets its permits from. Safe to share between threads."""
 
-    def take(self, wanted: int, *, to_a_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit | None:
-        """Take a permit for up to `wanted` mails, at most `to_a_call` of them in one call; None if there is none now.
+    def take(self, wanted: int, *, per_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit | None:
+        """Take a permit for up to `wanted` mails, at most `per_call` of them in one call; None if there is none now.
 
         Where only the reserve is left, `urgent_waits` is asked whether there is mail that may use it.
         """
@@ -65,12 +97,12 @@ class Permits(Protocol):
         """
         ...  # pragma: no cover
 
-    def give_back(self, permit: Permit, mails: int, *, calls: int = 0) -> None:
-        """Give back what was not needed of a permit; all of it means that nothing waits."""
+    def put_back(self, permit: Permit, mails: int, *, calls: int, to_fleet: bool) -> None:
+        """Take back what was not used of a permit, `to_fleet` where nothing waits for it. For `Permit` alone."""
         ...  # pragma: no cover
 
     def throttled(self) -> float | None:
-        """Take note that SES asks to send more slowly; return the share of the rate that is left if that is new."""
+        """Take note that SES asks to send more slowly; return the rate factor that is left if that is new."""
         ...  # pragma: no cover
 
     def wait(self) -> timedelta:
@@ -81,7 +113,7 @@ class Permits(Protocol):
 class NoLimit:
     """Permits without end, for what does not go to SES."""
 
-    def take(self, wanted: int, *, to_a_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit | None:
+    def take(self, wanted: int, *, per_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit | None:
         """As many as are wanted."""
         return Permit(wanted)
 
@@ -89,7 +121,7 @@ class NoLimit:
         """At once."""
         return True
 
-    def give_back(self, permit: Permit, mails: int, *, calls: int = 0) -> None:
+    def put_back(self, permit: Permit, mails: int, *, calls: int, to_fleet: bool) -> None:
         """There are more."""
 
     def throttled(self) -> float | None:
@@ -102,12 +134,6 @@ class NoLimit:
 
 
 NO_LIMIT: Final[Permits] = NoLimit()
-
-
-def give_back_unused(permits: Permits, permit: Permit, sizes: Sequence[int]) -> None:
-    """Give back of a permit what calls for so many mails each do not need."""
-    calls = 0 if permit.calls is None else permit.calls.count - sum(size > 1 for size in sizes)
-    permits.give_back(permit, permit.count - sum(sizes), calls=calls)
 
 
 class FleetPermits:
@@ -128,10 +154,11 @@ class FleetPermits:
         self._blocks = [self._mails, self._urgent, *([self._bulk] if self._bulk is not None else [])]
         self._look_again_at = 0.0
 
-    def take(self, wanted: int, *, to_a_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit | None:
+    def take(self, wanted: int, *, per_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit | None:
         """See `Permits.take`. Raises DBAPIError."""
-        to_a_call = to_a_call or wanted
-        return self._mails.take(wanted, self._bulk, to_a_call) or self._take_urgent(to_a_call, urgent_waits)
+        per_call = per_call or wanted
+        permit = self._mails.take(wanted, self._bulk, per_call) or self._take_urgent(per_call, urgent_waits)
+        return permit and replace(permit, pool=self)
 
     def take_again(self, permit: Permit, count: int, until: float) -> bool:
         """See `Permits.take_again`. Raises DBAPIError."""
@@ -158,12 +185,12 @@ class FleetPermits:
             block.return_all(ask_at_once=False)
         return False
 
-    def give_back(self, permit: Permit, mails: int, *, calls: int = 0) -> None:
-        """See `Permits.give_back`. What comes back stays with the process, for its other senders, while it holds."""
+    def put_back(self, permit: Permit, mails: int, *, calls: int, to_fleet: bool) -> None:
+        """See `Permits.put_back`. What comes back stays with the process, for its other senders, while it holds."""
         self._block(permit).put_back(permit, mails)
         if self._bulk is not None and permit.calls is not None:
             self._bulk.put_back(permit.calls, calls)
-        if mails == permit.count:
+        if to_fleet:
             for block in self._blocks:
                 block.return_all()
 
@@ -172,8 +199,8 @@ class FleetPermits:
         for block in self._blocks:
             block.void()
         with self._engine.connect() as connection:
-            pace = buckets.slow_down(connection)
-        return None if self._mails.is_unlimited else pace
+            factor = buckets.slow_down(connection)
+        return None if self._mails.is_unlimited else factor
 
     def wait(self) -> timedelta:
         """See `Permits.wait`."""
@@ -208,7 +235,7 @@ class _Block:
         self._asked_at = 0.0
         self._ask_again_at = 0.0
 
-    def take(self, wanted: int, bulk: "_Block | None" = None, to_a_call: int = 1) -> Permit | None:
+    def take(self, wanted: int, bulk: "_Block | None" = None, per_call: int = 1) -> Permit | None:
         """Take of what is held, or ask for more if that is used up and it is time to ask.
 
         Where bulk calls are limited, more than one needs some of those as well; without, one is all that is taken.
@@ -220,11 +247,11 @@ class _Block:
             if self._granted is None or not self._holds(now):
                 return None
             count = min(wanted, self._left)
-            if to_a_call == 1:
+            if per_call == 1:
                 bulk = None  # each goes in a call of its own
-            calls = bulk.take(ceil(count / to_a_call)) if count > 1 and bulk is not None else None
+            calls = bulk.take(ceil(count / per_call)) if count > 1 and bulk is not None else None
             if bulk is not None:
-                count = min(count, 1 if calls is None else calls.count * to_a_call)
+                count = min(count, 1 if calls is None else calls.count * per_call)
             self._left -= count
             return Permit(count, self._urgent, self._granted.only_urgent, self._until, calls)
 
@@ -265,14 +292,14 @@ class _Block:
 
     @property
     def _until(self) -> float:
-        """When what is held is void: reckoned from before it was asked for, and so never too late."""
+        """When what is held is void: counted from before it was asked for, and so never too late."""
         return self._asked_at + HOLD.total_seconds()
 
     def _holds(self, now: float) -> bool:
         return self._left > 0 and now < self._until - FOR_THE_CLAIM.total_seconds()
 
     def _ask(self, wanted: int, now: float) -> None:
-        size = min(max(wanted, self._useful(now)), LARGEST_BLOCK)
+        size = min(max(wanted, self._useful(now)), MAX_BLOCK)
         with self._engine.connect() as connection:
             granted = buckets.take(connection, self._bucket, size, own_rate=self._own_rate, urgent=self._urgent)
         self._left = granted.count

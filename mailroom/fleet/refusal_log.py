@@ -30,7 +30,7 @@ from mailroom.queue import by_hand
 # nor so many answers for the one.
 LATELY: Final = timedelta(hours=1)
 LOG_REACH: Final = 100_000
-MOST_ANSWERS: Final = 1_000
+MAX_ANSWERS: Final = 1_000
 # Different accounts refused in a row from which on it may be the configuration: by far less than that nobody loses.
 SUSPICIOUS: Final = 5
 # Under a flood of bad mails rows are long and yet end. What is twice as long as the longest lately tells more than bad
@@ -41,7 +41,7 @@ CONCLUSIVE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Weighed:
+class Record:
     """What the log tells of refusals: `unbroken`, different accounts refused since a mail of the action was accepted.
 
     `survived`: the longest such row that an acceptance ended lately. Of the mails asked for, `bad` were refused before,
@@ -54,15 +54,15 @@ class Weighed:
     tried: frozenset[int]
 
     @property
-    def tells_of_the_configuration(self) -> bool:
+    def blames_configuration(self) -> bool:
         """Whether so many in a row are not to be explained by bad mails."""
         return self.unbroken >= min(max(SUSPICIOUS, 2 * self.survived), DAMNING)
 
 
-def weigh(connection: Connection, action: Action, codes: Collection[str], refused: Sequence[Job] = ()) -> Weighed:
-    """Weigh refusals of an action, by such codes: those on record, and those that these jobs have just met."""
+def review(connection: Connection, action: Action, codes: Collection[str], refused: Sequence[Job] = ()) -> Record:
+    """Review refusals of an action, by such codes: those on record, and those that these jobs have just met."""
     row = connection.execute(
-        statement("weigh_refusals"),
+        statement("refusals_review"),
         {
             "action": action.value,
             "codes": list(codes),
@@ -70,10 +70,10 @@ def weigh(connection: Connection, action: Action, codes: Collection[str], refuse
             "accounts": [job.account for job in refused],
             "lately": LATELY,
             "reach": LOG_REACH,
-            "most": MOST_ANSWERS,
+            "most": MAX_ANSWERS,
         },
     ).one()
-    return Weighed(row.unbroken, row.survived, frozenset(row.bad), frozenset(row.tried))
+    return Record(row.unbroken, row.survived, frozenset(row.bad), frozenset(row.tried))
 
 
 def refused_since_accepted(

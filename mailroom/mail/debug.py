@@ -8,7 +8,7 @@ from typing import TextIO
 from mailroom.errors import TransportError
 from mailroom.job import Action
 from mailroom.mail import templates
-from mailroom.mail.transport import Mail, Permitted, always
+from mailroom.mail.transport import Mail
 from mailroom.outcome import Outcome, Sent
 
 
@@ -18,19 +18,12 @@ class DebugTransport:
     longest_call = timedelta(0)
     refusals: frozenset[str] = frozenset()
     throttles: frozenset[str] = frozenset()
+    keeps_apart = False
 
     def __init__(self, out: TextIO = sys.stdout) -> None:
         self._out = out
 
-    def send(
-        self,
-        action: Action,
-        mails: Sequence[Mail],
-        *,
-        batch: str | None,
-        within: timedelta,
-        permitted: Permitted = always,
-    ) -> Sequence[Outcome]:
+    def send(self, action: Action, mails: Sequence[Mail], *, batch: str | None) -> Sequence[Outcome]:
         template = templates.TEMPLATES[action]
         lines = [
             f"batch={batch} token={mail.token} template={template} to={mail.address} {mail.data(action)}\n"
@@ -40,5 +33,5 @@ class DebugTransport:
             self._out.writelines(lines)
             self._out.flush()
         except OSError as error:
-            raise TransportError(f"the output is closed, and the batch given back: {error.strerror}") from error
+            raise TransportError(f"the output is closed, and the batch returned: {error.strerror}") from error
         return [Sent(message_id=f"debug-{batch}-{mail.token}") for mail in mails]

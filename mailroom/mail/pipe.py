@@ -13,12 +13,12 @@ from typing import Final, TextIO
 from mailroom.errors import LineError, TransportError
 from mailroom.job import Action
 from mailroom.mail.templates import NUMBERS
-from mailroom.mail.transport import Mail, Permitted, always
+from mailroom.mail.transport import Mail
 from mailroom.outcome import Outcome, Sent
 
 FIELDS: Final = 5
 # Far more than 50 mails need; whoever sends more than this is not `collect`.
-LONGEST_LINE: Final = 262_144
+MAX_LINE: Final = 262_144
 _ACTIONS: Final = {number: action for action, number in NUMBERS.items()}
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{86}")
 # What the database refuses in an account; and lone surrogates, which stand for bytes that are not UTF-8.
@@ -32,35 +32,28 @@ class PipeTransport:
     longest_call = timedelta(0)
     refusals: frozenset[str] = frozenset()
     throttles: frozenset[str] = frozenset()
+    keeps_apart = False
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
-    def send(
-        self,
-        action: Action,
-        mails: Sequence[Mail],
-        *,
-        batch: str | None,
-        within: timedelta,
-        permitted: Permitted = always,
-    ) -> Sequence[Outcome]:
+    def send(self, action: Action, mails: Sequence[Mail], *, batch: str | None) -> Sequence[Outcome]:
         fields = [field for mail in mails for field in _fields(action, mail)]
         try:
             csv.writer(self._out, lineterminator="\n").writerow(fields)
             self._out.flush()
         except OSError as error:
-            raise TransportError(f"the output is closed, and the batch given back: {error.strerror}") from error
+            raise TransportError(f"the output is closed, and the batch returned: {error.strerror}") from error
         return [Sent(message_id=None)] * len(mails)
 
 
 def parse(line: str) -> list[tuple[Action, Mail]]:
     """Read a line with its line end. Raises LineError, which never repeats what the line holds.
 
-    A line that does not end has been cut off, wherever that was: its batch has been given back.
+    A line that does not end has been cut off, wherever that was: its batch has been returned.
     """
-    if len(line) > LONGEST_LINE:
-        raise LineError(f"the line is longer than {LONGEST_LINE} characters")
+    if len(line) > MAX_LINE:
+        raise LineError(f"the line is longer than {MAX_LINE} characters")
     if not line.endswith("\n"):
         raise LineError("the line is cut off")
     line = line.removesuffix("\n").removesuffix("\r")

@@ -7,30 +7,14 @@ from typing import Final, Protocol
 
 from mailroom.job import Action
 from mailroom.mail import templates
-from mailroom.outcome import Outcome
+from mailroom.outcome import Answer
 
 # How long one call may take, retries of a connection that was never made included. A lease has to be longer.
 CONNECT_TIMEOUT: Final = timedelta(seconds=3)
 READ_TIMEOUT: Final = timedelta(seconds=15)
 CONNECT_TRIES: Final = 3
 RETRY_WAIT: Final = timedelta(milliseconds=500)
-LONGEST_CALL: Final = CONNECT_TRIES * CONNECT_TIMEOUT + READ_TIMEOUT + (CONNECT_TRIES - 1) * RETRY_WAIT
-
-
-class Permitted(Protocol):
-    """Asked before each call for mails of a batch but the first."""
-
-    def __call__(self, count: int, until: float, *, again: bool) -> bool:
-        """Whether a call may be made for `count` mails; waits for it, until a monotonic moment at the latest.
-
-        `again`: a call was made for them before.
-        """
-        ...  # pragma: no cover
-
-
-def always(count: int, until: float, *, again: bool) -> bool:
-    """Permit every call at once."""
-    return True
+MAX_CALL_TIME: Final = CONNECT_TRIES * CONNECT_TIMEOUT + READ_TIMEOUT + (CONNECT_TRIES - 1) * RETRY_WAIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +40,19 @@ class Transport(Protocol):
     """Hands mails to a provider. `longest_call` is how long one call may take by its time-outs.
 
     `refusals`: the codes with which it refuses a mail for the mail's own sake, as it says, though a broken template is
-    refused with them too. `throttles`: those that ask to send more slowly.
+    refused with them too. `throttles`: those that ask to send more slowly. `keeps_apart`: whether a mail that is to go
+    alone needs a call of its own; a line of text takes all.
     """
 
     longest_call: timedelta
     refusals: frozenset[str]
     throttles: frozenset[str]
+    keeps_apart: bool
 
-    def send(
-        self,
-        action: Action,
-        mails: Sequence[Mail],
-        *,
-        batch: str | None,
-        within: timedelta,
-        permitted: Permitted = always,
-    ) -> Sequence[Outcome]:
-        """Try to send every mail once; return what became of each, by position.
+    def send(self, action: Action, mails: Sequence[Mail], *, batch: str | None) -> Sequence[Answer]:
+        """Make one call for all of these mails; return what became of each, by position.
 
-        `batch`, its fence, goes on the mails as a tag. No call begins that could end later than `within`, and none but
-        the first unless it is `permitted`. Whatever the provider or the network does is an outcome.
+        `batch`, its fence, goes on the mails as a tag. Whatever the provider or the network does is an answer.
         Raises TransportError if it took none of them and will take no more.
         """
         ...  # pragma: no cover

@@ -1,4 +1,4 @@
-"""What can be wrong with the database, each with its cure."""
+"""What can be wrong with the database, each with its remedy."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -40,7 +40,7 @@ DURABLE: Final = {
 }
 # mailroom knows no clock but the database's. A machine that is further off than this has others wrong, and SES refuses
 # what is signed five minutes off.
-MOST_SKEW_SECONDS: Final = 60.0
+MAX_SKEW_SECONDS: Final = 60.0
 
 # Of the jobs with the lowest token, of those with the highest, and of the newest tokens: looked at by `restore`.
 RESTORE_LOOKS: Final = 2000
@@ -84,7 +84,7 @@ def _checked(engine: Engine, name: str, check: Callable[[Connection], Iterable[F
 
 
 def _guarantee(connection: Connection) -> Iterator[Finding]:
-    found = [failed("guarantee", fault.words, fault.cure) for fault in preflight.faults(connection)]
+    found = [failed("guarantee", fault.message, fault.remedy) for fault in preflight.faults(connection)]
     yield from found or [ok("guarantee", "what is committed is kept, and nothing is hidden from this role")]
 
 
@@ -95,43 +95,43 @@ def _server(connection: Connection) -> Iterator[Finding]:
         if (connection.scalar(select(func.current_setting(name, True))) or safe) != safe
     ]
     if reckless:
-        cure = "; ".join(f"ALTER SYSTEM SET {name} = '{DURABLE[name]}'" for name in reckless)
-        yield warning("server", f"a crash of the machine may damage it or forget: {', '.join(reckless)}", cure)
+        remedy = "; ".join(f"ALTER SYSTEM SET {name} = '{DURABLE[name]}'" for name in reckless)
+        yield warning("server", f"a crash of the machine may damage it or forget: {', '.join(reckless)}", remedy)
         return
     yield ok("server", "it survives a crash of the machine")
 
 
 def _triggers(connection: Connection) -> Iterator[Finding]:
-    there = {row.name: row for row in connection.execute(statement("triggers"), {"triggers": list(TRIGGERS)})}
+    there = {row.name: row for row in connection.execute(statement("doctor_triggers"), {"triggers": list(TRIGGERS)})}
     missing = [name for name in TRIGGERS if name not in there or not there[name].calls_its_function]
     if missing:
-        cure = "make them again as alembic/versions has them; then `mailroom sweep --full`"
-        yield failed("triggers", f"missing, or calling another function: {', '.join(missing)}", cure)
+        remedy = "make them again as alembic/versions has them; then `mailroom sweep --full`"
+        yield failed("triggers", f"missing, or calling another function: {', '.join(missing)}", remedy)
         return
     disabled = [name for name, trigger in there.items() if not trigger.enabled]
     if disabled:
-        cure = "; ".join(f"ALTER TABLE {TRIGGERS[name]} ENABLE TRIGGER {name}" for name in disabled)
-        yield failed("triggers", f"disabled: {', '.join(disabled)}", f"{cure}; then `mailroom sweep --full`")
+        remedy = "; ".join(f"ALTER TABLE {TRIGGERS[name]} ENABLE TRIGGER {name}" for name in disabled)
+        yield failed("triggers", f"disabled: {', '.join(disabled)}", f"{remedy}; then `mailroom sweep --full`")
         return
-    off = connection.execute(statement("triggers_off")).scalars().all()
+    off = connection.execute(statement("doctor_triggers_off")).scalars().all()
     if off:
-        words = f"mailroom.triggers is off, and nothing is mailed, for {', '.join(off)}"
-        yield failed("triggers", words, "ALTER ROLE or DATABASE … RESET mailroom.triggers; `mailroom sweep --full`")
+        message = f"mailroom.triggers is off, and nothing is mailed, for {', '.join(off)}"
+        yield failed("triggers", message, "ALTER ROLE or DATABASE … RESET mailroom.triggers; `mailroom sweep --full`")
         return
     yield ok("triggers", f"all {len(TRIGGERS)} are there and enabled")
 
 
 def _functions(connection: Connection) -> Iterator[Finding]:
-    rows = connection.execute(statement("functions"), {"functions": list(FUNCTIONS)}).all()
+    rows = connection.execute(statement("doctor_functions"), {"functions": list(FUNCTIONS)}).all()
     missing = [name for name in FUNCTIONS if name not in {row.name for row in rows}]
     if missing:
         yield failed("functions", f"missing: {', '.join(missing)}", "restore them from alembic/versions")
         return
     loose = [row for row in rows if not row.pinned]
     if loose:
-        cure = "; ".join(f"ALTER FUNCTION {row.name} SET search_path = {row.path}" for row in loose)
+        remedy = "; ".join(f"ALTER FUNCTION {row.name} SET search_path = {row.path}" for row in loose)
         names = ", ".join(row.name for row in loose)
-        yield failed("functions", f"without a search_path of mailroom's schema and then pg_temp: {names}", cure)
+        yield failed("functions", f"without a search_path of mailroom's schema and then pg_temp: {names}", remedy)
         return
     yield ok("functions", "each has its search_path pinned")
 
@@ -145,8 +145,8 @@ def _indexes(connection: Connection) -> Iterator[Finding]:
         if not connection.scalar(select(index.c.indisvalid).where(index.c.indexrelid == relation(name)))
     ]
     if missing:
-        cure = "make them again as alembic/versions has them, CONCURRENTLY"
-        yield failed("indexes", f"missing or invalid: {', '.join(missing)}", cure)
+        remedy = "make them again as alembic/versions has them, CONCURRENTLY"
+        yield failed("indexes", f"missing or invalid: {', '.join(missing)}", remedy)
         return
     yield ok("indexes", "all are there and valid")
 
@@ -165,7 +165,7 @@ def _clock(connection: Connection) -> Iterator[Finding]:
     theirs: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
     halfway = (time.monotonic() - asked) / 2
     skew = (datetime.now(UTC) - theirs).total_seconds() - halfway
-    if abs(skew) > MOST_SKEW_SECONDS:
+    if abs(skew) > MAX_SKEW_SECONDS:
         yield failed("clock", f"this machine is {skew:+.0f} s off the database's clock", "synchronise both (NTP)")
         return
     yield ok("clock", f"this machine is {skew:+.1f} s off the database's clock")
@@ -176,20 +176,20 @@ def _restore(connection: Connection) -> Iterator[Finding]:
     behind = connection.scalars(select(func.sequences_behind())).all()
     if behind:
         last = "SELECT setval(pg_get_serial_sequence('{0}', 'id'), max(id)) FROM {0}"
-        cure = "; ".join(last.format(name) for name in behind)
-        yield failed("restore", f"rows have ids that come again: {', '.join(behind)}", cure)
+        remedy = "; ".join(last.format(name) for name in behind)
+        yield failed("restore", f"rows have ids that come again: {', '.join(behind)}", remedy)
         return
-    found = connection.execute(statement("restored"), {"looks": RESTORE_LOOKS}).one()
+    found = connection.execute(statement("doctor_restored"), {"looks": RESTORE_LOOKS}).one()
     if found.twice:
-        words = f"{found.twice} jobs are of tokens whose mails are over, the first of token {found.first_twice}"
-        yield failed("restore", words, "they would be mailed again: mailroom jobs drop; docs/operating.md, Restoring")
+        message = f"{found.twice} jobs are of tokens whose mails are finished, the first of token {found.first_twice}"
+        yield failed("restore", message, "they would be mailed again: mailroom jobs drop; docs/operating.md, Restoring")
     if found.older:
-        words = f"{found.older} tokens are younger than what the log says of them, the first is {found.first_older}"
-        cure = "rows were restored while the triggers made others: restore again, docs/operating.md, Restoring"
-        yield failed("restore", words, cure)
+        message = f"{found.older} tokens are younger than what the log says of them, the first is {found.first_older}"
+        remedy = "rows were restored while the triggers made others: restore again, docs/operating.md, Restoring"
+        yield failed("restore", message, remedy)
     if found.nowhere:
-        words = f"{found.nowhere} tokens have neither a job nor a delivery, the first is {found.first_nowhere}"
-        yield warning("restore", words, "`mailroom sweep` mails them; delete those that nobody is to have")
+        message = f"{found.nowhere} tokens have neither a job nor a delivery, the first is {found.first_nowhere}"
+        yield warning("restore", message, "`mailroom sweep` mails them; delete those that nobody is to have")
     if not found.twice and not found.older and not found.nowhere:
         yield ok("restore", "tokens are in one place each, and ids go on where they ended")
 
@@ -197,11 +197,11 @@ def _restore(connection: Connection) -> Iterator[Finding]:
 def _queue(connection: Connection, *, name: str) -> Iterator[Finding]:
     filled = connection.scalar(select(func.current_setting("mailroom.queue", True)))
     if filled and filled != name:
-        words = f"the database's mailroom.queue is {filled}, and workers take {name}"
-        yield warning("queue", words, f"MAILROOM_QUEUE_NAME, or ALTER DATABASE … SET mailroom.queue = '{name}'")
+        message = f"the database's mailroom.queue is {filled}, and workers take {name}"
+        yield warning("queue", message, f"MAILROOM_QUEUE_NAME, or ALTER DATABASE … SET mailroom.queue = '{name}'")
     found = health.warnings(health.read(connection))
-    for code, words in found.items():
-        yield warning("queue", f"{code}: {words}", "see docs/operating.md, Warnings")
+    for code, message in found.items():
+        yield warning("queue", f"{code}: {message}", "see docs/operating.md, Warnings")
     if not found:
         yield ok("queue", "nothing waits too long, and vacuum keeps up")
 
@@ -209,8 +209,8 @@ def _queue(connection: Connection, *, name: str) -> Iterator[Finding]:
 def _channel(connection: Connection, *, channel: str) -> Iterator[Finding]:
     notified = connection.scalar(select(func.current_setting("mailroom.channel", True))) or DEFAULT_CHANNEL
     if notified != channel:
-        words = f"the triggers notify {notified}, and workers listen to {channel}"
-        yield warning("channel", words, f"ALTER DATABASE … SET mailroom.channel = '{channel}'")
+        message = f"the triggers notify {notified}, and workers listen to {channel}"
+        yield warning("channel", message, f"ALTER DATABASE … SET mailroom.channel = '{channel}'")
         return
     yield ok("channel", f"the triggers notify {channel}")
 
@@ -223,5 +223,5 @@ def _listen(connection: Connection, *, listening: str, channel: str) -> Iterator
     if reason is None:
         yield ok("listen", "a notification to oneself arrives")
         return
-    cure = "MAILROOM_LISTEN_DATABASE_URL: a direct connection; or `mailroom worker --no-listen`"
-    yield failed("listen", reason, cure)
+    remedy = "MAILROOM_LISTEN_DATABASE_URL: a direct connection; or `mailroom worker --no-listen`"
+    yield failed("listen", reason, remedy)

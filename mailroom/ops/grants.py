@@ -117,16 +117,16 @@ def apply(connection: Connection, granting: list[str]) -> None:
     that and goes on.
     """
     driver: Any = connection.connection.driver_connection
-    told: list[str | None] = []
+    notices: list[str | None] = []
 
     def note(notice: errors.Diagnostic) -> None:
-        told.append(notice.sqlstate)
+        notices.append(notice.sqlstate)
 
     driver.add_notice_handler(note)
     try:
         for statement in granting:
             connection.execution_options(no_parameters=True).exec_driver_sql(statement)
-            if _NOT_GRANTED in told:
+            if _NOT_GRANTED in notices:
                 raise DatabaseError(
                     f"nothing is granted: this role may not {statement.rstrip(';')}; run it as the owner"
                 )

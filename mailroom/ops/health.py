@@ -11,14 +11,14 @@ from mailroom.db.engine import statement
 from mailroom.db.stride import is_cut_off
 from mailroom.job import Priority
 
-LONGEST_TRANSACTION: Final = timedelta(minutes=15)
+MAX_TRANSACTION: Final = timedelta(minutes=15)
 # Where the age cannot be seen: a busy hour's worth.
-MOST_TRANSACTIONS: Final = 1_000_000
-MOST_DEAD_JOBS: Final = 200_000
+MAX_TRANSACTIONS: Final = 1_000_000
+MAX_DEAD_JOBS: Final = 200_000
 # A rescue comes with the next sweep. Where none comes, nobody sweeps.
-LONGEST_OVERDUE: Final = timedelta(minutes=1)
+MAX_OVERDUE: Final = timedelta(minutes=1)
 # By priority; an activation is worth as long as its life, an import may take its day.
-LONGEST_WAIT: Final = {
+MAX_WAIT: Final = {
     Priority.URGENT: timedelta(minutes=1),
     Priority.NORMAL: timedelta(minutes=15),
     Priority.BULK: timedelta(days=1),
@@ -74,22 +74,22 @@ def read(connection: Connection, *, waits: bool = True) -> Health:
 def warnings(found: Health) -> dict[str, str]:
     """Return what a person should look into, by code."""
     warned = {}
-    if (found.held_seconds or 0) > LONGEST_TRANSACTION.total_seconds():
+    if (found.held_seconds or 0) > MAX_TRANSACTION.total_seconds():
         warned["OldTransaction"] = (
             f"{found.holder} has kept dead rows from being vacuumed for {found.held_seconds:.0f} s"
         )
-    elif (found.held_transactions or 0) > MOST_TRANSACTIONS:
+    elif (found.held_transactions or 0) > MAX_TRANSACTIONS:
         warned["OldTransaction"] = f"dead rows of the last {found.held_transactions} transactions cannot be vacuumed"
-    if found.dead_jobs > MOST_DEAD_JOBS:
+    if found.dead_jobs > MAX_DEAD_JOBS:
         warned["DeadRows"] = f"jobs has {found.dead_jobs} dead rows"
     if not found.vacuumed:
         warned["NoAutovacuum"] = "autovacuum is off, for jobs or altogether"
-    if found.overdue_seconds > LONGEST_OVERDUE.total_seconds():
+    if found.overdue_seconds > MAX_OVERDUE.total_seconds():
         warned["OverdueBatch"] = f"a batch is {found.overdue_seconds:.0f} s past its lease: nobody sweeps"
     if found.waited_seconds is None:
         warned["QueueUnread"] = "how long jobs have waited cannot be read: a walk over dead rows is cut off"
     for priority, seconds in (found.waited_seconds or {}).items():
-        if seconds > LONGEST_WAIT[priority].total_seconds():
+        if seconds > MAX_WAIT[priority].total_seconds():
             warned[f"OldJob{priority.value}"] = (
                 f"the oldest {priority.name.lower()} job has been due for {seconds:.0f} s"
             )

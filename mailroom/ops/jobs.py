@@ -1,4 +1,4 @@
-"""What an operator sees of jobs: waiting, held, in flight and over."""
+"""What an operator sees of jobs: waiting, held, in flight and finished."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class Filters:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A job that waits, is held or in flight, or an attempt on record: `over` if it decided, `retried` if that was
+    """A job that waits, is held or in flight, or an attempt on record: `finished` if it decided, `retried` if that was
     taken back, `late` if it came too late to, and `tried` if another one followed. `at` is when it is due, was claimed,
     was recorded, or, if it is held, was tried last. `email` and `login` are None unless they were asked for.
     """
@@ -106,7 +106,7 @@ def find(
 
 
 def history(connection: Connection, token: int, *, addresses: bool = False) -> list[Found]:
-    """Return every attempt of a job, the oldest first, and then where it is, unless it is over."""
+    """Return every attempt of a job, the oldest first, and then where it is, unless it is finished."""
     filters = Filters(tokens=(token,))
     attempts = _attempts(filters).subquery()
     rows = connection.execute(_described(attempts, addresses=addresses).order_by(attempts.c.number))
@@ -175,7 +175,7 @@ def _attempts(filters: Filters) -> Select[Any]:
         (deliveries.c.late, "late"),
         (deliveries.c.retried_at.is_not(None), "retried"),
         (deliveries.c.outcome.in_(["deferred", "unconfirmed"]), "tried"),
-        else_="over",
+        else_="finished",
     )
     found = _restricted(
         select(
@@ -241,6 +241,6 @@ def _described(places: FromClause, *, addresses: bool) -> Select[Any]:
     """Say whose they are; and with `addresses`, who that is."""
     owner = func.coalesce(places.c.account, tokens.c.account)
     who = (accounts.c.email, accounts.c.login) if addresses else _nothing("email", "login")
-    told = [column for column in places.c if column.name not in {"token", "account", "number"}]
+    shown = [column for column in places.c if column.name not in {"token", "account", "number"}]
     joined = places.outerjoin(tokens, tokens.c.id == places.c.token).outerjoin(accounts, accounts.c.id == owner)
-    return select(places.c.token, owner, *told, *who).select_from(joined)
+    return select(places.c.token, owner, *shown, *who).select_from(joined)

@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from mailroom.db.engine import first_line, statement
 from mailroom.db.stride import Stride
 from mailroom.ops import health
-from mailroom.queue.late_acceptances import MOST, believe
+from mailroom.queue.late_acceptances import MAX_APPLIED, apply
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +23,10 @@ LOOKS: Final = 5_000
 HORIZON: Final = timedelta(days=7)
 MINUTE: Final = timedelta(minutes=1)
 # Milliseconds, for another reconcile: it must not keep mails from leaving.
-LONGEST_LOCK_WAIT: Final = 2_000
+MAX_LOCK_WAIT: Final = 2_000
 # In its own way alone. Only who works for mailroom may lock this table, and nothing is ever in it.
 LOCK: Final = text("LOCK TABLE locks IN SHARE UPDATE EXCLUSIVE MODE")
-BELIEVE: Final = "late acceptances"
+LATE: Final = "late acceptances"
 # Between two steps of a prune, and between two prunes.
 PRUNE_STEP: Final = timedelta(seconds=5)
 PRUNE_INTERVAL: Final = timedelta(hours=1)
@@ -60,7 +60,7 @@ def reconcile(
     enqueued, and a worker has sent since, is in the snapshot of the second. Raises DBAPIError if it is not to be had.
     """
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection, connection.begin():
-        connection.execute(select(func.set_config("lock_timeout", str(LONGEST_LOCK_WAIT), True)))
+        connection.execute(select(func.set_config("lock_timeout", str(MAX_LOCK_WAIT), True)))
         connection.execute(LOCK)
         row = connection.execute(
             statement("reconcile"), {"queue": queue, "below": below, "horizon": horizon, "looks": looks}
@@ -79,7 +79,7 @@ def reconcile_all(engine: Engine, *, queue: str) -> Iterator[Reconciled]:
 
 
 def reconcile_newest(engine: Engine, *, queue: str) -> Reconciled:
-    """Look at as many of the newest tokens as the database does in one statement, LOOKS at the most."""
+    """Look at as many of the newest tokens as the database does in one statement, at most LOOKS."""
     return Stride(LOOKS).take(partial(_reconcile, engine, queue, None, HORIZON))
 
 
@@ -88,7 +88,7 @@ def _reconcile(engine: Engine, queue: str, below: int | None, horizon: timedelta
 
 
 def prune(connection: Connection, *, older_than: timedelta, after: int = 0, looks: int = LOOKS) -> Pruned:
-    """Forget those tokens of `looks` deliveries, the oldest first, that have been over for longer than `older_than`.
+    """Forget those tokens of `looks` deliveries, the oldest first, that were finished longer than `older_than` ago.
 
     `older_than` is at least SHORTEST_HISTORY.
     """
@@ -97,7 +97,7 @@ def prune(connection: Connection, *, older_than: timedelta, after: int = 0, look
 
 
 def prune_all(engine: Engine, *, older_than: timedelta) -> Iterator[Pruned]:
-    """Forget everything that has been over for longer than that, a step and a commit at a time."""
+    """Forget everything that has been finished for longer than that, a step and a commit at a time."""
     stride = Stride(LOOKS)
     after: int | None = 0
     while after is not None:
@@ -117,7 +117,7 @@ def log_reconciled(found: Reconciled) -> None:
         log.warning("reconciled tokens=%d first=%d", len(found.enqueued), found.enqueued[0])
 
 
-class Upkeep:
+class Maintenance:
     """What a worker does of it, a bounded step at a time, so that looking for work is never held up for long."""
 
     def __init__(self, engine: Engine, *, queue: str, prune_after: timedelta | None, looks: int = LOOKS) -> None:
@@ -125,7 +125,7 @@ class Upkeep:
         self._engine = engine
         self._queue = queue
         self._prune_after = prune_after
-        self._looks = {"reconcile": Stride(looks), "prune": Stride(looks), BELIEVE: Stride(MOST)}
+        self._looks = {"reconcile": Stride(looks), "prune": Stride(looks), LATE: Stride(MAX_APPLIED)}
         self._minute_at = self._prune_at = float("-inf")
         self._walk: int | None = None
         self._pruned: int = 0
@@ -140,7 +140,7 @@ class Upkeep:
         if now >= self._minute_at:
             self._minute_at = now + MINUTE.total_seconds()
             self._try("reconcile", self._reconcile)
-            self._try(BELIEVE, self._believe)
+            self._try(LATE, self._apply_late)
             self._try("health", self._warn)
         if self._prune_after is not None and now >= self._prune_at:
             self._prune_at = now + PRUNE_INTERVAL.total_seconds()
@@ -158,9 +158,9 @@ class Upkeep:
         log_reconciled(found)
         return found.below
 
-    def _believe(self) -> None:
+    def _apply_late(self) -> None:
         with self._engine.connect() as connection:
-            believe(connection, most=self._looks[BELIEVE].size)
+            apply(connection, most=self._looks[LATE].size)
 
     def _warn(self) -> None:
         with self._engine.connect() as connection:

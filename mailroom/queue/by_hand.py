@@ -22,25 +22,25 @@ class Retried:
 
 
 def retry(connection: Connection, wanted: Iterable[int], *, queue: str) -> Retried:
-    """Put jobs back that are over and were not sent, as tried once, and make waiting ones due; the rest is left.
+    """Put jobs back that are finished and were not sent, as tried once, and make waiting ones due; the rest is left.
 
-    What is consumed or gone stays over. The claim decides as for any job: a recovery that has run out expires again.
+    What is consumed or gone stays finished. The claim decides as for any job: a recovery that ran out expires again.
     """
     done = Retried([], [])
     for some in _chunks(wanted):
-        for row in connection.execute(statement("retry"), {"tokens": some, "queue": queue}):
-            (done.put_back if row.was_over else done.made_due).append(row.token)
+        for row in connection.execute(statement("job_retry"), {"tokens": some, "queue": queue}):
+            (done.put_back if row.was_finished else done.made_due).append(row.token)
     return done
 
 
 def release(connection: Connection, wanted: Iterable[int]) -> list[int]:
     """Let jobs that are held be sent again now, each alone; the rest is left. Return the tokens of these."""
-    return _changed(connection, "release_held", wanted)
+    return _changed(connection, "job_release", wanted)
 
 
 def drop(connection: Connection, wanted: Iterable[int]) -> list[int]:
-    """Cancel jobs that wait or are held, on record as `Dropped`; what is in flight or over is left."""
-    return _changed(connection, "drop", wanted)
+    """Cancel jobs that wait or are held, on record as `Dropped`; what is in flight or finished is left."""
+    return _changed(connection, "job_drop", wanted)
 
 
 def _changed(connection: Connection, change: str, wanted: Iterable[int]) -> list[int]:

@@ -10,19 +10,20 @@ from uuid import UUID
 from sqlalchemy import Connection, Row
 
 from mailroom.db.engine import statement
-from mailroom.job import RECOVERY_LIMITS, Action, Batch, Job, Position, Priority, RecoveryLimits
+from mailroom.job import Action, Batch, Job, Position, Priority
 from mailroom.queue.floors import LANES, SLACK, Floors, Lane, as_binds, rank
+from mailroom.queue.limits import Limits
 
-# Where the last claim found nothing to mail, this many jobs are looked at: those that are over are ended quickly.
+# Where the last claim found nothing to mail, this many jobs are looked at: those that are finished are ended quickly.
 FLOOD_LIMIT: Final = 500
 # When a job comes back whose account or token somebody has locked.
 BUSY_WAIT: Final = timedelta(seconds=1)
-LONGEST_BUSY_WAIT: Final = timedelta(seconds=30)
+MAX_BUSY_WAIT: Final = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
-class Over:
-    """A job that the claim found to be over: it is not to be mailed, and its deliveries row says why."""
+class Finished:
+    """A job that the claim found to be finished: it is not to be mailed, and its deliveries row says why."""
 
     token: int
     action: Action
@@ -32,83 +33,79 @@ class Over:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one claim took of a lane: batches to send, jobs that are over, or neither. How many it put off as `busy`."""
+    """What one claim took of a lane: batches to send, jobs that are finished, or neither. How many are `busy`."""
 
     batches: tuple[Batch, ...]
-    over: tuple[Over, ...]
+    finished: tuple[Finished, ...]
     lane: Lane | None = None
     busy: int = 0
 
     @property
     def taken(self) -> int:
         """How many jobs it took."""
-        return len(self.over) + sum(len(batch.jobs) for batch in self.batches)
+        return len(self.finished) + sum(len(batch.jobs) for batch in self.batches)
 
 
 NOTHING: Final = Claim((), ())
 
 
-def claim(  # noqa: PLR0913 - what the one statement binds
+def claim(
     connection: Connection,
+    limits: Limits,
     *,
-    queue: str,
     worker: str,
-    batch_limit: int,
-    batch_timeout: timedelta,
-    lease: timedelta,
     floors: Floors,
-    job_limit: int | None = None,
-    flooded: Lane | None = None,
-    flood_limit: int = FLOOD_LIMIT,
     lanes: Sequence[Lane] = LANES,
+    job_limit: int | None = None,
+    flood: tuple[Lane, int] | None = None,
     probing: bool = False,
-    recoveries: RecoveryLimits = RECOVERY_LIMITS,
 ) -> Claim:
-    """Take due jobs of one of these lanes, and open batches of at most `batch_limit` that hold for `lease`.
+    """Take due jobs of one of these lanes, and open batches for them, each of at most `limits.batch_limit` jobs.
 
     One batch, or several with at most `job_limit` jobs in all. None is opened before it is full or its oldest job has
-    waited `batch_timeout`; urgent jobs and jobs that come back do not wait. Jobs whose token or account no longer asks
-    for the mail are over in the same statement, and so are recoveries that a newer one supersedes, or of which the
-    account has had its share. In a lane that is `flooded` with jobs that are over or busy, `flood_limit` jobs are
-    looked at, and what could be mailed beyond `job_limit` goes back as it was.
+    waited `limits.batch_timeout`; urgent jobs and jobs that come back do not wait. Jobs whose token or account no
+    longer asks for the mail are finished in the same statement, and so are recoveries that a newer one supersedes, or
+    of which the account has had its share. `flood` is a lane full of jobs that are finished or busy, and how many jobs
+    to look at there: what could be mailed beyond `job_limit` goes back as it was.
     What is paused is passed over; when `probing`, only what is paused by hand. Jobs in quarantine are taken alone. A
     job whose account or token somebody has locked goes back for BUSY_WAIT, and longer the older it is.
     """
     seen = floors.read()
-    jobs = batch_limit if job_limit is None else job_limit
-    scans = [max(jobs, flood_limit) if lane == flooded else jobs for lane in lanes]
-    answer = connection.execute(
-        statement("claim"),
-        {
-            "queue": queue,
-            "worker": worker,
-            "batch_limit": batch_limit,
-            "job_limit": jobs,
-            "scan_limit": max(scans, default=jobs),
-            "scans": scans,
-            "batch_timeout": batch_timeout,
-            "lease": lease,
-            "slack": SLACK,
-            "busy_wait": BUSY_WAIT,
-            "longest_busy_wait": LONGEST_BUSY_WAIT,
-            "probing": probing,
-            "recoveries_per_15_minutes": recoveries.per_15_minutes,
-            "recoveries_per_day": recoveries.per_day,
-            "ranks": [rank(lane).value for lane in lanes],
-            **as_binds(seen, lanes),
-        },
-    )
-    rows = answer.all()
+    jobs = limits.batch_limit if job_limit is None else job_limit
+    scans = [max(jobs, flood[1]) if flood is not None and lane == flood[0] else jobs for lane in lanes]
+    binds: dict[str, Any] = {"worker": worker, "job_limit": jobs, "scans": scans, "probing": probing}
+    rows = connection.execute(
+        statement("claim"), binds | _as_binds(limits, lanes, seen, scan_limit=max(scans, default=jobs))
+    ).all()
     if rows[0].token is None:
         return NOTHING
     lane = (Priority(rows[0].priority), Action(rows[0].action))
     end = _end(rows)
     moved = floors.advance(lane, seen=seen[lane], end=end)
     # It may have locked and left a last part that was not full, and another claim passed over that meanwhile.
-    left_some = not moved and len(rows) < jobs and len(rows) % batch_limit == 0
+    left_some = not moved and len(rows) < jobs and len(rows) % limits.batch_limit == 0
     if left_some or any(row.surplus for row in rows):
         floors.lower(lane, end)
     return _claimed(rows, lane)
+
+
+def _as_binds(
+    limits: Limits, lanes: Sequence[Lane], floors: dict[Lane, Position], *, scan_limit: int
+) -> dict[str, Any]:
+    return {
+        "queue": limits.queue,
+        "batch_limit": limits.batch_limit,
+        "batch_timeout": limits.batch_timeout,
+        "lease": limits.lease,
+        "recoveries_per_15_minutes": limits.recoveries.per_15_minutes,
+        "recoveries_per_day": limits.recoveries.per_day,
+        "slack": SLACK,
+        "busy_wait": BUSY_WAIT,
+        "longest_busy_wait": MAX_BUSY_WAIT,
+        "scan_limit": scan_limit,
+        "ranks": [rank(lane).value for lane in lanes],
+        **as_binds(floors, lanes),
+    }
 
 
 def _end(rows: Sequence[Row[Any]]) -> Position:
@@ -121,7 +118,7 @@ def _end(rows: Sequence[Row[Any]]) -> Position:
 
 def _claimed(rows: Sequence[Row[Any]], lane: Lane) -> Claim:
     priority, action = lane
-    over = [Over(row.token, action, row.outcome, row.error_code) for row in rows if row.outcome is not None]
+    finished = [Finished(row.token, action, row.outcome, row.error_code) for row in rows if row.outcome is not None]
     batches: list[tuple[Row[Any], list[Row[Any]]]] = []
     for row in rows:
         if row.batch is not None:
@@ -132,7 +129,7 @@ def _claimed(rows: Sequence[Row[Any]], lane: Lane) -> Claim:
         Batch(first.batch, UUID(first.fence), action, priority, tuple(map(_job, mailed)), first.due_at)
         for first, mailed in batches
     )
-    return Claim(tuple(opened), tuple(over), lane, sum(row.busy for row in rows))
+    return Claim(tuple(opened), tuple(finished), lane, sum(row.busy for row in rows))
 
 
 def _job(r: Row[Any]) -> Job:

@@ -16,15 +16,15 @@ from mailroom.queue.verdict import GRACE, UNCHARGED_DELAY
 log = logging.getLogger(__name__)
 
 # Of each lane, by one statement.
-MOST: Final = 1_000
+MAX_REPAIRED: Final = 1_000
 
 
-class Moments:
+class ClockRepair:
     """Brings them back for one queue, with the waits that its limits have."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._stride = Stride(MOST)
+        self._stride = Stride(MAX_REPAIRED)
         self._failing = False
 
     def step(self, connection: Connection) -> bool:
@@ -33,7 +33,7 @@ class Moments:
         Raises DBAPIError only if the connection is lost.
         """
         try:
-            brought = bring_back(connection, self._limits, most=self._stride.size)
+            brought = repair(connection, self._limits, most=self._stride.size)
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
@@ -48,11 +48,11 @@ class Moments:
         return brought > 0
 
 
-def bring_back(connection: Connection, limits: Limits, *, most: int = MOST) -> int:
+def repair(connection: Connection, limits: Limits, *, most: int = MAX_REPAIRED) -> int:
     """Bring back at most so many jobs of each lane, batches and pauses; return how many it was."""
     again_after: timedelta = GRACE if limits.resend_after is None else limits.resend_after
     brought: int = connection.execute(
-        statement("bring_back"),
+        statement("clock_repair"),
         {
             "queue": limits.queue,
             "priorities": [priority.value for priority, _ in LANES],

@@ -14,23 +14,23 @@ log = logging.getLogger(__name__)
 # How old an acceptance may be to be acted on: whoever sweeps once a week sees each.
 HORIZON: Final = timedelta(days=7)
 
-MOST: Final = 1_000
+MAX_APPLIED: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Believed:
+class Applied:
     """How many held jobs came due, and how many failures became sent, since SES had accepted the mail."""
 
     freed: int
     amended: int
 
 
-def believe(connection: Connection, *, most: int = MOST) -> Believed:
+def apply(connection: Connection, *, most: int = MAX_APPLIED) -> Applied:
     """Let acceptances that came late decide: held jobs that were accepted come due, and failures become sent.
 
     At most so many of each at a time; what somebody has locked is left to the next time.
     """
-    found = Believed(*connection.execute(statement("believe"), {"horizon": HORIZON, "most": most}).one())
-    if found != Believed(0, 0):
+    found = Applied(*connection.execute(statement("late_acceptances"), {"horizon": HORIZON, "most": most}).one())
+    if found != Applied(0, 0):
         log.info("accepted late: held jobs freed=%d failures that were sent=%d", found.freed, found.amended)
     return found

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Final
 
 from mailroom.job import RECOVERY_LIMITS, RecoveryLimits
-from mailroom.queue.verdict import GRACE, LONGEST_DELAY
+from mailroom.queue.verdict import GRACE, MAX_DELAY
 
 # Beyond this many jobs a claim costs no less for each.
 MAX_CLAIM_JOBS: Final = 500
@@ -32,4 +32,4 @@ class Limits:
     @property
     def longest_wait(self) -> timedelta:
         """For how long a job may wait for another attempt, unless it is held."""
-        return max(LONGEST_DELAY, self.resend_after or LONGEST_DELAY)
+        return max(MAX_DELAY, self.resend_after or MAX_DELAY)

@@ -21,7 +21,7 @@ PING: Final = "ping "
 # A ping that takes longer than this, or than the health-check interval, has been lost.
 PING_PATIENCE: Final = timedelta(seconds=5)
 FIRST_WAIT: Final = timedelta(seconds=1)
-LONGEST_WAIT: Final = timedelta(seconds=60)
+MAX_WAIT: Final = timedelta(seconds=60)
 # How soon the thread notices that it is to stop, or that a ping is lost.
 STEP: Final = timedelta(seconds=0.5)
 
@@ -88,7 +88,7 @@ class Listener:
     def _lost(self, reason: str) -> None:
         if self._failures == 0:
             log.warning("listen lost, sweeping meanwhile: %s", reason)
-        wait = min(FIRST_WAIT * 2.0 ** min(self._failures, 16), LONGEST_WAIT)
+        wait = min(FIRST_WAIT * 2.0 ** min(self._failures, 16), MAX_WAIT)
         self._failures += 1
         self._stopping.wait(wait.total_seconds())
 

@@ -11,7 +11,7 @@ from mailroom.db.engine import statement
 from mailroom.job import Action, Position, Priority
 from mailroom.queue.floors import LANES, SLACK, Floors, Lane, as_binds
 from mailroom.queue.limits import MAX_PROBE_WAIT
-from mailroom.queue.verdict import LONGEST_DELAY, UNCHARGED_DELAY
+from mailroom.queue.verdict import MAX_DELAY, UNCHARGED_DELAY
 
 # The same for a look, which moves the floor of each lane up to the first job that it sees, but no nearer than this: a
 # transaction that takes longer waits for the sweep.
@@ -42,7 +42,7 @@ def look(
     floors: Floors,
     lanes: Sequence[Lane] = LANES,
     from_start: bool = False,
-    longest_wait: timedelta = LONGEST_DELAY,
+    longest_wait: timedelta = MAX_DELAY,
 ) -> View:
     """See what there is to do in these lanes, and if nothing, when there will be. Changes nothing in the database.
 

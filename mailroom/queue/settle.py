@@ -18,7 +18,7 @@ PROOF_BYTES: Final = 8
 def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdict]]]) -> set[UUID]:
     """Record what became of the jobs of batches, one or more of one action, by position, and close the batches.
 
-    Jobs without a verdict are given back, as they were before the claim. Returns the fences of the batches that were
+    Jobs without a verdict are returned, as they were before the claim. Returns the fences of the batches that were
     still ours, and that this call closed. Of one that had been rescued the results are kept as late, in a statement of
     its own, and decide nothing. Safe to repeat when an answer was lost. Raises ValueError for a batch that is there
     twice.
@@ -37,7 +37,7 @@ def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdic
         "closing_fences": [batch.fence for batch, _ in closing],
         "action": closing[0][0].action.value,
         "places": numbers_literal(place for place, _, verdict in by_job for _ in verdict.deliveries),
-        **_told([(job, delivery) for _, job, verdict in by_job for delivery in verdict.deliveries]),
+        **_as_binds([(job, delivery) for _, job, verdict in by_job for delivery in verdict.deliveries]),
         "again_tokens": [job.token for _, job, _ in again],
         "again_places": [place for place, _, _ in again],
         "again_attempts": [retry.attempt for _, _, retry in again],
@@ -45,33 +45,35 @@ def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdic
     }
     owned = {fence for fence in connection.execute(statement("settle"), binds).scalars() if fence is not None}
     for batch, verdicts in closing:
-        told = [(job, one) for job, verdict in zip(batch.jobs, verdicts, strict=False) for one in verdict.deliveries]
-        if told and batch.fence not in owned:
-            proofs = words_literal("\\x" + _proof(job.secret).hex() for job, _ in told)
+        recorded = [
+            (job, one) for job, verdict in zip(batch.jobs, verdicts, strict=False) for one in verdict.deliveries
+        ]
+        if recorded and batch.fence not in owned:
+            proofs = words_literal("\\x" + _proof(job.secret).hex() for job, _ in recorded)
             late = {"batch": batch.id, "fence": batch.fence, "action": batch.action.value, "proofs": proofs}
-            connection.execute(statement("settle_late"), late | _told(told))
+            connection.execute(statement("settle_late"), late | _as_binds(recorded))
     return owned
 
 
-def _told(told: Sequence[tuple[Job, Delivery]]) -> dict[str, str]:
+def _as_binds(recorded: Sequence[tuple[Job, Delivery]]) -> dict[str, str]:
     return {
-        "tokens": numbers_literal(job.token for job, _ in told),
-        "accounts": numbers_literal(job.account for job, _ in told),
-        "attempts": numbers_literal(job.attempt for job, _ in told),
-        "outcomes": words_literal(delivery.outcome for _, delivery in told),
-        "message_ids": words_literal(_storable(delivery.message_id) for _, delivery in told),
-        "error_codes": words_literal(_storable(delivery.error_code) for _, delivery in told),
-        "errors": words_literal(_storable(delivery.error) for _, delivery in told),
+        "tokens": numbers_literal(job.token for job, _ in recorded),
+        "accounts": numbers_literal(job.account for job, _ in recorded),
+        "attempts": numbers_literal(job.attempt for job, _ in recorded),
+        "outcomes": words_literal(delivery.outcome for _, delivery in recorded),
+        "message_ids": words_literal(_storable(delivery.message_id) for _, delivery in recorded),
+        "error_codes": words_literal(_storable(delivery.error_code) for _, delivery in recorded),
+        "errors": words_literal(_storable(delivery.error) for _, delivery in recorded),
     }
 
 
-def give_back_abandoned(connection: Connection, *, worker: str, known: Collection[UUID]) -> int:
-    """Give back the batches of a sender that it does not know; return how many there were.
+def return_abandoned(connection: Connection, *, worker: str, known: Collection[UUID]) -> int:
+    """Return the batches of a sender that it does not know; return how many there were.
 
     Their claim was given up before its answer came, and was made all the same. `worker` is a name that no other sender
     ever had; what it has claimed and not settled is `known`.
     """
-    rows = connection.execute(statement("abandoned"), {"worker": worker, "known": list(known)}).all()
+    rows = connection.execute(statement("batches_abandoned"), {"worker": worker, "known": list(known)}).all()
     found = (Batch(r.id, r.fence, Action(r.action), Priority(r.priority), (), r.due_at) for r in rows)
     return sum(len(settle(connection, [(batch, [])])) for batch in found)
 

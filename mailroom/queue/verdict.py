@@ -8,8 +8,8 @@ from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed, Unt
 
 MAX_ATTEMPTS: Final = 6
 FIRST_DELAY: Final = timedelta(seconds=2)
-LONGEST_DELAY: Final = timedelta(seconds=120)
-# A fault of the account costs the job nothing; the sender's own backoff sets the pace, this only spreads the jobs.
+MAX_DELAY: Final = timedelta(seconds=120)
+# A fault of the account costs the job nothing; the circuit breaker sets the pace, this only spreads the jobs.
 UNCHARGED_DELAY: Final = timedelta(seconds=10)
 # How long a late answer may still take to arrive before an unconfirmed mail is sent again, unless a setting says so.
 GRACE: Final = timedelta(seconds=5)
@@ -42,8 +42,8 @@ class Verdict:
 
 
 def retry_delay(attempt: int, *, jitter: float) -> timedelta:
-    """Double the wait with every attempt, up to LONGEST_DELAY; `jitter` in 0..1 takes a share of it off."""
-    return min(FIRST_DELAY * 2.0 ** min(attempt, 16), LONGEST_DELAY) * (1 - jitter)
+    """Double the wait with every attempt, up to MAX_DELAY; `jitter` in 0..1 takes a share of it off."""
+    return min(FIRST_DELAY * 2.0 ** min(attempt, 16), MAX_DELAY) * (1 - jitter)
 
 
 def judge(outcome: Outcome, *, attempt: int, jitter: float, resend_after: timedelta | None = GRACE) -> Verdict:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 # A question may be put again, unlike a mail.
 ATTEMPTS: Final = 3
 READ_TIMEOUT: Final = timedelta(seconds=10)
-LONGEST_ANSWER: Final = timedelta(seconds=45)
+MAX_ANSWER: Final = timedelta(seconds=45)
 
 
 def connect_to_ask(*, region: str | None) -> "SESV2Client":
@@ -26,7 +26,7 @@ def connect_to_ask(*, region: str | None) -> "SESV2Client":
 def account(client: "SESV2Client") -> SesAccount:
     """Ask SES for the account. Raises TransportError with the code of the refusal, or of what went wrong on the way."""
     try:
-        return network.asked(lambda: _read(client.get_account()), within=LONGEST_ANSWER)
+        return network.asked(lambda: _read(client.get_account()), within=MAX_ANSWER)
     except network.FailedError as error:
         raise TransportError(error.code) from error.cause
 
@@ -44,7 +44,7 @@ def _read(answer: Any) -> SesAccount:
 
 
 def _number(found: Any) -> float:
-    """Return a number that one can reckon with: JSON as Python reads it knows NaN and infinity."""
+    """Return a number that one can count with: JSON as Python reads it knows NaN and infinity."""
     number = float(found)
     if not math.isfinite(number):
         raise ValueError("not a number")

@@ -6,7 +6,7 @@ from typing import Final
 
 from email_validator import EmailNotValidError, validate_email
 
-LONGEST_LOCAL_PART: Final = 64
+MAX_LOCAL_PART: Final = 64
 # The code of a mail that was never handed over, since SES cannot take its address.
 UNSUPPORTED_ADDRESS: Final = "UnsupportedAddress"
 # An address so long that only the whole of it can be judged.
@@ -24,7 +24,7 @@ def ascii_address(address: str) -> str | None:
     if (
         address.isascii()
         and len(address) <= _LONG
-        and len(local_part) <= LONGEST_LOCAL_PART
+        and len(local_part) <= MAX_LOCAL_PART
         and _PLAIN.fullmatch(local_part)
     ):
         known = _ascii_domain(domain)
@@ -45,4 +45,4 @@ def _checked(address: str) -> str | None:
     except EmailNotValidError:
         return None
     # Since 2.2 the validator lets longer ones pass, while RFC 5321 and SES do not.
-    return checked.ascii_email if len(checked.local_part) <= LONGEST_LOCAL_PART else None
+    return checked.ascii_email if len(checked.local_part) <= MAX_LOCAL_PART else None

@@ -19,7 +19,7 @@ class Fault(Enum):
     TEMPORARY = auto()  # nobody's in particular: try again, and count
     THROTTLED = auto()  # ours, for sending too fast: wait a moment
     LOCAL = auto()  # this machine's, which cannot call: others may
-    ACCOUNT = auto()  # the account's: wait until somebody mends it
+    ACCOUNT = auto()  # the account's: wait until somebody fixes it
     CONFIGURATION_SET = auto()  # likewise
     IDENTITY = auto()  # our sender's, likewise
     TEMPLATE = auto()  # that of one action's template, likewise
@@ -90,7 +90,7 @@ REFUSALS: Final = frozenset(code for code, fault in (EXCEPTIONS | STATUSES).item
 NOT_ALLOWED: Final = frozenset({"AccessDenied", "AccessDeniedException"})
 
 # Longer than any code or message id of SES.
-_LONGEST_WORD: Final = 200
+_MAX_WORD: Final = 200
 _NOT_IN_A_WORD: Final = re.compile(r"[^!-~]")
 
 _NO_ENTRY: Final = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
@@ -121,7 +121,7 @@ def word(said: object) -> str:
 
     It may go into a line of the log and into a column, whatever it was: no line ends, blanks, escapes or NUL.
     """
-    return _NOT_IN_A_WORD.sub("?", str(said)[:_LONGEST_WORD]) or "Unknown"
+    return _NOT_IN_A_WORD.sub("?", str(said)[:_MAX_WORD]) or "Unknown"
 
 
 def error_code(response: Mapping[str, Any]) -> str:

@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Credentials may come from a program, or from a server on this machine.
-LONGEST_CONNECT: Final = timedelta(seconds=30)
+MAX_CONNECT: Final = timedelta(seconds=30)
 # Not later than the first probe of a pause, which is to find the new credentials.
 RENEW_EVERY: Final = timedelta(seconds=2)
 
 
 class Clients:
-    """The client that calls are made with, made anew where that may help. Safe to share between threads.
+    """The client that calls are made with, made again where that may help. Safe to share between threads.
 
     A client reads credentials, profile, region and endpoint when it is made, and keeps them, and its connections, for
     ever. What was renewed outside only a new one finds.
     """
 
     def __init__(self, client: "SESV2Client", renew: "Callable[[], SESV2Client] | None") -> None:
-        """`renew` makes a client like the first, from what is outside now; None: it is never made anew."""
+        """`renew` makes a client like the first, from what is outside now; None: it is never made again."""
         network.guard(client)
         self._client = client
         self._renew = renew
@@ -48,7 +48,7 @@ class Clients:
         self._doubted = True
 
     def current(self) -> "SESV2Client":
-        """Return the client for a call that begins now; calls in the air keep theirs.
+        """Return the client for a call that begins now; calls in flight keep theirs.
 
         Where no new one can be made, because what is outside is half written, say, it is the one there was.
         """
@@ -108,7 +108,7 @@ def connect(
         return session.client("sesv2", config=config), session.get_credentials()
 
     try:
-        client, credentials = network.ended(make, within=LONGEST_CONNECT)
+        client, credentials = network.with_deadline(make, within=MAX_CONNECT)
     except network.FailedError as error:
         if isinstance(error.cause, boto.NoRegionError):
             raise SettingsError(f"SES cannot be used: {error.cause} Set AWS_REGION.") from error

@@ -1,4 +1,4 @@
-"""What can be wrong at SES before the first mail fails of it, each with its cure."""
+"""What can be wrong at SES before the first mail fails of it, each with its remedy."""
 
 import json
 import re
@@ -13,14 +13,14 @@ from mailroom.finding import Finding, failed, ok, warning
 from mailroom.job import Action
 from mailroom.mail import templates
 from mailroom.ses import classify, network
-from mailroom.ses.account import LONGEST_ANSWER
+from mailroom.ses.account import MAX_ANSWER
 from mailroom.ses.account import account as ask_account
 
 if TYPE_CHECKING:
     from mypy_boto3_sesv2 import SESV2Client
 
 # Variables of a template that are named: whoever uses more has other troubles.
-MOST_NAMED: Final = 20
+MAX_NAMED: Final = 20
 # From here on somebody should know.
 MUCH_OF_THE_QUOTA: Final = 0.9
 _MISSING: Final = "NotFoundException"
@@ -48,7 +48,7 @@ def examine(client: "SESV2Client", *, source: str, config_set: str) -> list[Find
 def _checked(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
     """Make a check, or say what keeps it from being made."""
     try:
-        return network.ended(lambda: list(check()), within=LONGEST_ANSWER)
+        return network.with_deadline(lambda: list(check()), within=MAX_ANSWER)
     except network.FailedError as error:
         code = str(error.cause) if isinstance(error.cause, TransportError) else error.code
         return [_unanswered(name, code)]
@@ -141,8 +141,8 @@ def _template(client: "SESV2Client", action: Action) -> Finding:
     used = {variable for part in content.values() for variable in variables(str(part))}
     given = set(json.loads(templates.template_data(action, login="", secret="", code="")))
     if unknown := used - given:
-        words = f"uses {_listed(unknown)}, which mailroom does not give: SES will refuse every mail"
-        return failed(check, words, f"use only {', '.join(sorted(given))}")
+        message = f"uses {_listed(unknown)}, which mailroom does not give: SES will refuse every mail"
+        return failed(check, message, f"use only {', '.join(sorted(given))}")
     if "secret" not in used:
         return failed(check, "has no {{secret}}: its mails have no link", "put the link in")
     if not content.get("Text"):
@@ -151,7 +151,7 @@ def _template(client: "SESV2Client", action: Action) -> Finding:
 
 
 def _listed(names: Iterable[str]) -> str:
-    return ", ".join([classify.word(name) for name in sorted(names)][:MOST_NAMED])
+    return ", ".join([classify.word(name) for name in sorted(names)][:MAX_NAMED])
 
 
 def variables(template: str) -> set[str]:

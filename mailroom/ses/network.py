@@ -38,7 +38,7 @@ class UnreadableAnswerError(boto.BotoCoreError):
     fmt = "the answer cannot be read"
 
 
-class NoEndError(boto.BotoCoreError):
+class CallTimeoutError(boto.BotoCoreError):
     """The call goes on, whatever it hangs in: a name that is not resolved, an answer that comes byte by byte."""
 
     fmt = "no answer in time"
@@ -84,14 +84,14 @@ class _Start:
         """Give the body of the request, which begins it."""
         with self._lock:
             if self._given_up or self._begun:
-                raise NoEndError
+                raise CallTimeoutError
             self._begun = True
         yield content
 
     def go_on(self) -> None:
-        """Raise NoEndError if nobody waits for the call any more."""
+        """Raise CallTimeoutError if nobody waits for the call any more."""
         if self._given_up:
-            raise NoEndError
+            raise CallTimeoutError
 
     def give_up(self) -> bool:
         """Keep the request from being begun, unless that is too late; return whether it is."""
@@ -124,7 +124,7 @@ _start: ContextVar[_Start] = ContextVar("_start")
 
 
 def guard(client: "SESV2Client") -> None:
-    """Make a client fit for `until_begun`."""
+    """Make a client fit for `call_with_connect_retries`."""
     client.meta.events.register_last("before-send.sesv2", _note_start, unique_id="mailroom-start")
 
 
@@ -136,7 +136,7 @@ def _note_start(request: "AWSPreparedRequest", **_: object) -> None:
         request.body = start.body(request.body)  # type: ignore[assignment]  # urllib3 takes it
 
 
-def until_begun(call: Callable[[], T], *, within: timedelta) -> T:
+def call_with_connect_retries(call: Callable[[], T], *, within: timedelta) -> T:
     """Make a call with a client that is guarded, and return its answer; try again while no request was begun.
 
     It ends within that time, whatever it hangs in: botocore's time-outs are for each step, and looking up a name has
@@ -157,7 +157,7 @@ def until_begun(call: Callable[[], T], *, within: timedelta) -> T:
         return attempts(call)
 
     try:
-        answer = ended(started, within=within)
+        answer = with_deadline(started, within=within)
     except FailedError as error:
         if start.give_up():
             raise
@@ -177,10 +177,10 @@ def asked(question: Callable[[], T], *, within: timedelta) -> T:
         wait=wait_random(0, RETRY_WAIT.total_seconds()),
         reraise=True,
     )
-    return ended(lambda: attempts(question), within=within)
+    return with_deadline(lambda: attempts(question), within=within)
 
 
-def ended(call: Callable[[], T], *, within: timedelta) -> T:
+def with_deadline(call: Callable[[], T], *, within: timedelta) -> T:
     """Make a call in a thread of its own; one that does not end in time is left to itself. Raises FailedError alone."""
     answer: Future[T] = Future()
 
@@ -196,7 +196,7 @@ def ended(call: Callable[[], T], *, within: timedelta) -> T:
         raise FailedError(NoThreadError()) from error
     wait([answer], within.total_seconds())
     if not answer.done():
-        raise FailedError(NoEndError())
+        raise FailedError(CallTimeoutError())
     if failure := answer.exception():
         raise FailedError(failure) from failure
     return answer.result()

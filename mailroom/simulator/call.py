@@ -34,7 +34,7 @@ class Arrival:
             self.operation.check(members)
         except ShapeError as error:
             raise bad_request(str(error)) from error
-        if "TemplateContent" in template_choice(members) and len(self.body) > limits.MOST_INLINE_BYTES:
+        if "TemplateContent" in template_choice(members) and len(self.body) > limits.MAX_INLINE_BYTES:
             raise bad_request("A request with an inline template is at most 1 MB")
         return members
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from mailroom.simulator.refusal import bad_request
 
-MOST_ENTRIES = 50  # SES: at most 50 destinations a bulk call
-MOST_RECIPIENTS = 50  # SES: at most 50 recipients a message, To, Cc and Bcc together
-MOST_INLINE_BYTES = 1024 * 1024  # SES: with an inline template, the whole request is at most 1 MB
-MOST_HEADER_CHARACTERS = 996  # SES: a header's name and value together
+MAX_ENTRIES = 50  # SES: at most 50 destinations a bulk call
+MAX_RECIPIENTS = 50  # SES: at most 50 recipients a message, To, Cc and Bcc together
+MAX_INLINE_BYTES = 1024 * 1024  # SES: with an inline template, the whole request is at most 1 MB
+MAX_HEADER_CHARACTERS = 996  # SES: a header's name and value together
 
 _TAG = re.compile(r"[A-Za-z0-9_-]{1,256}")
 _CONFIGURATION_SET = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -40,8 +40,8 @@ def recipients(destination: Mapping[str, list[str]]) -> list[str]:
 
 def destination_fault(addresses: list[str]) -> str | None:
     """Why SES would refuse to send one message to these, or None."""
-    if not 1 <= len(addresses) <= MOST_RECIPIENTS:
-        return f"A message has 1 to {MOST_RECIPIENTS} recipients"
+    if not 1 <= len(addresses) <= MAX_RECIPIENTS:
+        return f"A message has 1 to {MAX_RECIPIENTS} recipients"
     return next(filter(None, map(address_fault, addresses)), None)
 
 
@@ -55,8 +55,8 @@ def check_sender(request: Mapping[str, Any]) -> None:
 
 
 def check_entries(entries: list[Any]) -> None:
-    if not 1 <= len(entries) <= MOST_ENTRIES:
-        raise bad_request(f"BulkEmailEntries must have 1 to {MOST_ENTRIES} entries")
+    if not 1 <= len(entries) <= MAX_ENTRIES:
+        raise bad_request(f"BulkEmailEntries must have 1 to {MAX_ENTRIES} entries")
 
 
 def check_configuration_set(name: str | None) -> None:
@@ -73,8 +73,8 @@ def check_tags(tags: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def check_headers(headers: Sequence[Mapping[str, str]]) -> None:
-    if any(len(header["Name"]) + len(header["Value"]) > MOST_HEADER_CHARACTERS for header in headers):
-        raise bad_request(f"A header's name and value must have at most {MOST_HEADER_CHARACTERS} characters together")
+    if any(len(header["Name"]) + len(header["Value"]) > MAX_HEADER_CHARACTERS for header in headers):
+        raise bad_request(f"A header's name and value must have at most {MAX_HEADER_CHARACTERS} characters together")
 
 
 def template_data(text: str) -> dict[str, Any] | None:

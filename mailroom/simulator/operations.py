@@ -8,7 +8,7 @@ from mailroom.simulator.refusal import SesError, not_found
 from mailroom.simulator.sending import send_email
 from mailroom.simulator.ses import Ses
 
-LARGEST_PAGE = 100  # SES: ListEmailTemplates returns at most 100 a page
+MAX_PAGE = 100  # SES: ListEmailTemplates returns at most 100 a page
 
 
 def get_account(ses: Ses, _: Call) -> Response:
@@ -51,9 +51,9 @@ def delete_email_template(ses: Ses, call: Call) -> Response:
 def list_email_templates(ses: Ses, call: Call) -> Response:
     """A page of them by name; `NextToken` is the last name of the page before."""
     after = call.members.get("NextToken", "")
-    size = min(call.members.get("PageSize", LARGEST_PAGE), LARGEST_PAGE)
+    size = min(call.members.get("PageSize", MAX_PAGE), MAX_PAGE)
     if size < 1:
-        raise SesError("BadRequestException", f"PageSize must be 1 to {LARGEST_PAGE}")
+        raise SesError("BadRequestException", f"PageSize must be 1 to {MAX_PAGE}")
     rest = [template for template in ses.templates.all() if str(template.name) > after]
     page = [{"TemplateName": one.name, "CreatedTimestamp": one.created_at.timestamp()} for one in rest[:size]]
     more = {"NextToken": page[-1]["TemplateName"]} if len(rest) > size else {}

@@ -13,7 +13,7 @@
 --
 -- Returns a row for each job looked at, and where there is none a row of NULLs (a table of which no row can be seen would
 -- else be planned away, and the question whether all can be seen with it): to be sent, the first of each batch with its
--- batch; over, with its outcome; or gone back to jobs, with neither: `busy`, due after a tenth of its token's age (from busy_wait to
+-- batch; finished, with its outcome; or gone back to jobs, with neither: `busy`, due after a tenth of its token's age (from busy_wait to
 -- longest_busy_wait), since somebody has locked its account or its token; or not, due as it was, since enough others leave.
 --
 -- Locks: jobs, then accounts (of recoveries) and tokens (late activations), skipping what others hold. Waits for nobody.
@@ -222,7 +222,7 @@ returned AS (
       FROM looked_up
      WHERE busy OR surplus
 ),
-over AS (
+finished AS (
     INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, message_id, error_code)
     SELECT token, account, accepted_in, accepted_fence, action, outcome, attempt, nullif(message_id, ''), error_code
       FROM looked_up

@@ -1,4 +1,4 @@
--- Forget tokens that have long been over: all their deliveries, and the tokens themselves. A token that stayed without
+-- Forget tokens that have long been finished: all their deliveries, and the tokens themselves. A token that stayed without
 -- its deliveries would look as if it had never been mailed, and be mailed again.
 --
 -- Binds: after (look at deliveries with higher ids), looks (how many to look at), older_than (an interval).
@@ -19,7 +19,7 @@ WITH looked AS MATERIALIZED (
 in_flight AS MATERIALIZED (
     SELECT unnest(tokens) AS token FROM batches
 ),
-over AS MATERIALIZED (
+finished AS MATERIALIZED (
     SELECT candidate.token, told.ids, kept.id IS NULL AS gone
       FROM (SELECT DISTINCT token FROM looked WHERE old AND token IS NOT NULL) AS candidate
      CROSS JOIN LATERAL (SELECT count(*) AS jobs FROM jobs WHERE jobs.token = candidate.token) AS waiting
@@ -43,17 +43,17 @@ over AS MATERIALIZED (
 held AS MATERIALIZED (
     SELECT id, token, retried_at, outcome, late
       FROM deliveries
-     WHERE id = ANY (ARRAY(SELECT unnest(ids) FROM over))
+     WHERE id = ANY (ARRAY(SELECT unnest(ids) FROM finished))
      ORDER BY id
        FOR UPDATE SKIP LOCKED
 ),
 whole AS MATERIALIZED (
-    SELECT over.token, over.gone
-      FROM over
-      JOIN held ON held.token = over.token
-     GROUP BY over.token, over.gone, over.ids
-    HAVING count(*) = cardinality(over.ids)
-       AND (over.gone OR count(*) FILTER (
+    SELECT finished.token, finished.gone
+      FROM finished
+      JOIN held ON held.token = finished.token
+     GROUP BY finished.token, finished.gone, finished.ids
+    HAVING count(*) = cardinality(finished.ids)
+       AND (finished.gone OR count(*) FILTER (
             WHERE NOT held.late AND held.retried_at IS NULL AND held.outcome NOT IN ('deferred', 'unconfirmed')) > 0)
 ),
 mine AS MATERIALIZED (

@@ -1,4 +1,4 @@
-"""Holds the senders of a process back while the account, not a mail, is at fault."""
+"""The circuit breaker of a process: it holds the senders back while the account, not a mail, is at fault."""
 
 import logging
 import threading
@@ -8,14 +8,14 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 FIRST_WAIT: Final = timedelta(seconds=1)
-LONGEST_WAIT: Final = timedelta(seconds=30)
+MAX_WAIT: Final = timedelta(seconds=30)
 
 
-class Backoff:
+class Breaker:
     """Closed at first. A fault opens it; while it is open one sender at a time may try, less and less often.
 
     `now` is in monotonic seconds. It says why once when it opens, and once when it is over. The faults of calls that
-    were in the air when it opened tell nothing new, and do not make it longer.
+    were in flight when it opened tell nothing new, and do not make it longer.
     """
 
     def __init__(self) -> None:
@@ -24,8 +24,8 @@ class Backoff:
         self._until = 0.0
         self._trying = False
 
-    def remaining(self, now: float) -> timedelta:
-        """How long a sender has to wait. Zero lets it try; the others then wait for what becomes of it."""
+    def try_acquire(self, now: float) -> timedelta:
+        """Ask to try; return how long a sender has to wait first. Zero lets it try, and the others wait meanwhile."""
         with self._lock:
             if self._faults == 0:
                 return timedelta(0)
@@ -35,7 +35,14 @@ class Backoff:
             self._trying = True
             return timedelta(0)
 
-    def fault(self, code: str, reason: str, *, now: float, jitter: float) -> None:
+    def release(self) -> None:
+        """Give the right to try back: there was nothing to try with. The next who has something need not wait."""
+        with self._lock:
+            if self._trying:
+                self._trying = False
+                self._until = 0.0
+
+    def trip(self, code: str, reason: str, *, now: float, jitter: float) -> None:
         """Note that the account is at fault; `jitter` in 0..1 takes up to half of the wait off."""
         with self._lock:
             if self._faults == 0:
@@ -46,14 +53,7 @@ class Backoff:
             self._faults += 1
             self._until = now + self._length().total_seconds() * (1 - jitter / 2)
 
-    def untried(self) -> None:
-        """Give the right to try back: there was nothing to try with. The next who has something need not wait."""
-        with self._lock:
-            if self._trying:
-                self._trying = False
-                self._until = 0.0
-
-    def success(self) -> None:
+    def reset(self) -> None:
         """Note that the account is fine."""
         with self._lock:
             if self._faults > 0:
@@ -66,4 +66,4 @@ class Backoff:
         return self._faults > 0
 
     def _length(self) -> timedelta:
-        return min(FIRST_WAIT * 2.0 ** min(self._faults - 1, 16), LONGEST_WAIT)
+        return min(FIRST_WAIT * 2.0 ** min(self._faults - 1, 16), MAX_WAIT)

@@ -1,131 +1,104 @@
-"""Send the batches of one claim in turn, and settle them. Nothing is held open while a mail is sent."""
+"""One claim on its way: its batches are sent in turn and settled. Nothing is held open while a mail is sent."""
 
 import logging
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from mailroom import queue, tokens
-from mailroom.db.engine import first_line, is_worth_repeating
+from mailroom.db.engine import first_line, is_retryable
 from mailroom.errors import TransportError
 from mailroom.fleet.permits import Permit
-from mailroom.job import Batch, Job, Position
-from mailroom.mail.transport import Mail, Transport
+from mailroom.job import Batch, Job
+from mailroom.mail.transport import Mail
 from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
-from mailroom.queue.limits import Limits
 from mailroom.queue.verdict import Verdict, judge
-from mailroom.worker.claim_size import LONGEST, Pace
-from mailroom.worker.reactions import Aftermath
+from mailroom.worker.calls import Calls
+from mailroom.worker.claim_size import MAX_SENDING, ClaimSize
+from mailroom.worker.claims import Claims
 from mailroom.worker.shared import Shared
 
 log = logging.getLogger(__name__)
 
-LONGEST_SETTLE_WAIT: Final = timedelta(seconds=5)
+MAX_SETTLE_WAIT: Final = timedelta(seconds=5)
 
 Judged = tuple[Batch, Sequence[Verdict]]
 
 
-@dataclass(slots=True)
-class _Claimed:
-    """The batches of a claim made after `since`, a monotonic moment; what SES told, by batch, and how many are settled.
-
-    `returning`: batches that are given back before the end, or perhaps were: they must not be sent any more.
-    `believe` says what is to be believed of what SES told.
-    """
-
-    batches: Sequence[Batch]
-    permit: Permit
-    since: float
-    believe: Callable[[Outcome], Outcome]
-    answers: list[Sequence[Outcome]] = field(default_factory=list)
-    settled: int = 0
-    returning: Sequence[Batch] = ()
-
-
-class Sending:
-    """Sends for one sender. `pace` says how many batches it should be given at a time.
-
-    `urgent_waits` tells whether there is urgent mail that can be sent.
-    """
+class ClaimRun:
+    """The batches of a claim, what came of them so far, and how much of that is settled. `work` once."""
 
     def __init__(
         self,
-        engine: Engine,
-        transport: Transport,
-        *,
-        key: bytes,
-        limits: Limits,
-        aftermath: Aftermath,
         shared: Shared,
-        urgent_waits: Callable[[], bool],
-    ) -> None:
-        self._engine = engine
-        self._transport = transport
-        self._key = key
-        self._lease = limits.lease
-        self._resend_after = limits.resend_after
-        self._aftermath = aftermath
-        self._shared = shared
-        self._permits = shared.permits
-        self._urgent_waits = urgent_waits
-        self.pace = Pace(limits.batch_limit, claim_limit=limits.claim_limit)
-
-    def work(
-        self,
+        claims: Claims,
+        size: ClaimSize,
         batches: Sequence[Batch],
         permit: Permit,
         *,
-        claimed: float,
-        believe: Callable[[Outcome], Outcome] = lambda told: told,
-    ) -> list[Sequence[Outcome]]:
-        """Send batches and settle them, by what is to be believed of what SES told; return what it told, by batch.
+        since: float,
+        interpret: Callable[[Outcome], Outcome] = lambda outcome: outcome,
+    ) -> None:
+        """`since` is a monotonic moment before the claim: a lease is never taken for longer than it is.
+
+        `interpret` says how an outcome is to be recorded. `size` learns from how it goes.
+        """
+        self._shared = shared
+        self._claims = claims
+        self._size = size
+        self._batches = batches
+        self._permit = permit
+        self._since = since
+        self._interpret = interpret
+        self._answers: list[Sequence[Outcome]] = []
+        self._settled = 0
+        # Batches that are returned before the end, or perhaps were: they must not be sent any more.
+        self._returning: Sequence[Batch] = ()
+
+    def work(self) -> list[Sequence[Outcome]]:
+        """Send the batches and settle them; return the outcomes of each that was sent, before `interpret`.
 
         When one does not go well, or takes a second call, or they take too long, or urgent mail comes that can be sent,
-        the others are given back.
-        `claimed` is a monotonic moment before their claim. Raises TransportError, with what was not sent given back,
-        if the transport takes no more. The settlement is repeated until the database takes it.
+        the others are returned. Raises TransportError, with what was not sent returned, if the transport takes no more.
+        The settlement is repeated until the database takes it.
         """
-        claim = _Claimed(batches, permit, claimed, believe)
         try:
-            self._send_in_turn(claim)
+            self._send_in_turn()
         except TransportError:
-            self._settle(claim)
+            self._settle()
             raise
-        self._settle(claim)
-        if unsent := [len(batch.jobs) for batch in batches[len(claim.answers) :]]:
-            self._permits.give_back(permit, sum(unsent), calls=sum(size > 1 for size in unsent))
-        for batch, answer in zip(batches, claim.answers, strict=False):
-            self._aftermath.mind(batch.action, answer)
-        return claim.answers
+        self._settle()
+        for batch, outcomes in zip(self._batches, self._answers, strict=False):
+            self._shared.reactions.react(batch.action, outcomes)
+        return self._answers
 
-    def _send_in_turn(self, claim: _Claimed) -> None:
-        """Send as many of the batches as should be, and add what SES told of each."""
-        began = self._shared.clock()
-        answers, wanted = claim.answers, len(claim.batches)
-        while len(answers) < len(claim.batches):
-            if answers and not self._goes_on(claim, began):
+    def _send_in_turn(self) -> None:
+        """Send as many of the batches as should be, and keep the outcomes of each."""
+        began, wanted = self._shared.clock(), len(self._batches)
+        while len(self._answers) < len(self._batches) and self._goes_on(began):
+            batch = self._batches[len(self._answers)]
+            if not self._has_permit(batch) or not self._has_time(batch):
                 break
-            answer = self._answer(claim.batches[len(answers)], claim)
-            if not answer:
-                break
-            answers.append(answer)
+            self._answers.append(self._shared.refusals.review(batch, self._send(batch)))
+            self._permit.spend()
         took = timedelta(seconds=self._shared.clock() - began)
-        self.pace.note(len(answers), took, well=len(answers) == wanted and _goes_well(answers[-1]))
+        well = len(self._answers) == wanted and _goes_well(self._answers[-1])
+        self._size.note(len(self._answers), took, well=well)
 
-    def _goes_on(self, claim: _Claimed, began: float) -> bool:
-        """Whether another batch may follow what was answered so far, which waits for it to be settled."""
-        if self._shared.stopping.is_set() or not _goes_well(claim.answers[-1]) or self._leaves_for_urgent():
+    def _goes_on(self, began: float) -> bool:
+        """Whether another batch may follow those that have outcomes, which wait for it to be settled."""
+        if not self._answers:
+            return True
+        if self._shared.stopping.is_set() or not _goes_well(self._answers[-1]) or self._leaves_for_urgent():
             return False
-        return self._shared.clock() - began <= LONGEST.total_seconds()
+        return self._shared.clock() - began <= MAX_SENDING.total_seconds()
 
     def _leaves_for_urgent(self) -> bool:
         """Whether urgent mail has come that this sender should see to: one is enough."""
@@ -133,106 +106,98 @@ class Sending:
             return False
         self._shared.urgent_came.clear()
         try:
-            return self._urgent_waits()  # it may be another queue's, or paused
+            return self._claims.urgent_waiting()  # it may be another queue's, or paused
         except SQLAlchemyError:  # then nothing should wait for long
             return True
 
-    def _answer(self, batch: Batch, claim: _Claimed) -> Sequence[Outcome]:
-        """Send a batch; return what SES told of its mails; nothing if there was no time for a call.
+    def _has_permit(self, batch: Batch) -> bool:
+        """Whether the batch may be sent. The first may wait for a permit; another would keep it from being settled."""
+        if self._answers:
+            return time.monotonic() <= self._permit.ends
+        latest = self._deadline - self._shared.transport.longest_call.total_seconds()
+        if time.monotonic() <= self._permit.until or self._take_again(len(batch.jobs), latest):
+            return True
+        log.info("no permit any more for batch=%d: the claim took longer than it holds", batch.id)
+        return False
 
-        The first may wait for a permit; while it does for another, what came before would not be settled.
-        """
-        latest = claim.since + (self._lease - self._transport.longest_call).total_seconds()
-        if claim.answers:
-            if time.monotonic() > claim.permit.ends:
-                return []
-        elif time.monotonic() > claim.permit.until and not self._take_again(claim.permit, len(batch.jobs), latest):
-            log.info("no permit any more for batch=%d: the claim took longer than it holds", batch.id)
-            return []
-        within = self._lease - timedelta(seconds=time.monotonic() - claim.since)
-        if within < self._transport.longest_call:
-            self._aftermath.back_off(Deferred("OutOfTime", "the claim took too long for the lease", charged=False))
-            log.warning("no time any more for batch=%d: too little of its lease was left", batch.id)
-            return []
-        return self._aftermath.weigh(batch, self._send(batch, within, claim))
+    def _has_time(self, batch: Batch) -> bool:
+        """Whether a call can end before the lease does."""
+        if self._deadline - time.monotonic() >= self._shared.transport.longest_call.total_seconds():
+            return True
+        self._shared.reactions.back_off(Deferred("OutOfTime", "the claim took too long for the lease", charged=False))
+        log.warning("no time any more for batch=%d: too little of its lease was left", batch.id)
+        return False
 
-    def _send(self, batch: Batch, within: timedelta, claim: _Claimed) -> Sequence[Outcome]:
-        def permitted(count: int, until: float, *, again: bool) -> bool:
-            self._settle_meanwhile(claim)  # who knows how many more calls this batch takes, and how long they wait
-            return (not again and time.monotonic() <= claim.permit.until) or self._take_again(
-                claim.permit, count, until
-            )
-
-        at_fault: Outcome = Deferred("InternalError", "a fault in mailroom; its log says more", charged=True)
+    def _send(self, batch: Batch) -> Sequence[Outcome]:
+        fault: Outcome = Deferred("InternalError", "a fault in mailroom; its log says more", charged=True)
         try:
-            mails = [_mail(job, self._key) for job in batch.jobs]
-            at_fault = Unconfirmed("InternalError", "a fault in mailroom; its log says more")
-            outcomes = self._transport.send(
-                batch.action, mails, batch=str(batch.fence), within=within, permitted=permitted
-            )
-            if len(outcomes) != len(mails):
-                raise AssertionError("a transport returns an outcome for every mail")
+            mails = [_mail(job, self._shared.key) for job in batch.jobs]
+            fault = Unconfirmed("InternalError", "a fault in mailroom; its log says more")
+            return Calls(
+                self._shared.transport,
+                batch.action,
+                batch=str(batch.fence),
+                deadline=self._deadline,
+                sharing=self._shared.sharing,
+                before_call=self._before_call,
+            ).send(mails)
         except TransportError:
             raise
         except Exception:
             # A bug must not stop the queue. Once the transport has the mails, nobody knows what it did with them.
             log.exception("batch id=%d: a fault in mailroom", batch.id)
-            return [at_fault] * len(batch.jobs)
-        return outcomes
+            return [fault] * len(batch.jobs)
 
-    def _take_again(self, permit: Permit, count: int, until: float) -> bool:
+    @property
+    def _deadline(self) -> float:
+        return self._since + self._shared.limits.lease.total_seconds()
+
+    def _before_call(self, count: int, until: float, *, again: bool) -> bool:
+        """Settle what came before, and take what another call needs: see `BeforeCall`."""
+        self._settle_meanwhile()  # who knows how many more calls this batch takes, and how long they wait
+        return (not again and time.monotonic() <= self._permit.until) or self._take_again(count, until)
+
+    def _take_again(self, count: int, until: float) -> bool:
         try:
-            return self._permits.take_again(permit, count, until)
-        except SQLAlchemyError:  # neither a claimed batch nor what earlier calls have told must be lost for it
+            return self._shared.permits.take_again(self._permit, count, until)
+        except SQLAlchemyError:  # neither a claimed batch nor the outcomes of earlier calls must be lost for it
             return False
 
-    def _settle(self, claim: _Claimed) -> None:
-        """Settle what was answered and give back the rest, for certain: the answers of SES are worth the wait."""
-        claim.returning = [*claim.batches[len(claim.answers) :], *claim.returning]
-        closing = self._closing(claim)
+    def _settle(self) -> None:
+        """Settle what has outcomes and return the rest, for certain: the answers of SES are worth the wait."""
+        self._returning = [*self._batches[len(self._answers) :], *self._returning]
+        closing = self._closing()
         if not closing:
             return
         attempts = Retrying(
-            retry=retry_if_exception(is_worth_repeating),
-            wait=wait_random_exponential(multiplier=0.1, max=LONGEST_SETTLE_WAIT.total_seconds()),
+            retry=retry_if_exception(is_retryable),
+            wait=wait_random_exponential(multiplier=0.1, max=MAX_SETTLE_WAIT.total_seconds()),
             before_sleep=lambda state: _log_settle_retry(state, closing[0][0]),
         )
-        self._note(claim, closing, owned=attempts(self._settle_once, closing))
+        self._note(closing, owned=attempts(self._settle_once, closing))
 
-    def _settle_meanwhile(self, claim: _Claimed) -> None:
-        """While a batch is at work, settle what others were told and give back those behind it, if that can be now.
+    def _settle_meanwhile(self) -> None:
+        """While a batch is at work, settle those before it and return those behind it, if that can be now.
 
         The batch must not wait for that. What it is that cannot be settled now, the settlement in the end will tell.
         """
-        behind = len(claim.answers) + 1
-        claim.returning = [*claim.batches[behind:], *claim.returning]
-        claim.batches = claim.batches[:behind]
-        closing = self._closing(claim)
+        behind = len(self._answers) + 1
+        self._returning = [*self._batches[behind:], *self._returning]
+        self._batches = self._batches[:behind]
+        closing = self._closing()
         if not closing:
             return
         try:
             owned = self._settle_once(closing)
         except SQLAlchemyError:  # done all the same, perhaps; it is repeated in the end
             return
-        self._note(claim, closing, owned=owned)
+        self._note(closing, owned=owned)
 
-    def _closing(self, claim: _Claimed) -> list[Judged]:
-        """Judge what was answered since the last settlement; what is given back has no verdicts."""
-        told = zip(claim.batches[claim.settled :], claim.answers[claim.settled :], strict=False)
-        judged = [(batch, self._judge(batch, map(claim.believe, answer))) for batch, answer in told]
-        return [*judged, *((batch, []) for batch in claim.returning)]
-
-    def _note(self, claim: _Claimed, closed: Sequence[Judged], *, owned: set[UUID]) -> None:
-        claim.settled, claim.returning = len(claim.answers), ()
-        for batch, verdicts in closed:
-            if not verdicts or not all(verdict.deliveries for verdict in verdicts):  # some are given back
-                before = Position(batch.due_at, min(job.token for job in batch.jobs) - 1)
-                self._shared.floors.lower((batch.priority, batch.action), before)
-            _log_batch(batch, verdicts, owned=batch.fence in owned, seconds=time.monotonic() - claim.since)
-
-    def _settle_once(self, judged: Sequence[Judged]) -> set[UUID]:
-        with self._engine.connect() as connection:
-            return queue.settle(connection, judged)
+    def _closing(self) -> list[Judged]:
+        """Judge what has outcomes since the last settlement; what is returned has no verdicts."""
+        answered = zip(self._batches[self._settled :], self._answers[self._settled :], strict=False)
+        judged = [(batch, self._judge(batch, map(self._interpret, outcomes))) for batch, outcomes in answered]
+        return [*judged, *((batch, []) for batch in self._returning)]
 
     def _judge(self, batch: Batch, outcomes: Iterable[Outcome]) -> list[Verdict]:
         return [
@@ -240,16 +205,27 @@ class Sending:
                 outcome,
                 attempt=job.attempt,
                 jitter=random.random(),  # noqa: S311 - spreads retries
-                resend_after=self._resend_after,
+                resend_after=self._shared.limits.resend_after,
             )
             for job, outcome in zip(batch.jobs, outcomes, strict=True)
         ]
 
+    def _settle_once(self, judged: Sequence[Judged]) -> set[UUID]:
+        with self._shared.engine.connect() as connection:
+            return queue.settle(connection, judged)
 
-def _goes_well(answer: Sequence[Outcome]) -> bool:
+    def _note(self, closed: Sequence[Judged], *, owned: set[UUID]) -> None:
+        self._settled, self._returning = len(self._answers), ()
+        for batch, verdicts in closed:
+            if not verdicts or not all(verdict.deliveries for verdict in verdicts):  # some are returned
+                self._claims.returned(batch)
+            _log_batch(batch, verdicts, owned=batch.fence in owned, seconds=time.monotonic() - self._since)
+
+
+def _goes_well(outcomes: Sequence[Outcome]) -> bool:
     """Whether SES takes mails, and faults nothing but a mail itself."""
-    own = all(isinstance(told, Sent | Rejected) or (isinstance(told, Deferred) and told.charged) for told in answer)
-    return own and any(isinstance(told, Sent) for told in answer)
+    own = all(isinstance(one, Sent | Rejected) or (isinstance(one, Deferred) and one.charged) for one in outcomes)
+    return own and any(isinstance(one, Sent) for one in outcomes)
 
 
 def _mail(job: Job, key: bytes) -> Mail:
@@ -264,7 +240,7 @@ def _log_settle_retry(state: RetryCallState, batch: Batch) -> None:
 
 
 def _log_batch(batch: Batch, verdicts: Sequence[Verdict], *, owned: bool, seconds: float) -> None:
-    """One line for the batch, and one for each mail that was not sent. Without verdicts it was given back whole."""
+    """One line for the batch, and one for each mail that was not sent. Without verdicts it was returned whole."""
     counts = Counter(verdict.deliveries[-1].outcome if verdict.deliveries else "untried" for verdict in verdicts)
     counts["untried"] += len(batch.jobs) - len(verdicts)
     outcomes = " ".join(f"{outcome}={count}" for outcome, count in sorted(counts.items()) if count)

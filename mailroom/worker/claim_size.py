@@ -5,18 +5,18 @@ from typing import Final
 
 from mailroom.queue.limits import MAX_CLAIM_JOBS
 
-# What the batches of one claim should take together: an urgent mail may have to wait for it, and what is in the air
-# when a process is killed is unconfirmed. A call to SES mostly takes longer, and then a claim is for one batch.
+# What the batches of one claim should take together: an urgent mail may have to wait for it, and what is in flight when
+# a process is killed is unconfirmed. A call to SES mostly takes longer, and then a claim is for one batch.
 INTENDED: Final = timedelta(milliseconds=50)
-# When it takes as long as this all the same, what has not been sent is given back.
-LONGEST: Final = timedelta(milliseconds=200)
+# When it takes as long as this all the same, what has not been sent is returned.
+MAX_SENDING: Final = timedelta(milliseconds=200)
 
 
-class Pace:
-    """Learns from how long sending took. Begins with one batch, and doubles at the most."""
+class ClaimSize:
+    """Learns from how long sending took. Begins with one batch, and doubles at most."""
 
     def __init__(self, batch_limit: int, *, claim_limit: int = MAX_CLAIM_JOBS) -> None:
-        self._most = max(1, claim_limit // batch_limit)
+        self._max = max(1, claim_limit // batch_limit)
         self.batches = 1
 
     def note(self, sent: int, took: timedelta, *, well: bool) -> None:
@@ -25,4 +25,4 @@ class Pace:
             self.batches = 1
             return
         fitting = int(INTENDED * sent / max(took, timedelta(microseconds=1)))
-        self.batches = max(1, min(fitting, 2 * self.batches, self._most))
+        self.batches = max(1, min(fitting, 2 * self.batches, self._max))

@@ -38,7 +38,7 @@ class _Walk:
     found: dict[Lane, Position] = field(default_factory=dict)
 
 
-class Lookout:
+class Scan:
     """Looks for a process whose senders share `floors`.
 
     Under an old snapshot the beginning of the queue may lie behind so much that is dead that no look from there
@@ -154,7 +154,7 @@ class Lookout:
 
     def _begin(self, connection: Connection) -> _Walk:
         self._doubts = False
-        row = connection.execute(statement("pages"), {"slack": SLACK}).one()
+        row = connection.execute(statement("scan_pages"), {"slack": SLACK}).one()
         for lane, floor in self._floors.read().items():
             if floor.due_at is None:
                 self._floors.advance(lane, seen=floor, end=Position(row.moment, 0))
@@ -165,7 +165,7 @@ class Lookout:
             last = walk.page + pages
             tids = {"first": f"({walk.page},0)", "last": f"({last},0)"}
             binds = {"queue": self._limits.queue, "moment": walk.moment, **tids}
-            return last, list(connection.execute(statement("walk"), binds))
+            return last, list(connection.execute(statement("scan_walk"), binds))
 
         walk.page, rows = self._stride.take(look_at)
         for row in rows:

@@ -3,25 +3,53 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+from sqlalchemy import Engine
 
 from mailroom.fleet.permits import NO_LIMIT, Permits
+from mailroom.mail.transport import Transport
 from mailroom.queue.floors import Floors
-from mailroom.worker.breaker import Backoff
+from mailroom.queue.limits import Limits
+from mailroom.worker.breaker import Breaker
+from mailroom.worker.reactions import Reactions
+from mailroom.worker.refusals import Refusals
+from mailroom.worker.scan import Scan
+from mailroom.worker.sharing import Sharing
 
 
-@dataclass(frozen=True, slots=True)
 class Shared:
     """`urgent_came` is set when urgent mail comes: one sender at work leaves its other batches for it, if it can go.
 
     `large_claims` is held for a claim of several batches, one at a time: each walks over what others are about to take,
-    and with 64 at once that was most of the work. `clock` tells monotonic seconds, for the pace.
+    and with 64 at once that was most of the work. `clock` tells monotonic seconds, for the size of claims. `floors` are
+    for `Claims` alone.
     """
 
-    permits: Permits = NO_LIMIT
-    floors: Floors = field(default_factory=Floors)
-    backoff: Backoff = field(default_factory=Backoff)
-    urgent_came: threading.Event = field(default_factory=threading.Event)
-    stopping: threading.Event = field(default_factory=threading.Event)
-    large_claims: threading.Lock = field(default_factory=threading.Lock)
-    clock: Callable[[], float] = time.monotonic
+    def __init__(
+        self,
+        engine: Engine,
+        transport: Transport,
+        *,
+        key: bytes,
+        limits: Limits,
+        permits: Permits = NO_LIMIT,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`key` signs the tokens."""
+        self.engine = engine
+        self.transport = transport
+        self.key = key
+        self.limits = limits
+        self.permits = permits
+        self.clock = clock
+        self.floors = Floors()
+        self.scan = Scan(limits, self.floors)
+        self.sharing = Sharing()
+        self.breaker = Breaker()
+        self.refusals = Refusals(engine, transport.refusals, queue=limits.queue)
+        self.reactions = Reactions(
+            engine, throttles=transport.throttles, breaker=self.breaker, permits=permits, refusals=self.refusals
+        )
+        self.urgent_came = threading.Event()
+        self.stopping = threading.Event()
+        self.large_claims = threading.Lock()

@@ -13,13 +13,13 @@ from sqlalchemy.exc import DBAPIError
 from mailroom.db.engine import first_line
 from mailroom.db.stride import is_cut_off
 from mailroom.fleet.permits import ASK_AGAIN
-from mailroom.queue.claim import LONGEST_BUSY_WAIT
-from mailroom.queue.clock_repair import Moments
-from mailroom.queue.late_acceptances import believe
+from mailroom.queue.claim import MAX_BUSY_WAIT
+from mailroom.queue.clock_repair import ClockRepair
+from mailroom.queue.late_acceptances import apply
 from mailroom.queue.look import View
 from mailroom.queue.rescue import Rescue
-from mailroom.worker.breaker import Backoff
 from mailroom.worker.sender import Sender, Work
+from mailroom.worker.shared import Shared
 
 log = logging.getLogger(__name__)
 
@@ -36,52 +36,46 @@ class Swept(Enum):
     REFUSED = auto()  # what is left is paused, or cannot be sent from here at the moment
 
 
-def sweep(
-    engine: Engine,
-    sender: Sender,
-    *,
-    backoff: Backoff,
-    longest: timedelta,
-    stopping: Callable[[], bool] = lambda: False,
-) -> Swept:
-    """Rescue, and then work until nothing is due, `longest` is over, or it is `stopping`.
+def sweep(shared: Shared, *, name: str, max_time: timedelta) -> Swept:
+    """Rescue, and then work until nothing is due, `max_time` is over, or it is to stop.
 
-    It waits for permits as long as that. Safe beside workers and other sweeps.
+    It waits for permits as long as that. Safe beside workers and other sweeps. `name` is for the batches.
     """
-    deadline = time.monotonic() + longest.total_seconds()
+    engine, sender, stopping = shared.engine, Sender(shared, name=name), shared.stopping.is_set
+    deadline = time.monotonic() + max_time.total_seconds()
 
     def goes_on() -> bool:
         return time.monotonic() < deadline and not stopping()
 
-    _believe_late(engine)
-    rescue = Rescue(resend_after=sender.limits.resend_after)
+    _apply_late(engine)
+    rescue = Rescue(resend_after=shared.limits.resend_after)
     with engine.connect() as connection:
         while not stopping() and rescue.step(connection):
             pass
-        _look(connection, sender, goes_on)
-    while goes_on() and sender.probe(stopping):
+        _look(connection, shared, sender, goes_on)
+    while goes_on() and sender.prober.probe(stopping):
         pass
     try:
-        swept = _work_off(engine, sender, backoff, goes_on)
+        swept = _drain(shared, sender, goes_on)
     finally:
-        sender.give_back_abandoned()
-    while rescue.owes and goes_on():  # in smaller steps; what these give back is due later anyway
+        sender.claims.return_abandoned()
+    while rescue.owes and goes_on():  # in smaller steps; what these return is due later anyway
         time.sleep(min(rescue.rest, ASK_AGAIN).total_seconds())
         with engine.connect() as connection:
             rescue.step(connection)
     return swept
 
 
-def _believe_late(engine: Engine) -> None:
+def _apply_late(engine: Engine) -> None:
     """Let late acceptances decide; what keeps that from being done does not keep mails from being sent."""
     try:
         with engine.connect() as connection:
-            believe(connection)
+            apply(connection)
     except DBAPIError as error:
         log.warning("late acceptances failed, the next sweep tries again: %s", first_line(error))
 
 
-def _work_off(engine: Engine, sender: Sender, backoff: Backoff, goes_on: Callable[[], bool]) -> Swept:
+def _drain(shared: Shared, sender: Sender, goes_on: Callable[[], bool]) -> Swept:
     waits, busy = iter(WAITS), False
     while goes_on():
         work = _claim(sender)
@@ -93,15 +87,15 @@ def _work_off(engine: Engine, sender: Sender, backoff: Backoff, goes_on: Callabl
             waits = iter(WAITS)
         elif work.busy:
             continue
-        elif not _is_left(engine, sender, goes_on, busy=busy):
-            if sender.probe(lambda: not goes_on()):  # it was paused meanwhile
+        elif not _is_left(shared, sender, goes_on, busy=busy):
+            if sender.prober.probe(lambda: not goes_on()):  # it was paused meanwhile
                 continue
-            return Swept.REFUSED if sender.is_paused() else Swept.DRAINED
+            return Swept.REFUSED if sender.claims.is_paused() else Swept.DRAINED
         elif not _wait(next(waits, None)):
             return Swept.LEFT
-        if backoff.is_open:
+        if shared.breaker.is_open:
             return Swept.REFUSED
-    return Swept.LEFT if _is_left(engine, sender, goes_on, busy=busy) else Swept.DRAINED
+    return Swept.LEFT if _is_left(shared, sender, goes_on, busy=busy) else Swept.DRAINED
 
 
 def _claim(sender: Sender) -> Work | None:
@@ -111,27 +105,27 @@ def _claim(sender: Sender) -> Work | None:
     except DBAPIError as error:
         if not is_cut_off(error):
             raise
-    sender.lookout.doubt()
+    sender.claims.start_over()
     return Work(0, full=False)
 
 
-def _look(connection: Connection, sender: Sender, goes_on: Callable[[], bool]) -> View:
+def _look(connection: Connection, shared: Shared, sender: Sender, goes_on: Callable[[], bool]) -> View:
     """Look from the beginning of the queue, for what came back or committed late; bring back what is too far ahead."""
-    view = sender.lookout.look_from_start(connection, goes_on)
+    view = sender.claims.look_from_start(connection, goes_on)
     if not view.ahead:
         return view
-    moments = Moments(sender.limits)
+    moments = ClockRepair(shared.limits)
     while moments.step(connection) and goes_on():
         pass
-    return sender.lookout.look_from_start(connection, goes_on)
+    return sender.claims.look_from_start(connection, goes_on)
 
 
-def _is_left(engine: Engine, sender: Sender, goes_on: Callable[[], bool], *, busy: bool) -> bool:
+def _is_left(shared: Shared, sender: Sender, goes_on: Callable[[], bool], *, busy: bool) -> bool:
     """Whether something is due that can be sent, or there may be; where some were `busy`, also in a moment."""
-    with engine.connect() as connection:
-        view = _look(connection, sender, goes_on)
-    soon = busy and view.next is not None and view.next <= LONGEST_BUSY_WAIT
-    return view.ready > 0 or soon or sender.lookout.is_walking
+    with shared.engine.connect() as connection:
+        view = _look(connection, shared, sender, goes_on)
+    soon = busy and view.next is not None and view.next <= MAX_BUSY_WAIT
+    return view.ready > 0 or soon or sender.claims.is_scanning
 
 
 def _wait(wait: timedelta | None) -> bool:

@@ -18,8 +18,8 @@ from mailroom.db.stride import is_cut_off
 from mailroom.errors import MailroomError
 from mailroom.fleet.permits import ASK_AGAIN, NO_LIMIT, Permits
 from mailroom.mail.transport import Transport
-from mailroom.ops.maintenance import Upkeep
-from mailroom.queue.clock_repair import Moments
+from mailroom.ops.maintenance import Maintenance
+from mailroom.queue.clock_repair import ClockRepair
 from mailroom.queue.limits import Limits
 from mailroom.queue.listener import STEP, URGENT, Listener
 from mailroom.queue.look import View
@@ -35,11 +35,11 @@ log = logging.getLogger(__name__)
 FIRST_LOOK: Final = timedelta(milliseconds=100)
 OUTAGE_WAIT: Final = timedelta(seconds=1)
 # What is more than a look takes its turn: who waits for a look must not wait for that.
-LONGEST_LOOK: Final = timedelta(seconds=0.25)
+MAX_LOOK: Final = timedelta(seconds=0.25)
 LOOK: Final = "look"
 WORKED: Final = "worked"
 # A sender waits for a permit, but not for the next day's quota.
-LONGEST_PERMIT_WAIT: Final = timedelta(seconds=5)
+MAX_PERMIT_WAIT: Final = timedelta(seconds=5)
 
 
 class Worker:
@@ -61,32 +61,23 @@ class Worker:
         self._engine = engine
         self._limits = limits
         self._sweep_interval = sweep_interval
-        self._upkeep = Upkeep(engine, queue=limits.queue, prune_after=prune_after)
-        self._shared = Shared(permits)
-        self._senders = [
-            Sender(
-                engine,
-                transport,
-                name=f"{socket.gethostname()}/{os.getpid()}/{number}",
-                key=key,
-                limits=limits,
-                shared=self._shared,
-            )
-            for number in range(concurrency)
-        ]
+        self._maintenance = Maintenance(engine, queue=limits.queue, prune_after=prune_after)
+        self._shared = Shared(engine, transport, key=key, limits=limits, permits=permits)
+        process = f"{socket.gethostname()}/{os.getpid()}"
+        self._senders = [Sender(self._shared, name=f"{process}/{number}") for number in range(concurrency)]
         self._probeable = threading.Event()
         self._failure: MailroomError | None = None
-        self._lookout = self._senders[0].lookout
+        self._claims = self._senders[0].claims
         self._rescue = Rescue(resend_after=limits.resend_after)
-        self._moments = Moments(limits)
+        self._clock_repair = ClockRepair(limits)
         self._outage = Outage()
         # What wakes the process, and what wakes one sender: True for work, False to stop. SimpleQueue, since a signal
         # handler may put into it at any moment.
-        self._pokes: mailbox.SimpleQueue[str] = mailbox.SimpleQueue()
-        self._tickets: mailbox.SimpleQueue[bool] = mailbox.SimpleQueue()
+        self._wakeups: mailbox.SimpleQueue[str] = mailbox.SimpleQueue()
+        self._work_tokens: mailbox.SimpleQueue[bool] = mailbox.SimpleQueue()
 
     def run(self, listener: Listener | None = None) -> None:
-        """Work until `stop`; then let calls in the air finish, and settle them.
+        """Work until `stop`; then let calls in flight finish, and settle them.
 
         Raises TransportError if the transport takes no more, MailroomError if a sender died.
         """
@@ -112,9 +103,9 @@ class Worker:
     def stop(self) -> None:
         """Claim nothing more. May be called from any thread and from a signal handler, and more than once."""
         self._shared.stopping.set()
-        self._pokes.put("")
+        self._wakeups.put("")
         for _ in self._senders:
-            self._tickets.put(False)
+            self._work_tokens.put(False)
 
     def woken(self, payload: str) -> None:
         """Take a notification: an urgent one starts a sender at once, or frees one; any other is worth a look."""
@@ -122,7 +113,7 @@ class Worker:
             self._shared.urgent_came.set()
             self._start_senders(1)
         else:
-            self._pokes.put(payload)
+            self._wakeups.put(payload)
 
     def ping(self, channel: str, payload: str) -> bool:
         """Notify a channel over an ordinary connection; False if the database cannot be reached."""
@@ -139,26 +130,26 @@ class Worker:
         A sweep looks from the beginning of the queue, where jobs are that committed late. Senders are woken first:
         nothing that is not done here keeps mails from leaving.
         """
-        ends = time.monotonic() + LONGEST_LOOK.total_seconds()
+        ends = time.monotonic() + MAX_LOOK.total_seconds()
 
         def goes_on() -> bool:
             return time.monotonic() < ends and not self._shared.stopping.is_set()
 
         with self._engine.connect() as connection:
-            view = self._see(connection, goes_on if sweep or self._lookout.is_walking else None)
+            view = self._see(connection, goes_on if sweep or self._claims.is_scanning else None)
             ahead = view.ahead
             while ahead and goes_on():
-                ahead = self._moments.step(connection)
+                ahead = self._clock_repair.step(connection)
             while view.rescuable and not self._shared.stopping.is_set() and self._rescue.step(connection):
                 view = self._see(connection, None)
         rest = self._rescue.rest if view.rescuable else None
-        waits = [wait for wait in (view.next, rest, FIRST_LOOK if self._lookout.is_walking or ahead else None) if wait]
+        waits = [wait for wait in (view.next, rest, FIRST_LOOK if self._claims.is_scanning or ahead else None) if wait]
         return min(waits, default=None)
 
     def _see(self, connection: Connection, from_start: Callable[[], bool] | None) -> View:
         """Look, and start as many senders as there is work for. A sender that failed is to try again."""
-        lookout = self._lookout
-        view = lookout.look(connection) if from_start is None else lookout.look_from_start(connection, from_start)
+        claims = self._claims
+        view = claims.look(connection) if from_start is None else claims.look_from_start(connection, from_start)
         if view.probeable:
             self._probeable.set()
         failed = self._outage.failing - {LOOK}
@@ -173,9 +164,9 @@ class Worker:
                 sweep_at = time.monotonic() + self._sweep_interval.total_seconds()
             upcoming = self._look_if_possible(sweep=sweep)
             if sweep and LOOK not in self._outage.failing:
-                self._upkeep.step(time.monotonic())
+                self._maintenance.step(time.monotonic())
             wait = min(soon, upcoming or soon, timedelta(seconds=max(0.0, sweep_at - time.monotonic())))
-            soon = FIRST_LOOK if self._wait_for_poke(wait) else min(soon * 2, self._sweep_interval)
+            soon = FIRST_LOOK if self._wait_for_wakeup(wait) else min(soon * 2, self._sweep_interval)
 
     def _look_if_possible(self, *, sweep: bool) -> timedelta | None:
         try:
@@ -186,29 +177,29 @@ class Worker:
         self._outage.works(LOOK)
         return upcoming
 
-    def _wait_for_poke(self, wait: timedelta) -> bool:
+    def _wait_for_wakeup(self, wait: timedelta) -> bool:
         """Wait, at most so long, until something asks for a look; whether that was because a sender has worked."""
         try:
-            pokes = {self._pokes.get(timeout=wait.total_seconds())}
+            wakeups = {self._wakeups.get(timeout=wait.total_seconds())}
         except mailbox.Empty:
             return False
-        while not self._pokes.empty():
-            pokes.add(self._pokes.get())
-        return WORKED in pokes
+        while not self._wakeups.empty():
+            wakeups.add(self._wakeups.get())
+        return WORKED in wakeups
 
     def _serve(self, sender: Sender) -> None:
         """Be one sender's thread. Should it die, the process stops, so that whoever supervises it sees."""
         alive = False
         try:
-            while self._tickets.get():
-                self._work_off(sender)
-            sender.give_back_abandoned()
+            while self._work_tokens.get():
+                self._drain(sender)
+            sender.claims.return_abandoned()
             alive = True
         finally:
             if not alive:
                 self._fail(MailroomError("a sender died; the log says why"))
 
-    def _work_off(self, sender: Sender) -> None:
+    def _drain(self, sender: Sender) -> None:
         """Work until nothing is left to claim. A full claim starts another sender: where it came from is more."""
         worked = False
         try:
@@ -221,7 +212,7 @@ class Worker:
                 if work is not None:
                     self._outage.works(sender)
                 if work is None or work.taken + work.busy == 0:
-                    self._shared.backoff.untried()
+                    self._shared.breaker.release()
                     break
                 worked = True
                 if work.full:
@@ -231,18 +222,18 @@ class Worker:
         except MailroomError as error:
             self._fail(error)
         if worked:
-            self._pokes.put(WORKED)
+            self._wakeups.put(WORKED)
 
     def _probe_if_due(self, sender: Sender) -> bool:
         if not self._probeable.is_set():
             return False
         self._probeable.clear()
-        return sender.probe(self._shared.stopping.is_set)
+        return sender.prober.probe(self._shared.stopping.is_set)
 
     def _note_outage(self, what: Hashable, error: DBAPIError) -> None:
         """Leave the connections there are for new ones where one failure follows another, whatever it is called.
 
-        A role's settings or rights may have been mended since they were made, or the name led to another server then.
+        A role's settings or rights may have been fixed since they were made, or the name led to another server then.
         """
         if self._outage.fails(what, error):
             renew_connections(self._engine)
@@ -250,13 +241,13 @@ class Worker:
     def _note_failure(self, sender: Sender, error: DBAPIError) -> None:
         self._note_outage(sender, error)
         if is_cut_off(error):
-            self._lookout.doubt()
+            self._claims.start_over()
         self._shared.stopping.wait(OUTAGE_WAIT.total_seconds())
 
     def _may_claim(self) -> bool:
         """Wait while the account is at fault; False once the worker stops."""
         while not self._shared.stopping.is_set():
-            wait = self._shared.backoff.remaining(time.monotonic())
+            wait = self._shared.breaker.try_acquire(time.monotonic())
             if not wait:
                 return True
             self._shared.stopping.wait(wait.total_seconds())
@@ -264,9 +255,9 @@ class Worker:
 
     def _await_permit(self, sender: Sender) -> bool:
         """Wait a moment for a permit; False if there will be none for long, and looking again is enough."""
-        self._shared.backoff.untried()
+        self._shared.breaker.release()
         wait = sender.permit_wait()
-        if wait > LONGEST_PERMIT_WAIT:
+        if wait > MAX_PERMIT_WAIT:
             return False
         self._shared.stopping.wait(min(wait, ASK_AGAIN).total_seconds())
         return True
@@ -276,6 +267,6 @@ class Worker:
         self.stop()
 
     def _start_senders(self, count: int) -> None:
-        """Hand out tickets, never more than there are senders: each works until nothing is left."""
-        for _ in range(min(count, len(self._senders) - self._tickets.qsize())):
-            self._tickets.put(True)
+        """Hand out work tokens, never more than there are senders: each works until nothing is left."""
+        for _ in range(min(count, len(self._senders) - self._work_tokens.qsize())):
+            self._work_tokens.put(True)

@@ -33,6 +33,7 @@ from tests.benchmarks.trial import Size, Trial
 from tests.conftest import ROOT
 from tests.running import aws
 from tests.world import KEY, misplaced
+from tests.world import claim as claim_due
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +68,7 @@ def _fill(url: str) -> None:
 
 
 def _sender(engine: Engine, transport: Transport) -> Sender:
-    return Sender(engine, transport, name="smoke", key=KEY, limits=LIMITS, shared=Shared())
+    return Sender(Shared(engine, transport, key=KEY, limits=LIMITS), name="smoke")
 
 
 def _statements(server: Server) -> int:
@@ -117,7 +118,7 @@ def _read_by_claim(engine: Engine, floors: Floors) -> int:
     )
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
         before: int = connection.exec_driver_sql(read).scalar_one()
-        [batch] = queue.claim(
+        [batch] = claim_due(
             connection,
             queue="mailroom",
             worker="smoke",

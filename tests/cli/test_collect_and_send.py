@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from mailroom.job import Action
-from mailroom.mail.pipe import LONGEST_LINE, parse
+from mailroom.mail.pipe import MAX_LINE, parse
 from mailroom.simulator import Fault, Simulator
 from mailroom.tokens import sign
 from tests.cli.command import MAILROOM, end, eventually, sending, small_environment, start
@@ -101,7 +101,7 @@ def test_a_closed_pipe_gives_the_batch_back(ses: Simulator, url: str, engine: En
 
     assert ended.code == 1
     *log, last = ended.err.splitlines()
-    assert last == "mailroom: the output is closed, and the batch given back: Broken pipe"
+    assert last == "mailroom: the output is closed, and the batch returned: Broken pipe"
     others = [line for line in log if " INFO worker st" not in line]
     assert [" INFO batch id=" in line and " untried=3 " in line for line in others] == [True]
     assert jobs(engine) == before
@@ -139,7 +139,7 @@ def test_malformed_lines_are_named_and_skipped(
         line("next\x85line").encode(),
         line("lone\rreturn").encode(),
         line('"open').encode(),
-        b"x" * (2 * LONGEST_LINE + 5) + b"\n",
+        b"x" * (2 * MAX_LINE + 5) + b"\n",
         b"\xff\xfe\0\r\r\x85" * 9 + b"\n",
         line("second").replace("\n", "\r\n").encode(),
         (line("third").rstrip("\n") + "," + line("fourth", action=2)).encode(),

@@ -1,4 +1,4 @@
-"""`doctor`: every check passes where all is well, and each fails, with its cure, for what it is there for."""
+"""`doctor`: every check passes where all is well, and each fails, with its remedy, for what it is there for."""
 
 import json
 
@@ -41,13 +41,13 @@ def env(ses: Simulator, url: str) -> dict[str, str]:
 
 
 def ill(here: Here, env: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """What is not well: by check, its level, and its words with the cure. The exit code has to fit."""
+    """What is not well: by check, its level, and its message with the remedy. The exit code has to fit."""
     ended = here("doctor", "--json", env=env)
     rows_told = [row for row in json.loads(ended.out) if row["check"] != "server"]  # the tests' server flushes nothing
     wrong = {row["check"]: row for row in rows_told if row["level"] != "ok"}
     assert ended.code == int(any(row["level"] == "failed" for row in wrong.values()))
-    assert all(row["cure"] for row in wrong.values())
-    return {name: (row["level"], f"{row['words']} -> {row['cure']}") for name, row in wrong.items()}
+    assert all(row["remedy"] for row in wrong.values())
+    return {name: (row["level"], f"{row['message']} -> {row['remedy']}") for name, row in wrong.items()}
 
 
 def assert_one(here: Here, env: dict[str, str], check: str, level: str, *words: str) -> None:
@@ -139,7 +139,7 @@ def test_a_job_of_a_mail_that_is_over(here: Here, env: dict[str, str], engine: E
         "INSERT INTO deliveries (token, action, outcome, attempt)"
         " SELECT token, action, CASE WHEN token % 2 = 0 THEN 'deferred' ELSE 'sent' END::delivery_outcome, 1 FROM jobs",
     )
-    assert_one(here, env, "restore", "failed", "2 jobs are of tokens whose mails are over", "of token 1", "jobs drop")
+    assert_one(here, env, "restore", "failed", "2 jobs are of tokens whose mails are finished", "of token 1", "jobs drop")
 
 
 def test_tokens_in_no_place(here: Here, env: dict[str, str], engine: Engine) -> None:
@@ -219,9 +219,9 @@ def test_a_role_for_which_no_trigger_fires(here: Here, env: dict[str, str], engi
 def test_a_function_without_a_path_of_its_own(here: Here, env: dict[str, str], engine: Engine, function: str) -> None:
     for change in ("RESET search_path", "SET search_path = public"):
         execute(engine, f"ALTER FUNCTION {function} {change}")
-        cure = f"ALTER FUNCTION {function} SET search_path = public, pg_temp"
-        assert_one(here, env, "functions", "failed", cure)
-    execute(engine, cure)
+        remedy = f"ALTER FUNCTION {function} SET search_path = public, pg_temp"
+        assert_one(here, env, "functions", "failed", remedy)
+    execute(engine, remedy)
     assert ill(here, env) == {}
 
 

@@ -104,7 +104,7 @@ def test_what_is_on_record_is_listed_by_its_outcome_the_newest_first(
     assert tokens(here, env, "--outcome", "sent", "--outcome", "rejected") == [4, 3, 2, 1]
     assert tokens(here, env, "--code", "MessageRejected") == [2, 1]
     [row] = listed(here, env, "--outcome", "rejected", "--token", "1")
-    assert (row["state"], row["outcome"], row["account"], row["attempt"]) == ("over", "rejected", 1, 0)
+    assert (row["state"], row["outcome"], row["account"], row["attempt"]) == ("finished", "rejected", 1, 0)
 
 
 def test_they_are_found_by_token_account_queue_and_time(here: Here, env: dict[str, str], engine: Engine) -> None:
@@ -132,7 +132,7 @@ def test_they_are_found_by_token_account_queue_and_time(here: Here, env: dict[st
         ("list --outcome lost", "'lost' is no outcome: sent, rejected"),
         ("list --since yesterday", "'yesterday' is no moment"),
         ("list --outcome sent --queue news", "--queue is for jobs that wait"),
-        ("list --outcome unconfirmed --held", "--held is for jobs that are not over"),
+        ("list --outcome unconfirmed --held", "--held is for jobs that are not finished"),
         ("retry", "name tokens"),
         ("release", "name tokens"),
         ("drop", "name tokens"),
@@ -175,7 +175,10 @@ def test_show_tells_the_whole_history(here: Here, ses: Simulator, env: dict[str,
     assert [(row["state"], row["outcome"]) for row in told["history"]] == [("tried", "unconfirmed"), ("waiting", None)]
     assert here("sweep", env=env).code == 0
     told = json.loads(here("jobs", "show", "1", "--json", env=env).out)
-    assert [(row["state"], row["outcome"]) for row in told["history"]] == [("tried", "unconfirmed"), ("over", "sent")]
+    assert [(row["state"], row["outcome"]) for row in told["history"]] == [
+        ("tried", "unconfirmed"),
+        ("finished", "sent"),
+    ]
     assert told["history"][1]["message_id"]
     out = here("jobs", "show", "1", env=env).out
     assert out.startswith("token 1 of account 1: made ")
@@ -204,7 +207,7 @@ def test_what_is_over_and_was_not_sent_can_be_tried_again(
         assert rows(connection, "SELECT token, priority, attempt, queue FROM jobs") == [(1, 1, 1, "mailroom")]
     assert here("sweep", env=env).code == 0
     told = json.loads(here("jobs", "show", "1", "--json", env=env).out)["history"]
-    assert [(row["state"], row["outcome"]) for row in told] == [("retried", outcome), ("over", "sent")]
+    assert [(row["state"], row["outcome"]) for row in told] == [("retried", outcome), ("finished", "sent")]
 
 
 def test_a_retry_is_not_a_delivery_that_prune_or_reconcile_could_stumble_over(

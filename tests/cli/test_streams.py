@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
-from mailroom.cli.log import MOST_WAITING, LogWriter, OneLine
+from mailroom.cli.log import MAX_WAITING, LogWriter, OneLine
 from mailroom.simulator import Simulator
 from tests.cli.command import MAILROOM, Ended, end, killed_after, run, sending, start
 from tests.cli.conftest import Here
@@ -62,10 +62,10 @@ def test_lines_that_are_not_taken_are_dropped_and_counted() -> None:
         record = logging.makeLogRecord({"msg": "a line"})
         writer.handle(record)
         eventually(writer._waiting.empty, "the writer is stuck with it")
-        for _ in range(MOST_WAITING + 5):
+        for _ in range(MAX_WAITING + 5):
             writer.handle(record)
         with open(reader, closefd=False) as lines:
-            said = [next(lines) for _ in range(MOST_WAITING + 2)]
+            said = [next(lines) for _ in range(MAX_WAITING + 2)]
     assert [line for line in said if "a line" not in line] == ["log lines dropped=5: nobody took them in time\n"]
 
 
@@ -141,7 +141,7 @@ def test_a_full_disk_gives_the_batch_back(ses: Simulator, url: str, engine: Engi
             ended = end(start(*command, "--no-listen", env=env, stdout=full))
         assert ended.code == 1
         last = ended.err.splitlines()[-1]
-        assert last == "mailroom: the output is closed, and the batch given back: No space left on device"
+        assert last == "mailroom: the output is closed, and the batch returned: No space left on device"
         assert "Traceback" not in ended.err
         assert count(connection, "jobs WHERE attempt = 0") == 3
         assert count(connection, "batches") == 0

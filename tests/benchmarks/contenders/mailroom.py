@@ -9,7 +9,7 @@ import psycopg
 
 from mailroom.db.engine import connect_engine
 from mailroom.job import Action
-from mailroom.mail.transport import Mail, Permitted, always
+from mailroom.mail.transport import Mail
 from mailroom.outcome import Outcome, Sent
 from mailroom.queue.limits import Limits
 from mailroom.queue.listener import Listener
@@ -25,20 +25,13 @@ class NoTransport:
     longest_call = timedelta(0)
     refusals: frozenset[str] = frozenset()
     throttles: frozenset[str] = frozenset()
+    keeps_apart = False
 
     def __init__(self, call_seconds: float, stamps: Stamps) -> None:
         self._call_seconds = call_seconds
         self._stamps = stamps
 
-    def send(
-        self,
-        action: Action,
-        mails: Sequence[Mail],
-        *,
-        batch: str | None,
-        within: timedelta,
-        permitted: Permitted = always,
-    ) -> Sequence[Outcome]:
+    def send(self, action: Action, mails: Sequence[Mail], *, batch: str | None) -> Sequence[Outcome]:
         """See `Transport.send`."""
         if action is Action.PASSWORD_RECOVERY:
             for mail in mails:

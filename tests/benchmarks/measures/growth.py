@@ -21,6 +21,7 @@ from tests.benchmarks.contenders.program import MESSAGE_ID
 from tests.benchmarks.grid import Aim, Grid
 from tests.benchmarks.machine import Server, scalar
 from tests.benchmarks.trial import Trial, say
+from tests.world import claim as claim_due
 
 TITLE = "Growth"
 ABOUT = """Databases in which so many jobs wait, each with its account and token, filled by SQL and then vacuumed and
@@ -114,7 +115,7 @@ def _claim_and_settle(url: str) -> tuple[float, float]:
 
 def _work(connection: Connection, floors: Floors) -> tuple[float, float]:
     began = time.perf_counter()
-    claim = queue.claim(
+    claim = claim_due(
         connection,
         queue="mailroom",
         worker="bench",

@@ -2,7 +2,7 @@
 --
 -- Binds: tokens (an array).
 --
--- Returns the token of each job. What is in flight or over is left as it is.
+-- Returns the token of each job. What is in flight or finished is left as it is.
 --
 -- Locks: jobs by token, waiting for who holds them.
 WITH waiting AS MATERIALIZED (

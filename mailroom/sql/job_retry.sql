@@ -1,4 +1,4 @@
--- Put jobs back that are over and were not sent, and make those due now that wait for later. One that is held (due
+-- Put jobs back that are finished and were not sent, and make those due now that wait for later. One that is held (due
 -- never) may be out already: it is left to who decides that.
 --
 -- Binds: tokens (an array), queue (which a job that is put back goes to: its delivery does not say).
@@ -7,7 +7,7 @@
 -- job counts as tried: the claim looks for a late acceptance, and does not wait for a batch to fill. A token that is
 -- gone or consumed, or that SES is known to have taken after all, stays as it is.
 --
--- Returns a row for each job: its token, and whether it had been over.
+-- Returns a row for each job: its token, and whether it had been finished.
 --
 -- Locks: jobs by token, then deliveries by id, waiting for who holds them.
 WITH waiting AS MATERIALIZED (
@@ -21,7 +21,7 @@ hastened AS (
     UPDATE jobs SET due_at = least(due_at, clock_timestamp()) FROM waiting WHERE jobs.token = waiting.token
     RETURNING jobs.token
 ),
-over AS MATERIALIZED (
+finished AS MATERIALIZED (
     SELECT deliveries.id
       FROM deliveries
       JOIN tokens ON tokens.id = deliveries.token AND tokens.consumed_at IS NULL
@@ -34,8 +34,8 @@ over AS MATERIALIZED (
        FOR UPDATE OF deliveries
 ),
 revived AS (
-    UPDATE deliveries SET retried_at = clock_timestamp() FROM over
-     WHERE deliveries.id = over.id
+    UPDATE deliveries SET retried_at = clock_timestamp() FROM finished
+     WHERE deliveries.id = finished.id
     RETURNING deliveries.token, deliveries.action
 ),
 again AS (
@@ -48,7 +48,7 @@ again AS (
       FROM revived
     RETURNING token
 )
-SELECT token, false AS was_over FROM hastened
+SELECT token, false AS was_finished FROM hastened
 UNION ALL
 SELECT token, true FROM again
 ORDER BY token
