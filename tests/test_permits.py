@@ -10,8 +10,9 @@ from sqlalchemy import Engine, event, text
 from mailroom import ses
 from mailroom.errors import TransportError
 from mailroom.fleet.account_refresh import AccountRefresh
+from mailroom.fleet.blocks import FleetPermits
 from mailroom.fleet.buckets import HOLD
-from mailroom.fleet.permits import ASK_AGAIN, NO_LIMIT, FleetPermits, NoLimit, Permit, Permits
+from mailroom.fleet.permits import ASK_AGAIN, NO_LIMIT, NoLimit, Permit, Permits
 from mailroom.job import Action, SesAccount
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Outcome

@@ -14,7 +14,7 @@ from mailroom import queue, tokens
 from mailroom.db import preflight
 from mailroom.db.engine import connect_engine
 from mailroom.errors import DatabaseError
-from mailroom.fleet.permits import FleetPermits
+from mailroom.fleet.blocks import FleetPermits
 from mailroom.job import Action
 from mailroom.ops import health, jobs, status
 from mailroom.ops.jobs import Filters

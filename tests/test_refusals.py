@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from mailroom.fleet import pauses, refusal_log
-from mailroom.fleet.permits import FleetPermits
+from mailroom.fleet.blocks import FleetPermits
 from mailroom.fleet.refusal_log import Record
 from mailroom.job import Action, Job
 from mailroom.mail.transport import Mail, Transport

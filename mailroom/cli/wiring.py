@@ -15,7 +15,8 @@ from mailroom.db import preflight
 from mailroom.db.engine import check_revision, connect_engine
 from mailroom.errors import SettingsError
 from mailroom.fleet.account_refresh import AccountRefresh
-from mailroom.fleet.permits import NO_LIMIT, FleetPermits, Permits
+from mailroom.fleet.blocks import FleetPermits
+from mailroom.fleet.permits import NO_LIMIT, Permits
 from mailroom.mail.debug import DebugTransport
 from mailroom.queue.limits import MAX_CLAIM_JOBS, Limits
 from mailroom.settings import Settings

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from mailroom.db.engine import statement
 from mailroom.job import Action, Position, Priority
@@ -66,13 +66,17 @@ def look(
             **as_binds(start, lanes),
         },
     ).one()
-    for priority, action, due_at, token in zip(
-        row.heads_priority, row.heads_action, row.heads_due_at, row.heads_token, strict=True
-    ):
+    _move_floors(row, floors, seen, from_start=from_start)
+    upcoming = None if row.next_seconds is None else timedelta(seconds=row.next_seconds)
+    return View(row.ready, upcoming, row.rescuable, row.probeable, row.ahead)
+
+
+def _move_floors(row: Row[Any], floors: Floors, seen: dict[Lane, Position], *, from_start: bool) -> None:
+    """Move the floors to the first job that a look saw in each lane."""
+    heads = zip(row.heads_priority, row.heads_action, row.heads_due_at, row.heads_token, strict=True)
+    for priority, action, due_at, token in heads:
         lane, head = (Priority(priority), Action(action)), Position(due_at, token)
         if from_start:
             floors.found(lane, head, seen=seen[lane])
         else:
             floors.advance(lane, seen=seen[lane], end=head)
-    upcoming = None if row.next_seconds is None else timedelta(seconds=row.next_seconds)
-    return View(row.ready, upcoming, row.rescuable, row.probeable, row.ahead)

@@ -90,10 +90,7 @@ def connect(
     no sense or are missing. One client serves `connections` threads. Validation is off: requests are built here alone,
     and SES checks what botocore does not.
     """
-    for name in ("boto3", "botocore", "urllib3"):  # at DEBUG they print request bodies, secrets included
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for name in ("botocore.credentials", "urllib3.connection"):  # they warn with tracebacks and with what others wrote
-        logging.getLogger(name).setLevel(logging.ERROR)
+    _quieten()
     config = Config(
         retries={"mode": "standard", "total_max_attempts": attempts},
         connect_timeout=connect_timeout.total_seconds(),
@@ -116,3 +113,11 @@ def connect(
     if credentials is None:
         raise SettingsError("SES cannot be used: no AWS credentials were found (AWS_ACCESS_KEY_ID, a profile, a role)")
     return client
+
+
+def _quieten() -> None:
+    """Keep the libraries from logging what nobody may read."""
+    for name in ("boto3", "botocore", "urllib3"):  # at DEBUG they print request bodies, secrets included
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("botocore.credentials", "urllib3.connection"):  # they warn with tracebacks and with what others wrote
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -139,7 +139,9 @@ def test_a_job_of_a_mail_that_is_over(here: Here, env: dict[str, str], engine: E
         "INSERT INTO deliveries (token, action, outcome, attempt)"
         " SELECT token, action, CASE WHEN token % 2 = 0 THEN 'deferred' ELSE 'sent' END::delivery_outcome, 1 FROM jobs",
     )
-    assert_one(here, env, "restore", "failed", "2 jobs are of tokens whose mails are finished", "of token 1", "jobs drop")
+    assert_one(
+        here, env, "restore", "failed", "2 jobs are of tokens whose mails are finished", "of token 1", "jobs drop"
+    )
 
 
 def test_tokens_in_no_place(here: Here, env: dict[str, str], engine: Engine) -> None:
