@@ -10,8 +10,8 @@ from mailroom.db.engine import connect_engine
 from mailroom.ops import maintenance
 from mailroom.ops.maintenance import Maintenance
 from mailroom.simulator import Simulator
+from tests.ops.test_maintenance import AGED, age, everything, lose_jobs, mail, prune
 from tests.running import count, eventually, transport, working
-from tests.test_upkeep import AGED, age, everything, lose_jobs, mail, prune
 from tests.trouble import let_statements_take, many_dead_jobs, set_for_all, slow_down_rows, statements
 from tests.world import add_accounts, ask_recovery, claim, misplaced, rows
 

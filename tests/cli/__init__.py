@@ -1,0 +1,1 @@
+"""The commands, as a shell starts them or in this process."""

@@ -1,0 +1,1 @@
+"""The SES on loopback, asked by the real boto3."""

@@ -17,7 +17,7 @@ from mailroom import ses
 from mailroom.outcome import Deferred
 from mailroom.simulator import Simulator
 from tests.running import count, eventually, working
-from tests.ses_calls import SOURCE, client_of, codes, kinds, listening, mails, make_certificate, send, set_aws, tls
+from tests.ses.calls import SOURCE, client_of, codes, kinds, listening, mails, make_certificate, send, set_aws, tls
 from tests.world import add_accounts
 
 Serve = Callable[[socket.socket], object]

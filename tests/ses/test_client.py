@@ -20,7 +20,7 @@ from mailroom.errors import TransportError
 from mailroom.ses.client import RENEW_EVERY
 from mailroom.simulator import Fault, Simulator
 from tests.running import count, drained, eventually, working
-from tests.ses_calls import SOURCE, codes, kinds, mails, send, set_aws
+from tests.ses.calls import SOURCE, codes, kinds, mails, send, set_aws
 from tests.world import add_accounts
 
 Keys = Callable[[str], None]

@@ -1,7 +1,6 @@
 """The history partitioned by month, as docs/scaling.md offers: the same queue goes on with it."""
 
 from datetime import timedelta
-from pathlib import Path
 
 import psycopg
 from sqlalchemy import Connection, Engine
@@ -12,10 +11,11 @@ from mailroom.ops.maintenance import prune
 from mailroom.outcome import Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue.by_hand import retry
 from mailroom.queue.verdict import judge
+from tests.conftest import ROOT
 from tests.running import count
 from tests.world import add_accounts, ask_recovery, claim, misplaced, rows
 
-SCRIPT = Path(__file__).parent.parent / "docs" / "partition_deliveries.sql"
+SCRIPT = ROOT / "docs" / "partition_deliveries.sql"
 BEFORE = "CREATE UNIQUE INDEX CONCURRENTLY deliveries_by_id ON deliveries (id, created_at)"
 LAST_BEFORE = "SELECT max(id) AS id FROM deliveries"
 

@@ -30,7 +30,7 @@ from mailroom.outcome import Deferred, Sent, Unconfirmed, Untried
 from mailroom.ses import classify, network
 from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.service import entry_statuses, error_statuses
-from tests.ses_calls import (
+from tests.ses.calls import (
     SOURCE,
     client_of,
     codes,

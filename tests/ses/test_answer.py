@@ -16,7 +16,7 @@ from mailroom.outcome import Outcome, Sent
 from mailroom.ses import classify
 from mailroom.simulator import Fault, Simulator
 from tests.running import aws, count, eventually, working
-from tests.ses_calls import SOURCE, client_of, listening, mails, send, set_aws
+from tests.ses.calls import SOURCE, client_of, listening, mails, send, set_aws
 from tests.world import add_accounts, rows
 
 HOSTILE = {

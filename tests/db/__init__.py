@@ -1,0 +1,1 @@
+"""The connection, the schema, its triggers and its migrations, on real servers."""

@@ -1,0 +1,1 @@
+"""The server that the demo starts and ends."""

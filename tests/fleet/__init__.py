@@ -1,0 +1,1 @@
+"""What all processes share: permits, pauses and the log of refusals."""

@@ -1,0 +1,1 @@
+"""What is handed to a provider, and the transports that need none."""

@@ -1,0 +1,1 @@
+"""The transport through SES, against the simulator and against raw sockets."""
