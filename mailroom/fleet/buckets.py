@@ -129,7 +129,7 @@ def slow_down(connection: Connection) -> float | None:
 
 
 def claim_refresh(connection: Connection) -> Refresh:
-    """Take it upon oneself to ask SES for the account, if that is due."""
+    """Take over asking SES for the account, if that is due."""
     row = connection.execute(
         statement("account_claim_refresh"), {"every": REFRESH_EVERY, "first_tries": FIRST_TRIES}
     ).one()

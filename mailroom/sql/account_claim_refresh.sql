@@ -1,4 +1,4 @@
--- Take it upon oneself to ask SES what the account may send; one worker of the fleet does.
+-- Take over asking SES what the account may send; one worker of the fleet does.
 --
 -- Binds: every, and first_tries (how soon again while nothing is known yet): intervals.
 --

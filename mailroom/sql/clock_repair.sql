@@ -4,7 +4,7 @@
 -- again_after (an interval: when a job that was tried before comes due: it may be out, and a late answer may arrive);
 -- most (how many to bring back, of each lane, of batches and of pauses: from the far end).
 --
--- A job that was never tried is due at once. A batch gets its lease anew, as long as it was. A job that is held (due
+-- A job that was never tried is due at once. A batch gets its lease again, as long as it was. A job that is held (due
 -- never) stays so.
 --
 -- Returns how many were brought back.

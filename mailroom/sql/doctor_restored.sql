@@ -27,8 +27,8 @@ twice AS MATERIALIZED (
            SELECT count(*) AS finals
              FROM deliveries
             WHERE deliveries.token = ends.token AND deliveries.created_at >= tokens.created_at
-              AND NOT late AND retried_at IS NULL AND outcome NOT IN ('deferred', 'unconfirmed')) AS told
-     WHERE told.finals > 0
+              AND NOT late AND retried_at IS NULL AND outcome NOT IN ('deferred', 'unconfirmed')) AS logged
+     WHERE logged.finals > 0
 ),
 older AS MATERIALIZED (
     SELECT tokens.id
@@ -36,8 +36,8 @@ older AS MATERIALIZED (
      CROSS JOIN LATERAL (
            SELECT count(*) AS deliveries
              FROM deliveries
-            WHERE deliveries.token = tokens.id AND deliveries.created_at < tokens.created_at) AS told
-     WHERE told.deliveries > 0
+            WHERE deliveries.token = tokens.id AND deliveries.created_at < tokens.created_at) AS logged
+     WHERE logged.deliveries > 0
 ),
 nowhere AS MATERIALIZED (
     SELECT newest.id
@@ -47,8 +47,8 @@ nowhere AS MATERIALIZED (
            SELECT count(*) AS finals
              FROM deliveries
             WHERE deliveries.token = newest.id
-              AND NOT late AND retried_at IS NULL AND outcome NOT IN ('deferred', 'unconfirmed')) AS told
-     WHERE waiting.jobs = 0 AND told.finals = 0
+              AND NOT late AND retried_at IS NULL AND outcome NOT IN ('deferred', 'unconfirmed')) AS logged
+     WHERE waiting.jobs = 0 AND logged.finals = 0
        AND NOT EXISTS (SELECT FROM in_flight WHERE in_flight.token = newest.id)
 )
 SELECT (SELECT count(*) FROM twice) AS twice, (SELECT min(token) FROM twice) AS first_twice,

@@ -2,7 +2,7 @@
 --
 -- Binds: queue, priorities, actions, floors_due_at, floors_token, slack, batch_limit, batch_timeout, as for claim; and
 -- settled_after (an interval): what is longer due than that, and cannot be seen, is dead; and longest_wait and
--- untried_wait (intervals): for how long a job waits at the most for another attempt, and if none was charged; and
+-- untried_wait (intervals): for how long a job waits at most for another attempt, and if none was charged; and
 -- longest_probe: how far ahead the probe of a pause is.
 --
 -- Returns one row: how many batches could be claimed now (counting up to one a lane), the seconds until the next one

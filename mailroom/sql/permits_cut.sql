@@ -1,9 +1,9 @@
 -- Cut the rate, since SES has throttled a call, and empty the bucket.
 --
 -- Binds: cut (what is left of the rate), least_pace, recovery_per_second, once_in (an interval: the answers to calls
--- that were in the air together tell one thing).
+-- that were in flight together tell one thing).
 --
--- Returns a row with the share of the rate that is left, or none if that was told already.
+-- Returns a row with the share of the rate that is left, or none if that was said already.
 --
 -- Locks: the bucket.
 UPDATE permits

@@ -20,7 +20,7 @@ in_flight AS MATERIALIZED (
     SELECT unnest(tokens) AS token FROM batches
 ),
 finished AS MATERIALIZED (
-    SELECT candidate.token, told.ids, kept.id IS NULL AS gone
+    SELECT candidate.token, logged.ids, kept.id IS NULL AS gone
       FROM (SELECT DISTINCT token FROM looked WHERE old AND token IS NOT NULL) AS candidate
      CROSS JOIN LATERAL (SELECT count(*) AS jobs FROM jobs WHERE jobs.token = candidate.token) AS waiting
      CROSS JOIN LATERAL (
@@ -29,14 +29,14 @@ finished AS MATERIALIZED (
                       WHERE NOT late AND retried_at IS NULL AND outcome NOT IN ('deferred', 'unconfirmed')) AS finals
              FROM deliveries
             WHERE deliveries.token = candidate.token
-           ) AS told
+           ) AS logged
       LEFT JOIN LATERAL (
            SELECT id, coalesce(consumed_at, expires_at) AS ended_at FROM tokens WHERE id = candidate.token LIMIT 1
            ) AS kept ON true
      WHERE waiting.jobs = 0
        AND NOT EXISTS (SELECT FROM in_flight WHERE in_flight.token = candidate.token)
-       AND told.newest_at < now() - CAST(:older_than AS interval)
-       AND (kept.id IS NULL OR (told.finals > 0 AND kept.ended_at < now() - CAST(:older_than AS interval)))
+       AND logged.newest_at < now() - CAST(:older_than AS interval)
+       AND (kept.id IS NULL OR (logged.finals > 0 AND kept.ended_at < now() - CAST(:older_than AS interval)))
 ),
 -- Asked again under the locks, of the rows as they are then: one that an operator has taken back meanwhile, or that is
 -- being taken back, or consumed, keeps its token and all of its history.

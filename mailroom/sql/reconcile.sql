@@ -26,7 +26,7 @@ in_flight AS MATERIALIZED (
 ),
 -- Counted, since PostgreSQL may turn a NOT EXISTS into a table of all that matches, made from the whole log.
 lost AS MATERIALIZED (
-    SELECT looked.id, looked.action, told.deliveries > 0 AS tried
+    SELECT looked.id, looked.action, logged.deliveries > 0 AS tried
       FROM looked
      CROSS JOIN LATERAL (SELECT count(*) AS jobs FROM jobs WHERE jobs.token = looked.id) AS waiting
      CROSS JOIN LATERAL (
@@ -35,9 +35,9 @@ lost AS MATERIALIZED (
                       WHERE NOT late AND retried_at IS NULL AND outcome NOT IN ('deferred', 'unconfirmed')) AS finals
              FROM deliveries
             WHERE deliveries.token = looked.id
-           ) AS told
+           ) AS logged
      WHERE looked.near AND looked.consumed_at IS NULL
-       AND waiting.jobs = 0 AND told.finals = 0
+       AND waiting.jobs = 0 AND logged.finals = 0
        AND NOT EXISTS (SELECT FROM in_flight WHERE in_flight.token = looked.id)
 ),
 found AS (

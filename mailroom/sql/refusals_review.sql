@@ -1,4 +1,4 @@
--- Weigh refusals of some mails of one action by what SES answered for the action lately, to all processes.
+-- Review refusals of some mails of one action by what SES answered for the action lately, to all processes.
 --
 -- Binds: action; codes (with which SES refuses a mail for its own sake); tokens and accounts (of the mails that were
 -- refused now, and whose refusals are not on record yet; may be empty); and how far back the log is read: lately (an
@@ -6,7 +6,7 @@
 --
 -- A row is a run of different accounts that were refused, one after the other, with no mail accepted between. What was
 -- refused in one call with a mail that was accepted is in none: SES took the template and the configuration. A mail is
--- counted in the first row that it was in, and never again: tried anew after another was accepted, and refused again,
+-- counted in the first row that it was in, and never again: tried again after another was accepted, and refused again,
 -- it only shows that it is bad.
 --
 -- Returns one row: unbroken, the length of the row that is not over, with the given ones; survived, that of the longest

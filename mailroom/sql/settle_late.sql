@@ -31,8 +31,8 @@ kept AS (
             LIMIT 1
            ) AS mailed ON true
      WHERE 0 = (
-           SELECT count(*) FROM deliveries AS told
-            WHERE told.token = result.token AND told.fence = CAST(:fence AS uuid) AND told.outcome = result.outcome
+           SELECT count(*) FROM deliveries AS logged
+            WHERE logged.token = result.token AND logged.fence = CAST(:fence AS uuid) AND logged.outcome = result.outcome
            )
        AND (result.outcome, result.proof) NOT IN (SELECT outcome, proof FROM under_no_token)
     RETURNING 1

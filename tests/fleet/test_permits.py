@@ -21,11 +21,11 @@ from mailroom.worker.claim_size import INTENDED, MAX_SENDING
 from mailroom.worker.sender import Sender, Work
 from tests import running
 from tests.rating import let_pass, tell_account
-from tests.running import Scripted, accept, aws, count, drained, eventually, transport, working
+from tests.running import Scripted, accept, aws, eventually, transport, working
 from tests.trouble import statements
-from tests.world import add_accounts, ask_recovery, misplaced, rows
+from tests.world import add_accounts, ask_recovery, count, drained, misplaced, rows
 
-CLAIM_REFRESH = "-- Take it upon oneself"
+CLAIM_REFRESH = "-- Take over asking SES"
 
 
 class Clock:
