@@ -1,4 +1,4 @@
-"""The words that the queue half and the mail half share: jobs, batches, and what became of an attempt."""
+"""The words that the queue half and the mail half share: actions, jobs and batches."""
 
 from dataclasses import dataclass, field
 from datetime import datetime

@@ -247,7 +247,7 @@ def words_literal(values: Iterable[str | None]) -> str:
 
 
 def check_revision(engine: Engine) -> None:
-    """Raise DatabaseError, with the cure, unless the database answers and is at this version's revision."""
+    """Raise DatabaseError, with the remedy, unless the database answers and is at this version's revision."""
     try:
         with engine.connect() as connection:
             found = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608 - a constant  # nosec B608

@@ -16,7 +16,7 @@ from mailroom.db.engine import statement
 from mailroom.db.schema import pauses
 from mailroom.job import Action, Position, Priority
 from mailroom.outcome import Scope
-from mailroom.queue.floors import Lane
+from mailroom.queue.lanes import Lane
 from mailroom.queue.limits import MAX_PROBE_WAIT
 
 FIRST_PROBE: Final = timedelta(seconds=2)

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.engine import statement
-from mailroom.db.stride import is_cut_off
+from mailroom.db.step_size import is_cut_off
 from mailroom.job import Priority
 
 MAX_TRANSACTION: Final = timedelta(minutes=15)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.engine import first_line, statement
-from mailroom.db.stride import Stride
+from mailroom.db.step_size import StepSize
 from mailroom.ops import health
 from mailroom.queue.late_acceptances import MAX_APPLIED, apply
 
@@ -70,9 +70,9 @@ def reconcile(
 
 def reconcile_all(engine: Engine, *, queue: str) -> Iterator[Reconciled]:
     """Look at every token there is, whatever its age, a step at a time."""
-    found, stride = Reconciled((), None), Stride(LOOKS)
+    found, step_size = Reconciled((), None), StepSize(LOOKS)
     while True:
-        found = stride.take(partial(_reconcile, engine, queue, found.below, None))
+        found = step_size.take(partial(_reconcile, engine, queue, found.below, None))
         yield found
         if found.below is None:
             return
@@ -80,7 +80,7 @@ def reconcile_all(engine: Engine, *, queue: str) -> Iterator[Reconciled]:
 
 def reconcile_newest(engine: Engine, *, queue: str) -> Reconciled:
     """Look at as many of the newest tokens as the database does in one statement, at most LOOKS."""
-    return Stride(LOOKS).take(partial(_reconcile, engine, queue, None, HORIZON))
+    return StepSize(LOOKS).take(partial(_reconcile, engine, queue, None, HORIZON))
 
 
 def _reconcile(engine: Engine, queue: str, below: int | None, horizon: timedelta | None, looks: int) -> Reconciled:
@@ -98,10 +98,10 @@ def prune(connection: Connection, *, older_than: timedelta, after: int = 0, look
 
 def prune_all(engine: Engine, *, older_than: timedelta) -> Iterator[Pruned]:
     """Forget everything that has been finished for longer than that, a step and a commit at a time."""
-    stride = Stride(LOOKS)
+    step_size = StepSize(LOOKS)
     after: int | None = 0
     while after is not None:
-        pruned = stride.take(partial(_prune, engine, older_than, after))
+        pruned = step_size.take(partial(_prune, engine, older_than, after))
         yield pruned
         after = pruned.after
 
@@ -125,7 +125,7 @@ class Maintenance:
         self._engine = engine
         self._queue = queue
         self._prune_after = prune_after
-        self._looks = {"reconcile": Stride(looks), "prune": Stride(looks), LATE: Stride(MAX_APPLIED)}
+        self._looks = {"reconcile": StepSize(looks), "prune": StepSize(looks), LATE: StepSize(MAX_APPLIED)}
         self._minute_at = self._prune_at = float("-inf")
         self._walk: int | None = None
         self._pruned: int = 0

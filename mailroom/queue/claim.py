@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Row
 
 from mailroom.db.engine import statement
 from mailroom.job import Action, Batch, Job, Position, Priority
-from mailroom.queue.floors import LANES, SLACK, Floors, Lane, as_binds, rank
+from mailroom.queue.floors import SLACK, Floors, as_binds
+from mailroom.queue.lanes import LANES, Lane, rank
 from mailroom.queue.limits import Limits
 
 # Where the last claim found nothing to mail, this many jobs are looked at: those that are finished are ended quickly.

@@ -8,8 +8,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.engine import first_line, statement
-from mailroom.db.stride import Stride
-from mailroom.queue.floors import LANES
+from mailroom.db.step_size import StepSize
+from mailroom.queue.lanes import LANES
 from mailroom.queue.limits import MAX_PROBE_WAIT, Limits
 from mailroom.queue.verdict import GRACE, UNCHARGED_DELAY
 
@@ -24,7 +24,7 @@ class ClockRepair:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._stride = Stride(MAX_REPAIRED)
+        self._step_size = StepSize(MAX_REPAIRED)
         self._failing = False
 
     def step(self, connection: Connection) -> bool:
@@ -33,16 +33,16 @@ class ClockRepair:
         Raises DBAPIError only if the connection is lost.
         """
         try:
-            brought = repair(connection, self._limits, most=self._stride.size)
+            brought = repair(connection, self._limits, most=self._step_size.size)
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
             if not self._failing:
                 log.warning("the clock was set back, and what is too far ahead stays: %s", first_line(error))
             self._failing = True
-            return self._stride.shrink()
+            return self._step_size.shrink()
         self._failing = False
-        self._stride.grow()
+        self._step_size.grow()
         if brought:
             log.warning("the clock was set back: brought back moments=%d that were too far ahead", brought)
         return brought > 0

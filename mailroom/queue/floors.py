@@ -4,28 +4,13 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from itertools import product
 from typing import Any, Final
 
-from mailroom.job import Action, Position, Priority
+from mailroom.job import Position
+from mailroom.queue.lanes import LANES, Lane
 
 # Commits land out of order by this much without a claim missing them; what is later waits for the sweep.
 SLACK: Final = timedelta(seconds=1)
-
-Lane = tuple[Priority, Action]
-LANES: Final[tuple[Lane, ...]] = tuple(product(Priority, Action))
-
-
-def rank(lane: Lane) -> Priority:
-    """Return the priority with which a lane is served: one in quarantine is claimed alone, not last."""
-    priority, action = lane
-    if priority is not Priority.QUARANTINE:
-        return priority
-    return Priority.URGENT if action is Action.PASSWORD_RECOVERY else Priority.NORMAL
-
-
-URGENT_LANES: Final = tuple(lane for lane in LANES if rank(lane) is Priority.URGENT)
-OTHER_LANES: Final = tuple(lane for lane in LANES if rank(lane) is not Priority.URGENT)
 
 
 class Floors:

@@ -9,7 +9,8 @@ from sqlalchemy import Connection, Row
 
 from mailroom.db.engine import statement
 from mailroom.job import Action, Position, Priority
-from mailroom.queue.floors import LANES, SLACK, Floors, Lane, as_binds
+from mailroom.queue.floors import SLACK, Floors, as_binds
+from mailroom.queue.lanes import LANES, Lane
 from mailroom.queue.limits import MAX_PROBE_WAIT
 from mailroom.queue.verdict import MAX_DELAY, UNCHARGED_DELAY
 

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.engine import first_line, statement
-from mailroom.db.stride import Stride
+from mailroom.db.step_size import StepSize
 from mailroom.job import Action
 from mailroom.queue.verdict import GRACE, MAX_ATTEMPTS
 
@@ -59,7 +59,7 @@ class Rescue:
 
     def __init__(self, *, resend_after: timedelta | None) -> None:
         self._resend_after = resend_after
-        self._stride = Stride(RESCUED_BATCHES)
+        self._step_size = StepSize(RESCUED_BATCHES)
         self._passed_over = 0
         self._rests_until = float("-inf")
         self._failing = False
@@ -77,7 +77,7 @@ class Rescue:
             rescued = rescue(
                 connection,
                 resend_after=self._resend_after,
-                batch_limit=self._stride.size,
+                batch_limit=self._step_size.size,
                 passed_over=self._passed_over,
             )
         except DBAPIError as error:
@@ -90,8 +90,8 @@ class Rescue:
         if not rescued:
             self._passed_over = 0
             return False
-        self._stride.grow()
-        if self._failing and self._stride.is_whole and not self._passed_over:
+        self._step_size.grow()
+        if self._failing and self._step_size.is_whole and not self._passed_over:
             log.info("rescue works again")
             self._failing = False
         return True
@@ -105,7 +105,7 @@ class Rescue:
         if not self._failing:
             log.warning("rescue failed, trying with less: %s", first_line(error))
         self._failing = self.owes = True
-        smaller = self._stride.shrink()
+        smaller = self._step_size.shrink()
         if not smaller:
             self._passed_over += 1
         self._rests_until = time.monotonic() + took * (1 if smaller else RESTS)

@@ -14,9 +14,9 @@ from mailroom.outcome import Answer, Deferred, RefusedTogether, Rejected, Sent, 
 from mailroom.ses import answer, classify, network, request
 from mailroom.ses.account import account
 from mailroom.ses.address import UNSUPPORTED_ADDRESS, ascii_address
+from mailroom.ses.answer_file import AnswerFile
 from mailroom.ses.classify import Fault
 from mailroom.ses.client import Clients
-from mailroom.ses.kept import KeptAnswers
 from mailroom.ses.request import Entry
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class SesTransport:
         self._clients = Clients(client, renew)
         self.source = source
         self._config_set = config_set
-        self._kept = KeptAnswers(output_path) if output_path is not None else None
+        self._kept = AnswerFile(output_path) if output_path is not None else None
         config: Any = client.meta.config
         self.longest_call = self._patience = (
             CONNECT_TRIES * timedelta(seconds=config.connect_timeout)

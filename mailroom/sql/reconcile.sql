@@ -3,7 +3,7 @@
 -- Binds: below (look at tokens with lower ids; NULL: from the newest), looks (how many tokens to look at), horizon (an
 -- interval: leave older ones alone; NULL: there is none), queue (which the jobs go to: nobody knows which they were for).
 --
--- It must run alone (see queue.reconcile): another one might enqueue a token after this statement's snapshot, and have
+-- It must run alone (see reconcile in ops/maintenance.py): another one might enqueue a token after this statement's snapshot, and have
 -- it sent before this one's insert. Everything else moves a token from one place to another in one commit, so that one
 -- snapshot always finds it.
 --

@@ -20,7 +20,7 @@ from mailroom.job import Batch, Job
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue.verdict import Verdict, judge
-from mailroom.worker.calls import Calls
+from mailroom.worker.bisection import Bisection
 from mailroom.worker.claim_size import MAX_SENDING, ClaimSize
 from mailroom.worker.claims import Claims
 from mailroom.worker.shared import Shared
@@ -133,7 +133,7 @@ class ClaimRun:
         try:
             mails = [_mail(job, self._shared.key) for job in batch.jobs]
             fault = Unconfirmed("InternalError", "a fault in mailroom; its log says more")
-            return Calls(
+            return Bisection(
                 self._shared.transport,
                 batch.action,
                 batch=str(batch.fence),

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Final
 from uuid import UUID
 
 from sqlalchemy import Connection, func, select
@@ -15,20 +14,18 @@ from sqlalchemy.exc import DBAPIError
 from mailroom import queue
 from mailroom.db import schema
 from mailroom.db.engine import first_line
-from mailroom.db.stride import Stride
+from mailroom.db.step_size import StepSize
 from mailroom.fleet import pauses
 from mailroom.fleet.permits import Permit
 from mailroom.job import Batch, Position
 from mailroom.queue.claim import FLOOD_LIMIT, NOTHING, Claim
-from mailroom.queue.floors import LANES, OTHER_LANES, URGENT_LANES, Floors, Lane, floors_at
+from mailroom.queue.floors import Floors, floors_at
+from mailroom.queue.lanes import LANES, OTHER_LANES, URGENT_LANES, URGENT_RUN, Lane
 from mailroom.queue.limits import Limits
 from mailroom.queue.look import View
 from mailroom.worker.shared import Shared
 
 log = logging.getLogger(__name__)
-
-# After so many urgent claims in a row, the other lanes come first once: a flood of recoveries starves nobody.
-URGENT_RUN: Final = 4
 
 
 class Claims:
@@ -43,7 +40,7 @@ class Claims:
         self._urgent_came = shared.urgent_came
         self._urgent_run = 0
         self._flooded: Lane | None = None
-        self._flood = Stride(FLOOD_LIMIT)
+        self._flood = StepSize(FLOOD_LIMIT)
         self._known: set[UUID] = set()
         self._abandoned_until = 0.0
 

@@ -12,7 +12,7 @@ from mailroom.fleet import pauses
 from mailroom.fleet.permits import ASK_AGAIN, Permit
 from mailroom.job import Action, Batch, Position
 from mailroom.outcome import Sent
-from mailroom.queue.floors import LANES, Lane
+from mailroom.queue.lanes import LANES, Lane
 from mailroom.worker.claim_run import ClaimRun
 from mailroom.worker.claim_size import ClaimSize
 from mailroom.worker.claims import Claims

@@ -12,9 +12,10 @@ from sqlalchemy.exc import DBAPIError
 
 from mailroom import queue
 from mailroom.db.engine import first_line, statement
-from mailroom.db.stride import Stride, is_cut_off
+from mailroom.db.step_size import StepSize, is_cut_off
 from mailroom.job import Action, Position, Priority
-from mailroom.queue.floors import LANES, SLACK, Floors, Lane
+from mailroom.queue.floors import SLACK, Floors
+from mailroom.queue.lanes import LANES, Lane
 from mailroom.queue.limits import Limits
 from mailroom.queue.look import View
 
@@ -49,7 +50,7 @@ class Scan:
     def __init__(self, limits: Limits, floors: Floors) -> None:
         self._limits = limits
         self._floors = floors
-        self._stride = Stride(PAGES)
+        self._step_size = StepSize(PAGES)
         self._walk: _Walk | None = None
         self._look_rests = self._walk_rests = float("-inf")
         self._failing = self._doubts = False
@@ -167,7 +168,7 @@ class Scan:
             binds = {"queue": self._limits.queue, "moment": walk.moment, **tids}
             return last, list(connection.execute(statement("scan_walk"), binds))
 
-        walk.page, rows = self._stride.take(look_at)
+        walk.page, rows = self._step_size.take(look_at)
         for row in rows:
             lane, first = (Priority(row.priority), Action(row.action)), Position(row.due_at, row.token - 1)
             known = walk.found.get(lane)

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy.exc import DBAPIError
 
-from mailroom.db.stride import Stride
+from mailroom.db.step_size import StepSize
 from mailroom.fleet.permits import Permit
 from mailroom.queue.claim import Claim
 from mailroom.worker.claim_run import ClaimRun
@@ -37,7 +37,7 @@ class Sender:
         self.claims = Claims(shared, name=name)
         self.size = ClaimSize(shared.limits.batch_limit, claim_limit=shared.limits.claim_limit)
         self.prober = Prober(shared, self.claims, self.size, serve_urgent=self.work_claim)
-        self._stride = Stride(shared.limits.batch_limit)
+        self._step_size = StepSize(shared.limits.batch_limit)
 
     def work_claim(self) -> Work | None:
         """Claim a batch, or several where they are quickly sent, send and settle; None if there is no permit to send.
@@ -46,7 +46,7 @@ class Sender:
         more; and DBAPIError if the claim fails: then nothing was taken, or the next claim returns it. A settlement is
         repeated until the database takes it.
         """
-        limit = self._stride.size
+        limit = self._step_size.size
         with ExitStack() as stack:
             with self._turn():
                 permit = self._take_permit(limit)
@@ -80,8 +80,8 @@ class Sender:
         try:
             claim = self.claims.claim(permit, limit)
         except DBAPIError:  # perhaps it was too much: to look for a second job, even
-            self._stride.restart()
+            self._step_size.restart()
             self.size.batches = 1
             raise
-        self._stride.grow()
+        self._step_size.grow()
         return claim

@@ -11,10 +11,10 @@ from mailroom.mail.transport import Transport
 from mailroom.queue.floors import Floors
 from mailroom.queue.limits import Limits
 from mailroom.worker.breaker import Breaker
+from mailroom.worker.call_sharing import CallSharing
 from mailroom.worker.reactions import Reactions
 from mailroom.worker.refusals import Refusals
 from mailroom.worker.scan import Scan
-from mailroom.worker.sharing import Sharing
 
 
 class Shared:
@@ -44,7 +44,7 @@ class Shared:
         self.clock = clock
         self.floors = Floors()
         self.scan = Scan(limits, self.floors)
-        self.sharing = Sharing()
+        self.sharing = CallSharing()
         self.breaker = Breaker()
         self.refusals = Refusals(engine, transport.refusals, queue=limits.queue)
         self.reactions = Reactions(

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.engine import first_line
-from mailroom.db.stride import is_cut_off
+from mailroom.db.step_size import is_cut_off
 from mailroom.fleet.permits import ASK_AGAIN
 from mailroom.queue.claim import MAX_BUSY_WAIT
 from mailroom.queue.clock_repair import ClockRepair

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.engine import renew_connections
-from mailroom.db.stride import is_cut_off
+from mailroom.db.step_size import is_cut_off
 from mailroom.errors import MailroomError
 from mailroom.fleet.permits import ASK_AGAIN, NO_LIMIT, Permits
 from mailroom.mail.transport import Transport

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 from mailroom.job import Action
 from mailroom.mail.transport import Mail, Transport
 from mailroom.outcome import Deferred, Outcome, RefusedTogether, Rejected, Sent, Untried
-from mailroom.worker.sharing import Sharing
+from mailroom.worker.call_sharing import CallSharing
 
 # After so many mails refused in one search and none accepted, it may be the configuration, and no more are tried.
 MAX_IN_VAIN: Final = 5
@@ -29,7 +29,7 @@ def at_once(count: int, until: float, *, again: bool) -> bool:
     return True
 
 
-class Calls:
+class Bisection:
     """The calls for one batch. Where one is refused whole for the sake of some mail, it is halved down to that mail.
 
     Halving takes at most 12 calls for one bad mail in 50, each after `before_call`. It stops in time for the deadline,
@@ -44,7 +44,7 @@ class Calls:
         *,
         batch: str | None,
         deadline: float,
-        sharing: Sharing,
+        sharing: CallSharing,
         before_call: BeforeCall = at_once,
     ) -> None:
         """`batch` is its fence, for the transport. No call begins that could end after `deadline`, monotonic seconds.

@@ -18,7 +18,7 @@ _FILE: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NON
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
-class KeptAnswers:
+class AnswerFile:
     """Appends answers to a file that only this user reads and writes, in a folder that only this user writes to.
 
     A folder or a file that is anything else is left alone: that is logged, once for each reason. A folder that all may

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 Done = TypeVar("Done")
 
 
-class Stride:
+class StepSize:
     """Begins with the most, is halved by each failure, and doubled by each success."""
 
     def __init__(self, most: int) -> None:

@@ -13,7 +13,7 @@ TOO_MANY: Final = 2
 APART: Final = 10
 
 
-class Sharing:
+class CallSharing:
     """Learns from searches, over all calls of a process. Safe to share between threads."""
 
     def __init__(self) -> None:
