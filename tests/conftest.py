@@ -197,6 +197,13 @@ def engine(url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
+@pytest.fixture
+def connection(engine: Engine) -> Iterator[Connection]:
+    """A connection of that engine."""
+    with engine.connect() as connection:
+        yield connection
+
+
 @pytest.fixture(scope="session")
 def _shared(server: Server, template: str) -> Iterator[Engine]:
     name = f"mailroom_shared_{os.getpid()}"
@@ -216,16 +223,17 @@ def conn(_shared: Engine) -> Iterator[Connection]:
 
 
 @pytest.fixture(scope="session")
-def _simulator() -> Iterator[Simulator]:
+def running() -> Iterator[Simulator]:
+    """The one simulator of this process, as the tests before have left it."""
     with Simulator() as simulator:
         yield simulator
 
 
 @pytest.fixture
-def simulator(_simulator: Simulator) -> Simulator:
+def simulator(running: Simulator) -> Simulator:
     """The SES simulator with an empty ledger, no faults, and its own templates."""
-    _simulator.reset()
-    return _simulator
+    running.reset()
+    return running
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine
 
 from mailroom import ses
 from mailroom.fleet.permits import NO_LIMIT, Permits
 from mailroom.job import Action
 from mailroom.mail.transport import Mail, Transport
-from mailroom.outcome import Answer, Outcome, Sent
+from mailroom.outcome import Answer, Outcome, Rejected, Sent
 from mailroom.queue.limits import Limits
 from mailroom.queue.listener import Listener
 from mailroom.ses import classify
@@ -32,7 +32,9 @@ from tests.world import KEY, KEY_HEX
 PATIENCE_SECONDS = 60.0
 
 
-def eventually(happens: Callable[[], Any], what: str, *, seconds: float = PATIENCE_SECONDS) -> Any:
+def eventually(
+    happens: Callable[[], Any], what: str = "what the test waits for", *, seconds: float = PATIENCE_SECONDS
+) -> Any:
     """Wait until something is so, and return it; fail when it does not become so."""
     deadline = time.monotonic() + seconds
     while not (found := happens()):
@@ -131,6 +133,10 @@ def accept(mails: Sequence[Mail]) -> Sequence[Outcome]:
     return [Sent("m")] * len(mails)
 
 
+def refuse(mails: Sequence[Mail]) -> Sequence[Outcome]:
+    return [Rejected("MessageRejected", "no")] * len(mails)
+
+
 class Scripted:
     """A transport that notes what it is handed, and answers as it is told: the last answer again and again.
 
@@ -220,14 +226,3 @@ class Processes:
     def end(self) -> None:
         for process in self._started:
             process.end()
-
-
-def count(connection: Connection, what: str) -> int:
-    """Return `SELECT count(*) FROM …`."""
-    found: int = connection.execute(text(f"SELECT count(*) FROM {what}")).scalar_one()  # noqa: S608 - the tests' own words
-    return found
-
-
-def drained(connection: Connection) -> bool:
-    """Whether nothing waits and nothing is in flight: asked at once, since a job may go from one to the other."""
-    return count(connection, "(SELECT FROM jobs UNION ALL SELECT FROM batches) AS unfinished") == 0

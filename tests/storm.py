@@ -28,8 +28,8 @@ from tests.clock import WrongClockPostgres
 from tests.conftest import migrate
 from tests.front import Front, certify
 from tests.proxy import HalfOpenProxy
-from tests.running import Process, Processes, count, drained, eventually
-from tests.world import MISPLACED, rows
+from tests.running import Process, Processes, eventually
+from tests.world import MISPLACED, count, drained, rows
 
 WORKERS = 4
 CALM_SECONDS = 240.0

@@ -8,13 +8,12 @@ from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError
 
 from mailroom import queue
-from mailroom.job import Batch
 from mailroom.ops import grants, maintenance
 from mailroom.outcome import Sent
-from mailroom.queue.floors import Floors
 from mailroom.queue.late_acceptances import apply
 from mailroom.queue.verdict import judge
-from tests.world import add_accounts, batch_of, claim, misplaced, rows
+from tests.claiming import claim, look, take
+from tests.world import add_accounts, misplaced, rows
 
 ROLE = "mailroom_test_worker"
 TABLES = ("accounts", "tokens", "jobs", "batches", "deliveries", "pauses", "permits", "ses_account")
@@ -28,7 +27,7 @@ def owner(engine: Engine) -> Iterator[Connection]:
         connection.execute(text(f"CREATE ROLE {ROLE}"))
         grants.apply(connection, grants.statements(connection, "worker", ROLE))
         add_accounts(connection, 3, prefix="old")
-        batch = taken(connection)
+        batch = take(connection)
         queue.settle(connection, [(batch, [judge(Sent("m"), attempt=0, jitter=0) for _ in batch.jobs])])
         add_accounts(connection, 3, prefix="new")
         yield connection
@@ -43,22 +42,12 @@ def worker(engine: Engine, owner: Connection) -> Iterator[Connection]:
         connection.execute(text("RESET ROLE"))
 
 
-def taken(connection: Connection) -> Batch:
-    batch = batch_of(claim(connection))
-    assert batch is not None
-    return batch
-
-
 def hide(owner: Connection, table: str) -> None:
     owner.execute(text(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"))
 
 
 def show(owner: Connection, table: str) -> None:
     owner.execute(text(f"ALTER TABLE {table} DISABLE ROW LEVEL SECURITY"))
-
-
-def look(connection: Connection) -> object:
-    return queue.look(connection, queue="mailroom", batch_limit=10, batch_timeout=timedelta(0), floors=Floors())
 
 
 STEPS: dict[str, Callable[[Connection], object]] = {
@@ -82,13 +71,13 @@ def test_hidden_rows_are_an_error_and_nothing_is_decided(
     show(owner, table)
     after = rows(owner, "SELECT * FROM deliveries ORDER BY id"), rows(owner, "SELECT * FROM jobs ORDER BY token")
     assert after == before
-    assert len(taken(worker).jobs) == 3
+    assert len(take(worker).jobs) == 3
 
 
 @pytest.mark.parametrize("told", [3, 0], ids=["sent", "given back"])
 def test_a_settlement_waits_until_its_batch_can_be_seen(owner: Connection, worker: Connection, told: int) -> None:
     """Taken for gone, it would be told late, and the mails sent again; or not be given back before its lease ends."""
-    batch = taken(worker)
+    batch = take(worker)
     verdicts = [judge(Sent("m"), attempt=0, jitter=0) for _ in batch.jobs[:told]]
     hide(owner, "batches")
     with pytest.raises(DBAPIError, match="row-level security may hide rows"):
@@ -111,7 +100,7 @@ def test_a_reconcile_mails_nobody_again_whose_history_is_hidden(engine: Engine, 
 def test_the_owner_too_where_it_is_forced(owner: Connection, worker: Connection) -> None:
     owner.execute(text(f"ALTER TABLE jobs OWNER TO {ROLE}"))
     hide(owner, "jobs")
-    assert len(taken(worker).jobs) == 3
+    assert len(take(worker).jobs) == 3
     owner.execute(text("ALTER TABLE jobs FORCE ROW LEVEL SECURITY"))
     with pytest.raises(DBAPIError, match="row-level security may hide rows"):
         claim(worker)
@@ -122,4 +111,4 @@ def test_who_bypasses_row_level_security_sees_all(owner: Connection, worker: Con
     for table in TABLES:
         hide(owner, table)
     owner.execute(text(f"ALTER ROLE {ROLE} BYPASSRLS"))
-    assert len(taken(worker).jobs) == 3
+    assert len(take(worker).jobs) == 3

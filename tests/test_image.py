@@ -21,9 +21,9 @@ from mailroom.demo.postgres import EmbeddedPostgres, wheel_binaries
 from mailroom.simulator import Fault, Simulator
 from tests.cli.command import Ended, killed_after, run, sending, small_environment
 from tests.conftest import GIVEN, ROOT
-from tests.running import count, eventually
+from tests.running import eventually
 from tests.signalling import NEW_PID_1, child, needs_namespaces
-from tests.world import add_accounts, misplaced
+from tests.world import add_accounts, count, misplaced
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]

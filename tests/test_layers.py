@@ -39,9 +39,9 @@ FORBIDDEN = [
     ("queue.claim", "mailroom.mail.transport", "The queue half"),
     ("fleet.account_refresh", "mailroom.ses.account", "The queue half"),
     ("ops.doctor", "mailroom.ses.doctor", "The queue half"),
-    ("worker.calls", "mailroom.ses.classify", "The worker"),
+    ("worker.bisection", "mailroom.ses.classify", "The worker"),
     ("worker.worker", "mailroom.settings", "The worker"),
-    ("worker.calls", "botocore.exceptions", "boto3 is imported in ses alone"),
+    ("worker.bisection", "botocore.exceptions", "boto3 is imported in ses alone"),
     ("cli.wiring", "boto3", "boto3 is imported in ses alone"),
     ("signals", "typer", "What hears a signal first"),
 ]

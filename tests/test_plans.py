@@ -16,13 +16,14 @@ from mailroom.job import Batch, Priority
 from mailroom.ops import health, maintenance
 from mailroom.outcome import Sent
 from mailroom.queue import by_hand
-from mailroom.queue.floors import LANES, Floors
+from mailroom.queue.floors import Floors
+from mailroom.queue.lanes import LANES
 from mailroom.queue.limits import MAX_CLAIM_JOBS
-from mailroom.queue.verdict import Verdict, judge
-from tests.world import add_accounts, misplaced, start_over
-from tests.world import claim as claim_due
+from tests.claiming import batch_of, claim, look, run_out, start_over, take, verdicts
+from tests.world import add_accounts, misplaced, transaction
 
 LIMIT = 10
+SENT = Sent("m")
 MANY = 10_000
 
 
@@ -65,62 +66,21 @@ def explained(connection: Connection) -> Iterator[list[Plan]]:
         event.remove(connection, "before_cursor_execute", explain)
 
 
-@contextmanager
-def transaction(engine: Engine, isolation_level: str = "READ COMMITTED") -> Iterator[Connection]:
-    """A connection that commits when it is told to, and not before."""
-    with engine.connect().execution_options(isolation_level=isolation_level) as connection:
-        yield connection
+def claim_ten(connection: Connection, floors: Floors) -> Batch | None:
+    return batch_of(claim(connection, batch_limit=LIMIT, floors=floors))
 
 
-def claim_several(
-    connection: Connection, floors: Floors, limit: int = LIMIT, *, job_limit: int | None = None
-) -> tuple[Batch, ...]:
-    return claim_due(
-        connection,
-        queue="mailroom",
-        worker="test",
-        batch_limit=limit,
-        job_limit=job_limit,
-        batch_timeout=timedelta(0),
-        lease=timedelta(seconds=30),
-        floors=floors,
-    ).batches
+def look_for_ten(connection: Connection, floors: Floors, **how: Any) -> None:
+    look(connection, batch_limit=LIMIT, floors=floors, **how)
 
 
-def claim(connection: Connection, floors: Floors, limit: int = LIMIT) -> Batch | None:
-    batches = claim_several(connection, floors, limit)
-    return batches[0] if batches else None
-
-
-def take(connection: Connection, floors: Floors | None = None) -> Batch:
-    """Claim, where there must be a batch to send."""
-    batch = claim(connection, floors or Floors())
-    assert batch is not None
-    return batch
-
-
-def look(connection: Connection, floors: Floors, *, from_start: bool = False) -> None:
-    queue.look(
-        connection,
-        queue="mailroom",
-        batch_limit=LIMIT,
-        batch_timeout=timedelta(0),
-        floors=floors,
-        from_start=from_start,
-    )
-
-
-def sent(batch: Batch) -> list[Verdict]:
-    return [judge(Sent(f"m-{job.token}"), attempt=job.attempt, jitter=0) for job in batch.jobs]
-
-
-def settle(connection: Connection, batch: Batch) -> bool:
-    return batch.fence in queue.settle(connection, [(batch, sent(batch))])
+def settle_sent(connection: Connection, *batches: Batch) -> bool:
+    return bool(queue.settle(connection, [(batch, verdicts(batch, [SENT] * len(batch.jobs))) for batch in batches]))
 
 
 def lose(connection: Connection) -> None:
     """Let every lease have run out, and rescue."""
-    connection.execute(text("UPDATE batches SET lease_until = clock_timestamp() - interval '1 second'"))
+    run_out(connection)
     queue.rescue(connection)
 
 
@@ -150,8 +110,8 @@ def used(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Connection]
     """
     with engine.connect() as connection:
         leave_alone(connection)
-        look(connection, Floors())
-        assert claim(connection, Floors()) is None
+        look_for_ten(connection, Floors())
+        assert claim_ten(connection, Floors()) is None
         queue.rescue(connection)
         if request.param == "outgrown":
             fill(connection, 20, prefix="early")
@@ -176,9 +136,9 @@ def test_a_claim_goes_by_index(used: Connection) -> None:
     floors = Floors()
     by_place = "Tid Scan" if used.execute(text("SELECT FROM jobs LIMIT 1")).first() is not None else "Seq Scan"
     with explained(used) as plans:
-        claim(used, floors)
-        claim(used, floors)
-        claim_several(used, floors, job_limit=MAX_CLAIM_JOBS)
+        claim_ten(used, floors)
+        claim_ten(used, floors)
+        claim(used, batch_limit=LIMIT, floors=floors, job_limit=MAX_CLAIM_JOBS)
     for plan in plans:
         assert plan.scans("jobs") == {"jobs_claim_idx", by_place}
         assert plan.scans("tokens") == {"tokens_pkey", "tokens_recovery_idx", "tokens_consumed_idx"}
@@ -189,10 +149,10 @@ def test_a_claim_goes_by_index(used: Connection) -> None:
 def test_a_look_goes_by_index(used: Connection) -> None:
     floors = Floors()
     with explained(used) as plans:
-        look(used, floors)
-    claim(used, floors)
+        look_for_ten(used, floors)
+    claim_ten(used, floors)
     with explained(used) as more_plans:
-        look(used, floors)
+        look_for_ten(used, floors)
     assert [plan.scans("jobs") for plan in plans + more_plans] == [{"jobs_claim_idx"}] * 2
 
 
@@ -200,15 +160,15 @@ def test_a_look_goes_by_index(used: Connection) -> None:
 def test_settlements_and_rescues_go_by_index(full: Connection, analysed: bool) -> None:
     if analysed:
         full.execute(text("VACUUM ANALYZE"))
-    settled, released, lost = (take(full) for _ in range(3))
-    several = claim_several(full, Floors(), job_limit=MAX_CLAIM_JOBS)
+    settled, released, lost = (take(full, batch_limit=LIMIT) for _ in range(3))
+    several = claim(full, batch_limit=LIMIT, floors=Floors(), job_limit=MAX_CLAIM_JOBS).batches
     assert len(several) == MAX_CLAIM_JOBS // LIMIT
     with explained(full) as plans:
-        assert settle(full, settled)
-        assert queue.settle(full, [(batch, sent(batch)) for batch in several])
+        assert settle_sent(full, settled)
+        assert settle_sent(full, *several)
         assert queue.settle(full, [(released, [])])
         lose(full)
-        assert not settle(full, lost)
+        assert not settle_sent(full, lost)
     *settlements, rescue, too_late, kept = plans
     assert len(settlements) == 3
     for plan in (*settlements, too_late):
@@ -249,8 +209,8 @@ def test_a_claim_reads_no_more_than_it_takes_of_a_long_queue(engine: Engine) -> 
         leave_alone(connection)
         fill(connection, MANY)
         connection.execute(text("VACUUM jobs"))
-    assert LIMIT < cost(engine, lambda connection: claim(connection, Floors())) <= BOUND
-    assert LIMIT <= cost(engine, lambda connection: look(connection, Floors())) <= BOUND
+    assert LIMIT < cost(engine, lambda connection: claim_ten(connection, Floors())) <= BOUND
+    assert LIMIT <= cost(engine, lambda connection: look_for_ten(connection, Floors())) <= BOUND
 
 
 def test_under_an_old_snapshot_a_claim_does_not_walk_over_what_is_done(engine: Engine) -> None:
@@ -261,17 +221,18 @@ def test_under_an_old_snapshot_a_claim_does_not_walk_over_what_is_done(engine: E
         connection.execute(text("VACUUM ANALYZE jobs"))
         assert misplaced(old) == []  # the snapshot is taken, and held
 
-        before = cost(engine, lambda connection: claim(connection, floors, limit=LIMIT))
+        before = cost(engine, lambda connection: claim_ten(connection, floors))
         start_over(floors)
         for _ in range(90):
-            batch = claim(connection, floors, limit=50)
+            batch = batch_of(claim(connection, floors=floors))
             assert batch is not None
-            assert settle(connection, batch)
+            assert settle_sent(connection, batch)
         connection.execute(text("VACUUM jobs"))
 
-        assert cost(engine, lambda connection: claim(connection, Floors())) > 4_500  # such is the cost without floors
-        assert cost(engine, lambda connection: claim(connection, floors)) <= before <= BOUND
-        assert cost(engine, lambda connection: look(connection, floors)) <= BOUND
+        without_floors = cost(engine, lambda connection: claim_ten(connection, Floors()))
+        assert without_floors > 4_500
+        assert cost(engine, lambda connection: claim_ten(connection, floors)) <= before <= BOUND
+        assert cost(engine, lambda connection: look_for_ten(connection, floors)) <= BOUND
         assert cost(engine, lambda connection: add_accounts(connection, 1, prefix="new")) <= len(LANES)
 
 
@@ -284,15 +245,16 @@ def test_under_an_old_snapshot_one_look_and_not_each_claim_walks_over_a_lane_tha
         connection.execute(text("UPDATE jobs SET priority = 1"))
         connection.execute(text("VACUUM ANALYZE jobs"))
         assert misplaced(old) == []
-        while batch := claim(connection, floors, limit=50):
-            assert settle(connection, batch)
+        while batch := batch_of(claim(connection, floors=floors)):
+            assert settle_sent(connection, batch)
         add_accounts(connection, 100, prefix="bulk")
 
-        assert cost(engine, lambda connection: look(connection, floors, from_start=True)) > 2_000  # as a sweep does
+        as_a_sweep = cost(engine, lambda connection: look_for_ten(connection, floors, from_start=True))
+        assert as_a_sweep > 2_000
         for _ in range(2):
-            assert cost(engine, lambda connection: claim(connection, floors)) <= BOUND
-        assert cost(engine, lambda connection: look(connection, floors)) <= BOUND
-        assert take(connection, floors).priority is Priority.BULK
+            assert cost(engine, lambda connection: claim_ten(connection, floors)) <= BOUND
+        assert cost(engine, lambda connection: look_for_ten(connection, floors)) <= BOUND
+        assert take(connection, batch_limit=LIMIT, floors=floors).priority is Priority.BULK
 
 
 def test_a_look_leaves_the_floor_below_what_waits_and_below_what_may_still_commit(engine: Engine) -> None:
@@ -302,12 +264,12 @@ def test_a_look_leaves_the_floor_below_what_waits_and_below_what_may_still_commi
         slow.execute(text("UPDATE jobs SET due_at = now() - interval '5 seconds', attempt = 1"))
         add_accounts(connection, 2)
         connection.execute(text("UPDATE jobs SET due_at = now() - interval '1 hour', attempt = 1 WHERE token = 2"))
-        look(connection, floors)
-        assert [job.token for job in take(connection, floors).jobs] == [2, 3]
+        look_for_ten(connection, floors)
+        assert [job.token for job in take(connection, batch_limit=LIMIT, floors=floors).jobs] == [2, 3]
         start_over(floors)
-        look(connection, floors)
+        look_for_ten(connection, floors)
         slow.commit()
-        assert [job.token for job in take(connection, floors).jobs] == [1]
+        assert [job.token for job in take(connection, batch_limit=LIMIT, floors=floors).jobs] == [1]
 
 
 def finish_old(connection: Connection) -> None:

@@ -30,9 +30,10 @@ from mailroom.tokens import consume, sign
 from mailroom.worker.sender import Sender, Work
 from mailroom.worker.shared import Shared
 from mailroom.worker.worker import Worker
+from tests.claiming import start_over
 from tests.conftest import Server
 from tests.running import eventually
-from tests.world import KEY, KEY_HEX, misplaced, rows, start_over
+from tests.world import KEY, KEY_HEX, misplaced, rows
 
 AWS_SECRET = "canary-aws-secret"
 PASSWORD = f"canary-database-password-{secrets.token_hex(16)}"
@@ -151,16 +152,6 @@ def everything(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def wait_for(connection: Connection, sql: str) -> None:
-    """Return once a query returns true."""
-    tick = threading.Event()
-    for _ in range(600):
-        if connection.scalar(text(sql)):
-            return
-        tick.wait(0.05)
-    raise AssertionError(f"never: {sql}")
-
-
 def logged(caplog: pytest.LogCaptureFixture) -> str:
     """All that was logged: messages with their arguments and tracebacks."""
     return caplog.text + "\n".join(f"{record.msg!r} {record.args!r}" for record in caplog.records)
@@ -171,10 +162,6 @@ def recorded(connection: Connection) -> str:
     kept = [rows(connection, f"SELECT * FROM {table}") for table in ("deliveries", "batches", "jobs")]  # noqa: S608
     activity = "SELECT query, application_name FROM pg_stat_activity WHERE datname = current_database()"
     return str([*kept, rows(connection, activity)])
-
-
-def make_due(connection: Connection) -> None:
-    connection.execute(text("UPDATE jobs SET due_at = now() - interval '1 second'"))
 
 
 def test_the_search_finds_every_form(engine: Engine) -> None:
@@ -249,7 +236,10 @@ def test_no_fault_of_the_database_brings_anything_to_light(
     with engine.connect() as connection:
         eventually(lambda: "not settled yet" in everything.text, "the settlement is refused")
         connection.execute(text("ALTER TABLE deliveries DROP CONSTRAINT none_sent"))
-        wait_for(connection, "SELECT count(*) = 4 FROM deliveries WHERE outcome = 'sent' AND NOT late")
+        eventually(
+            lambda: connection.scalar(text("SELECT count(*) = 4 FROM deliveries WHERE outcome = 'sent' AND NOT late")),
+            "it is on record",
+        )
         connection.execute(
             text(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -295,9 +285,9 @@ def test_no_process_shows_anything(
         ) as process,
         engine.connect() as connection,
     ):
-        wait_for(connection, "SELECT count(*) > 0 FROM deliveries")
+        eventually(lambda: connection.scalar(text("SELECT count(*) > 0 FROM deliveries")), "it is on record")
         seen = Path(f"/proc/{process.pid}/cmdline").read_text() + recorded(connection)
-        wait_for(connection, "SELECT count(*) = 4 FROM deliveries")
+        eventually(lambda: connection.scalar(text("SELECT count(*) = 4 FROM deliveries")), "it is on record")
         seen += recorded(connection)
         if command != "sweep":  # which ends by itself
             process.send_signal(signal.SIGTERM)

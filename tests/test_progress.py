@@ -10,10 +10,11 @@ from mailroom.db.engine import connect_engine
 from mailroom.ops import maintenance
 from mailroom.ops.maintenance import Maintenance
 from mailroom.simulator import Simulator
+from tests.claiming import claim
 from tests.ops.test_maintenance import AGED, age, everything, lose_jobs, mail, prune
-from tests.running import count, eventually, transport, working
+from tests.running import eventually, transport, working
 from tests.trouble import let_statements_take, many_dead_jobs, set_for_all, slow_down_rows, statements
-from tests.world import add_accounts, ask_recovery, claim, misplaced, rows
+from tests.world import add_accounts, ask_recovery, count, count_sent, misplaced, rows
 
 END_OTHERS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -23,21 +24,11 @@ RESCUE = "-- Give back the jobs"
 LOOK = "-- Look whether"
 
 
-def sent(connection: Connection) -> int:
-    return count(connection, "deliveries WHERE outcome = 'sent'")
-
-
 def lose_batches(connection: Connection, batches: int) -> None:
     """Let so many batches of one job each have outlived their lease."""
     add_accounts(connection, batches, prefix="lost")
     for _ in range(batches):
         assert claim(connection, batch_limit=1, lease=timedelta(0)).batches
-
-
-@pytest.fixture
-def connection(engine: Engine) -> Iterator[Connection]:
-    with engine.connect() as connection:
-        yield connection
 
 
 @pytest.fixture
@@ -58,7 +49,7 @@ def test_a_lost_batch_that_somebody_holds_stops_nothing(
             holder.execute(text("SELECT FROM batches ORDER BY id LIMIT 1 FOR UPDATE"))
             with working(engine, sends, sweep_interval=0.5):
                 add_accounts(connection, 5)
-                eventually(lambda: sent(connection) == 5, "the others leave", seconds=20)
+                eventually(lambda: count_sent(connection) == 5, "the others leave", seconds=20)
                 eventually(lambda: count(connection, "batches") == 1, "the other batch is given back", seconds=20)
                 eventually(lambda: sum(LOOK in one for one in seen) > 10, "it looks on")
             looks, rescues = (sum(what in one for one in seen) for what in (LOOK, RESCUE))
@@ -83,7 +74,7 @@ def test_mails_leave_though_rescues_fail_and_these_get_smaller_until_they_do_not
         let_statements_take(connection, timedelta(seconds=1))
         with working(anew, sends, sweep_interval=0.5):
             add_accounts(connection, 5)
-            eventually(lambda: sent(connection) >= 5, "new mails leave")
+            eventually(lambda: count_sent(connection) >= 5, "new mails leave")
             eventually(lambda: count(connection, "batches WHERE worker = 'test'") == 0, "all is given back")
         assert misplaced(connection) == []
     assert caplog.text.count("rescue failed, trying with less") == 1
@@ -101,7 +92,7 @@ def test_a_batch_that_can_never_be_given_back_keeps_no_other(
         )
         with working(engine, sends, sweep_interval=0.2):
             add_accounts(connection, 5)
-            eventually(lambda: sent(connection) >= 5, "new mails leave")
+            eventually(lambda: count_sent(connection) >= 5, "new mails leave")
             eventually(lambda: count(connection, "batches WHERE worker = 'test'") == 1, "the others are given back")
         assert misplaced(connection) == []
 
@@ -125,14 +116,14 @@ def test_behind_more_dead_rows_than_a_statement_can_pass_everything_leaves(
             with working(anew, sends, sweep_interval=0.5, concurrency=2):
                 ask_recovery(connection, account)
                 eventually(lambda: count(connection, "deliveries WHERE action = 'password_recovery'") == 1, "it leaves")
-                eventually(lambda: sent(connection) == 21, "the rest of the import leaves")
+                eventually(lambda: count_sent(connection) == 21, "the rest of the import leaves")
                 add_accounts(connection, 5, prefix="new")
-                eventually(lambda: sent(connection) == 26, "new ones leave")
+                eventually(lambda: count_sent(connection) == 26, "new ones leave")
                 assert caplog.text.count("stepping over what is dead") == 1
         connection.execute(text("VACUUM jobs"))
         with working(anew, sends, sweep_interval=0.5):
             add_accounts(connection, 5, prefix="then")
-            eventually(lambda: sent(connection) == 31, "and afterwards")
+            eventually(lambda: count_sent(connection) == 31, "and afterwards")
         assert misplaced(connection) == []
 
 
@@ -144,12 +135,12 @@ def test_what_committed_late_is_found_though_no_look_from_the_beginning_succeeds
         let_statements_take(connection, walk / 3)
         with working(anew, sends, sweep_interval=0.3):
             add_accounts(connection, 3)
-            eventually(lambda: sent(connection) == 3, "what is new leaves")
+            eventually(lambda: count_sent(connection) == 3, "what is new leaves")
             [late] = add_accounts(connection, 1, prefix="late")
             connection.execute(
                 text("UPDATE jobs SET due_at = now() - interval '2 hours' WHERE token = :late"), {"late": late}
             )
-            eventually(lambda: sent(connection) == 4, "a later walk finds it")
+            eventually(lambda: count_sent(connection) == 4, "a later walk finds it")
 
 
 def test_an_outage_is_over_when_what_failed_works_again(
@@ -170,7 +161,7 @@ def test_an_outage_is_over_when_what_failed_works_again(
             assert caplog.text.count("database error") == 1
             assert "database back" not in caplog.text
             connection.execute(text("ALTER TABLE batches DROP CONSTRAINT full_disk"))
-            eventually(lambda: sent(connection) == 5, "all is sent")
+            eventually(lambda: count_sent(connection) == 5, "all is sent")
             eventually(lambda: "database back" in caplog.text, "it says so")
         assert caplog.text.count("database error") == caplog.text.count("database back") == 1
 
@@ -251,4 +242,4 @@ def test_connections_that_are_of_no_use_are_left_whatever_their_error_is_called(
         with working(anew, transport(simulator, monkeypatch), sweep_interval=0.2):
             eventually(lambda: sum("-- Look" in one for one in seen) > 1, "it has tried")
             set_for_all(connection, "search_path", "public")
-            eventually(lambda: sent(connection) == 1, "it is sent")
+            eventually(lambda: count_sent(connection) == 1, "it is sent")

@@ -7,8 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, Engine, event, text
 
-from mailroom import queue
-from mailroom.queue.floors import Floors
+from tests.claiming import look
 
 
 def let_statements_take(connection: Connection, longest: timedelta) -> None:
@@ -58,7 +57,7 @@ def many_dead_jobs(engine: Engine, connection: Connection, count: int = 700_000)
 
 def _look(connection: Connection) -> timedelta:
     began = time.monotonic()
-    queue.look(connection, queue="mailroom", batch_limit=10, batch_timeout=timedelta(0), floors=Floors())
+    look(connection, batch_limit=10)
     return timedelta(seconds=time.monotonic() - began)
 
 

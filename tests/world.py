@@ -1,16 +1,10 @@
-"""What applications do to the database, the invariant of the queue, and other words that tests share."""
+"""What applications do to the database, the invariant of the queue, and what tests look at in it."""
 
-from dataclasses import replace
-from datetime import timedelta
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, text
-
-from mailroom import queue
-from mailroom.job import Batch, Position
-from mailroom.queue.claim import Claim
-from mailroom.queue.floors import LANES, Floors
-from mailroom.queue.limits import Limits
+from sqlalchemy import Connection, Engine, text
 
 # Every enqueued token is in exactly one place: waiting, in flight, or over. Returns those that are not.
 MISPLACED = text(
@@ -58,25 +52,48 @@ def ask_recovery(connection: Connection, account: int) -> int:
     return token
 
 
-def claim(connection: Connection, **how: Any) -> Claim:
-    """Claim as a worker would that lets nothing wait; `how` differs from that."""
-    usual = Limits(queue="mailroom", batch_limit=50, batch_timeout=timedelta(0), lease=timedelta(seconds=30))
-    limits = replace(usual, **{name: how.pop(name) for name in list(how) if hasattr(usual, name)})
-    return queue.claim(connection, limits, **{"worker": "test", "floors": Floors(), **how})
-
-
-def batch_of(claim: Claim) -> Batch | None:
-    """Return the batch of a claim that may open one at the most."""
-    assert len(claim.batches) <= 1
-    return claim.batches[0] if claim.batches else None
-
-
-def start_over(floors: Floors) -> None:
-    """Let the next claims begin at the beginning of the queue."""
-    for lane in LANES:
-        floors.lower(lane, Position(None, 0))
-
-
 def rows(connection: Connection, sql: str, **binds: Any) -> list[Any]:
     """Run a query and return its rows."""
     return list(connection.execute(text(sql), binds).all())
+
+
+def execute(engine: Engine, *statements: str) -> None:
+    """Run statements one after the other, each in a transaction of its own if the engine is the worker's."""
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+
+
+def count(connection: Connection, what: str) -> int:
+    """Return `SELECT count(*) FROM …`."""
+    found: int = connection.execute(text(f"SELECT count(*) FROM {what}")).scalar_one()  # noqa: S608 - the tests' own words
+    return found
+
+
+def count_sent(connection: Connection) -> int:
+    """How many mails are on record as sent."""
+    return count(connection, "deliveries WHERE outcome = 'sent'")
+
+
+def drained(connection: Connection) -> bool:
+    """Whether nothing waits and nothing is in flight: asked at once, since a job may go from one to the other."""
+    return count(connection, "(SELECT FROM jobs UNION ALL SELECT FROM batches) AS unfinished") == 0
+
+
+@contextmanager
+def transaction(
+    engine: Engine, isolation_level: str = "READ COMMITTED", *, lock_timeout: str | None = None
+) -> Iterator[Connection]:
+    """A connection that commits when it is told to, and not before."""
+    with engine.connect().execution_options(isolation_level=isolation_level) as connection:
+        if lock_timeout is not None:
+            connection.execute(text("SELECT set_config('lock_timeout', :timeout, true)"), {"timeout": lock_timeout})
+        yield connection
+
+
+def until_somebody_waits(engine: Engine) -> None:
+    """Return once a backend of this database waits for a lock."""
+    stuck = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with engine.connect() as watcher:
+        while not rows(watcher, stuck):
+            watcher.execute(text("SELECT pg_sleep(0.01)"))

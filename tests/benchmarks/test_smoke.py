@@ -16,7 +16,8 @@ from mailroom import queue, ses
 from mailroom.db.engine import connect_engine
 from mailroom.mail.transport import Transport
 from mailroom.outcome import Sent
-from mailroom.queue.floors import LANES, Floors
+from mailroom.queue.floors import Floors
+from mailroom.queue.lanes import LANES
 from mailroom.queue.limits import Limits
 from mailroom.queue.verdict import judge
 from mailroom.simulator import Simulator
@@ -30,10 +31,10 @@ from tests.benchmarks.grid import Grid
 from tests.benchmarks.machine import Server, scalar
 from tests.benchmarks.measures import MEASURES, drain, growth, latency
 from tests.benchmarks.trial import Size, Trial
+from tests.claiming import claim as claim_due
 from tests.conftest import ROOT
 from tests.running import aws
 from tests.world import KEY, misplaced
-from tests.world import claim as claim_due
 
 pytestmark = pytest.mark.slow
 

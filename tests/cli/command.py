@@ -4,14 +4,14 @@ import contextlib
 import os
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import Engine
+
 from mailroom.simulator import Simulator
-from tests.world import KEY_HEX
+from tests.world import KEY_HEX, add_accounts
 
 MAILROOM = [sys.executable, "-W", "error", "-m", "mailroom"]
 NO_AWS = {
@@ -95,10 +95,7 @@ def end(process: "subprocess.Popen[str]") -> Ended:
     return Ended(process.returncode, out, err)
 
 
-def eventually(condition: Callable[[], object]) -> None:
-    """Return once the condition holds."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    tick = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        tick.wait(0.02)
+def add(engine: Engine, count: int, prefix: str = "user") -> list[int]:
+    """Let so many people sign up; return the accounts."""
+    with engine.connect() as connection:
+        return add_accounts(connection, count, prefix=prefix)

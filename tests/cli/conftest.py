@@ -1,7 +1,7 @@
-"""One simulator for all commands, and commands run inside this process."""
+"""The simulator by the name of what it stands for, and commands run inside this process."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,16 +13,9 @@ from tests.cli.command import Ended
 Here = Callable[..., Ended]
 
 
-@pytest.fixture(scope="session")
-def running() -> Iterator[Simulator]:
-    with Simulator() as simulator:
-        yield simulator
-
-
 @pytest.fixture
-def ses(running: Simulator) -> Simulator:
-    running.reset()
-    return running
+def ses(simulator: Simulator) -> Simulator:
+    return simulator
 
 
 @pytest.fixture

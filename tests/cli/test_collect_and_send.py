@@ -14,9 +14,10 @@ from mailroom.job import Action
 from mailroom.mail.pipe import MAX_LINE, parse
 from mailroom.simulator import Fault, Simulator
 from mailroom.tokens import sign
-from tests.cli.command import MAILROOM, end, eventually, sending, small_environment, start
+from tests.cli.command import MAILROOM, end, sending, small_environment, start
 from tests.cli.conftest import Here
-from tests.world import KEY, add_accounts, ask_recovery, misplaced, rows
+from tests.running import eventually
+from tests.world import KEY, add_accounts, ask_recovery, count, misplaced, rows
 
 LOGINS = [
     "plain",
@@ -45,11 +46,6 @@ def jobs(engine: Engine) -> list[tuple[object, ...]]:
         return [tuple(row) for row in rows(connection, "SELECT * FROM jobs ORDER BY token")]
 
 
-def count(engine: Engine, table: str) -> int:
-    with engine.connect() as connection:
-        return int(rows(connection, f"SELECT count(*) FROM {table}")[0][0])  # noqa: S608 - the names of tables
-
-
 def line(login: str = "ada", *, address: str = "ada@example.com", action: int = 1) -> str:
     return f"{action},{address},{login},{SECRET},01234\n"
 
@@ -71,7 +67,8 @@ def test_ctrl_c_loses_no_mail_that_is_in_the_pipe(ses: Simulator, url: str, engi
         text=True,
         start_new_session=True,
     )
-    eventually(lambda: count(engine, "deliveries") == mails and ses.ledger.requests)
+    with engine.connect() as looking:
+        eventually(lambda: count(looking, "deliveries") == mails and ses.ledger.requests)
     assert ses.ledger.counts().mails < mails
     os.killpg(pipe.pid, signal.SIGINT)
 
@@ -105,7 +102,8 @@ def test_a_closed_pipe_gives_the_batch_back(ses: Simulator, url: str, engine: En
     others = [line for line in log if " INFO worker st" not in line]
     assert [" INFO batch id=" in line and " untried=3 " in line for line in others] == [True]
     assert jobs(engine) == before
-    assert (count(engine, "batches"), count(engine, "deliveries")) == (0, 0)
+    with engine.connect() as connection:
+        assert (count(connection, "batches"), count(connection, "deliveries")) == (0, 0)
 
 
 def test_collect_prints_a_batch_as_a_line_and_stops_in_order(ses: Simulator, url: str, engine: Engine) -> None:
@@ -123,7 +121,8 @@ def test_collect_prints_a_batch_as_a_line_and_stops_in_order(ses: Simulator, url
     assert "example.com" not in ended.err
     with engine.connect() as connection:
         assert misplaced(connection) == []
-    assert count(engine, "deliveries") == len(LOGINS)
+    with engine.connect() as connection:
+        assert count(connection, "deliveries") == len(LOGINS)
 
 
 def test_malformed_lines_are_named_and_skipped(

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mailroom.simulator import Simulator
-from tests.cli.command import MAILROOM, Ended, end, eventually, run, start
+from tests.cli.command import MAILROOM, Ended, end, run, start
+from tests.running import eventually
 
 
 @pytest.fixture

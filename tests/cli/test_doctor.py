@@ -12,7 +12,7 @@ from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.templates import default_content
 from tests.cli.command import sending
 from tests.cli.conftest import Here
-from tests.world import add_accounts, rows
+from tests.world import add_accounts, execute, rows
 
 CHECKS = [
     *(
@@ -56,12 +56,6 @@ def assert_one(here: Here, env: dict[str, str], check: str, level: str, *words: 
     assert wrong[check][0] == level
     for word in words:
         assert word in wrong[check][1]
-
-
-def execute(engine: Engine, *statements: str) -> None:
-    with engine.connect() as connection:
-        for statement in statements:
-            connection.execute(text(statement))
 
 
 def test_where_all_is_well_every_line_says_so(here: Here, ses: Simulator, env: dict[str, str]) -> None:

@@ -26,8 +26,8 @@ from mailroom.simulator import Simulator
 from tests.cli.command import sending
 from tests.cli.conftest import Here
 from tests.conftest import Server, migrate, missing
-from tests.running import drained, eventually, transport, working
-from tests.world import KEY, add_accounts, ask_recovery, misplaced, rows
+from tests.running import eventually, transport, working
+from tests.world import KEY, add_accounts, ask_recovery, drained, misplaced, rows
 
 PARTS = ("app", "worker", "viewer")
 PASSWORD = "no secret: a role of a test"

@@ -10,10 +10,10 @@ from sqlalchemy import Connection, Engine, text
 from mailroom.queue import by_hand
 from mailroom.queue.by_hand import Retried
 from mailroom.simulator import Fault, Simulator
-from tests.cli.command import sending
+from tests.cli.command import add, sending
 from tests.cli.conftest import Here
-from tests.running import count, eventually
-from tests.world import add_accounts, ask_recovery, misplaced, rows
+from tests.running import eventually
+from tests.world import add_accounts, ask_recovery, count, execute, misplaced, rows
 
 CLAIM = (
     "WITH taken AS (DELETE FROM jobs WHERE token = 1 RETURNING *)"
@@ -41,19 +41,9 @@ def _each_token_is_in_one_place(engine: Engine) -> Any:
         assert misplaced(connection) == []
 
 
-def execute(engine: Engine, *statements: str) -> None:
-    with engine.connect() as connection:
-        execute_on(connection, *statements)
-
-
 def execute_on(connection: Connection, *statements: str) -> None:
     for statement in statements:
         connection.execute(text(statement))
-
-
-def add(engine: Engine, count: int, prefix: str = "user") -> None:
-    with engine.connect() as connection:
-        add_accounts(connection, count, prefix=prefix)
 
 
 def reject(here: Here, ses: Simulator, engine: Engine, env: dict[str, str], count: int = 1) -> None:
@@ -129,8 +119,8 @@ def test_they_are_found_by_token_account_queue_and_time(here: Here, env: dict[st
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ("list --outcome lost", "'lost' is no outcome: sent, rejected"),
-        ("list --since yesterday", "'yesterday' is no moment"),
+        ("list --outcome lost", "'lost' is not an outcome: give sent, rejected"),
+        ("list --since yesterday", "'yesterday' is not a time"),
         ("list --outcome sent --queue news", "--queue is for jobs that wait"),
         ("list --outcome unconfirmed --held", "--held is for jobs that are not finished"),
         ("retry", "name tokens"),
@@ -189,7 +179,7 @@ def test_show_of_a_token_that_is_gone_or_never_was(here: Here, env: dict[str, st
     add(engine, 1)
     execute(engine, "DELETE FROM accounts")
     assert here("jobs", "show", "1", env=env).out.startswith("token 1: gone")
-    here("jobs", "show", "7", env=env).assert_one_line(1, "nothing is known of a token 7")
+    here("jobs", "show", "7", env=env).assert_one_line(1, "nothing is known of token 7")
 
 
 # Retry

@@ -6,8 +6,7 @@ from sqlalchemy import Engine, text
 from mailroom.simulator import Simulator
 from tests.cli.command import sending
 from tests.cli.conftest import Here
-from tests.running import count
-from tests.world import add_accounts, misplaced
+from tests.world import add_accounts, count, misplaced
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ from sqlalchemy import Engine
 from mailroom.signals import STOPS
 from mailroom.simulator import Fault, Simulator
 from tests.cli.command import MAILROOM, end, killed_after, sending, small_environment, start
-from tests.running import Processes, count, drained, eventually
+from tests.running import Processes, eventually
 from tests.signalling import NEW_PID_1, child, minds, needs_namespaces
-from tests.world import add_accounts, misplaced
+from tests.world import add_accounts, count, drained, misplaced
 
 BULK = "SendBulkEmail"
 AFTER_MS = [0, 50, 100, 150, 200, 300, 400, 600]

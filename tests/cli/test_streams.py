@@ -16,8 +16,8 @@ from mailroom.cli.log import MAX_WAITING, LogWriter, OneLine
 from mailroom.simulator import Simulator
 from tests.cli.command import MAILROOM, Ended, end, killed_after, run, sending, start
 from tests.cli.conftest import Here
-from tests.running import count, drained, eventually
-from tests.world import add_accounts, misplaced, rows
+from tests.running import eventually
+from tests.world import add_accounts, count, drained, misplaced, rows
 
 PRINTING = ["status", "status --json", "jobs list", "jobs list --json", "jobs show 1", "pause account", "doctor"]
 ESCAPES = "\x1b[31mred\x1b]0;owned\x07\r\n\x9b2J"

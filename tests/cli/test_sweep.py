@@ -12,17 +12,14 @@ from mailroom import queue
 from mailroom.outcome import Sent
 from mailroom.queue.verdict import judge
 from mailroom.simulator import Fault, Simulator
-from tests.cli.command import end, eventually, sending, start
+from tests.claiming import claim
+from tests.cli.command import add, end, sending, start
 from tests.cli.conftest import Here
+from tests.running import eventually
 from tests.trouble import let_statements_take, many_dead_jobs, statements
-from tests.world import add_accounts, ask_recovery, claim, misplaced, rows
+from tests.world import add_accounts, ask_recovery, misplaced, rows
 
 LONG_BATCHES = {"MAILROOM_BATCH_TIMEOUT": "200000"}
-
-
-def add(engine: Engine, count: int) -> list[int]:
-    with engine.connect() as connection:
-        return add_accounts(connection, count)
 
 
 def outcomes(engine: Engine) -> list[str]:

@@ -65,7 +65,7 @@ def consume_all(connection: Connection, action: str = "activation") -> None:
     connection.execute(text("UPDATE tokens SET consumed_at = now() WHERE action = :action"), {"action": action})
 
 
-# ClockRepair
+# Moments
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,11 @@ from mailroom.errors import SettingsError
 from mailroom.outcome import Sent
 from mailroom.queue.listener import Listener
 from mailroom.queue.verdict import judge
+from tests.claiming import claim
 from tests.conftest import Server, migrate, missing
 from tests.proxy import HalfOpenProxy
-from tests.running import count, eventually
-from tests.world import add_accounts, claim, misplaced
+from tests.running import eventually
+from tests.world import add_accounts, count, misplaced
 
 THROUGH_PGBOUNCER = True
 

@@ -11,9 +11,9 @@ from mailroom.ops.maintenance import prune
 from mailroom.outcome import Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue.by_hand import retry
 from mailroom.queue.verdict import judge
+from tests.claiming import claim
 from tests.conftest import ROOT
-from tests.running import count
-from tests.world import add_accounts, ask_recovery, claim, misplaced, rows
+from tests.world import add_accounts, ask_recovery, count, misplaced, rows
 
 SCRIPT = ROOT / "docs" / "partition_deliveries.sql"
 BEFORE = "CREATE UNIQUE INDEX CONCURRENTLY deliveries_by_id ON deliveries (id, created_at)"

@@ -23,13 +23,14 @@ from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue.floors import Floors
 from mailroom.queue.verdict import judge
 from mailroom.simulator import Simulator
+from tests.claiming import batch_of, claim
 from tests.cli.command import sending
-from tests.cli.conftest import Here, here, running, ses
+from tests.cli.conftest import Here, here, ses
 from tests.conftest import Server, missing
 from tests.roles import a_role
-from tests.world import KEY, ask_recovery, batch_of, claim, misplaced, rows
+from tests.world import KEY, ask_recovery, misplaced, rows
 
-__all__ = ["here", "running", "ses"]
+__all__ = ["here", "ses"]
 
 NAME = "Łukasz"
 

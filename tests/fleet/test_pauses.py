@@ -1,7 +1,5 @@
 """Pauses of the whole fleet: opened by what SES answers, seen by everybody, ended by one mail that goes through."""
 
-from datetime import timedelta
-
 import pytest
 from sqlalchemy import Connection, Engine, text
 
@@ -9,12 +7,12 @@ from mailroom import queue
 from mailroom.fleet import pauses, refusal_log
 from mailroom.job import Action
 from mailroom.outcome import Scope
-from mailroom.queue.floors import Floors
 from mailroom.ses.classify import REFUSALS
 from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.templates import default_content
-from tests.running import count, drained, eventually, transport, working
-from tests.world import add_accounts, ask_recovery, claim, misplaced, rows
+from tests.claiming import claim, look
+from tests.running import eventually, transport, working
+from tests.world import add_accounts, ask_recovery, count, drained, misplaced, rows
 
 THROUGH_PGBOUNCER = True
 
@@ -123,22 +121,18 @@ def test_who_has_nothing_to_try_does_not_put_off_those_who_have(conn: Connection
     pauses.open_pause(conn, "activation", code="Fault", reason="a reason")
     conn.execute(text("UPDATE pauses SET probe_at = now() - interval '1 ms'"))
     assert try_probe(conn, queue="other") is None
-    assert not look(conn, "other").probeable
+    assert not look(conn, queue="other").probeable
     pauses.open_pause(conn, "queue:mailroom", code=pauses.BY_HAND, reason="maintenance", probed=False)
-    assert (try_probe(conn), look(conn, "mailroom").probeable) == (None, False)
+    assert (try_probe(conn), look(conn).probeable) == (None, False)
     assert pauses.close_pause(conn, "queue:mailroom", by_hand=True)
     conn.execute(text("DELETE FROM jobs WHERE token = :token"), {"token": activation})
-    assert look(conn, "mailroom").probeable
+    assert look(conn).probeable
     assert [try_probe(conn) for _ in range(2)] == [
         "account",
         None,
     ]  # no activation is due
     assert recovery
     assert [row.probes for row in rows(conn, "SELECT probes FROM pauses ORDER BY scope")] == [1, 0]
-
-
-def look(connection: Connection, name: str) -> queue.View:
-    return queue.look(connection, queue=name, batch_limit=50, batch_timeout=timedelta(0), floors=Floors())
 
 
 def test_a_pause_by_hand_ends_by_hand(conn: Connection) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -10,25 +9,17 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from mailroom import queue
-from mailroom.job import Batch
 from mailroom.ops import maintenance
 from mailroom.ops.maintenance import Maintenance, Reconciled
 from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue import by_hand
-from mailroom.queue.verdict import judge
 from mailroom.simulator import Simulator
-from tests.running import Processes, count, eventually
-from tests.world import add_accounts, ask_recovery, batch_of, claim, misplaced, rows
+from tests.claiming import claim, settle_alike, take
+from tests.running import Processes, eventually
+from tests.world import add_accounts, ask_recovery, count, misplaced, rows
 
 THROUGH_PGBOUNCER = True
 AGED = timedelta(days=90)
-
-
-@pytest.fixture
-def connection(engine: Engine) -> Iterator[Connection]:
-    with engine.connect() as connection:
-        yield connection
 
 
 def lose_jobs(connection: Connection, what: str, *, count: int = 1) -> list[int]:
@@ -41,17 +32,6 @@ def lose_jobs(connection: Connection, what: str, *, count: int = 1) -> list[int]
         ask_recovery(connection, add_accounts(connection, 1, status="active", prefix=f"lost{before}n")[0])
     connection.execute(text("ALTER TABLE tokens ENABLE TRIGGER enqueue_jobs"))
     return [row.id for row in rows(connection, "SELECT id FROM tokens WHERE id > :before ORDER BY id", before=before)]
-
-
-def take(connection: Connection, *, limit: int = 50) -> Batch:
-    batch = batch_of(claim(connection, batch_limit=limit))
-    assert batch is not None
-    return batch
-
-
-def settle(connection: Connection, batch: Batch, outcome: Outcome, *, last: bool = False) -> bool:
-    verdicts = [judge(outcome, attempt=5 if last else 0, jitter=0) for _ in batch.jobs]
-    return batch.fence in queue.settle(connection, [(batch, verdicts)])
 
 
 def age(connection: Connection, days: int) -> None:
@@ -71,7 +51,7 @@ def mail(connection: Connection, accounts: int, prefix: str = "user") -> list[in
     """Have so many activations sent; return the tokens."""
     add_accounts(connection, accounts, prefix=prefix)
     batch = take(connection)
-    assert settle(connection, batch, Sent("m"))
+    assert settle_alike(connection, batch, Sent("m"))
     return [job.token for job in batch.jobs]
 
 
@@ -128,7 +108,7 @@ def test_a_token_with_a_place_is_left_alone(
     assert maintenance.reconcile(engine, queue="mailroom") == nothing  # waiting
     batch = take(connection)
     assert maintenance.reconcile(engine, queue="mailroom") == nothing  # in flight
-    settle(connection, batch, outcome, last=last)
+    settle_alike(connection, batch, outcome, last=last)
     assert maintenance.reconcile(engine, queue="mailroom") == nothing  # over, or waiting again
     assert misplaced(connection) == []
 
@@ -138,7 +118,7 @@ def test_a_late_answer_is_no_place(engine: Engine, connection: Connection) -> No
     add_accounts(connection, 1)
     batch = take(connection)
     connection.execute(text("DELETE FROM batches"))
-    assert not settle(connection, batch, Sent("m"))
+    assert not settle_alike(connection, batch, Sent("m"))
     assert maintenance.reconcile(engine, queue="mailroom").enqueued == (batch.jobs[0].token,)
     [job] = claim(connection).finished
     assert (job.outcome, job.error_code) == ("sent", "AcceptedLate")
@@ -192,7 +172,7 @@ def test_two_at_once_enqueue_a_token_once_though_the_first_was_sent_meanwhile(
         connection.execute(
             text("INSERT INTO jobs SELECT id, clock_timestamp(), action, 1, 0, 'mailroom' FROM tokens ORDER BY id")
         )
-        assert settle(connection, take(connection), Sent("m"))
+        assert settle_alike(connection, take(connection), Sent("m"))
     thread.join()
     assert second == [Reconciled((), None)]
     assert rows(connection, "SELECT token, outcome FROM deliveries") == [(token, "sent") for token in lost]
@@ -254,13 +234,13 @@ def test_history_is_kept_to_the_day(engine: Engine, connection: Connection) -> N
 
 def test_a_token_that_still_waits_keeps_its_history(engine: Engine, connection: Connection) -> None:
     add_accounts(connection, 1)
-    settle(connection, take(connection), Unconfirmed("ReadTimeoutError", "?"))
+    settle_alike(connection, take(connection), Unconfirmed("ReadTimeoutError", "?"))
     age(connection, 91)
     assert prune(engine) == (0, 0)
     connection.execute(text("UPDATE jobs SET due_at = now()"))
     batch = take(connection)
     assert prune(engine) == (0, 0)  # in flight, and just as good
-    settle(connection, batch, Sent("m"))
+    settle_alike(connection, batch, Sent("m"))
     connection.execute(text("UPDATE tokens SET expires_at = now() - interval '91 days'"))
     assert prune(engine) == (0, 0)  # its newest delivery is new
     age(connection, 91)
@@ -279,7 +259,7 @@ def test_a_token_that_still_works_stays(engine: Engine, connection: Connection) 
 def test_a_token_in_no_place_is_not_forgotten(engine: Engine, connection: Connection) -> None:
     """Its job was lost after an attempt. Nobody has mailed it, and a full reconcile still finds it."""
     add_accounts(connection, 1)
-    settle(connection, take(connection), Deferred("MAILBOX", "wait", charged=True))
+    settle_alike(connection, take(connection), Deferred("MAILBOX", "wait", charged=True))
     connection.execute(text("DELETE FROM jobs"))
     age(connection, 91)
     assert prune(engine) == (0, 0)
@@ -291,7 +271,7 @@ def test_what_remains_of_deleted_accounts_goes_too(engine: Engine, connection: C
     mail(connection, 3)
     connection.execute(text("DELETE FROM accounts"))
     add_accounts(connection, 1, prefix="gone")
-    settle(connection, take(connection), Deferred("MAILBOX", "wait", charged=True))
+    settle_alike(connection, take(connection), Deferred("MAILBOX", "wait", charged=True))
     connection.execute(text("DELETE FROM accounts"))
     age(connection, 91)
     assert prune(engine) == (3, 0)
@@ -310,7 +290,7 @@ def test_a_token_that_somebody_uses_is_skipped_and_nobody_waits(engine: Engine, 
 
 def test_a_token_that_an_operator_puts_back_at_this_moment_stays(engine: Engine, connection: Connection) -> None:
     add_accounts(connection, 2)
-    settle(connection, take(connection), Rejected("MessageRejected", "no"))
+    settle_alike(connection, take(connection), Rejected("MessageRejected", "no"))
     age(connection, 91)
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as operator, operator.begin():
         assert by_hand.retry(operator, [1], queue="mailroom").put_back == [1]

@@ -1,7 +1,6 @@
 """The status agrees with the database."""
 
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from sqlalchemy import Connection, text
@@ -9,9 +8,8 @@ from sqlalchemy import Connection, text
 from mailroom.job import Action, Priority
 from mailroom.ops import status
 from mailroom.ops.status import InFlight, Waiting
-from mailroom.queue.floors import Floors
+from tests.claiming import claim, waited
 from tests.world import add_accounts, ask_recovery
-from tests.world import claim as claim_due
 
 RECOVERY = Action.PASSWORD_RECOVERY
 
@@ -25,16 +23,6 @@ def deliver(connection: Connection, outcome: str, *, age: str = "0", late: bool 
         ),
         {"outcome": outcome, "age": age, "late": late, "times": times},
     )
-
-
-def make_due(connection: Connection) -> None:
-    """What comes due within this transaction is not due yet for its `now()`."""
-    connection.execute(text("UPDATE jobs SET due_at = now()"))
-
-
-def claim(connection: Connection, *, lease: timedelta, batch_limit: int = 2) -> None:
-    limits: dict[str, Any] = {"batch_limit": batch_limit, "batch_timeout": timedelta(0), "lease": lease}
-    assert claim_due(connection, queue="mailroom", worker="test", floors=Floors(), **limits).batches
 
 
 def test_nothing_is_nothing(conn: Connection) -> None:
@@ -51,7 +39,7 @@ def test_what_waits_is_told_by_queue_priority_and_action(conn: Connection) -> No
         ask_recovery(conn, account)
     conn.execute(text("SET LOCAL mailroom.queue = 'news'"))
     add_accounts(conn, 1, prefix="news")
-    make_due(conn)
+    waited(conn, 0)
     lanes = [(row.queue, row.priority, row.action, row.jobs, row.due) for row in status.read(conn).waiting]
     assert lanes == [
         ("mailroom", Priority.URGENT, RECOVERY, 2, 2),
@@ -75,10 +63,10 @@ def test_the_oldest_is_the_one_that_has_been_due_longest(conn: Connection) -> No
 
 def test_what_is_in_flight_is_no_longer_waiting(conn: Connection) -> None:
     add_accounts(conn, 5)
-    make_due(conn)
-    claim(conn, lease=timedelta(minutes=1))
-    claim(conn, lease=timedelta(minutes=1))
-    claim(conn, lease=timedelta(minutes=-1))
+    waited(conn, 0)
+    assert claim(conn, batch_limit=2, lease=timedelta(minutes=1)).batches
+    assert claim(conn, batch_limit=2, lease=timedelta(minutes=1)).batches
+    assert claim(conn, batch_limit=2, lease=timedelta(minutes=-1)).batches
     found = status.read(conn)
     assert found.waiting == ()
     assert found.in_flight == InFlight(batches=3, jobs=5, overdue=1)

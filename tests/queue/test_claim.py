@@ -1,139 +1,42 @@
 """Claim, settle, release, rescue and look: what each does to a job, and who wins when two of them meet."""
 
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import BigInteger, Connection, Engine, bindparam, text
+from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
-from mailroom.job import Action, Batch, Priority
+from mailroom.job import Action, Priority
 from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
-from mailroom.queue.claim import Claim
-from mailroom.queue.floors import LANES, Floors
+from mailroom.queue.floors import Floors
+from mailroom.queue.lanes import LANES
 from mailroom.queue.look import View
-from mailroom.queue.verdict import GRACE, MAX_ATTEMPTS, Verdict, judge
-from tests.world import add_accounts, ask_recovery, batch_of, misplaced, rows
-from tests.world import claim as claim_due
+from mailroom.queue.verdict import GRACE, MAX_ATTEMPTS
+from tests.claiming import (
+    LEASE,
+    NOTHING,
+    batch_of,
+    claim,
+    enqueue,
+    enqueue_recovery,
+    log,
+    look,
+    run_out,
+    settle,
+    take,
+    tokens_of,
+    verdicts,
+    waited,
+    waiting,
+)
+from tests.world import add_accounts, misplaced, rows, transaction, until_somebody_waits
 
 THROUGH_PGBOUNCER = True
 
-NOTHING = timedelta(0)
 TIMEOUT = timedelta(seconds=5)
-LEASE = timedelta(seconds=30)
-
-
-def claim(
-    connection: Connection,
-    *,
-    limit: int = 50,
-    timeout: timedelta = NOTHING,
-    name: str = "mailroom",
-    floors: Floors | None = None,
-    jobs: int | None = None,
-) -> Claim:
-    return claim_due(
-        connection,
-        queue=name,
-        worker="test",
-        batch_limit=limit,
-        job_limit=jobs,
-        batch_timeout=timeout,
-        lease=LEASE,
-        floors=floors or Floors(),
-    )
-
-
-def take(connection: Connection, **how: Any) -> Batch:
-    """Claim, where there must be a batch to send."""
-    batch = batch_of(claim(connection, **how))
-    assert batch is not None
-    return batch
-
-
-def look(connection: Connection, *, limit: int = 50, timeout: timedelta = NOTHING, name: str = "mailroom") -> View:
-    return queue.look(connection, queue=name, batch_limit=limit, batch_timeout=timeout, floors=Floors())
-
-
-def tokens_of(batch: Batch) -> list[int]:
-    return [job.token for job in batch.jobs]
-
-
-def verdicts(batch: Batch, outcomes: Sequence[Outcome]) -> list[Verdict]:
-    return [judge(outcome, attempt=job.attempt, jitter=0) for job, outcome in zip(batch.jobs, outcomes, strict=False)]
-
-
-def settle(connection: Connection, batch: Batch, *outcomes: Outcome) -> bool:
-    return batch.fence in queue.settle(connection, [(batch, verdicts(batch, outcomes))])
-
-
-def waited(connection: Connection, seconds: float = 60, *, token: int | None = None) -> None:
-    """Let jobs have been due for that long."""
-    connection.execute(
-        text("UPDATE jobs SET due_at = now() - make_interval(secs => :seconds) WHERE token = coalesce(:token, token)"),
-        {"seconds": seconds, "token": token},
-    )
-
-
-def run_out(connection: Connection, batch: Batch | None = None) -> None:
-    """Let every lease have run out, or that of one batch."""
-    connection.execute(
-        text(
-            "UPDATE batches SET lease_until = clock_timestamp() - interval '1 second' WHERE id = coalesce(:id, id)"
-        ).bindparams(bindparam("id", batch and batch.id, BigInteger))
-    )
-
-
-def enqueue(connection: Connection, count: int = 1, prefix: str = "user") -> list[int]:
-    """Insert accounts whose activations have been due for a minute; return the tokens."""
-    accounts = add_accounts(connection, count, prefix=prefix)
-    waited(connection)
-    return [r.id for r in rows(connection, "SELECT id FROM tokens WHERE account = ANY(:a) ORDER BY id", a=accounts)]
-
-
-def enqueue_recovery(connection: Connection, prefix: str = "known") -> int:
-    token = ask_recovery(connection, add_accounts(connection, 1, status="active", prefix=prefix)[0])
-    waited(connection)
-    return token
-
-
-def log(connection: Connection) -> list[tuple[Any, ...]]:
-    """What is on record, in order: token, outcome, attempt, whether it was late."""
-    return [
-        (r.token, r.outcome, r.attempt, r.late)
-        for r in rows(connection, "SELECT token, outcome, attempt, late FROM deliveries ORDER BY id")
-    ]
-
-
-def waiting(connection: Connection) -> list[tuple[int, int, int]]:
-    """What waits, in order: token, attempt, and the seconds until it is due."""
-    return [
-        (r.token, r.attempt, round(r.wait))
-        for r in rows(
-            connection, "SELECT token, attempt, extract(epoch FROM due_at - now()) AS wait FROM jobs ORDER BY token"
-        )
-    ]
-
-
-@contextmanager
-def transaction(engine: Engine, *, lock_timeout: str = "0") -> Iterator[Connection]:
-    """A connection that commits when it is told to, and not before."""
-    with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
-        connection.execute(text("SELECT set_config('lock_timeout', :timeout, true)"), {"timeout": lock_timeout})
-        yield connection
-
-
-def until_somebody_waits(engine: Engine) -> None:
-    """Return once a backend of this database waits for a lock."""
-    stuck = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    with engine.connect() as watcher:
-        while not rows(watcher, stuck):
-            watcher.execute(text("SELECT pg_sleep(0.01)"))
 
 
 # Claim: what is taken
@@ -158,7 +61,7 @@ def test_a_claim_brings_all_that_a_mail_needs_as_it_is_now(conn: Connection) -> 
 
 def test_a_claim_moves_jobs_into_a_batch_with_a_lease(conn: Connection) -> None:
     tokens = enqueue(conn, 3)
-    batch = take(conn, limit=3)
+    batch = take(conn, batch_limit=3)
 
     [row] = rows(conn, "SELECT *, lease_until - claimed_at AS lease FROM batches")
     assert (row.id, row.tokens, row.attempts, row.worker) == (batch.id, tokens, [0, 0, 0], "test")
@@ -179,7 +82,7 @@ def test_the_longest_waiting_leave_first_and_no_more_than_the_limit(conn: Connec
     tokens = enqueue(conn, 7)
     waited(conn, 90, token=tokens[5])
     floors = Floors()
-    taken = [tokens_of(take(conn, limit=3, floors=floors)) for _ in range(3)]
+    taken = [tokens_of(take(conn, batch_limit=3, floors=floors)) for _ in range(3)]
     assert taken == [[tokens[5], tokens[0], tokens[1]], [tokens[2], tokens[3], tokens[4]], [tokens[6]]]
 
 
@@ -190,7 +93,7 @@ def test_a_batch_holds_one_action_and_one_priority(conn: Connection) -> None:
     activation_in_a_hurry = enqueue(conn, 1, prefix="hurry")
     conn.execute(text("UPDATE jobs SET priority = 0 WHERE token = :t"), {"t": activation_in_a_hurry[0]})
 
-    batches = [take(conn, floors=None) for _ in range(5)]
+    batches = [take(conn) for _ in range(5)]
 
     assert sorted(tokens_of(batch) for batch in batches[:2]) == sorted([[recovery], activation_in_a_hurry])
     assert tokens_of(batches[2]) == normal
@@ -220,11 +123,11 @@ def test_queues_are_apart(conn: Connection) -> None:
     tokens = enqueue(conn)
     assert claim(conn).taken == 0
     assert look(conn) == View(ready=0, next=None, rescuable=False, probeable=False)
-    batch = take(conn, name="other")
+    batch = take(conn, queue="other")
     assert tokens_of(batch) == tokens
     queue.settle(conn, [(batch, [])])
     assert claim(conn).taken == 0
-    assert tokens_of(take(conn, name="other")) == tokens
+    assert tokens_of(take(conn, queue="other")) == tokens
 
 
 def test_a_job_is_not_claimed_before_it_is_due(conn: Connection) -> None:
@@ -242,41 +145,41 @@ def test_a_job_is_not_claimed_before_it_is_due(conn: Connection) -> None:
 def test_a_lone_job_waits_for_others_until_the_batch_timeout(conn: Connection) -> None:
     tokens = enqueue(conn)
     waited(conn, 4.999)
-    assert claim(conn, timeout=TIMEOUT).taken == 0
+    assert claim(conn, batch_timeout=TIMEOUT).taken == 0
     waited(conn, 5)
-    assert tokens_of(take(conn, timeout=TIMEOUT)) == tokens
+    assert tokens_of(take(conn, batch_timeout=TIMEOUT)) == tokens
 
 
 def test_the_oldest_takes_the_younger_along(conn: Connection) -> None:
     tokens = enqueue(conn, 3)
     waited(conn, 1)
     waited(conn, 5, token=tokens[1])
-    assert sorted(tokens_of(take(conn, timeout=TIMEOUT))) == tokens
+    assert sorted(tokens_of(take(conn, batch_timeout=TIMEOUT))) == tokens
 
 
 def test_a_full_batch_leaves_at_once(conn: Connection) -> None:
     tokens = enqueue(conn, 4)
     waited(conn, 0)
-    assert claim(conn, timeout=TIMEOUT, limit=5).taken == 0
-    assert tokens_of(take(conn, timeout=TIMEOUT, limit=4)) == tokens
+    assert claim(conn, batch_timeout=TIMEOUT, batch_limit=5).taken == 0
+    assert tokens_of(take(conn, batch_timeout=TIMEOUT, batch_limit=4)) == tokens
 
 
 def test_an_urgent_job_never_waits(conn: Connection) -> None:
     recovery = enqueue_recovery(conn)
     waited(conn, 0)
-    assert tokens_of(take(conn, timeout=TIMEOUT)) == [recovery]
+    assert tokens_of(take(conn, batch_timeout=TIMEOUT)) == [recovery]
 
 
 def test_a_job_that_comes_back_does_not_wait_again(conn: Connection) -> None:
     tokens = enqueue(conn)
     settle(conn, take(conn), Deferred("MailboxFull", "try later", charged=True))
     waited(conn, 0)
-    assert tokens_of(take(conn, timeout=TIMEOUT)) == tokens
+    assert tokens_of(take(conn, batch_timeout=TIMEOUT)) == tokens
 
 
 def test_a_claim_may_open_several_batches_each_with_the_jobs_that_come_next(conn: Connection) -> None:
     tokens = enqueue(conn, 25)
-    claimed = claim(conn, limit=10, jobs=23)
+    claimed = claim(conn, batch_limit=10, job_limit=23)
     assert [tokens_of(batch) for batch in claimed.batches] == [tokens[:10], tokens[10:20], tokens[20:23]]
     held = rows(conn, "SELECT id, tokens FROM batches ORDER BY id")
     assert [tuple(row) for row in held] == [(batch.id, tokens_of(batch)) for batch in claimed.batches]
@@ -287,17 +190,17 @@ def test_of_several_batches_one_that_still_fills_stays(conn: Connection) -> None
     tokens = enqueue(conn, 25)
     waited(conn, 0)
     floors = Floors()
-    claimed = claim(conn, limit=10, jobs=50, timeout=TIMEOUT, floors=floors)
+    claimed = claim(conn, batch_limit=10, job_limit=50, batch_timeout=TIMEOUT, floors=floors)
     assert [tokens_of(batch) for batch in claimed.batches] == [tokens[:10], tokens[10:20]]
-    assert claim(conn, limit=10, jobs=50, timeout=TIMEOUT, floors=floors).taken == 0
+    assert claim(conn, batch_limit=10, job_limit=50, batch_timeout=TIMEOUT, floors=floors).taken == 0
     waited(conn, 5, token=tokens[24])
-    assert sorted(tokens_of(take(conn, limit=10, jobs=50, timeout=TIMEOUT))) == tokens[20:]
+    assert sorted(tokens_of(take(conn, batch_limit=10, job_limit=50, batch_timeout=TIMEOUT))) == tokens[20:]
 
 
 def test_of_recoveries_one_batch_is_claimed_at_a_time(conn: Connection) -> None:
     recoveries = [enqueue_recovery(conn, prefix=f"urgent{number}") for number in range(3)]
     waited(conn, 0)
-    assert [tokens_of(take(conn, limit=2, jobs=8, timeout=TIMEOUT)) for _ in range(2)] == [
+    assert [tokens_of(take(conn, batch_limit=2, job_limit=8, batch_timeout=TIMEOUT)) for _ in range(2)] == [
         recoveries[:2],
         recoveries[2:],
     ]
@@ -307,7 +210,7 @@ def test_of_several_batches_one_of_jobs_that_come_back_does_not_wait(conn: Conne
     tokens = enqueue(conn, 3)
     conn.execute(text("UPDATE jobs SET attempt = 1 WHERE token = :last"), {"last": tokens[-1]})
     waited(conn, 0)
-    assert [tokens_of(batch) for batch in claim(conn, limit=2, jobs=8, timeout=TIMEOUT).batches] == [
+    assert [tokens_of(batch) for batch in claim(conn, batch_limit=2, job_limit=8, batch_timeout=TIMEOUT).batches] == [
         tokens[:2],
         tokens[2:],
     ]
@@ -317,14 +220,14 @@ def test_of_recoveries_a_claim_locks_no_more_than_it_takes(engine: Engine) -> No
     """Else another claim would pass over the rest, and its floor with it."""
     with transaction(engine) as busy, engine.connect() as connection:
         recoveries = [enqueue_recovery(connection, prefix=f"urgent{number}") for number in range(6)]
-        assert tokens_of(take(busy, limit=2, jobs=8)) == recoveries[:2]
-        assert tokens_of(take(connection, limit=2, jobs=8)) == recoveries[2:4]
+        assert tokens_of(take(busy, batch_limit=2, job_limit=8)) == recoveries[:2]
+        assert tokens_of(take(connection, batch_limit=2, job_limit=8)) == recoveries[2:4]
 
 
 def test_what_is_over_leaves_its_batch_and_no_empty_batch_is_opened(conn: Connection) -> None:
     tokens = enqueue(conn, 6)
     conn.execute(text("UPDATE tokens SET consumed_at = now() WHERE id = ANY(:some)"), {"some": tokens[1:4]})
-    claimed = claim(conn, limit=2, jobs=6)
+    claimed = claim(conn, batch_limit=2, job_limit=6)
     assert [tokens_of(batch) for batch in claimed.batches] == [[tokens[0], tokens[4]], tokens[5:]]
     assert [job.token for job in claimed.finished] == tokens[1:4]
     assert misplaced(conn) == []
@@ -334,7 +237,7 @@ def test_a_batch_that_still_fills_does_not_keep_a_full_one_of_less_priority(conn
     bulk = enqueue(conn, 51, prefix="bulk")
     enqueue(conn)
     waited(conn, 0)
-    assert tokens_of(take(conn, timeout=TIMEOUT)) == bulk[:50]
+    assert tokens_of(take(conn, batch_timeout=TIMEOUT)) == bulk[:50]
 
 
 # Claim: who is asked not to be mailed
@@ -514,7 +417,7 @@ def test_claims_at_the_same_moment_take_different_jobs(engine: Engine) -> None:
         taken = []
         with engine.connect() as connection:
             while rows(connection, "SELECT token FROM jobs LIMIT 1"):
-                if batch := batch_of(claim(connection, limit=7)):
+                if batch := batch_of(claim(connection, batch_limit=7)):
                     taken.append(tokens_of(batch))
         return taken
 
@@ -684,7 +587,7 @@ def test_a_mail_that_two_lost_batches_sent_is_on_record_with_both_answers(conn: 
 
 def test_batches_are_settled_together_each_behind_its_own_fence(conn: Connection) -> None:
     tokens = enqueue(conn, 8)
-    mine, lost, unsent, last = claim(conn, limit=2, jobs=8).batches
+    mine, lost, unsent, last = claim(conn, batch_limit=2, job_limit=8).batches
     run_out(conn, lost)
     queue.rescue(conn)
     answers: list[Outcome] = [Sent("m"), Deferred("MailboxFull", "later", charged=True)]
@@ -836,7 +739,7 @@ def test_a_rescued_job_may_be_out_is_charged_and_waits_out_the_grace(conn: Conne
 
 def test_a_rescued_job_does_not_wait_behind_a_backlog_of_bulk(conn: Connection) -> None:
     enqueue(conn, 60)
-    lost = {job.token for job in take(conn, limit=5).jobs}
+    lost = {job.token for job in take(conn, batch_limit=5).jobs}
     run_out(conn)
     queue.rescue(conn)
     conn.execute(text("UPDATE jobs SET due_at = now() WHERE attempt > 0"))
@@ -871,10 +774,10 @@ def test_a_job_whose_batch_is_lost_once_is_no_suspect_though_ses_did_not_answer_
 
 def test_only_leases_that_ran_out_are_rescued(conn: Connection) -> None:
     tokens = enqueue(conn, 2)
-    held = take(conn, limit=1)
+    held = take(conn, batch_limit=1)
     assert not look(conn).rescuable
     run_out(conn)
-    take(conn, limit=1)
+    take(conn, batch_limit=1)
     assert look(conn).rescuable
     assert [one.batch for one in queue.rescue(conn)] == [held.id]
     assert not look(conn).rescuable
@@ -896,11 +799,11 @@ def test_a_job_is_rescued_though_its_account_is_gone(conn: Connection) -> None:
 def test_two_rescues_at_the_same_moment_share_the_batches(engine: Engine) -> None:
     with transaction(engine) as first, transaction(engine, lock_timeout="1s") as second:
         tokens = enqueue(first, 3)
-        take(first, limit=1)
+        take(first, batch_limit=1)
         run_out(first)
         first.commit()
         assert [one.token for one in queue.rescue(first)] == tokens[:1]
-        late = take(second, limit=1)
+        late = take(second, batch_limit=1)
         second.execute(text("UPDATE batches SET lease_until = claimed_at WHERE id = :id"), {"id": late.id})
         assert [one.token for one in queue.rescue(second)] == tokens[1:2]
         second.commit()
@@ -934,7 +837,7 @@ def test_a_look_foretells_what_a_claim_does(
                 ),
                 {"token": token, "s": seconds, "a": action.value, "p": priority.value, "attempt": attempt},
             )
-        seen = look(conn, limit=limit, timeout=timeout)
+        seen = look(conn, batch_limit=limit, batch_timeout=timeout)
         assert (seen.ready > 0) == would_claim(conn, limit=limit, timeout=timeout)
         assert seen.ready == sum(would_claim(conn, limit=limit, timeout=timeout, lane=lane) for lane in LANES)
         if seen.ready == 0 and jobs:
@@ -960,7 +863,7 @@ def would_claim(
                 text("DELETE FROM jobs WHERE NOT (priority = :p AND action = CAST(:a AS token_action))"),
                 {"p": lane[0].value, "a": lane[1].value},
             )
-        taken = claim(connection, limit=limit, timeout=timeout).taken > 0
+        taken = claim(connection, batch_limit=limit, batch_timeout=timeout).taken > 0
         savepoint.rollback()
     return taken
 

@@ -13,15 +13,12 @@ from mailroom.queue.clock_repair import repair
 from mailroom.queue.floors import Floors
 from mailroom.ses.classify import REFUSALS
 from mailroom.simulator import Simulator
+from tests.claiming import claim
 from tests.rating import let_pass, tell_account
-from tests.running import count, drained, eventually, limits, transport, working
-from tests.world import add_accounts, claim, misplaced, rows
+from tests.running import eventually, limits, transport, working
+from tests.world import add_accounts, count_sent, drained, misplaced, rows
 
 LATER = text("UPDATE jobs SET due_at = now() + :ahead, attempt = :attempt WHERE token = :token")
-
-
-def sent(connection: Connection) -> int:
-    return count(connection, "deliveries WHERE outcome = 'sent'")
 
 
 def test_what_waits_for_the_time_before_a_clock_was_set_back_is_brought_back(
@@ -40,7 +37,7 @@ def test_what_waits_for_the_time_before_a_clock_was_set_back_is_brought_back(
         connection.execute(text("UPDATE jobs SET due_at = due_at + interval '10 minutes'"))
         connection.execute(text("UPDATE jobs SET attempt = 1 WHERE token = (SELECT max(token) FROM jobs)"))
         with working(engine, sends, sweep_interval=0.3):
-            eventually(lambda: sent(connection) == 9, "what was never tried leaves at once", seconds=20)
+            eventually(lambda: count_sent(connection) == 9, "what was never tried leaves at once", seconds=20)
             eventually(lambda: drained(connection), "what was tried, and what was lost", seconds=40)
         unconfirmed = rows(connection, "SELECT token FROM deliveries WHERE outcome = 'unconfirmed' ORDER BY token")
         assert [row.token for row in unconfirmed] == sorted(job.token for job in lost.jobs)

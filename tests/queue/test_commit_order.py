@@ -2,9 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 
@@ -12,11 +10,11 @@ import pytest
 from sqlalchemy import Connection, Engine, event, text
 
 from mailroom import queue
-from mailroom.job import Action, Batch, Position, Priority
+from mailroom.job import Action, Position, Priority
 from mailroom.outcome import Sent
 from mailroom.queue.floors import SLACK, Floors
-from mailroom.queue.verdict import Verdict, judge
-from tests.world import add_accounts, claim, misplaced, rows, start_over
+from tests.claiming import claim, start_over, verdicts
+from tests.world import add_accounts, misplaced, rows, transaction
 
 THROUGH_PGBOUNCER = True
 
@@ -27,14 +25,7 @@ LANE = (Priority.NORMAL, Action.ACTIVATION)
 BEFORE = datetime(2020, 1, 1, tzinfo=UTC)
 
 
-@contextmanager
-def transaction(engine: Engine) -> Iterator[Connection]:
-    """A connection that commits when it is told to, and not before."""
-    with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
-        yield connection
-
-
-def take(connection: Connection, floors: Floors) -> list[int]:
+def take_ten(connection: Connection, floors: Floors) -> list[int]:
     return [job.token for batch in claim(connection, batch_limit=10, floors=floors).batches for job in batch.jobs]
 
 
@@ -52,7 +43,7 @@ def overtaken(engine: Engine, claimer: Connection, floors: Floors, *, first: tim
         fast.execute(due, {"account": later_account, "due_at": now - second})
         assert later_account > account
         fast.commit()
-        [taken] = take(claimer, floors)
+        [taken] = take_ten(claimer, floors)
         slow.commit()
     [waiting] = rows(claimer, "SELECT token FROM jobs")
     assert waiting.token < taken
@@ -63,16 +54,16 @@ def test_a_commit_that_was_overtaken_a_moment_ago_is_found_by_the_next_claim(eng
     floors = Floors()
     with transaction(engine) as claimer:
         token = overtaken(engine, claimer, floors, first=timedelta(seconds=0.9), second=timedelta(seconds=0.1))
-        assert take(claimer, floors) == [token]
+        assert take_ten(claimer, floors) == [token]
 
 
 def test_a_commit_that_was_overtaken_long_ago_is_found_after_the_sweep(engine: Engine) -> None:
     floors = Floors()
     with transaction(engine) as claimer:
         token = overtaken(engine, claimer, floors, first=timedelta(seconds=10), second=timedelta(seconds=5))
-        assert take(claimer, floors) == []
+        assert take_ten(claimer, floors) == []
         start_over(floors)
-        assert take(claimer, floors) == [token]
+        assert take_ten(claimer, floors) == [token]
 
 
 def test_a_claim_that_was_under_way_when_floors_were_lowered_does_not_undo_it(engine: Engine) -> None:
@@ -83,7 +74,7 @@ def test_a_claim_that_was_under_way_when_floors_were_lowered_does_not_undo_it(en
         start_over(floors)
         for lane, end in seen.items():
             floors.advance(lane, seen=end, end=end)
-        assert take(claimer, floors) == [token]
+        assert take_ten(claimer, floors) == [token]
 
 
 def test_a_claim_that_was_under_way_when_jobs_came_back_does_not_pass_over_them() -> None:
@@ -108,7 +99,7 @@ def test_what_a_claim_has_locked_and_left_is_not_passed_over(engine: Engine) -> 
         several = claim(connection, batch_limit=10, job_limit=40, batch_timeout=timedelta(days=9999), floors=floors)
         event.remove(connection, "after_cursor_execute", meanwhile)
         assert [len(batch.jobs) for batch in several.batches] == [10]
-        assert len(take(connection, floors)) == 5
+        assert len(take_ten(connection, floors)) == 5
 
 
 @pytest.mark.parametrize("jobs", [5, 10])
@@ -153,10 +144,6 @@ def insert_and_hold(engine: Engine, session: int) -> int:
     return inserted
 
 
-def sent(batch: Batch) -> list[Verdict]:
-    return [judge(Sent(f"m-{job.token}"), attempt=job.attempt, jitter=0) for job in batch.jobs]
-
-
 def send_all(engine: Engine, floors: Floors, writers: list[Future[int]]) -> list[int]:
     """Claim and settle until nobody inserts any more and nothing waits, as a worker does; return the tokens mailed."""
     mailed: list[int] = []
@@ -168,9 +155,9 @@ def send_all(engine: Engine, floors: Floors, writers: list[Future[int]]) -> list
             assert not found.finished
             if found.batches:
                 mailed += [job.token for batch in found.batches for job in batch.jobs]
-                assert queue.settle(connection, [(batch, sent(batch)) for batch in found.batches]) == {
-                    batch.fence for batch in found.batches
-                }
+                assert queue.settle(
+                    connection, [(batch, verdicts(batch, [Sent("m")] * len(batch.jobs))) for batch in found.batches]
+                ) == {batch.fence for batch in found.batches}
             elif over and not rows(connection, "SELECT token FROM jobs LIMIT 1"):
                 return mailed
             else:

@@ -1,6 +1,5 @@
 """Who may close a batch, and what a late answer proves, also where ids come again after a failover."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -9,38 +8,22 @@ from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
 from mailroom.job import Batch
-from mailroom.outcome import Outcome, Sent, Unconfirmed
+from mailroom.outcome import Sent, Unconfirmed
 from mailroom.queue import by_hand
 from mailroom.queue.late_acceptances import Applied, apply
-from mailroom.queue.verdict import MAX_ATTEMPTS, judge
+from mailroom.queue.verdict import MAX_ATTEMPTS
 from mailroom.simulator import Simulator
-from tests.running import drained, eventually, transport, working
-from tests.world import add_accounts, batch_of, claim, misplaced, rows
+from tests.claiming import claim, run_out, settle_alike, take
+from tests.running import eventually, transport, working
+from tests.world import add_accounts, drained, misplaced, rows
 
 THROUGH_PGBOUNCER = True
 NOTHING = Applied(freed=0, amended=0)
 
 
-@pytest.fixture
-def connection(engine: Engine) -> Iterator[Connection]:
-    with engine.connect() as connection:
-        yield connection
-
-
-def take(connection: Connection) -> Batch:
-    batch = batch_of(claim(connection))
-    assert batch is not None
-    return batch
-
-
-def settle(connection: Connection, batch: Batch, outcome: Outcome) -> bool:
-    verdicts = [judge(outcome, attempt=job.attempt, jitter=0) for job in batch.jobs]
-    return batch.fence in queue.settle(connection, [(batch, verdicts)])
-
-
 def lose(connection: Connection, *, hold: bool = False) -> None:
     """Let every lease have run out, rescue, and let what came back be due, unless it is held."""
-    connection.execute(text("UPDATE batches SET lease_until = clock_timestamp() - interval '1 second'"))
+    run_out(connection)
     queue.rescue(connection, resend_after=None if hold else timedelta(0))
     connection.execute(text("UPDATE jobs SET due_at = now() WHERE due_at < 'infinity'"))
 
@@ -71,9 +54,9 @@ def test_a_batch_whose_id_comes_again_is_not_closed_by_the_worker_of_the_first(c
     second = take(connection)
     assert (first.id, first.jobs[0].token) == (second.id, second.jobs[0].token)
 
-    assert not settle(connection, first, Sent("m-lost"))
+    assert not settle_alike(connection, first, Sent("m-lost"))
     assert misplaced(connection) == []
-    assert settle(connection, second, Sent("m-new"))
+    assert settle_alike(connection, second, Sent("m-new"))
     assert final(connection) == [(second.jobs[0].token, "sent", "m-new")]
 
 
@@ -84,7 +67,7 @@ def test_a_late_answer_for_a_lost_token_says_nothing_of_another_with_its_id(
     [account] = add_accounts(connection, 1)
     first = take(connection)
     fail_over(connection, losing=("tokens", "batches") if same_account else ("accounts", "tokens", "batches"))
-    assert not settle(connection, first, Sent("m-lost"))
+    assert not settle_alike(connection, first, Sent("m-lost"))
     if same_account:
         connection.execute(text("INSERT INTO tokens (action, account) VALUES ('activation', :id)"), {"id": account})
     else:
@@ -100,7 +83,7 @@ def test_a_late_answer_that_comes_when_the_id_is_taken_says_nothing_either(conne
     first = take(connection)
     fail_over(connection)
     add_accounts(connection, 1, prefix="new")
-    assert not settle(connection, first, Sent("m-lost"))
+    assert not settle_alike(connection, first, Sent("m-lost"))
     assert len(take(connection).jobs) == 1
 
 
@@ -113,7 +96,7 @@ def test_an_acceptance_counts_though_the_claim_was_lost_with_its_attempt(connect
     connection.execute(
         text("INSERT INTO jobs VALUES (:token, :due_at, :action, :priority, :attempt, :queue)"), dict(before._mapping)
     )
-    assert not settle(connection, batch, Sent("m-1"))
+    assert not settle_alike(connection, batch, Sent("m-1"))
     found = claim(connection)
     assert (found.batches, [job.error_code for job in found.finished]) == ((), ["AcceptedLate"])
     assert misplaced(connection) == []
@@ -124,7 +107,7 @@ def test_only_the_sweep_frees_what_is_held(connection: Connection) -> None:
     batch = take(connection)
     lose(connection, hold=True)
     for _ in range(2):
-        assert not settle(connection, batch, Sent("m-1"))
+        assert not settle_alike(connection, batch, Sent("m-1"))
     assert claim(connection).taken == 0
     assert apply(connection) == Applied(freed=1, amended=0)
     assert [job.error_code for job in claim(connection).finished] == ["AcceptedLate"]
@@ -139,7 +122,7 @@ def fail_at_the_last_attempt(connection: Connection) -> Batch:
     connection.execute(text("UPDATE jobs SET attempt = :last"), {"last": MAX_ATTEMPTS - 1})
     batch = take(connection)
     lose(connection)
-    assert not settle(connection, batch, Sent("m-1"))
+    assert not settle_alike(connection, batch, Sent("m-1"))
     return batch
 
 
@@ -175,7 +158,7 @@ def test_a_failure_that_an_operator_has_taken_back_is_left_to_its_new_job(connec
     lose(connection)
     token = batch.jobs[0].token
     assert by_hand.retry(connection, [token], queue="mailroom").put_back == [token]
-    assert not settle(connection, batch, Sent("m-1"))
+    assert not settle_alike(connection, batch, Sent("m-1"))
     assert apply(connection) == NOTHING
     assert [job.error_code for job in claim(connection).finished] == ["AcceptedLate"]
     assert misplaced(connection) == []
@@ -185,7 +168,7 @@ def test_what_nobody_knows_of_late_decides_nothing(connection: Connection) -> No
     add_accounts(connection, 1)
     batch = take(connection)
     lose(connection, hold=True)
-    assert not settle(connection, batch, Unconfirmed("Timeout", "no answer"))
+    assert not settle_alike(connection, batch, Unconfirmed("Timeout", "no answer"))
     assert apply(connection) == NOTHING
     assert misplaced(connection) == []
 
@@ -195,8 +178,8 @@ def test_what_is_told_twice_of_tokens_that_are_gone_is_kept_once(connection: Con
     batch = take(connection)
     lose(connection)
     connection.execute(text("DELETE FROM accounts"))
-    assert not settle(connection, batch, Sent("m-1"))
-    assert not settle(connection, batch, Sent("m-1"))
+    assert not settle_alike(connection, batch, Sent("m-1"))
+    assert not settle_alike(connection, batch, Sent("m-1"))
     late = rows(connection, "SELECT token, proof FROM deliveries WHERE late")
     assert [row.token for row in late] == [None, None]
     assert len({bytes(row.proof) for row in late}) == 2
@@ -218,7 +201,7 @@ def test_an_acceptance_says_nothing_of_a_later_token_with_its_id(connection: Con
     add_accounts(connection, 1, prefix="gone")
     batch = take(connection)
     lose(connection)
-    assert not settle(connection, batch, Sent("m-gone"))
+    assert not settle_alike(connection, batch, Sent("m-gone"))
     connection.execute(text("DELETE FROM accounts"))
     connection.execute(text("SELECT setval(pg_get_serial_sequence('tokens', 'id'), 1, false)"))
     add_accounts(connection, 1, prefix="new")
@@ -230,7 +213,7 @@ def test_who_holds_a_job_keeps_no_other_from_being_believed(engine: Engine, conn
     add_accounts(connection, 3)
     batch = take(connection)
     lose(connection, hold=True)
-    assert not settle(connection, batch, Sent("m"))
+    assert not settle_alike(connection, batch, Sent("m"))
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as holder:
         holder.execute(text("SELECT FROM jobs WHERE token = :token FOR UPDATE"), {"token": batch.jobs[0].token})
         assert apply(connection, most=1) == Applied(freed=1, amended=0)

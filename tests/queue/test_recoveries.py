@@ -11,16 +11,16 @@ from sqlalchemy import Connection, Engine, event, text
 
 from mailroom import queue
 from mailroom.db.engine import connect_engine
-from mailroom.job import Action, Batch, Priority, RecoveryLimits
+from mailroom.job import Action, Priority, RecoveryLimits
 from mailroom.ops import maintenance
 from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue.claim import FLOOD_LIMIT, Claim
 from mailroom.queue.floors import Floors
-from mailroom.queue.verdict import judge
 from mailroom.simulator import Simulator
-from tests.running import drained, eventually, transport, working
+from tests.claiming import batch_of, claim, settle_alike, take, waited
+from tests.running import eventually, transport, working
 from tests.trouble import let_statements_take, slow_down_rows
-from tests.world import add_accounts, ask_recovery, batch_of, claim, misplaced, rows
+from tests.world import add_accounts, ask_recovery, drained, misplaced, rows, transaction
 
 THROUGH_PGBOUNCER = True
 
@@ -28,20 +28,11 @@ SENT = Sent("m-1")
 UNCONFIRMED = Unconfirmed("ReadTimeout", "no answer")
 
 
-def settle(connection: Connection, batch: Batch | None, outcome: Outcome) -> None:
-    assert batch is not None
-    assert queue.settle(connection, [(batch, [judge(outcome, attempt=job.attempt, jitter=0) for job in batch.jobs])])
-
-
 def ask(connection: Connection, account: int, count: int = 1) -> list[int]:
     """Ask for recoveries, due a minute ago; return their tokens."""
     tokens = [ask_recovery(connection, account) for _ in range(count)]
-    make_due(connection)
+    waited(connection)
     return tokens
-
-
-def make_due(connection: Connection) -> None:
-    connection.execute(text("UPDATE jobs SET due_at = now() - interval '1 minute'"))
 
 
 def active(connection: Connection, prefix: str = "user") -> int:
@@ -68,7 +59,8 @@ def mail(connection: Connection, account: int, count: int = 1) -> None:
         [token] = ask(connection, account)
         found = claim(connection)
         assert mailed(found) == [token]
-        settle(connection, batch_of(found), SENT)
+        [batch] = found.batches
+        assert settle_alike(connection, batch, SENT)
 
 
 def age(connection: Connection, minutes: int) -> None:
@@ -108,7 +100,7 @@ def test_an_activation_neither_supersedes_nor_is_superseded(conn: Connection) ->
     """Not even one that an application made twice for an account."""
     [account] = add_accounts(conn, 1)
     conn.execute(text("INSERT INTO tokens (action, account) VALUES ('activation', :account)"), {"account": account})
-    make_due(conn)
+    waited(conn)
     assert len(mailed(claim(conn))) == 2
 
     account = active(conn, "known")
@@ -120,7 +112,7 @@ def test_an_activation_neither_supersedes_nor_is_superseded(conn: Connection) ->
 def test_a_recovery_that_comes_back_is_superseded_by_what_was_asked_meanwhile(conn: Connection) -> None:
     account = active(conn)
     [old] = ask(conn, account)
-    settle(conn, batch_of(claim(conn)), Deferred("TransientFailure", "later", charged=True))
+    assert settle_alike(conn, take(conn), Deferred("TransientFailure", "later", charged=True))
 
     [new] = ask(conn, account)
     found = claim(conn)
@@ -189,7 +181,7 @@ def test_mails_in_flight_count(conn: Connection) -> None:
 def test_what_counts_is_what_may_have_reached_somebody(conn: Connection, outcome: Outcome, counts: bool) -> None:
     account = active(conn)
     ask(conn, account)
-    settle(conn, batch_of(claim(conn)), outcome)
+    assert settle_alike(conn, take(conn), outcome)
     conn.execute(text("DELETE FROM jobs"))  # what is to be tried again would only be superseded
 
     assert refused(conn, account, recoveries=RecoveryLimits(1, 10)) == counts
@@ -209,16 +201,17 @@ def test_a_mail_that_may_be_out_does_not_stand_in_its_own_way(conn: Connection) 
     for _ in range(3):
         found = claim(conn, recoveries=RecoveryLimits(1, 1))
         assert mailed(found) == [token]
-        settle(conn, batch_of(found), UNCONFIRMED)
-        make_due(conn)
+        [batch] = found.batches
+        assert settle_alike(conn, batch, UNCONFIRMED)
+        waited(conn)
 
 
 def test_copies_of_a_mail_count_as_one(conn: Connection) -> None:
     account = active(conn)
     ask(conn, account)
     for outcome in (UNCONFIRMED, UNCONFIRMED, SENT):
-        settle(conn, batch_of(claim(conn)), outcome)
-        make_due(conn)
+        assert settle_alike(conn, take(conn), outcome)
+        waited(conn)
     assert not refused(conn, account, recoveries=RecoveryLimits(2, 2))
 
 
@@ -230,28 +223,15 @@ def test_an_account_can_be_allowed_none(conn: Connection) -> None:
 # Claims at once
 
 
-def wait_for_lock(engine: Engine) -> None:
-    """Return once a backend of this database waits for a lock."""
-    waits = (
-        "SELECT FROM pg_stat_activity WHERE datname = current_database()"
-        " AND wait_event_type = 'Lock' AND wait_event = 'advisory'"
-    )
-    with engine.connect() as watcher:
-        eventually(lambda: rows(watcher, waits), "a claim waits")
-
-
-def waiting_for_nobody(engine: Engine) -> Connection:
-    """A connection in a transaction that fails if it has to wait for a lock."""
-    connection = engine.connect().execution_options(isolation_level="READ COMMITTED")
-    connection.execute(text("SET LOCAL lock_timeout = '1s'"))
-    return connection
-
-
 def test_of_two_claims_at_once_the_second_passes_over_the_account_and_then_sees_what_the_first_took(
     engine: Engine,
 ) -> None:
     limits = RecoveryLimits(1, 10)
-    with engine.connect() as setup, waiting_for_nobody(engine) as first, waiting_for_nobody(engine) as second:
+    with (
+        engine.connect() as setup,
+        transaction(engine, lock_timeout="1s") as first,
+        transaction(engine, lock_timeout="1s") as second,
+    ):
         account = active(setup)
         [taken] = ask(setup, account)
         assert mailed(claim(first, recoveries=limits)) == [taken]  # and has not committed
@@ -262,14 +242,18 @@ def test_of_two_claims_at_once_the_second_passes_over_the_account_and_then_sees_
         first.commit()
         [job] = rows(setup, "SELECT jobs.due_at - created_at AS waits FROM jobs JOIN tokens ON tokens.id = token")
         assert job.waits > queue.BUSY_WAIT / 2
-        make_due(setup)
+        waited(setup)
         found = claim(setup, recoveries=limits)
         assert (mailed(found), over(found)) == ([], [(late, "cancelled", "TooManyRecoveries")])
         assert misplaced(setup) == []
 
 
 def test_who_holds_an_account_keeps_its_mail_alone_and_nobody_waits(engine: Engine) -> None:
-    with engine.connect() as setup, waiting_for_nobody(engine) as holder, waiting_for_nobody(engine) as claimer:
+    with (
+        engine.connect() as setup,
+        transaction(engine, lock_timeout="1s") as holder,
+        transaction(engine, lock_timeout="1s") as claimer,
+    ):
         held, free = add_accounts(setup, 2, status="active")
         [first], [second] = ask(setup, held), ask(setup, free)
         holder.execute(text("UPDATE accounts SET login = 'elsewhere' WHERE id = :held"), {"held": held})
@@ -277,13 +261,17 @@ def test_who_holds_an_account_keeps_its_mail_alone_and_nobody_waits(engine: Engi
         claimer.commit()
         assert misplaced(setup) == []
         holder.commit()
-        make_due(setup)
+        waited(setup)
         assert mailed(claim(setup)) == [first]
 
 
 def test_one_too_many_whose_token_somebody_holds_is_over_and_in_no_other_place(engine: Engine) -> None:
     """A token of before, which remembers no address: to be mailed it would have to be changed."""
-    with engine.connect() as setup, waiting_for_nobody(engine) as holder, waiting_for_nobody(engine) as claimer:
+    with (
+        engine.connect() as setup,
+        transaction(engine, lock_timeout="1s") as holder,
+        transaction(engine, lock_timeout="1s") as claimer,
+    ):
         [asked] = ask(setup, active(setup))
         setup.execute(text("UPDATE tokens SET address_hash = NULL"))
         holder.execute(text("UPDATE tokens SET code = code"))
@@ -295,7 +283,11 @@ def test_one_too_many_whose_token_somebody_holds_is_over_and_in_no_other_place(e
 
 def test_who_may_only_connect_holds_up_no_recovery(engine: Engine) -> None:
     """Advisory locks are anybody's to take: nothing waits for one."""
-    with engine.connect() as setup, waiting_for_nobody(engine) as other, waiting_for_nobody(engine) as claimer:
+    with (
+        engine.connect() as setup,
+        transaction(engine, lock_timeout="1s") as other,
+        transaction(engine, lock_timeout="1s") as claimer,
+    ):
         account = active(setup)
         asked = ask(setup, account)
         for key in ("mailroom recovery", "mailroom reconcile"):
@@ -363,7 +355,7 @@ def test_accounts_that_somebody_holds_keep_their_own_mail_alone(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hundreds of them, ahead of the one that can be had: nobody waits for the next sweep."""
-    with engine.connect() as connection, waiting_for_nobody(engine) as holder:
+    with engine.connect() as connection, transaction(engine, lock_timeout="1s") as holder:
         held = add_accounts(connection, 400, status="active", prefix="held")
         for account in held:
             ask_recovery(connection, account)
@@ -442,7 +434,7 @@ def cost(engine: Engine, act: Callable[[Connection], object]) -> dict[str, tuple
 def test_an_activation_costs_nothing_of_it(engine: Engine, analysed: bool) -> None:
     with engine.connect() as connection:
         add_accounts(connection, 1_000)
-        make_due(connection)
+        waited(connection)
         if analysed:
             connection.execute(text("VACUUM ANALYZE"))
     paid = cost(engine, claim)
@@ -459,7 +451,7 @@ def test_a_flood_drains_at_the_same_cost_from_its_beginning_to_its_end(engine: E
         account = active(connection)
         mail(connection, account, 2)  # functions keep the plans that they make on tables as small as these
         connection.execute(text(flood), {"account": account})
-        make_due(connection)
+        waited(connection)
         if analysed:
             connection.execute(text("VACUUM ANALYZE"))
         first = cost(engine, claim)

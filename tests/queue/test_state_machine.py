@@ -19,8 +19,8 @@ from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue.claim import Claim
 from mailroom.queue.floors import Floors
 from mailroom.queue.verdict import MAX_ATTEMPTS, Verdict, judge
-from tests.world import add_accounts, ask_recovery, misplaced, rows, start_over
-from tests.world import claim as claim_due
+from tests import claiming
+from tests.world import add_accounts, ask_recovery, misplaced, rows
 
 THROUGH_PGBOUNCER = True
 
@@ -140,7 +140,7 @@ class Mailroom(RuleBasedStateMachine):
         self.take()
 
     def take(self, limit: int = 50, jobs: int = 100, timeout: int = 0) -> Claim:
-        claim = claim_due(
+        claim = claiming.claim(
             self.connection,
             queue="mailroom",
             worker="test",
@@ -251,7 +251,7 @@ class Mailroom(RuleBasedStateMachine):
         self.sweep()
 
     def sweep(self) -> None:
-        start_over(self.floors)
+        claiming.start_over(self.floors)
         queue.rescue(self.connection)
 
     # What holds throughout, and in the end

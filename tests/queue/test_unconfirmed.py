@@ -4,17 +4,16 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine, text
 
 from mailroom import queue
-from mailroom.job import Batch
 from mailroom.outcome import Sent, Unconfirmed
-from mailroom.queue.floors import Floors
 from mailroom.queue.late_acceptances import Applied, apply
 from mailroom.queue.verdict import GRACE, judge
 from mailroom.simulator import Fault, Simulator
-from tests.running import count, drained, eventually, transport, working
-from tests.world import add_accounts, batch_of, claim, misplaced
+from tests.claiming import NOTHING, batch_of, claim, look, take
+from tests.running import eventually, transport, working
+from tests.world import add_accounts, count, drained, misplaced
 
 HELD = "jobs WHERE due_at = 'infinity'"
 
@@ -55,7 +54,7 @@ def test_they_can_be_held_until_somebody_decides(
 def test_a_lost_batch_can_be_held_as_well(engine: Engine) -> None:
     with engine.connect() as connection:
         add_accounts(connection, 3)
-        take(connection)
+        take(connection, lease=NOTHING)
         assert len(queue.rescue(connection, resend_after=None)) == 3
         assert count(connection, HELD) == 3
         assert misplaced(connection) == []
@@ -64,7 +63,7 @@ def test_a_lost_batch_can_be_held_as_well(engine: Engine) -> None:
 def test_an_answer_that_comes_after_all_ends_the_hold(engine: Engine) -> None:
     with engine.connect() as connection:
         add_accounts(connection, 3)
-        batch = take(connection)
+        batch = take(connection, lease=NOTHING)
         assert batch is not None
         queue.rescue(connection, resend_after=None)
         answers = [judge(Sent("m"), attempt=0, jitter=0), *[judge(Unconfirmed("x", "y"), attempt=0, jitter=0)] * 2]
@@ -72,7 +71,7 @@ def test_an_answer_that_comes_after_all_ends_the_hold(engine: Engine) -> None:
         assert count(connection, HELD) == 3  # a settlement decides nothing
         assert apply(connection) == Applied(freed=1, amended=0)
         assert count(connection, HELD) == 2
-        assert take(connection) is None
+        assert batch_of(claim(connection, lease=NOTHING)) is None
         assert count(connection, "deliveries WHERE outcome = 'sent' AND NOT late") == 1
         assert misplaced(connection) == []
 
@@ -87,7 +86,7 @@ def test_an_answer_that_crosses_the_hold_ends_it_too(
         ThreadPoolExecutor(1) as pool,
     ):
         add_accounts(connection, 2)
-        batch = take(connection)
+        batch = take(connection, lease=NOTHING)
         assert batch is not None
         assert len(queue.rescue(rescuer, resend_after=None)) == 2
         verdicts = [judge(Sent("m"), attempt=0, jitter=0)] * 2
@@ -101,10 +100,6 @@ def test_an_answer_that_crosses_the_hold_ends_it_too(
         assert count(connection, "deliveries WHERE outcome = 'sent' AND NOT late") == 2
         assert misplaced(connection) == []
     assert simulator.ledger.counts().mails == 0
-
-
-def take(connection: Connection) -> Batch | None:
-    return batch_of(claim(connection, lease=timedelta(0)))
 
 
 def test_the_wait_is_a_setting_and_never_shorter_than_the_backoff() -> None:
@@ -122,6 +117,6 @@ def test_a_job_that_is_held_is_due_never(engine: Engine) -> None:
     with engine.connect() as connection:
         add_accounts(connection, 1)
         connection.execute(text("UPDATE jobs SET due_at = 'infinity', attempt = 1"))
-        view = queue.look(connection, queue="mailroom", batch_limit=10, batch_timeout=timedelta(0), floors=Floors())
+        view = look(connection)
         assert (view.ready, view.next) == (0, None)
         assert count(connection, HELD) == 1

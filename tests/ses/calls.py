@@ -19,8 +19,8 @@ from mailroom import ses
 from mailroom.job import Action
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Deferred, Outcome, Sent
-from mailroom.worker.calls import Calls
-from mailroom.worker.sharing import Sharing
+from mailroom.worker.bisection import Bisection
+from mailroom.worker.call_sharing import CallSharing
 from tests.conftest import missing
 
 SOURCE = "noreply@example.com"
@@ -65,7 +65,7 @@ def mails(count: int, bad: Collection[int] = ()) -> list[Mail]:
 
 
 # What is learned of calls, by transport, as in a process.
-SHARING: "WeakKeyDictionary[ses.SesTransport, Sharing]" = WeakKeyDictionary()
+SHARING: "WeakKeyDictionary[ses.SesTransport, CallSharing]" = WeakKeyDictionary()
 
 
 def send(
@@ -77,9 +77,9 @@ def send(
     batch: str | None = "7",
 ) -> Sequence[Outcome]:
     """Send mails as a batch, with all the calls that it takes."""
-    sharing = SHARING.setdefault(transport, Sharing())
+    sharing = SHARING.setdefault(transport, CallSharing())
     deadline = time.monotonic() + within.total_seconds()
-    return Calls(transport, action, batch=batch, deadline=deadline, sharing=sharing).send(them)
+    return Bisection(transport, action, batch=batch, deadline=deadline, sharing=sharing).send(them)
 
 
 def kinds(outcomes: Sequence[Outcome]) -> list[str]:

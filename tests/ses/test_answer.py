@@ -4,7 +4,6 @@ import json
 import logging
 import socket
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +14,9 @@ from mailroom.errors import TransportError
 from mailroom.outcome import Outcome, Sent
 from mailroom.ses import classify
 from mailroom.simulator import Fault, Simulator
-from tests.running import aws, count, eventually, working
-from tests.ses.calls import SOURCE, client_of, listening, mails, send, set_aws
-from tests.world import add_accounts, rows
+from tests.running import aws, eventually, working
+from tests.ses.calls import SOURCE, client_of, listening, mails, send
+from tests.world import add_accounts, count, rows
 
 HOSTILE = {
     "line feed": "Evil\n2026-11-25T10:00:00+0000 INFO resumed scope=account",
@@ -30,11 +29,6 @@ HOSTILE = {
     "long": "E" * 1_000_000,
     "nothing": "",
 }
-
-
-@pytest.fixture(autouse=True)
-def _aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    set_aws(monkeypatch, tmp_path)
 
 
 def is_a_word(said: str | None) -> bool:

@@ -19,9 +19,9 @@ from mailroom.cli.wiring import open_transport
 from mailroom.errors import TransportError
 from mailroom.ses.client import RENEW_EVERY
 from mailroom.simulator import Fault, Simulator
-from tests.running import count, drained, eventually, working
+from tests.running import eventually, working
 from tests.ses.calls import SOURCE, codes, kinds, mails, send, set_aws
-from tests.world import add_accounts
+from tests.world import add_accounts, count, drained
 
 Keys = Callable[[str], None]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mailroom.ses.kept import NAME, KeptAnswers
+from mailroom.ses.answer_file import NAME, AnswerFile
 
 
 def keep(folder: Path) -> None:
-    KeptAnswers(folder).append("7", [1, 2], {"Error": {"Code": "MessageRejected"}})
+    AnswerFile(folder).append("7", [1, 2], {"Error": {"Code": "MessageRejected"}})
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_a_folder_that_is_made_is_for_its_owner_alone(tmp_path: Path, caplog: py
 
 
 def test_trouble_is_told_once_and_looked_at_each_time(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    kept = KeptAnswers(folder)
+    kept = AnswerFile(folder)
     (folder / NAME).symlink_to("/dev/null")
     for _ in range(3):
         kept.append(None, [], "")
@@ -165,5 +165,5 @@ def test_a_way_on_which_another_could_lead_elsewhere_is_not_taken(tmp_path: Path
     link.symlink_to(ours)
     os.lchown(link, 65_534, 65_534)
     for folder in (link / "below", theirs / "below"):
-        KeptAnswers(folder).append("1", [1], {})
+        AnswerFile(folder).append("1", [1], {})
     assert list(ours.iterdir()) == list(theirs.iterdir()) == []

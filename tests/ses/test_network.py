@@ -16,21 +16,11 @@ from sqlalchemy import Engine
 from mailroom import ses
 from mailroom.outcome import Deferred
 from mailroom.simulator import Simulator
-from tests.running import count, eventually, working
-from tests.ses.calls import SOURCE, client_of, codes, kinds, listening, mails, make_certificate, send, set_aws, tls
-from tests.world import add_accounts
+from tests.running import eventually, working
+from tests.ses.calls import SOURCE, client_of, codes, kinds, listening, mails, send, tls
+from tests.world import add_accounts, count
 
 Serve = Callable[[socket.socket], object]
-
-
-@pytest.fixture(autouse=True)
-def _aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    set_aws(monkeypatch, tmp_path)
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
 def impatient(environment: pytest.MonkeyPatch, url: str) -> ses.SesTransport:

@@ -39,7 +39,6 @@ from tests.ses.calls import (
     listening,
     mail,
     mails,
-    make_certificate,
     send,
     set_aws,
     tls,
@@ -47,25 +46,6 @@ from tests.ses.calls import (
 
 REFUSED = "Email address is not verified. The following identities failed the check in region US-EAST-1: "
 Connect = Callable[..., SESV2Client]
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Simulator]:
-    with Simulator() as simulator:
-        yield simulator
-
-
-@pytest.fixture
-def simulator(running: Simulator) -> Simulator:
-    """As it is at the start."""
-    running.reset()
-    return running
-
-
-@pytest.fixture(autouse=True)
-def _aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Credentials and a region, and nothing from files or from the network."""
-    set_aws(monkeypatch, tmp_path)
 
 
 @pytest.fixture
@@ -246,11 +226,6 @@ def test_a_server_without_tls_is_tried_three_times(connect: Connect) -> None:
         outcomes = send(ses.SesTransport(connect(f"https://127.0.0.1:{port}"), source=SOURCE), mails(2))
         assert (kinds(outcomes), codes(outcomes)) == (["free"] * 2, {"SSLError"})
     assert len(seen) == 3
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_certificate(tmp_path_factory.mktemp("certificate"))
 
 
 def test_a_certificate_that_is_not_trusted_is_tried_three_times(connect: Connect, certificate: Path) -> None:

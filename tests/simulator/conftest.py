@@ -1,6 +1,4 @@
-"""One simulator and one client for all these tests; each finds the simulator as it was at the start."""
-
-from collections.abc import Iterator
+"""The simulator by the name of what it stands for, and one client for all these tests."""
 
 import pytest
 from mypy_boto3_sesv2 import SESV2Client
@@ -9,16 +7,9 @@ from mailroom.simulator import Simulator
 from tests.simulator.client import connect
 
 
-@pytest.fixture(scope="session")
-def running() -> Iterator[Simulator]:
-    with Simulator() as simulator:
-        yield simulator
-
-
 @pytest.fixture
-def ses(running: Simulator) -> Simulator:
-    running.reset()
-    return running
+def ses(simulator: Simulator) -> Simulator:
+    return simulator
 
 
 @pytest.fixture(scope="session")

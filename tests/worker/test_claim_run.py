@@ -21,8 +21,9 @@ from mailroom.worker.claim_size import MAX_SENDING
 from mailroom.worker.sender import Sender
 from mailroom.worker.shared import Shared
 from tests import running
-from tests.running import Answering, Scripted, accept, count
-from tests.world import add_accounts, ask_recovery, claim, misplaced, rows
+from tests.claiming import claim
+from tests.running import Answering, Scripted, accept, refuse
+from tests.world import add_accounts, ask_recovery, count, misplaced, rows
 
 LIMIT = 10
 # Calls that halving takes where every half is fine.
@@ -99,10 +100,6 @@ def unheard(mails: Sequence[Mail]) -> Sequence[Outcome]:
     return [Unconfirmed("ReadTimeoutError", "no answer")] * len(mails)
 
 
-def refused(mails: Sequence[Mail]) -> Sequence[Outcome]:
-    return [Rejected("MessageRejected", "no")] * len(mails)
-
-
 def test_a_mail_that_is_refused_for_its_own_sake_stops_nothing(engine: Engine, sender: Sender, sends: Scripted) -> None:
     sends.answers = [of_each_one_bad]
     with engine.connect() as connection:
@@ -110,7 +107,7 @@ def test_a_mail_that_is_refused_for_its_own_sake_stops_nothing(engine: Engine, s
         assert left(connection) == (JOBS - 3 * LIMIT - 6, 4, 0)
 
 
-@pytest.mark.parametrize("answer", [throttled, suspended, unheard, refused])
+@pytest.mark.parametrize("answer", [throttled, suspended, unheard, refuse])
 def test_when_a_call_meets_a_fault_the_batches_behind_it_are_given_back_untried(
     engine: Engine, sender: Sender, sends: Scripted, answer: Answering
 ) -> None:

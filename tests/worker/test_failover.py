@@ -11,8 +11,8 @@ from mailroom.db.engine import connect_engine
 from mailroom.demo.postgres import EmbeddedPostgres
 from mailroom.simulator import Fault, Simulator
 from tests.conftest import BINARIES, GIVEN, migrate, missing
-from tests.running import Processes, count, drained, eventually
-from tests.world import add_accounts, misplaced, rows
+from tests.running import Processes, eventually
+from tests.world import add_accounts, count, drained, misplaced, rows
 
 pytestmark = pytest.mark.slow
 

@@ -13,14 +13,14 @@ from mailroom.fleet.blocks import FleetPermits
 from mailroom.fleet.refusal_log import Record
 from mailroom.job import Action, Job
 from mailroom.mail.transport import Mail, Transport
-from mailroom.outcome import Outcome, Rejected
-from mailroom.queue.floors import LANES
+from mailroom.outcome import Outcome
+from mailroom.queue.lanes import LANES
 from mailroom.ses import classify
 from mailroom.ses.classify import REFUSALS
 from mailroom.simulator import Fault, Simulator
 from mailroom.worker.sweep import Swept, sweep
-from tests.running import Scripted, count, drained, eventually, sender, shared, transport, working
-from tests.world import add_accounts, ask_recovery, misplaced, rows
+from tests.running import Scripted, eventually, refuse, sender, shared, transport, working
+from tests.world import add_accounts, ask_recovery, count, drained, misplaced, rows
 
 # How SES refuses a mail for its recipient's sake: the entry, or the whole call.
 BY_ENTRY = (
@@ -209,10 +209,6 @@ def test_two_workers_and_one_that_follows_hold_up_nobody(
     assert calls(simulator) <= 500
 
 
-def refused(mails: Sequence[Mail]) -> Sequence[Outcome]:
-    return [Rejected("MessageRejected", "no")] * len(mails)
-
-
 def test_sweeps_of_cron_alone_get_past_them(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,7 +228,7 @@ def test_sweeps_of_cron_alone_get_past_them(
 
 def test_a_recovery_waits_for_no_more_than_one_mail_of_a_probe(engine: Engine) -> None:
     sends = Scripted()
-    sends.answers = [refused]
+    sends.answers = [refuse]
     with engine.connect() as connection:
         [person] = add_accounts(connection, 1, status="active", prefix="person")
         sign_up(connection, bad=20, good=0)
@@ -260,7 +256,7 @@ def test_what_others_were_refused_at_the_same_moment_counts_though_each_believed
         def together(mails: Sequence[Mail]) -> Sequence[Outcome]:
             barrier.wait(20)  # all have claimed
             barrier.wait(20)  # and none can settle
-            return refused(mails)
+            return refuse(mails)
 
         for one in sends:
             one.answers = [together]

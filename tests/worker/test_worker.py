@@ -10,8 +10,8 @@ from sqlalchemy import Engine, event, text
 from mailroom.db.engine import connect_engine
 from mailroom.simulator import Fault, Simulator
 from tests.proxy import HalfOpenProxy
-from tests.running import count, drained, eventually, transport, working
-from tests.world import add_accounts, ask_recovery, misplaced, rows
+from tests.running import eventually, transport, working
+from tests.world import add_accounts, ask_recovery, count, drained, misplaced, rows
 
 THROUGH_PGBOUNCER = True
 

@@ -21,7 +21,7 @@ from tests.benchmarks.contenders.program import MESSAGE_ID
 from tests.benchmarks.grid import Aim, Grid
 from tests.benchmarks.machine import Server, scalar
 from tests.benchmarks.trial import Trial, say
-from tests.world import claim as claim_due
+from tests.claiming import claim as claim_due
 
 TITLE = "Growth"
 ABOUT = """Databases in which so many jobs wait, each with its account and token, filled by SQL and then vacuumed and
