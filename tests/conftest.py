@@ -1,48 +1,38 @@
-"""Real servers, a migrated template database, and copies of it: what nearly every test stands on.
+"""What nearly every test stands on: servers, databases on them, the simulator of SES, and processes that end in time.
 
-Everything that uses a database runs on each server: PostgreSQL 18 from the wheel and Debian's 15, or the one server
-that MAILROOM_TEST_DATABASE_URL names. A module that says THROUGH_PGBOUNCER = True runs behind PgBouncer as well.
+On which server a test runs that uses a database:
+
+- What asks the server something of which the answer may be another one in another version (SQL, triggers, migrations,
+  plans, locks, sessions) runs on each: PostgreSQL 18 from the wheel and Debian's 15. These are the folders db, queue,
+  fleet, ops and worker, what lies at the root, and of the others what says EACH_SERVER = True.
+- What is about our own words (the commands, the simulator, the transport, the demo) runs once, on PostgreSQL 18; so
+  does, elsewhere, what says EACH_SERVER = False.
+- A module that says THROUGH_PGBOUNCER = True runs behind PgBouncer as well.
+
+If MAILROOM_TEST_DATABASE_URL names a server, everything runs once, on that. The second PostgreSQL and PgBouncer count
+as slow: `make test` leaves them to `make test-all`. What is marked `early` begins before the others, so that nothing
+long ends last; what is marked `alone` is measured in seconds, and waits until nothing else runs.
 """
 
-import itertools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from alembic import command
-from alembic.config import Config
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from sqlalchemy import Connection, Engine, text
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import Connection, Engine
 
-from mailroom.db.engine import connect_engine, connection_string
-from mailroom.demo.postgres import EmbeddedPostgres
+from mailroom.db.engine import connect_engine
 from mailroom.simulator import Simulator
-from tests import pgbouncer
 from tests.running import Processes
+from tests.servers import BINARIES, GIVEN, Server, Servers
 
-# As if SES had said for ever that the account has no limits; tests of the rate say otherwise.
-UNLIMITED = text(
-    "UPDATE ses_account SET fetched_at = now(), refresh_due_at = 'infinity', max_send_rate = -1, max_24_hour_send = -1,"
-    " sent_last_24_hours = 0, sending_enabled = true, production_access = true, enforcement = 'HEALTHY'"
-)
-
-ROOT = Path(__file__).parent.parent
-GIVEN = os.environ.get("MAILROOM_TEST_DATABASE_URL")
-BINARIES = {"pg18": None, "pg15": Path("/usr/lib/postgresql/15/bin")}
-SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "log_lock_waits": "on"}
-
+# Folders of what is ours alone.
+ONCE = {"cli", "demo", "mail", "ses", "simulator"}
 
 # How many tests were left to the other of the two runs.
 OTHERS = pytest.StashKey[int]()
-
-
-def missing(what: str) -> None:
-    """Skip a test that needs something this machine lacks; in CI nothing may be lacking."""
-    if os.environ.get("CI"):
-        pytest.fail(f"{what} is missing, and CI skips nothing")
-    pytest.skip(f"needs {what}")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -57,6 +47,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if isinstance(item, pytest.Function) and ("pg15" in item.name or "pgbouncer" in item.name):
             item.add_marker(pytest.mark.slow)
     yield
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)
     alone = config.getoption("--alone")
     if alone or "PYTEST_XDIST_WORKER" in os.environ:
         others = [item for item in items if alone != (item.get_closest_marker("alone") is not None)]
@@ -82,96 +73,42 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run what uses a database on each server; modules that ask for it, through PgBouncer as well."""
+    """Run what uses a database where it is to run."""
     if "server" in metafunc.fixturenames:
-        servers = ["given"] if GIVEN else list(BINARIES)
-        if getattr(metafunc.module, "THROUGH_PGBOUNCER", False) and not GIVEN:
-            servers.append("pgbouncer")
+        servers = ["given"] if GIVEN else servers_of(metafunc.module)
         metafunc.parametrize("server", servers, indirect=True, scope="session")
 
 
-@dataclass
-class Server:
-    """A server to make databases on. `embedded` is None where the server was given, and cannot be stopped.
-
-    `pooler_port` is that of a PgBouncer in front of it, where tests are to go through one.
-    """
-
-    url: str
-    embedded: EmbeddedPostgres | None
-    pooler_port: int | None = None
-
-    def database_url(self, name: str) -> str:
-        return make_conninfo(connection_string(self.url), dbname=name)
-
-    def pooled_url(self, name: str) -> str:
-        """The same through PgBouncer, if there is one."""
-        url = self.database_url(name)
-        return make_conninfo(url, port=self.pooler_port) if self.pooler_port else url
-
-    def execute(self, sql: str) -> None:
-        engine = connect_engine(self.url)
-        try:
-            with engine.connect() as connection:
-                connection.execute(text(sql))
-        finally:
-            engine.dispose()
+def servers_of(module: Any) -> list[str]:
+    """Where a module runs, by the rule above."""
+    folder = module.__name__.split(".")[1]
+    first, *others = BINARIES
+    servers = [first, *others] if getattr(module, "EACH_SERVER", folder not in ONCE) else [first]
+    return [*servers, "pgbouncer"] if getattr(module, "THROUGH_PGBOUNCER", False) else servers
 
 
 @pytest.fixture(scope="session")
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
-    if GIVEN:
-        yield Server(GIVEN, None)
-        return
-    binaries = BINARIES.get(request.param)
-    if binaries is not None and not binaries.exists():
-        missing(f"Debian's PostgreSQL in {binaries}")
-    with EmbeddedPostgres(binaries, settings=SETTINGS) as embedded:
-        if request.param != "pgbouncer":
-            yield Server(embedded.url(), embedded)
-            return
-        if not pgbouncer.PROGRAM.exists():
-            missing(f"Debian's PgBouncer, {pgbouncer.PROGRAM}")
-        with pgbouncer.PgBouncer(embedded) as pooler:
-            yield Server(embedded.url(), embedded, pooler.port)
-
-
-def migrate(url: str, revision: str = "head") -> None:
-    """Run `alembic upgrade` on a database."""
-    engine = connect_engine(url, isolation_level="READ COMMITTED")
-    config = Config(str(ROOT / "alembic.ini"))
-    try:
-        with engine.connect() as connection:
-            config.attributes["connection"] = connection
-            (command.downgrade if revision == "base" else command.upgrade)(config, revision)
-    finally:
-        engine.dispose()
+def _servers() -> Iterator[Servers]:
+    with Servers() as servers:
+        yield servers
 
 
 @pytest.fixture(scope="session")
-def template(server: Server) -> Iterator[str]:
+def server(request: pytest.FixtureRequest, _servers: Servers) -> Server:
+    return _servers.get(request.param)
+
+
+@pytest.fixture(scope="session")
+def template(server: Server) -> str:
     """The name of a migrated database that nobody is connected to, to be copied."""
-    name = f"mailroom_template_{os.getpid()}"
-    server.execute(f"CREATE DATABASE {name}")
-    migrate(server.database_url(name))
-    engine = connect_engine(server.database_url(name))
-    with engine.connect() as connection:
-        connection.execute(UNLIMITED)
-    engine.dispose()
-    yield name
-    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-_numbers = itertools.count()
+    return server.template
 
 
 @pytest.fixture
-def url(server: Server, template: str) -> Iterator[str]:
+def url(server: Server) -> Iterator[str]:
     """The URL of a fresh, migrated database of the test's own, for tests where commits matter."""
-    name = f"mailroom_test_{os.getpid()}_{next(_numbers)}"
-    server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield server.pooled_url(name)
-    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with server.database("test", of=server.template) as name:
+        yield server.pooled_url(name)
 
 
 @pytest.fixture
@@ -183,10 +120,8 @@ def direct_url(server: Server, url: str) -> str:
 @pytest.fixture
 def empty_url(server: Server) -> Iterator[str]:
     """The URL of a fresh database that is not migrated."""
-    name = f"mailroom_empty_{os.getpid()}_{next(_numbers)}"
-    server.execute(f"CREATE DATABASE {name}")
-    yield server.database_url(name)
-    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with server.database("empty") as name:
+        yield server.database_url(name)
 
 
 @pytest.fixture
@@ -205,13 +140,10 @@ def connection(engine: Engine) -> Iterator[Connection]:
 
 
 @pytest.fixture(scope="session")
-def _shared(server: Server, template: str) -> Iterator[Engine]:
-    name = f"mailroom_shared_{os.getpid()}"
-    server.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    engine = connect_engine(server.database_url(name), isolation_level="READ COMMITTED")
+def _shared(server: Server) -> Iterator[Engine]:
+    engine = connect_engine(server.database_url(server.shared), isolation_level="READ COMMITTED")
     yield engine
     engine.dispose()
-    server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from tests.conftest import missing
+from tests.machine import missing
 
 _KEY = re.compile(rb"^authorization:.*?\bCredential=([^/]+)/", re.IGNORECASE | re.MULTILINE)
 _LENGTH = re.compile(rb"^content-length: *([0-9]+)", re.IGNORECASE | re.MULTILINE)

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from tests.conftest import Server, missing
+from tests.machine import missing
+from tests.servers import Server
 
 _numbers = itertools.count()
 

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from tests.conftest import missing
+from tests.machine import missing
 
 # Gone with the process that is PID 1 in there, and that with this one.
 NEW_PID_1: Final = [shutil.which("unshare") or "unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]

@@ -25,10 +25,10 @@ from mailroom.db.engine import connect_engine
 from mailroom.simulator import Fault, Simulator
 from tests import pgbouncer
 from tests.clock import WrongClockPostgres
-from tests.conftest import migrate
 from tests.front import Front, certify
 from tests.proxy import HalfOpenProxy
 from tests.running import Process, Processes, eventually
+from tests.servers import migrate
 from tests.world import MISPLACED, count, drained, rows
 
 WORKERS = 4

@@ -2,7 +2,7 @@
 
 import re
 
-from tests.conftest import ROOT
+from tests.machine import ROOT
 
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 FOLDERS = sorted(path.parent.name for path in (ROOT / "mailroom").glob("*/__init__.py"))

@@ -20,10 +20,13 @@ from sqlalchemy import Engine
 from mailroom.demo.postgres import EmbeddedPostgres, wheel_binaries
 from mailroom.simulator import Fault, Simulator
 from tests.cli.command import Ended, killed_after, run, sending, small_environment
-from tests.conftest import GIVEN, ROOT
+from tests.machine import ROOT
 from tests.running import eventually
+from tests.servers import GIVEN
 from tests.signalling import NEW_PID_1, child, needs_namespaces
 from tests.world import add_accounts, count, misplaced
+
+EACH_SERVER = False
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]

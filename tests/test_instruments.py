@@ -14,9 +14,12 @@ from sqlalchemy import text
 from mailroom.db.engine import connect_engine
 from mailroom.simulator import Simulator
 from tests import clock
-from tests.conftest import BINARIES, GIVEN, missing
 from tests.front import Front, certify
+from tests.machine import missing
 from tests.running import aws
+from tests.servers import BINARIES, GIVEN
+
+EACH_SERVER = False
 
 MOMENT = timedelta(seconds=30)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.machine import ROOT
 
 # A module, what it must not import, and the contract that says so.
 FORBIDDEN = [

@@ -31,8 +31,8 @@ from mailroom.worker.sender import Sender, Work
 from mailroom.worker.shared import Shared
 from mailroom.worker.worker import Worker
 from tests.claiming import start_over
-from tests.conftest import Server
 from tests.running import eventually
+from tests.servers import Server
 from tests.world import KEY, KEY_HEX, misplaced, rows
 
 AWS_SECRET = "canary-aws-secret"

@@ -10,7 +10,7 @@ from typer.main import get_command
 from mailroom.cli.app import app
 from mailroom.cli.pipe import DEFAULT_OUTPUT_PATH
 from mailroom.settings import PREFIX, Settings
-from tests.conftest import ROOT
+from tests.machine import ROOT
 
 README = (ROOT / "README.md").read_text()
 

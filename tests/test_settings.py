@@ -16,6 +16,8 @@ from mailroom.errors import DatabaseError, SettingsError
 from mailroom.queue.limits import MAX_CLAIM_JOBS
 from tests.world import KEY, KEY_HEX
 
+EACH_SERVER = False
+
 CANARY = "canary"
 URL = "postgresql://ada@db.example.com/app"
 

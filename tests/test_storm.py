@@ -3,7 +3,8 @@
 import pytest
 
 from tests import clock, pgbouncer
-from tests.conftest import GIVEN, missing
+from tests.machine import missing
+from tests.servers import GIVEN
 from tests.storm import run
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.machine import ROOT
 
 MODULES = sorted(path for path in (ROOT / "mailroom").rglob("*.py") if "__pycache__" not in path.parts)
 # The demo makes the environment of its worker out of its own.

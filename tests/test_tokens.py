@@ -20,7 +20,7 @@ from mailroom import tokens
 from mailroom.db.engine import connect_engine
 from mailroom.errors import TokenError
 from mailroom.job import Action
-from tests.conftest import Server
+from tests.servers import Server
 from tests.world import KEY, add_accounts, ask_recovery, rows
 
 ALPHABET = string.ascii_letters + string.digits + "-_"

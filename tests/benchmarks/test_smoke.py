@@ -32,7 +32,7 @@ from tests.benchmarks.machine import Server, scalar
 from tests.benchmarks.measures import MEASURES, drain, growth, latency
 from tests.benchmarks.trial import Size, Trial
 from tests.claiming import claim as claim_due
-from tests.conftest import ROOT
+from tests.machine import ROOT
 from tests.running import aws
 from tests.world import KEY, misplaced
 

@@ -14,6 +14,8 @@ from tests.cli.command import sending
 from tests.cli.conftest import Here
 from tests.world import add_accounts, execute, rows
 
+EACH_SERVER = True
+
 CHECKS = [
     *(
         "settings",

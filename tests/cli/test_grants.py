@@ -25,9 +25,12 @@ from mailroom.ops.grants import GRANTS
 from mailroom.simulator import Simulator
 from tests.cli.command import sending
 from tests.cli.conftest import Here
-from tests.conftest import Server, migrate, missing
+from tests.machine import missing
 from tests.running import eventually, transport, working
+from tests.servers import Server, migrate
 from tests.world import KEY, add_accounts, ask_recovery, drained, misplaced, rows
+
+EACH_SERVER = True
 
 PARTS = ("app", "worker", "viewer")
 PASSWORD = "no secret: a role of a test"

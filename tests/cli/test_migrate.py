@@ -13,6 +13,8 @@ from mailroom.db.engine import REVISION, check_revision, connect_engine
 from tests.cli.command import Ended, run
 from tests.cli.conftest import Here
 
+EACH_SERVER = True
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -11,7 +11,7 @@ from mailroom.demo.postgres import free_port
 from mailroom.simulator import Simulator
 from tests.cli.command import NO_AWS, end, run, sending, start
 from tests.cli.conftest import Here
-from tests.conftest import missing
+from tests.machine import missing
 
 CHROMIUM = shutil.which("chromium")
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
 
 from mailroom.ses.address import ascii_address
-from tests.conftest import Server, migrate
+from tests.servers import Server, migrate
 from tests.world import add_accounts, ask_recovery, misplaced, rows
 
 PAST = datetime(2001, 2, 3, tzinfo=UTC)

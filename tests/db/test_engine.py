@@ -28,9 +28,10 @@ from mailroom.outcome import Sent
 from mailroom.queue.listener import Listener
 from mailroom.queue.verdict import judge
 from tests.claiming import claim
-from tests.conftest import Server, migrate, missing
+from tests.machine import missing
 from tests.proxy import HalfOpenProxy
 from tests.running import eventually
+from tests.servers import Server, migrate
 from tests.world import add_accounts, count, misplaced
 
 THROUGH_PGBOUNCER = True

@@ -17,7 +17,8 @@ from sqlalchemy.exc import DataError, IntegrityError
 from mailroom.db.engine import VERSION_TABLE, connect_engine
 from mailroom.demo.postgres import wheel_binaries
 from tests.claiming import claim
-from tests.conftest import BINARIES, Server, missing
+from tests.machine import missing
+from tests.servers import BINARIES, Server
 from tests.world import add_accounts, ask_recovery, misplaced, rows
 
 URGENT, NORMAL, BULK = 0, 1, 2

@@ -25,9 +25,10 @@ from mailroom import tokens
 from mailroom.db import schema
 from mailroom.db.engine import REVISION, VERSION_TABLE, check_revision, connect_engine
 from mailroom.job import Action
-from tests.conftest import ROOT, Server, migrate
+from tests.machine import ROOT
 from tests.roles import a_role
 from tests.running import eventually
+from tests.servers import Server, migrate
 from tests.world import KEY, add_accounts, ask_recovery, misplaced, rows
 
 SCRIPTS = ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))

@@ -12,7 +12,7 @@ from mailroom.outcome import Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue.by_hand import retry
 from mailroom.queue.verdict import judge
 from tests.claiming import claim
-from tests.conftest import ROOT
+from tests.machine import ROOT
 from tests.world import add_accounts, ask_recovery, count, misplaced, rows
 
 SCRIPT = ROOT / "docs" / "partition_deliveries.sql"

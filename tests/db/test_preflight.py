@@ -26,8 +26,9 @@ from mailroom.simulator import Simulator
 from tests.claiming import batch_of, claim
 from tests.cli.command import sending
 from tests.cli.conftest import Here, here, ses
-from tests.conftest import Server, missing
+from tests.machine import missing
 from tests.roles import a_role
+from tests.servers import Server
 from tests.world import KEY, ask_recovery, misplaced, rows
 
 __all__ = ["here", "ses"]

@@ -14,8 +14,9 @@ from psycopg.conninfo import make_conninfo
 
 from mailroom.demo.postgres import EmbeddedPostgres
 from mailroom.errors import MailroomError
-from tests.conftest import BINARIES, GIVEN, missing
+from tests.machine import missing
 from tests.running import eventually
+from tests.servers import BINARIES, GIVEN
 
 pytestmark = pytest.mark.skipif(bool(GIVEN), reason="a server was given")
 

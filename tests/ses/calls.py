@@ -21,7 +21,7 @@ from mailroom.mail.transport import Mail
 from mailroom.outcome import Deferred, Outcome, Sent
 from mailroom.worker.bisection import Bisection
 from mailroom.worker.call_sharing import CallSharing
-from tests.conftest import missing
+from tests.machine import missing
 
 SOURCE = "noreply@example.com"
 WITHIN = timedelta(seconds=60)

@@ -8,7 +8,7 @@ import pytest
 from mypy_boto3_sesv2 import SESV2Client
 
 from mailroom.simulator import Simulator
-from tests.conftest import missing
+from tests.machine import missing
 from tests.simulator.client import ALL, ask, single
 
 HOSTILE = """<script>document.title = "owned"</script><img src=x onerror='document.title = "owned"'>"</iframe>$text"""

@@ -10,8 +10,9 @@ from sqlalchemy import text
 from mailroom.db.engine import connect_engine
 from mailroom.demo.postgres import EmbeddedPostgres
 from mailroom.simulator import Fault, Simulator
-from tests.conftest import BINARIES, GIVEN, migrate, missing
+from tests.machine import missing
 from tests.running import Processes, eventually
+from tests.servers import BINARIES, GIVEN, migrate
 from tests.world import add_accounts, count, drained, misplaced, rows
 
 pytestmark = pytest.mark.slow

@@ -12,8 +12,9 @@ from sqlalchemy.exc import DBAPIError
 from mailroom.db.engine import connect_engine
 from mailroom.demo.postgres import EmbeddedPostgres
 from mailroom.simulator import Fault, Simulator
-from tests.conftest import BINARIES, GIVEN, Server, migrate, missing
+from tests.machine import missing
 from tests.running import Processes, eventually
+from tests.servers import BINARIES, GIVEN, Server, migrate
 from tests.world import add_accounts, count, drained, misplaced, rows
 
 pytestmark = pytest.mark.slow
