@@ -107,55 +107,76 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, validate_default=False)
 
-    database_url: DatabaseUrl = Field("", repr=False, description="where the queue is; required")
+    database_url: DatabaseUrl = Field(
+        "", repr=False, description="PostgreSQL database with the queue, as in postgresql://host/name; required"
+    )
     listen_database_url: DatabaseUrl = Field(
-        "", repr=False, description="a direct connection for LISTEN, where the first goes through PgBouncer"
+        "",
+        repr=False,
+        description="direct connection for LISTEN, if the other goes through PgBouncer; by default the same database",
     )
     secret_key: Annotated[tuple[bytes, ...], NoDecode, BeforeValidator(_secret_keys)] = Field(
         (),
         repr=False,
-        description="64 hex digits, required to send; of several, by commas, the first signs and all verify",
+        description="64 hex digits that sign the links; required to send."
+        " Of several keys, with commas between them, the first signs and all verify",
     )
-    channel_name: Annotated[str, AfterValidator(_channel)] = Field("token_insert", description="LISTEN channel")
+    channel_name: Annotated[str, AfterValidator(_channel)] = Field("token_insert", description="channel to LISTEN on")
     queue_name: Annotated[str, _matching(r"\S{1,63}", "1 to 63 characters without blanks")] = Field(
-        "mailroom", description="which jobs this worker takes"
+        "mailroom", description="queue to take jobs from"
     )
     healthcheck_interval: Milliseconds = Field(
-        timedelta(milliseconds=270_000), description="how often an idle LISTEN connection is proven alive"
+        timedelta(milliseconds=270_000), description="how often an idle LISTEN connection is tested"
     )
-    batch_timeout: Milliseconds = Field(timedelta(milliseconds=5_000), description="longest wait for a batch to fill")
-    batch_limit: int = Field(10, ge=1, le=50, description="most jobs in a batch")
+    batch_timeout: Milliseconds = Field(timedelta(milliseconds=5_000), description="maximum wait for a batch to fill")
+    batch_limit: int = Field(10, ge=1, le=50, description="maximum number of jobs in a batch, 1 to 50")
     sweep_interval: Milliseconds = Field(timedelta(milliseconds=5_000), description="how often a worker sweeps")
-    lease: Milliseconds = Field(timedelta(milliseconds=30_000), description="how long a claim holds")
+    lease: Milliseconds = Field(timedelta(milliseconds=30_000), description="how long a claim holds its jobs")
     on_unconfirmed: Literal["resend", "hold"] = Field(
-        "resend", description="what to do with a mail of which nobody knows whether it is out"
+        "resend", description="what to do with a mail that may have been sent: resend or hold"
     )
     prune_after: Annotated[timedelta | None, BeforeValidator(days)] = Field(
-        None, description="delete what has been finished for so many days, as in 90d; by default nothing is deleted"
+        None, description="how many days finished jobs are kept, as in 90d; by default they are never deleted"
     )
     unconfirmed_wait: Milliseconds = Field(
-        timedelta(milliseconds=5_000), description="how long to wait for a late answer before a mail is sent again"
+        timedelta(milliseconds=5_000),
+        description="how long to wait for a late answer before an unconfirmed mail is sent again",
     )
     recoveries_per_15_minutes: int = Field(
-        RECOVERY_LIMITS.per_15_minutes, ge=0, le=1_000_000, description="most recovery mails to one account; 0: none"
+        RECOVERY_LIMITS.per_15_minutes,
+        ge=0,
+        le=1_000_000,
+        description="maximum number of recovery mails to one account in 15 minutes; 0 sends none",
     )
-    recoveries_per_day: int = Field(RECOVERY_LIMITS.per_day, ge=0, le=1_000_000, description="the same in 24 hours")
+    recoveries_per_day: int = Field(
+        RECOVERY_LIMITS.per_day,
+        ge=0,
+        le=1_000_000,
+        description="maximum number of recovery mails to one account in 24 hours; 0 sends none",
+    )
     debug: bool = Field(False, description="print each request to stdout instead of sending it")
     ses_config_set: Annotated[str, _matching(r"[A-Za-z0-9_-]{0,64}", "at most 64 letters, digits, _ or -")] = Field(
-        "default", description="configuration set; empty: none"
+        "default", description="configuration set of SES; empty for none"
     )
     ses_source: Annotated[str, _matching(r"[ -~]*[!-?A-~]@[!-?A-~][ -~]*", "an ASCII sender address")] = Field(
         "noreply@localhost", description="sender address"
     )
     ses_rate: Annotated[float | None, BeforeValidator(_mail_rate)] = Field(
-        None, description="most mails a second of the whole fleet; by default 0.9 of what SES allows the account"
+        None,
+        description="maximum mails a second of all workers and sweeps together;"
+        " by default 0.9 of what SES allows the account",
     )
     ses_bulk_rate: Annotated[float | None, BeforeValidator(_call_rate)] = Field(
-        1, description="most bulk calls a second of the whole fleet, or unlimited"
+        1, description="maximum bulk calls a second of all workers and sweeps together, or unlimited"
     )
     # botocore reads AWS_DEFAULT_REGION alone, while every other AWS tool reads this one.
-    aws_region: str | None = Field(None, validation_alias="AWS_REGION", description="region of SES")
-    ses_output_path: Path | None = Field(None, description="where raw SES error answers are kept")
+    aws_region: str | None = Field(
+        None, validation_alias="AWS_REGION", description="region of SES; by default that of the AWS configuration"
+    )
+    ses_output_path: Path | None = Field(
+        None,
+        description="folder for raw error answers of SES; by default ./output for send, and none for worker and sweep",
+    )
 
     @property
     def signing_key(self) -> bytes:

@@ -12,31 +12,22 @@ from sqlalchemy.exc import DBAPIError
 from mailroom import signals
 from mailroom.cli import database, doctor, grants, jobs, local, pauses, pipe, status, tokens, worker
 from mailroom.cli.log import last_words
+from mailroom.cli.manual import Manual, ending
 from mailroom.cli.terminal import discard_output, printable, say
 from mailroom.db.engine import first_line
 from mailroom.errors import DatabaseError, MailroomError, SettingsError
-from mailroom.settings import PREFIX, Settings
-
-EXIT_CODES = "Exit codes: 0 fine, 1 failed, 2 wrong settings or usage."
-VARIABLES = (
-    f"{PREFIX}{name.upper()}: {field.description}"
-    for name, field in Settings.model_fields.items()
-    if field.validation_alias is None
-)
 
 app = typer.Typer(
     name="mailroom",
-    help="Account mail from PostgreSQL through Amazon SES. Settings are MAILROOM_ variables; options override them.",
-    epilog="\n\n".join(
-        [
-            *VARIABLES,
-            "AWS_REGION, credentials and endpoints: as for every AWS tool. Durations are milliseconds.",
-            EXIT_CODES,
-        ]
-    ),
+    cls=Manual,
+    help="Send account mail from PostgreSQL through Amazon SES.\n\n"
+    "Settings are environment variables. An option overrides its variable.",
+    epilog="Durations are whole milliseconds. AWS credentials and endpoints are set as for every AWS tool.\n\n"
+    + ending("mailroom demo --exit"),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its tables cut off names at 80 columns
 )
 
 
@@ -56,21 +47,21 @@ def _options(
     """What every command has."""
 
 
-app.command(epilog=EXIT_CODES)(worker.worker)
-app.command()(worker.sweep)
-app.command(epilog=EXIT_CODES)(pipe.collect)
-app.command(epilog=EXIT_CODES)(pipe.send)
-app.command("status", epilog=EXIT_CODES)(status.show)
-app.command(epilog=EXIT_CODES)(pauses.pause)
-app.command(epilog=EXIT_CODES)(pauses.resume)
-app.command(epilog=EXIT_CODES)(doctor.doctor)
-app.add_typer(jobs.app, name="jobs", epilog=EXIT_CODES)
-app.add_typer(tokens.app, name="tokens", epilog=EXIT_CODES)
-app.command(epilog=EXIT_CODES)(database.migrate)
-app.command(epilog=EXIT_CODES)(database.prune)
-app.command("grants", epilog=EXIT_CODES)(grants.grant)
-app.command(epilog=EXIT_CODES)(local.simulator)
-app.command(epilog=EXIT_CODES)(local.demo)
+app.command(epilog=ending("mailroom worker --concurrency 4"))(worker.worker)
+app.command(epilog=ending("mailroom sweep --max-seconds 50", exit_codes=worker.SWEEP_EXIT_CODES))(worker.sweep)
+app.command(epilog=ending("mailroom collect | mailroom send"))(pipe.collect)
+app.command(epilog=ending("mailroom collect --no-listen | mailroom send"))(pipe.send)
+app.command("status", epilog=ending("mailroom status --json"))(status.show)
+app.command(epilog=ending("mailroom pause activation --reason 'new template'"))(pauses.pause)
+app.command(epilog=ending("mailroom resume activation"))(pauses.resume)
+app.command(epilog=ending("mailroom doctor"))(doctor.doctor)
+app.add_typer(jobs.app, name="jobs", epilog=ending("mailroom jobs list"))
+app.add_typer(tokens.app, name="tokens", epilog=ending("mailroom tokens sign 42 | mailroom tokens verify"))
+app.command(epilog=ending("mailroom migrate"))(database.migrate)
+app.command(epilog=ending("mailroom prune --older-than 90d"))(database.prune)
+app.command("grants", epilog=ending("mailroom grants --app shop --worker mailer --viewer grafana"))(grants.grant)
+app.command(epilog=ending("mailroom simulator --port 8025"))(local.simulator)
+app.command(epilog=ending("mailroom demo --accounts 100 --exit"))(local.demo)
 
 
 def main() -> None:
@@ -83,11 +74,11 @@ def main() -> None:
     except MailroomError as error:
         _end(error, 1)
     except UnicodeEncodeError:
-        _end(SettingsError("not UTF-8: an argument, a MAILROOM_ variable, or the encoding of the output"), 2)
+        _end(SettingsError("an argument, a MAILROOM_ variable or the encoding of the output is not UTF-8"), 2)
     except DBAPIError as error:
         _end(DatabaseError(f"the database failed: {first_line(error)}"), 1)
     except OSError as error:
-        _end(MailroomError(f"this machine failed: {error.strerror}"), 1)
+        _end(MailroomError(f"the operating system reports: {error.strerror}"), 1)
 
 
 def _stop(command: Sequence[str]) -> signals.Answer:

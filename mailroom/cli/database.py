@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 import mailroom
 from mailroom import settings
 from mailroom.cli.log import start_log
+from mailroom.cli.manual import setting
 from mailroom.cli.wiring import open_database, progress
 from mailroom.db.engine import REVISION, connect_engine, first_line
 from mailroom.errors import DatabaseError
@@ -17,7 +18,10 @@ from mailroom.ops.maintenance import prune_all
 
 
 def migrate() -> None:
-    """Bring the database of MAILROOM_DATABASE_URL to this version's schema, as `alembic upgrade head` does."""
+    """Bring the schema to this version.
+
+    The database is that of MAILROOM_DATABASE_URL. `alembic upgrade head` does the same in a checkout.
+    """
     start_log()
     upgrade(settings.load("database_url").database_url)
     typer.echo(f"the database is at revision {REVISION}")
@@ -25,11 +29,16 @@ def migrate() -> None:
 
 def prune(
     *,
-    older_than: Annotated[str | None, typer.Option(help="Days, as in 90d; else MAILROOM_PRUNE_AFTER.")] = None,
+    older_than: Annotated[
+        str | None, setting("prune_after", "DAYS", words="Delete what has been finished for longer, as in 90d.")
+    ] = None,
 ) -> None:
-    """Delete the deliveries of tokens that have been finished for so long, and those tokens. It cannot be undone.
+    """Delete old deliveries and their tokens.
 
-    A few thousand rows at a time, a commit each: it may run at any moment, and be stopped at any moment.
+    Once a token has been finished for DAYS, it and its deliveries are deleted. This cannot be undone.
+
+    It deletes a few thousand rows at a time, and commits each time. It may run at any moment, and may be stopped at any
+    moment.
     """
     given = settings.load("database_url", "prune_after", prune_after=older_than)
     assert given.prune_after is not None  # noqa: S101 - it is required

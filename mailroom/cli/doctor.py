@@ -17,9 +17,12 @@ from mailroom.settings import Settings
 
 
 def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Check all that mailroom needs: settings, key, database, LISTEN, and what SES has. Sends nothing, changes nothing.
+    """Check everything that mailroom needs.
 
-    Exit 1 if a check fails; warnings are for you to judge.
+    That is settings, key, database, LISTEN and SES. Each problem is shown with its remedy. Nothing is sent, and nothing
+    is changed.
+
+    Exit 1 if a check fails. A warning is for you to judge.
     """
     findings = []
     for finding in _examine():
@@ -37,7 +40,7 @@ def _examine() -> Iterator[Finding]:
     try:
         given = settings.load()
     except SettingsError as error:
-        yield failed("settings", str(error), "correct the variable; nothing else can be checked before")
+        yield failed("settings", str(error), "correct the variable, then run this again: nothing else was checked")
         return
     yield _variables()
     yield _key(given)
@@ -49,22 +52,24 @@ def _variables() -> Finding:
     unknown = settings.unknown_variables()
     if unknown:
         return warning(
-            "settings", f"nothing reads {', '.join(unknown)}", "is it misspelt? `mailroom --help` lists them"
+            "settings", f"unknown: {', '.join(unknown)}", "is it misspelt? `mailroom --help` lists all variables"
         )
-    return ok("settings", "all can be read")
+    return ok("settings", "all variables can be read")
 
 
 def _key(given: Settings) -> Finding:
     if not given.secret_key:
         return failed(
-            "key", "MAILROOM_SECRET_KEY is not set", "the key that your verifiers have; a new one: openssl rand -hex 32"
+            "key",
+            "MAILROOM_SECRET_KEY is not set",
+            "set it to the key that your verifiers use; `openssl rand -hex 32` makes a new one",
         )
     return ok("key", "is set")
 
 
 def _database(given: Settings) -> Iterator[Finding]:
     if not given.database_url:
-        yield failed("database", "MAILROOM_DATABASE_URL is not set", "postgresql://user@host/name")
+        yield failed("database", "MAILROOM_DATABASE_URL is not set", "set it, as in postgresql://user@host/name")
         return
     engine = connect_engine(given.database_url, answer_within=ANSWER_WITHIN, writes=False)
     listening = connection_string(given.listen_database_url or given.database_url)
@@ -78,12 +83,12 @@ def _database(given: Settings) -> Iterator[Finding]:
 def _ses(given: Settings) -> list[Finding]:
     if given.debug:
         return [
-            warning("ses", "MAILROOM_DEBUG is set: mails are printed, not sent", "unset it where mails should leave")
+            warning("ses", "MAILROOM_DEBUG is set: mails are printed, not sent", "unset it where mails are to be sent")
         ]
     from mailroom import ses  # noqa: PLC0415 - boto3 takes a third of a second: not before the rest is checked
 
     try:
         client = ses.connect_to_ask(region=given.aws_region)
     except SettingsError as error:
-        return [failed("ses", str(error), "see there")]
+        return [failed("ses", str(error), "correct this setting")]
     return ses.examine(client, source=given.ses_source, config_set=given.ses_config_set)

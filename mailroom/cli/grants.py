@@ -10,26 +10,34 @@ from mailroom.cli.wiring import open_database
 from mailroom.errors import SettingsError
 from mailroom.ops import grants
 
-ROLE: Final = {"metavar": "ROLE", "show_default": False}
+ROLE: Final = {"metavar": "ROLE", "show_default": "none"}
 
 
 def grant(
     *,
-    app: Annotated[str | None, typer.Option(help="Inserts accounts, asks for tokens, consumes them.", **ROLE)] = None,
-    worker: Annotated[str | None, typer.Option(help="Runs worker, sweep and the operator's commands.", **ROLE)] = None,
-    viewer: Annotated[str | None, typer.Option(help="Runs status: no address, secret or code.", **ROLE)] = None,
-    apply: Annotated[bool, typer.Option("--apply", help="Grant it, instead of printing the SQL.")] = False,
+    app: Annotated[
+        str | None,
+        typer.Option(help="Role of the application. It inserts accounts, and makes and consumes tokens.", **ROLE),
+    ] = None,
+    worker: Annotated[str | None, typer.Option(help="Role of workers and sweeps, and of operators.", **ROLE)] = None,
+    viewer: Annotated[
+        str | None, typer.Option(help="Role that runs status. It sees no address, secret or code.", **ROLE)
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Run the SQL, and print it.")] = False,
 ) -> None:
-    """Print the SQL that grants each ROLE what it needs and no more, in the schema of MAILROOM_DATABASE_URL; or run it.
+    """Print the SQL for the rights of roles.
 
-    The roles must exist; MAILROOM_DATABASE_URL is the owner's, who migrated. Repeat it after each migration. Nothing is
-    taken away that a role has had before.
+    Each ROLE is granted what it needs and no more, in the schema of MAILROOM_DATABASE_URL. Rights that it already has
+    are not taken away.
+
+    The roles must exist. MAILROOM_DATABASE_URL must log in as the role that migrated: it owns the tables. Repeat
+    this after each migration.
     """
     parts = {"app": app, "worker": worker, "viewer": viewer}
     if not any(parts.values()):
         raise SettingsError("name a role: --app ROLE, --worker ROLE or --viewer ROLE")
     if "public" in parts.values():
-        raise SettingsError("public is everybody: grant to a role, and make whom you want a member of it")
+        raise SettingsError("public is everybody: grant to a role, and make others its members")
     with (
         open_database(settings.load("database_url")) as engine,
         engine.connect().execution_options(isolation_level="READ COMMITTED") as connection,

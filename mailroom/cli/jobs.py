@@ -1,94 +1,87 @@
 """`jobs`: looking at single jobs, and changing what becomes of them."""
 
 import contextlib
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import islice
-from typing import Annotated, Final
+from typing import Final
 
 import typer
 from rich.table import Table
 from sqlalchemy import Connection
 
 from mailroom import settings
-from mailroom.cli.terminal import MAX_ID, print_json, print_table, printable, say
+from mailroom.cli import job_options as options
+from mailroom.cli.manual import ending
+from mailroom.cli.terminal import print_json, print_table, printable, say
 from mailroom.cli.wiring import open_database, progress
 from mailroom.db.schema import delivery_outcome
 from mailroom.errors import MailroomError, SettingsError
 from mailroom.job import Priority
 from mailroom.ops import jobs
-from mailroom.ops.jobs import Filters, Found, Moment
+from mailroom.ops.jobs import Filters, Found
 from mailroom.queue import by_hand
 
-UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 PERSONAL: Final = ("email", "login")
-MOMENT_HELP: Final = "so long ago (90s, 15m, 2h, 7d), or at a moment (2026-03-01, 2026-03-01T12:30, UTC unless it says)"
 
 app = typer.Typer(
-    help="Look at jobs, retry, release or drop them."
-    " With --outcome or --code: attempts on record; else what is not finished.",
+    help="List, retry, release or drop jobs.\n\n"
+    "Options choose among the jobs that are not finished. With --outcome or --code they choose among the attempts on"
+    " record.",
     no_args_is_help=True,
 )
 
-Tokens = Annotated[list[int] | None, typer.Argument(metavar="[TOKEN]...", min=1, max=MAX_ID, help="Ids of tokens.")]
-Account = Annotated[int | None, typer.Option(min=1, max=MAX_ID, help="Of this account.")]
-Outcomes = Annotated[
-    list[str] | None, typer.Option("--outcome", help=f"{', '.join(delivery_outcome.enums)}; repeat it.")
-]
-Code = Annotated[str | None, typer.Option(help="With this error code.")]
-Since = Annotated[str | None, typer.Option(help=f"Not before: {MOMENT_HELP}.")]
-Until = Annotated[str | None, typer.Option(help=f"Before: {MOMENT_HELP}.")]
-Queue = Annotated[str | None, typer.Option(help="Waiting or in flight in this queue.")]
-Held = Annotated[bool, typer.Option("--held", help="Held: perhaps sent, until somebody decides.")]
-Limit = Annotated[int | None, typer.Option(min=1, max=MAX_ID, help="At most so many.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-ShowAddresses = Annotated[bool, typer.Option("--show-addresses", help="Show addresses and logins, which are personal.")]
 
-
-@app.command("list")
+@app.command("list", epilog=ending("mailroom jobs list --outcome failed --since 1h"))
 def list_jobs(  # noqa: PLR0913 - an option each
     *,
-    token: Annotated[list[int] | None, typer.Option(min=1, max=MAX_ID, help="Of this token; repeat it.")] = None,
-    account: Account = None,
-    outcome: Outcomes = None,
-    code: Code = None,
-    since: Since = None,
-    until: Until = None,
-    queue: Queue = None,
-    held: Held = False,
-    limit: Limit = 100,
-    show_addresses: ShowAddresses = False,
-    as_json: AsJson = False,
+    token: options.TokenOption = None,
+    account: options.Account = None,
+    outcome: options.Outcomes = None,
+    code: options.Code = None,
+    since: options.Since = None,
+    until: options.Until = None,
+    queue: options.Queue = None,
+    held: options.Held = False,
+    limit: options.Limit = 100,
+    show_addresses: options.ShowAddresses = False,
+    as_json: options.AsJson = False,
 ) -> None:
-    """List what is in flight, waits (as it will leave) and is held; or attempts on record, the newest first."""
-    outcomes, moments = tuple(outcome or ()), (_moment(since), _moment(until))
+    """List jobs, or attempts on record.
+
+    First come the jobs in flight, then those that wait, in the order in which they will be sent, then those that are
+    held. With --outcome or --code: the attempts on record, the newest first.
+    """
+    outcomes, moments = tuple(outcome or ()), (options.read_time(since), options.read_time(until))
     filters = Filters(tuple(token or ()), account, outcomes, code, *moments, queue, held)
     _check(filters)
     with _open(writes=False) as connection:
         found = list(jobs.find(connection, filters, limit=limit, addresses=show_addresses))
     if as_json:
-        print_json([_told(row, addresses=show_addresses) for row in found])
+        print_json([_as_json(row, addresses=show_addresses) for row in found])
     else:
         _print(found, addresses=show_addresses)
 
 
-@app.command()
+@app.command(epilog=ending("mailroom jobs show 42 --json"))
 def show(
-    token: Annotated[int, typer.Argument(min=1, max=MAX_ID, help="The id of a token.")],
+    token: options.Token,
     *,
-    show_addresses: ShowAddresses = False,
-    as_json: AsJson = False,
+    show_addresses: options.ShowAddresses = False,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Show all that is known of one job: its token, every attempt, and where it is. Exit 1 if nothing is."""
+    """Show all that is known of one job.
+
+    That is its token, every attempt, and where it is now. Exit 1 if nothing is known.
+    """
     with _open(writes=False) as connection:
         known = jobs.find_token(connection, token)
         found = jobs.history(connection, token, addresses=show_addresses)
     if known is None and not found:
-        raise MailroomError(f"nothing is known of a token {token}")
+        raise MailroomError(f"nothing is known of token {token}")
     if as_json:
-        history = [_told(row, addresses=show_addresses) for row in found]
+        history = [_as_json(row, addresses=show_addresses) for row in found]
         print_json({"token": known and asdict(known), "history": history}, default=datetime.isoformat)
         return
     if known is None:
@@ -100,27 +93,32 @@ def show(
     _print(found, addresses=show_addresses)
 
 
-@app.command()
+@app.command(epilog=ending("mailroom jobs retry --outcome failed --since 1h"))
 def retry(  # noqa: PLR0913 - an option each
-    tokens: Tokens = None,
+    tokens: options.Tokens = None,
     *,
-    account: Account = None,
-    outcome: Outcomes = None,
-    code: Code = None,
-    since: Since = None,
-    until: Until = None,
-    queue: Queue = None,
-    limit: Limit = None,
-    queue_name: Annotated[str | None, typer.Option(help="Where jobs go back to; else MAILROOM_QUEUE_NAME.")] = None,
-    as_json: AsJson = False,
+    account: options.Account = None,
+    outcome: options.Outcomes = None,
+    code: options.Code = None,
+    since: options.Since = None,
+    until: options.Until = None,
+    queue: options.Queue = None,
+    limit: options.ChangeLimit = None,
+    queue_name: options.QueueName = None,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Put jobs back that are finished and were not sent; make those due now that wait. `jobs list` shows which.
+    """Try unsent jobs again.
 
-    What was sent, is in flight or held, or has a token that is consumed or gone, is left as it is. Whether a mail is
-    still wanted is decided when it is claimed, as always: a recovery that has run out expires again.
-    Exit 1 if a TOKEN was left.
+    A finished job that was not sent is put back. A waiting job becomes due now. `mailroom jobs list` shows which jobs
+    the same options choose.
+
+    Jobs that were sent, are in flight or are held are left as they are. So are jobs whose token is consumed or gone.
+    As always, the claim decides whether a mail is still wanted. So a recovery that has expired expires again.
+
+    Exit 1 if a TOKEN was left as it is.
     """
-    filters = Filters(tuple(tokens or ()), account, tuple(outcome or ()), code, _moment(since), _moment(until), queue)
+    outcomes, moments = tuple(outcome or ()), (options.read_time(since), options.read_time(until))
+    filters = Filters(tuple(tokens or ()), account, outcomes, code, *moments, queue)
     _check(filters, choose=True)
     given = settings.load("database_url", queue_name=queue_name)
     with _open() as connection:
@@ -131,23 +129,27 @@ def retry(  # noqa: PLR0913 - an option each
     _tell(asdict(done), words, left, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=ending("mailroom jobs release --since 1h"))
 def release(
-    tokens: Tokens = None,
+    tokens: options.Tokens = None,
     *,
-    account: Account = None,
-    since: Since = None,
-    until: Until = None,
-    queue: Queue = None,
-    limit: Limit = None,
-    as_json: AsJson = False,
+    account: options.Account = None,
+    since: options.Since = None,
+    until: options.Until = None,
+    queue: options.Queue = None,
+    limit: options.ChangeLimit = None,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Send mails that are held after all, though they may be out: for who gets it twice it is the same link.
+    """Send mails that are held.
 
-    `jobs list --held` shows which. What SES is known to have taken meanwhile is not sent again, and what is not held is
-    left as it is. Exit 1 if a TOKEN was left.
+    A held mail may have been sent already. A person who gets it twice gets the same link twice.
+    `mailroom jobs list --held` shows which jobs are held.
+
+    A mail is not sent again if SES is known to have accepted it meanwhile. Jobs that are not held are left as they are.
+
+    Exit 1 if a TOKEN was left as it is.
     """
-    moments = (_moment(since), _moment(until))
+    moments = (options.read_time(since), options.read_time(until))
     filters = Filters(tuple(tokens or ()), account, (), None, *moments, queue)
     _check(filters, choose=True)
     with _open() as connection:
@@ -157,23 +159,27 @@ def release(
     _tell({"released": released}, f"released {len(released):,}", left, as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=ending("mailroom jobs drop 42"))
 def drop(
-    tokens: Tokens = None,
+    tokens: options.Tokens = None,
     *,
-    account: Account = None,
-    since: Since = None,
-    until: Until = None,
-    queue: Queue = None,
-    held: Held = False,
-    limit: Limit = None,
-    as_json: AsJson = False,
+    account: options.Account = None,
+    since: options.Since = None,
+    until: options.Until = None,
+    queue: options.Queue = None,
+    held: options.Held = False,
+    limit: options.ChangeLimit = None,
+    as_json: options.AsJson = False,
 ) -> None:
-    """Cancel jobs that wait or are held, for good; on record as Dropped. `jobs list` shows which.
+    """Cancel jobs that wait or are held.
 
-    What is in flight or finished is left as it is. Exit 1 if a TOKEN was left.
+    They stay on record with the error code Dropped. `mailroom jobs list` shows which jobs the same options choose.
+
+    Jobs that are in flight or finished are left as they are.
+
+    Exit 1 if a TOKEN was left as it is.
     """
-    moments = (_moment(since), _moment(until))
+    moments = (options.read_time(since), options.read_time(until))
     filters = Filters(tuple(tokens or ()), account, (), None, *moments, queue, held)
     _check(filters, choose=True)
     with _open() as connection:
@@ -192,29 +198,16 @@ def _open(*, writes: bool = True) -> Iterator[Connection]:
         yield connection
 
 
-def _moment(given: str | None) -> Moment | None:
-    if given is None:
-        return None
-    ago = re.fullmatch(r"([0-9]{1,6})([smhd])", given)
-    if ago is not None:
-        return timedelta(**{UNITS[ago[2]]: int(ago[1])})
-    try:
-        moment = datetime.fromisoformat(given)
-    except ValueError:
-        raise SettingsError(f"{given!r} is no moment: {MOMENT_HELP}") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def _check(filters: Filters, *, choose: bool = False) -> None:
     for outcome in filters.outcomes:
         if outcome not in delivery_outcome.enums:
-            raise SettingsError(f"{outcome!r} is no outcome: {', '.join(delivery_outcome.enums)}")
+            raise SettingsError(f"{outcome!r} is not an outcome: give {', '.join(delivery_outcome.enums)}")
     if filters.on_record and filters.held:
-        raise SettingsError("--held is for jobs that are not finished: an attempt on record is not held")
+        raise SettingsError("--held does not go with --outcome or --code: an attempt on record is not held")
     if filters.on_record and filters.queue:
-        raise SettingsError("--queue is for jobs that wait or are in flight: what is on record is of no queue")
+        raise SettingsError("--queue does not go with --outcome or --code: an attempt on record has no queue")
     if choose and filters == Filters():
-        raise SettingsError("name tokens, or say by options which jobs are meant")
+        raise SettingsError("name tokens, or choose jobs by options")
 
 
 def _chosen(connection: Connection, filters: Filters, limit: int | None) -> list[int]:
@@ -260,7 +253,7 @@ def _tell(done: dict[str, list[int]], words: str, left: dict[int, str], *, as_js
         raise MailroomError(f"left as they are: {states}")
 
 
-def _told(row: Found, *, addresses: bool) -> dict[str, object]:
+def _as_json(row: Found, *, addresses: bool) -> dict[str, object]:
     shown = asdict(row) | {"at": None if row.at is None else row.at.isoformat()}
     return shown if addresses else {name: value for name, value in shown.items() if name not in PERSONAL}
 

@@ -13,7 +13,9 @@ from mailroom.cli.log import start_log
 from mailroom.cli.terminal import say
 from mailroom.errors import MailroomError
 
-Port = Annotated[int, typer.Option(min=0, max=65535, help="Port of the simulator; 0 takes a free one.")]
+Port = Annotated[
+    int, typer.Option(min=0, max=65535, metavar="INTEGER", help="Port of the simulator. 0 takes a free one.")
+]
 
 
 @contextlib.contextmanager
@@ -21,23 +23,28 @@ def _demo_extra() -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise MailroomError(f"{error.name} is not installed: it comes with the extra `demo`") from error
+        raise MailroomError(f"{error.name} is not installed: it comes with the extra `demo` of mailroom") from error
 
 
 def simulator(
     *,
     port: Port = 8025,
-    host: Annotated[str, typer.Option(help="Address to bind; a loopback one.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(metavar="HOST", help="Loopback address to listen on.")] = "127.0.0.1",
     allow_remote: Annotated[
-        bool, typer.Option("--allow-remote", help="Bind other addresses too, and answer under them.")
+        bool, typer.Option("--allow-remote", help="Allow other addresses too, and answer requests to them.")
     ] = False,
     ledger_limit: Annotated[
-        int | None, typer.Option(min=1, max=10_000_000, help="Keep this many mails, the newest.")
+        int | None,
+        typer.Option(
+            min=1, max=10_000_000, metavar="INTEGER", show_default="all", help="Keep only this many mails, the newest."
+        ),
     ] = None,
 ) -> None:
-    """Be an SES on loopback, with an inbox page at /; until stopped. Nothing is delivered.
+    """Run an SES simulator on this machine.
 
-    Point boto3 at it with AWS_ENDPOINT_URL_SESV2, and any region and credentials.
+    It runs until it is stopped. It delivers nothing: its page at / shows the mails.
+
+    Set AWS_ENDPOINT_URL_SESV2 to its address. Any region and any credentials will do.
     """
     with _demo_extra():
         from mailroom.simulator import serve  # noqa: PLC0415 - needs the extra `demo`
@@ -46,11 +53,17 @@ def simulator(
 
 def demo(
     *,
-    exit_: Annotated[bool, typer.Option("--exit", help="End by itself: 0 if every mail arrived, else 1.")] = False,
-    accounts: Annotated[int, typer.Option(min=1, max=10_000, help="How many sign up.")] = 42,
+    exit_: Annotated[bool, typer.Option("--exit", help="Exit when done: 0 if every mail arrived, else 1.")] = False,
+    accounts: Annotated[
+        int, typer.Option(min=1, max=10_000, metavar="INTEGER", help="How many accounts sign up.")
+    ] = 42,
     port: Port = 0,
 ) -> None:
-    """Show the whole path with nothing installed: PostgreSQL, migrations, SES simulator, worker, mails."""
+    """Show mailroom at work on this machine.
+
+    It brings its own PostgreSQL and its own SES simulator. It migrates, starts a worker, lets accounts sign up, and
+    shows their mails.
+    """
     with _demo_extra():
         from mailroom.demo import run as show  # noqa: PLC0415 - needs the extra `demo`
     start_log()

@@ -1,6 +1,6 @@
 """`pause` and `resume`: stopping mails by hand, for the whole fleet."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -10,19 +10,21 @@ from mailroom.cli.wiring import open_database
 from mailroom.errors import MailroomError, SettingsError
 from mailroom.fleet import pauses
 
-Scope = Annotated[
-    str, typer.Argument(help=f"What to stop: {', '.join(pauses.scopes())}, or queue:NAME.", show_default=False)
-]
+SCOPES: Final = f"{', '.join(pauses.scopes())}, or queue:NAME"
+Scope = Annotated[str, typer.Argument(metavar="SCOPE", help=f"One of {SCOPES}.", show_default=False)]
 
 
 def pause(
     scope: Scope,
     *,
-    reason: Annotated[str, typer.Option(help="Why; status shows it.")] = "by hand",
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why. `mailroom status` shows it.")] = "by hand",
 ) -> None:
-    """Stop claiming what is in SCOPE, in every worker and sweep, until `mailroom resume`. Calls in flight finish.
+    """Stop the mails of a scope.
 
-    A scope that mailroom itself has paused, and would resume by itself, stays paused from now on.
+    No worker or sweep claims them until `mailroom resume`. Calls in flight finish.
+
+    mailroom also pauses a scope by itself when SES refuses its mails, and resumes it by itself. A scope that you pause
+    stays paused until you resume it, even if mailroom had paused it before.
     """
     _check(scope)
     with open_database(settings.load("database_url")) as engine, engine.connect() as connection:
@@ -31,9 +33,10 @@ def pause(
 
 
 def resume(scope: Scope) -> None:
-    """End a pause, whoever made it. Exit 1 if SCOPE is not paused.
+    """End a pause.
 
-    If what paused it is still wrong, the next mail that meets it pauses it again.
+    It ends a pause that a person made, and one that mailroom made by itself. If the cause is still there, the next mail
+    that meets it pauses the scope again. Exit 1 if SCOPE is not paused.
     """
     _check(scope)
     with open_database(settings.load("database_url")) as engine, engine.connect() as connection:
@@ -44,4 +47,4 @@ def resume(scope: Scope) -> None:
 
 def _check(scope: str) -> None:
     if scope not in pauses.scopes() and not (scope.startswith("queue:") and scope.removeprefix("queue:")):
-        raise SettingsError(f"{scope!r} is no scope: {', '.join(pauses.scopes())}, or queue:NAME")
+        raise SettingsError(f"{scope!r} is not a scope: give {SCOPES}")

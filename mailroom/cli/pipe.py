@@ -25,8 +25,8 @@ from mailroom.job import Action
 from mailroom.mail.pipe import MAX_LINE, PipeTransport, parse
 from mailroom.mail.transport import MAX_CALL_TIME, Mail, Transport
 from mailroom.outcome import Rejected, Sent
-from mailroom.worker.calls import Calls
-from mailroom.worker.sharing import Sharing
+from mailroom.worker.bisection import Bisection
+from mailroom.worker.call_sharing import CallSharing
 from mailroom.worker.worker import Worker
 
 DEFAULT_OUTPUT_PATH: Final = Path("./output")
@@ -42,10 +42,13 @@ def collect(
     batch_timeout: BatchTimeout = None,
     queue_name: QueueName = None,
 ) -> None:
-    """Claim batches and print each as one line: action,email,login,secret,code over and over; until stopped.
+    """Claim batches and print a line for each.
 
-    A batch counts as sent once its line is flushed; a closed output gives it back and exits 1.
-    The lines hold addresses and secrets: pipe them to `mailroom send`.
+    It runs until it is stopped. A line has the fields action,email,login,secret,code of each mail, one mail after the
+    other. It holds addresses and secrets: pipe it to `mailroom send`.
+
+    A batch counts as sent once its line is written. If the output is closed, the batch goes back to the queue and the
+    exit code is 1.
     """
     start_log()
     refuse_closed_output()
@@ -66,12 +69,14 @@ def collect(
 
 
 def send() -> None:
-    """Read lines as `collect` prints them, and send the mails; until the input ends.
+    """Read lines of `collect` and send them.
 
-    A malformed line is reported with its number and skipped. Raw SES error answers go to MAILROOM_SES_OUTPUT_PATH.
-    Exit 1 if any mail failed or any line was malformed: nothing tries them again.
+    It runs until the input ends. A malformed line is reported with its number and skipped. Raw error answers of SES go
+    to MAILROOM_SES_OUTPUT_PATH.
 
-    What has been read counts as sent, so no signal ends it before the input does; a second one does.
+    Exit 1 if any mail failed or any line was malformed. Nothing tries these mails again.
+
+    A first signal does not stop it, because what `collect` has written counts as sent. A second signal ends it at once.
     """
     start_log()
     if sys.stdin is None:
@@ -80,13 +85,13 @@ def send() -> None:
     output_path = given.ses_output_path or DEFAULT_OUTPUT_PATH
     with signals.answered_by(lambda: log.info("stopping when the input ends")):
         transport = open_transport(given, connections=1, output_path=output_path)
-        sharing = Sharing()
+        sharing = CallSharing()
         failed = sum(_send_checked(transport, sharing, number, line) for number, line in enumerate(_lines(), start=1))
     if failed:
         raise typer.Exit(1)
 
 
-def _send_checked(transport: Transport, sharing: Sharing, number: int, line: str) -> int:
+def _send_checked(transport: Transport, sharing: CallSharing, number: int, line: str) -> int:
     """Read a line and send its mails; return how many failed, or 1 if it is malformed."""
     try:
         mails = parse(line)
@@ -111,7 +116,7 @@ def _lines() -> Iterator[str]:
             line = source.readline(MAX_LINE + 1)
 
 
-def _send_line(transport: Transport, sharing: Sharing, number: int, mails: Sequence[tuple[Action, Mail]]) -> int:
+def _send_line(transport: Transport, sharing: CallSharing, number: int, mails: Sequence[tuple[Action, Mail]]) -> int:
     """Send the mails of a line, a call for each action and 50 of them; return how many failed."""
     failed = 0
     for action in Action:
@@ -119,7 +124,7 @@ def _send_line(transport: Transport, sharing: Sharing, number: int, mails: Seque
         for start in range(0, len(of_action), MAX_CALL):
             part = of_action[start : start + MAX_CALL]
             deadline = time.monotonic() + MAX_LINE_TIME.total_seconds()
-            outcomes = Calls(transport, action, batch=None, deadline=deadline, sharing=sharing).send(part)
+            outcomes = Bisection(transport, action, batch=None, deadline=deadline, sharing=sharing).send(part)
             sent = sum(isinstance(outcome, Sent) for outcome in outcomes)
             failed += len(part) - sent
             log.info("line %d action=%s mails=%d sent=%d", number, action, len(part), sent)

@@ -14,8 +14,13 @@ from mailroom.ops import status
 from mailroom.ops.status import Status
 
 
-def show(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON, durations in seconds.")] = False) -> None:
-    """Show what waits, what is in flight, and what became of the mails of the last hour and day."""
+def show(
+    *, as_json: Annotated[bool, typer.Option("--json", help="Print JSON. Durations are in seconds.")] = False
+) -> None:
+    """Show the state of the queue.
+
+    That is what waits, what is paused, what is in flight, and the outcomes of the last hour and of the last day.
+    """
     with (
         open_database(settings.load("database_url"), answer_within=None, writes=False) as engine,
         engine.connect() as connection,

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import datetime
-from typing import Final
 
 import typer
 from rich.console import Console
@@ -14,12 +13,9 @@ from rich.table import Table
 
 from mailroom.errors import MailroomError
 
-# What a bigint holds.
-MAX_ID: Final = 2**63 - 1
-
 
 def say(words: str) -> None:
-    """Print a line, whatever its words hold; MailroomError if the output does not take it."""
+    """Print a line, whatever its words hold; MailroomError if the output cannot be written."""
     _print(printable(words))
 
 
@@ -65,4 +61,4 @@ def _print(words: str) -> None:
     try:
         typer.echo(words)
     except OSError as error:
-        raise MailroomError(f"the output was not taken: {error.strerror}") from error
+        raise MailroomError(f"the output cannot be written: {error.strerror}") from error

@@ -8,7 +8,9 @@ from sqlalchemy import ColumnElement, Row, func, select
 
 from mailroom import settings
 from mailroom import tokens as signing
-from mailroom.cli.terminal import MAX_ID, say
+from mailroom.cli.ids import positive
+from mailroom.cli.manual import ending
+from mailroom.cli.terminal import say
 from mailroom.cli.wiring import open_database
 from mailroom.db.schema import tokens as table
 from mailroom.errors import MailroomError, SettingsError
@@ -17,18 +19,28 @@ from mailroom.settings import Settings
 
 STDIN = "-"
 
-app = typer.Typer(help="Check and make the tokens in links, for debugging.", no_args_is_help=True)
+app = typer.Typer(help="Sign and verify tokens by hand.\n\nFor debugging the links in mails.", no_args_is_help=True)
 
 
 # A token may begin with a hyphen, and is no option then.
-@app.command(context_settings={"ignore_unknown_options": True})
+@app.command(
+    epilog=ending("mailroom tokens sign 42 | mailroom tokens verify"),
+    context_settings={"ignore_unknown_options": True},
+)
 def verify(
-    token: Annotated[str, typer.Argument(help="The 86 characters of a link; - reads them from stdin.")] = STDIN,
-    code: Annotated[str | None, typer.Option(help="The five digits, for a recovery.")] = None,
+    token: Annotated[
+        str, typer.Argument(metavar="TOKEN", help="The 86 characters from a link. With - it is read from stdin.")
+    ] = STDIN,
+    code: Annotated[
+        str | None, typer.Option(metavar="DIGITS", show_default="none", help="The five digits of a recovery.")
+    ] = None,
 ) -> None:
-    """Check a token's signature; with a database, say also what has become of it. Exit 1 if it is not valid.
+    """Check the signature of a token.
 
-    Without --code it is checked as an activation, with it as a recovery.
+    With --code it is checked as a recovery, without it as an activation. If MAILROOM_DATABASE_URL is set, the state of
+    the token is shown too.
+
+    Exit 1 if it is not valid.
     """
     given = settings.load("secret_key")
     if token == STDIN and sys.stdin is None:
@@ -41,9 +53,12 @@ def verify(
         say(_state(_find(given, table.c.secret == secret)))
 
 
-@app.command()
-def sign(token: Annotated[int, typer.Argument(min=1, max=MAX_ID, help="The id of a row of tokens.")]) -> None:
-    """Print a token as its mail has it, and for a recovery its code on a second line. Mind them: they open accounts."""
+@app.command(epilog=ending("mailroom tokens sign 42"))
+def sign(token: Annotated[int, typer.Argument(metavar="ID", callback=positive, help="The id of the token.")]) -> None:
+    """Print a token as its mail has it.
+
+    For a recovery, its code is printed on a second line. Keep both secret: they open the account.
+    """
     given = settings.load("database_url", "secret_key")
     row = _find(given, table.c.id == token)
     if row is None:

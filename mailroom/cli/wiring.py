@@ -77,7 +77,7 @@ def open_transport(
 def refuse_closed_output() -> None:
     """Raise SettingsError where there is no output to write mails to."""
     if not is_writable():
-        raise SettingsError("the standard output is closed: there is nowhere to write the mails to")
+        raise SettingsError("the standard output is closed: the mails cannot be written")
 
 
 @contextlib.contextmanager

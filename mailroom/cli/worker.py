@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mailroom import settings, signals
 from mailroom.cli.log import log, start_log
+from mailroom.cli.manual import setting
 from mailroom.cli.wiring import limits, open_database, open_permits, open_transport, progress
 from mailroom.db.engine import connection_string, first_line
 from mailroom.errors import MailroomError
@@ -25,20 +26,21 @@ from mailroom.worker.sweep import Swept
 from mailroom.worker.sweep import sweep as sweep_once
 from mailroom.worker.worker import Worker
 
-BatchLimit = Annotated[str | None, typer.Option(help="Most jobs in a batch, 1 to 50; else MAILROOM_BATCH_LIMIT.")]
-BatchTimeout = Annotated[
-    str | None, typer.Option(help="Longest wait for a batch to fill, ms; else MAILROOM_BATCH_TIMEOUT.")
-]
-SweepInterval = Annotated[str | None, typer.Option(help="How often to sweep, ms; else MAILROOM_SWEEP_INTERVAL.")]
-QueueName = Annotated[str | None, typer.Option(help="Which jobs to take; else MAILROOM_QUEUE_NAME.")]
+SWEEP_EXIT_CODES: Final = "Exit codes: 0 drained, 3 due jobs are left, 1 failed, 2 wrong settings or usage."
+BatchLimit = Annotated[str | None, setting("batch_limit", "INTEGER")]
+BatchTimeout = Annotated[str | None, setting("batch_timeout", "MS")]
+SweepInterval = Annotated[str | None, setting("sweep_interval", "MS")]
+QueueName = Annotated[str | None, setting("queue_name", "NAME")]
 # Some decades; more than a timedelta of seconds has to hold.
-MAX_SECONDS: Final = 1e9
+MAX_SECONDS: Final = 1_000_000_000
 LISTEN = typer.Option("--listen/--no-listen", help="Wait for notifications, or only sweep.")
 
 
 def worker(
     *,
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Senders in this process.")] = 1,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=256, metavar="INTEGER", help="How many senders run in this process.")
+    ] = 1,
     listen: Annotated[bool, LISTEN] = True,
     batch_limit: BatchLimit = None,
     batch_timeout: BatchTimeout = None,
@@ -47,8 +49,8 @@ def worker(
 ) -> None:
     """Send mails until stopped.
 
-    SIGTERM, SIGINT, SIGHUP or SIGQUIT: claim nothing more, finish the calls in flight, settle them, exit 0. A second
-    one: exit at once.
+    SIGTERM, SIGINT, SIGHUP or SIGQUIT stops it. It then claims nothing more, finishes the calls in flight, settles
+    them and exits 0. A second signal ends it at once.
     """
     start_log()
     given = settings.load(
@@ -77,18 +79,21 @@ def worker(
 
 def sweep(
     *,
-    max_seconds: Annotated[float, typer.Option(min=0, max=MAX_SECONDS, help="Stop claiming after this long.")] = 300,
-    full: Annotated[bool, typer.Option("--full", help="Look at every token for lost jobs, not at the newest.")] = False,
+    max_seconds: Annotated[
+        float, typer.Option(min=0, max=MAX_SECONDS, metavar="SECONDS", help="Claim nothing more after this time.")
+    ] = 300,
+    full: Annotated[
+        bool, typer.Option("--full", help="Check every token for a missing job, not only the newest tokens.")
+    ] = False,
     batch_limit: BatchLimit = None,
     queue_name: QueueName = None,
 ) -> None:
-    """Send all that is due, then exit; for cron.
+    """Send all that is due, then exit.
 
-    First it enqueues tokens that have no job, though they should: the trigger was disabled, or a backup restored.
+    Run it from cron. It is safe beside workers and other sweeps. A signal stops it in the same way as a worker.
 
-    Safe beside workers and other sweeps. A signal stops it as it does a worker.
-
-    Exit codes: 0 drained, 3 due jobs are left, 1 failed, 2 wrong settings or usage.
+    First it looks for tokens that should have a job and have none, and enqueues them. That happens after the trigger
+    was disabled or a backup restored.
     """
     start_log()
     given = settings.load("database_url", "secret_key", batch_limit=batch_limit, queue_name=queue_name)

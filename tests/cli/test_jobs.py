@@ -15,6 +15,8 @@ from tests.cli.conftest import Here
 from tests.running import eventually
 from tests.world import add_accounts, ask_recovery, count, execute, misplaced, rows
 
+EACH_SERVER = True
+
 CLAIM = (
     "WITH taken AS (DELETE FROM jobs WHERE token = 1 RETURNING *)"
     " INSERT INTO batches (queue, worker, action, priority, due_at, tokens, attempts, lease_until)"
@@ -121,8 +123,8 @@ def test_they_are_found_by_token_account_queue_and_time(here: Here, env: dict[st
     [
         ("list --outcome lost", "'lost' is not an outcome: give sent, rejected"),
         ("list --since yesterday", "'yesterday' is not a time"),
-        ("list --outcome sent --queue news", "--queue is for jobs that wait"),
-        ("list --outcome unconfirmed --held", "--held is for jobs that are not finished"),
+        ("list --outcome sent --queue news", "--queue does not go with --outcome or --code"),
+        ("list --outcome unconfirmed --held", "--held does not go with --outcome or --code"),
         ("retry", "name tokens"),
         ("release", "name tokens"),
         ("drop", "name tokens"),

@@ -1,0 +1,78 @@
+"""The arguments and options by which `jobs` chooses jobs."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
+
+import typer
+
+from mailroom.cli.ids import positive
+from mailroom.cli.manual import setting
+from mailroom.db.schema import delivery_outcome
+from mailroom.errors import SettingsError
+from mailroom.ops.jobs import Moment
+
+UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+TIME_HELP: Final = "an age (90s, 15m, 2h, 7d) or a time (2026-03-01, 2026-03-01T12:30; in UTC unless it has an offset)"
+
+Tokens = Annotated[
+    list[int] | None,
+    typer.Argument(metavar="TOKEN", callback=positive, show_default="none", help="Ids of the tokens of the jobs."),
+]
+Token = Annotated[int, typer.Argument(metavar="TOKEN", callback=positive, help="The id of the token of the job.")]
+TokenOption = Annotated[
+    list[int] | None,
+    typer.Option(metavar="ID", callback=positive, show_default="any", help="Only jobs of this token. May be repeated."),
+]
+Account = Annotated[
+    int | None, typer.Option(metavar="ID", callback=positive, show_default="any", help="Only jobs of this account.")
+]
+Outcomes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--outcome",
+        metavar="OUTCOME",
+        show_default="any",
+        help=f"Only attempts with this outcome: {', '.join(delivery_outcome.enums)}. May be repeated.",
+    ),
+]
+Code = Annotated[
+    str | None, typer.Option(metavar="TEXT", show_default="any", help="Only attempts with this error code.")
+]
+Since = Annotated[
+    str | None, typer.Option(metavar="TIME", show_default="any", help=f"Only from this time on: {TIME_HELP}.")
+]
+Until = Annotated[
+    str | None, typer.Option(metavar="TIME", show_default="any", help="Only before this time, given as for --since.")
+]
+Queue = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", show_default="any", help="Only jobs that wait or are in flight in this queue."),
+]
+Held = Annotated[
+    bool, typer.Option("--held", help="Only held jobs. They may have been sent, and wait for a person to decide.")
+]
+Limit = Annotated[int, typer.Option(metavar="INTEGER", callback=positive, help="Show at most this many.")]
+ChangeLimit = Annotated[
+    int | None,
+    typer.Option(metavar="INTEGER", callback=positive, show_default="all", help="Change at most this many jobs."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ShowAddresses = Annotated[
+    bool, typer.Option("--show-addresses", help="Show addresses and logins. They are personal data.")
+]
+QueueName = Annotated[str | None, setting("queue_name", "NAME", words="Queue that finished jobs are put back into.")]
+
+
+def read_time(given: str | None) -> Moment | None:
+    """Read what --since or --until was given. Raises SettingsError, which says what is accepted."""
+    if given is None:
+        return None
+    ago = re.fullmatch(r"([0-9]{1,6})([smhd])", given)
+    if ago is not None:
+        return timedelta(**{UNITS[ago[2]]: int(ago[1])})
+    try:
+        moment = datetime.fromisoformat(given)
+    except ValueError:
+        raise SettingsError(f"{given!r} is not a time: give {TIME_HELP}") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
