@@ -14,7 +14,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was checked, how it stands in message, and the remedy: empty where nothing is wrong."""
+    """What was checked, how it stands, and the remedy: empty where nothing is wrong."""
 
     check: str
     level: Level

@@ -17,7 +17,7 @@ from mailroom.mail.transport import MAX_CALL_TIME
 PREFIX: Final = "MAILROOM_"
 # Values that are never repeated in a message, nor in the repr of the settings.
 SECRET: Final = {"database_url", "listen_database_url", "secret_key"}
-SHORTEST_SWEEP_INTERVAL: Final = timedelta(milliseconds=10)
+MIN_SWEEP_INTERVAL: Final = timedelta(milliseconds=10)
 MIN_RATE: Final = 0.01
 MAX_CHANNEL_BYTES: Final = 63  # PostgreSQL's, for any name
 
@@ -97,9 +97,9 @@ DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 
 
 # A claim takes its time, and a call begins only if it can end within the lease.
-SHORTEST_LEASE: Final = MAX_CALL_TIME + timedelta(seconds=3)
+MIN_LEASE: Final = MAX_CALL_TIME + timedelta(seconds=3)
 # Each check is a notification, and each of those a lock of the whole cluster.
-SHORTEST_HEALTHCHECK: Final = timedelta(seconds=1)
+MIN_HEALTHCHECK: Final = timedelta(seconds=1)
 
 
 class Settings(BaseSettings):
@@ -190,17 +190,15 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _hold_together(self) -> Self:
-        if self.sweep_interval < SHORTEST_SWEEP_INTERVAL:
-            raise self._unfit("sweep_interval", f"at least {_ms(SHORTEST_SWEEP_INTERVAL)} ms")
+        if self.sweep_interval < MIN_SWEEP_INTERVAL:
+            raise self._unfit("sweep_interval", f"at least {_ms(MIN_SWEEP_INTERVAL)} ms")
         if self.healthcheck_interval < self.batch_timeout:
             raise self._unfit("healthcheck_interval", f"at least MAILROOM_BATCH_TIMEOUT, {_ms(self.batch_timeout)} ms")
-        if self.lease < SHORTEST_LEASE:
-            longest = (
-                f"{_ms(SHORTEST_LEASE)} ms: the longest SES call and {_ms(SHORTEST_LEASE - MAX_CALL_TIME)} ms to spare"
-            )
+        if self.lease < MIN_LEASE:
+            longest = f"{_ms(MIN_LEASE)} ms: the longest SES call and {_ms(MIN_LEASE - MAX_CALL_TIME)} ms to spare"
             raise self._unfit("lease", f"at least {longest}")
-        if self.healthcheck_interval < SHORTEST_HEALTHCHECK:
-            raise self._unfit("healthcheck_interval", f"at least {_ms(SHORTEST_HEALTHCHECK)} ms")
+        if self.healthcheck_interval < MIN_HEALTHCHECK:
+            raise self._unfit("healthcheck_interval", f"at least {_ms(MIN_HEALTHCHECK)} ms")
         return self
 
     def _unfit(self, name: str, accepted: str) -> ValueError:

@@ -143,8 +143,7 @@ class Scripted:
     By its own `clock`, each call takes some time, and as much more as an answer adds to `spent` seconds.
     """
 
-    longest_call = timedelta(0)
-    refusals = classify.REFUSALS
+    max_call_time = timedelta(0)
     throttles = classify.THROTTLES
     keeps_apart = False
 
@@ -157,6 +156,9 @@ class Scripted:
 
     def clock(self) -> float:
         return self.spent
+
+    def unmailable(self, mail: Mail) -> Rejected | None:
+        return None
 
     def send(self, action: Action, mails: Sequence[Mail], *, batch: str | None) -> Sequence[Answer]:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]

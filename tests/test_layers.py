@@ -44,6 +44,13 @@ FORBIDDEN = [
     ("worker.bisection", "botocore.exceptions", "boto3 is imported in ses alone"),
     ("cli.wiring", "boto3", "boto3 is imported in ses alone"),
     ("signals", "typer", "What hears a signal first"),
+    ("settings", "mailroom.ses", "Only the commands know Amazon SES"),
+    ("tokens", "mailroom.ses.request", "Only the commands know Amazon SES"),
+    ("worker.sender", "mailroom.simulator.server", "Only the commands and the demo"),
+    ("ses.transport", "mailroom.simulator.ses", "Only the commands and the demo"),
+    ("queue.claim", "mailroom.simulator.ses", "Only the commands and the demo"),
+    ("tokens", "mailroom.mail.transport", "Applications import tokens"),
+    ("job", "mailroom.signals", "The shared words"),
 ]
 
 

@@ -205,7 +205,7 @@ def test_no_fault_of_ses_brings_anything_to_light(
             with engine.connect() as connection:
                 connection.execute(text("DELETE FROM pauses"))
             assert sender.work_claim() == Work(2, full=False)
-        start_over(process.floors)
+        start_over(process.claims._floors)
     with engine.connect() as connection:
         outcomes = {row.outcome for row in rows(connection, "SELECT DISTINCT outcome FROM deliveries")}
         assert outcomes == {"sent", "rejected", "deferred", "unconfirmed"}

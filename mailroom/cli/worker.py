@@ -18,7 +18,7 @@ from mailroom.cli.wiring import limits, open_database, open_permits, open_transp
 from mailroom.db.engine import connection_string, first_line
 from mailroom.errors import MailroomError
 from mailroom.ops import maintenance
-from mailroom.ops.maintenance import LOOKS, log_reconciled, reconcile_all
+from mailroom.ops.maintenance import SCAN_LIMIT, log_reconciled, reconcile_all
 from mailroom.queue.listener import Listener
 from mailroom.settings import Settings
 from mailroom.worker.shared import Shared
@@ -133,7 +133,7 @@ def reconcile_fully(engine: Engine, queue: str, *, stopping: Callable[[], bool])
         looked = found = 0
         for step in reconcile_all(engine, queue=queue):
             log_reconciled(step)
-            looked, found = looked + LOOKS, found + len(step.enqueued)
+            looked, found = looked + SCAN_LIMIT, found + len(step.enqueued)
             tell(f"looked at {looked:,} tokens, enqueued {found:,}")
             if stopping():
                 return

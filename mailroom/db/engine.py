@@ -51,12 +51,12 @@ _FIRST_ANSWER_WITHIN: Final = timedelta(seconds=10)
 CANCEL_WITHIN: Final = timedelta(seconds=2)
 # A connection is not kept for ever: what a role may do and has set is as it was when it was made.
 _RECYCLE_SECONDS: Final = 1800
-# What a server says that another connection may cure, perhaps to another server: it takes no writes (after a failover),
-# shuts down, has lost its files, has no room left; and what only this session does not know yet.
+# After these another connection may be better, perhaps to another server: it takes no writes (after a failover), shuts
+# down, has lost its files, has no room left; and what only this session does not know yet.
 _USELESS: Final = ("08", "0A000", "25006", "53", "57P0", "58", "XX")
 
 
-# When all connections of an engine were to be made again.
+# When all connections of an engine were last to be replaced by new ones.
 _renewed_at: "WeakKeyDictionary[Engine, float]" = WeakKeyDictionary()
 
 
@@ -184,7 +184,7 @@ def connect_engine(
     Its connections are those of `connect`; parameters stay out of error messages. A statement to which no answer comes
     for `answer_within` is cancelled: it fails, or OutcomeUnknownError is raised (as `orig` of an OperationalError) if
     not even that is answered. A server that takes no writes, or says that it is of no use, is left: the next statement
-    connects again. Unless it `writes`, it reads on a standby too.
+    makes a new connection. Unless it `writes`, it reads on a standby too.
     """
     conninfo = connection_string(url)
     engine = create_engine(
@@ -257,8 +257,8 @@ def check_revision(engine: Engine) -> None:
         raise DatabaseError(f"the database cannot be used: {first_line(error)}") from error
     if found != REVISION:
         older = found is None or found < REVISION
-        cure = "run `alembic upgrade head` with it" if older else "install the version that migrated it"
-        raise DatabaseError(f"the database is at revision {found}, this version of mailroom needs {REVISION}: {cure}")
+        remedy = "run `alembic upgrade head` with it" if older else "install the version that migrated it"
+        raise DatabaseError(f"the database is at revision {found}, this version of mailroom needs {REVISION}: {remedy}")
 
 
 def first_line(error: DBAPIError) -> str:

@@ -1,1 +1,1 @@
-"""What all processes share, in the database: permits, pauses, refusals on record, the SES account. For the worker."""
+"""What all processes share, in the database: permits, pauses, refusals on record. For the worker and the commands."""

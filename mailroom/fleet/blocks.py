@@ -52,13 +52,13 @@ class FleetPermits:
     def take_again(self, permit: Permit, count: int, until: float) -> bool:
         """See `Permits.take_again`. Raises DBAPIError."""
         block = self._block(permit)
-        while not self._takes_whole(block, count):
+        while not self._take_whole(block, count):
             if self._clock() + LOOK_AGAIN.total_seconds() > until:
                 return False
             time.sleep(LOOK_AGAIN.total_seconds())
         return True
 
-    def _takes_whole(self, block: "_Block", count: int) -> bool:
+    def _take_whole(self, block: "_Block", count: int) -> bool:
         """Take all that a call for `count` mails needs, or nothing: what is not enough is left to the fleet."""
         bulk = self._bulk if count > 1 else None
         call = None if bulk is None else bulk.take(1)

@@ -120,7 +120,7 @@ def slow_down(connection: Connection) -> float | None:
         statement("permits_cut"),
         {
             "cut": CUT,
-            "least_pace": MIN_RATE_FACTOR,
+            "min_rate_factor": MIN_RATE_FACTOR,
             "recovery_per_second": RECOVERY_PER_SECOND,
             "once_in": timedelta(seconds=1),
         },

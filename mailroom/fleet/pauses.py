@@ -20,7 +20,8 @@ from mailroom.queue.lanes import Lane
 from mailroom.queue.limits import MAX_PROBE_WAIT
 
 FIRST_PROBE: Final = timedelta(seconds=2)
-# The same where mails are refused: mostly it is they who are bad, and the others must not wait for them.
+# The longest wait between two probes where mails are refused: mostly it is they who are bad, and the others must not
+# wait for them.
 MAX_REFUSAL_PROBE_WAIT: Final = timedelta(seconds=10)
 # How many mails a probe tries that were refused before: one of them may be bad, and not what is paused.
 TRIED_AGAIN: Final = 3
@@ -91,8 +92,8 @@ def probe(connection: Connection, *, queue: str, refusals: Collection[str]) -> s
         statement("pause_probe"),
         {
             "first_wait": FIRST_PROBE,
-            "longest_wait": MAX_PROBE_WAIT,
-            "longest_wait_of_refusals": MAX_REFUSAL_PROBE_WAIT,
+            "max_wait": MAX_PROBE_WAIT,
+            "max_refusal_wait": MAX_REFUSAL_PROBE_WAIT,
             "refusals": list(refusals),
             "queue": queue,
             **_lanes(lanes),

@@ -1,1 +1,1 @@
-"""The seam to a mail provider, and the transports that need none. For the worker and for `ses`."""
+"""The seam to a mail provider, and the transports that need none. For the worker, the commands and `ses`."""

@@ -15,13 +15,15 @@ from mailroom.outcome import Outcome, Sent
 class DebugTransport:
     """Prints what would be sent, and calls it sent. Its output holds addresses and secrets: that is its purpose."""
 
-    longest_call = timedelta(0)
-    refusals: frozenset[str] = frozenset()
+    max_call_time = timedelta(0)
     throttles: frozenset[str] = frozenset()
     keeps_apart = False
 
     def __init__(self, out: TextIO = sys.stdout) -> None:
         self._out = out
+
+    def unmailable(self, mail: Mail) -> None:
+        """Nothing is known against any."""
 
     def send(self, action: Action, mails: Sequence[Mail], *, batch: str | None) -> Sequence[Outcome]:
         template = templates.TEMPLATES[action]

@@ -29,13 +29,15 @@ _CODE: Final = re.compile(r"[0-9]{5}")
 class PipeTransport:
     """Writes batches as lines. A batch is sent once its line is flushed: what the reader does with it is its affair."""
 
-    longest_call = timedelta(0)
-    refusals: frozenset[str] = frozenset()
+    max_call_time = timedelta(0)
     throttles: frozenset[str] = frozenset()
     keeps_apart = False
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
+
+    def unmailable(self, mail: Mail) -> None:
+        """Nothing is known against any."""
 
     def send(self, action: Action, mails: Sequence[Mail], *, batch: str | None) -> Sequence[Outcome]:
         fields = [field for mail in mails for field in _fields(action, mail)]

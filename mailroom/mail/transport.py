@@ -1,4 +1,4 @@
-"""The seam to a mail provider, and the transport that only prints."""
+"""The seam to a mail provider."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from mailroom.job import Action
 from mailroom.mail import templates
-from mailroom.outcome import Answer
+from mailroom.outcome import Answer, Rejected
 
 # How long one call may take, retries of a connection that was never made included. A lease has to be longer.
 CONNECT_TIMEOUT: Final = timedelta(seconds=3)
@@ -36,23 +36,40 @@ class Mail:
         return templates.template_data(action, login=self.login, secret=self.secret, code=self.code)
 
 
-class Transport(Protocol):
-    """Hands mails to a provider. `longest_call` is how long one call may take by its time-outs.
+# The codes with which a mail is refused for its own sake, as SES says, though a broken template is refused with them
+# too. They are in the log of the fleet: every process knows them, also one that hands its mails to somebody else.
+REFUSALS: Final = frozenset(
+    {
+        "BadRequestException",
+        "INVALID_PARAMETER",
+        "InvalidParameterValue",
+        "MESSAGE_REJECTED",
+        "MessageRejected",
+        "RequestEntityTooLarge",
+        "RequestEntityTooLargeException",
+    }
+)
 
-    `refusals`: the codes with which it refuses a mail for the mail's own sake, as it says, though a broken template is
-    refused with them too. `throttles`: those that ask to send more slowly. `keeps_apart`: whether a mail that is to go
-    alone needs a call of its own; a line of text takes all.
+
+class Transport(Protocol):
+    """Hands mails to a provider. `max_call_time` is how long one call may take by its time-outs.
+
+    `throttles`: the codes that ask to send more slowly. `keeps_apart`: whether a mail that is to go alone needs a call
+    of its own; a line of text takes all.
     """
 
-    longest_call: timedelta
-    refusals: frozenset[str]
+    max_call_time: timedelta
     throttles: frozenset[str]
     keeps_apart: bool
+
+    def unmailable(self, mail: Mail) -> Rejected | None:
+        """Return why the provider can never take this mail, where that is known without a call; it is not sent then."""
+        ...  # pragma: no cover
 
     def send(self, action: Action, mails: Sequence[Mail], *, batch: str | None) -> Sequence[Answer]:
         """Make one call for all of these mails; return what became of each, by position.
 
         `batch`, its fence, goes on the mails as a tag. Whatever the provider or the network does is an answer.
-        Raises TransportError if it took none of them and will take no more.
+        Raises TransportError if it took none of these and will take no more.
         """
         ...  # pragma: no cover

@@ -1,1 +1,1 @@
-"""What an operator asks and does: jobs, status, health, maintenance, grants, the checks of doctor. For the commands."""
+"""What an operator asks and does: jobs, status, health, maintenance, rights, doctor. For commands and worker."""

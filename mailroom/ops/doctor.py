@@ -43,7 +43,7 @@ DURABLE: Final = {
 MAX_SKEW_SECONDS: Final = 60.0
 
 # Of the jobs with the lowest token, of those with the highest, and of the newest tokens: looked at by `restore`.
-RESTORE_LOOKS: Final = 2000
+RESTORE_SCAN_LIMIT: Final = 2000
 
 
 def examine(engine: Engine, *, listening: str, channel: str, queue: str) -> Iterator[Finding]:
@@ -179,7 +179,7 @@ def _restore(connection: Connection) -> Iterator[Finding]:
         remedy = "; ".join(last.format(name) for name in behind)
         yield failed("restore", f"rows have ids that come again: {', '.join(behind)}", remedy)
         return
-    found = connection.execute(statement("doctor_restored"), {"looks": RESTORE_LOOKS}).one()
+    found = connection.execute(statement("doctor_restored"), {"scan_limit": RESTORE_SCAN_LIMIT}).one()
     if found.twice:
         message = f"{found.twice} jobs are of tokens whose mails are finished, the first of token {found.first_twice}"
         yield failed("restore", message, "they would be mailed again: mailroom jobs drop; docs/operating.md, Restoring")

@@ -18,7 +18,7 @@ from mailroom.queue.late_acceptances import MAX_APPLIED, apply
 log = logging.getLogger(__name__)
 
 # Rows looked at by one statement: a few hundredths of a second.
-LOOKS: Final = 5_000
+SCAN_LIMIT: Final = 5_000
 # What nobody asked for goes no further back: that a week-old activation is still wanted is for a person to say.
 HORIZON: Final = timedelta(days=7)
 MINUTE: Final = timedelta(minutes=1)
@@ -31,7 +31,7 @@ LATE: Final = "late acceptances"
 PRUNE_STEP: Final = timedelta(seconds=5)
 PRUNE_INTERVAL: Final = timedelta(hours=1)
 # Below it the limits that count the mails of a day, and the status, would lose what they count.
-SHORTEST_HISTORY: Final = timedelta(days=1)
+MIN_HISTORY: Final = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +52,14 @@ class Pruned:
 
 
 def reconcile(
-    engine: Engine, *, queue: str, below: int | None = None, horizon: timedelta | None = HORIZON, looks: int = LOOKS
+    engine: Engine,
+    *,
+    queue: str,
+    below: int | None = None,
+    horizon: timedelta | None = HORIZON,
+    scan_limit: int = SCAN_LIMIT,
 ) -> Reconciled:
-    """Enqueue those of `looks` tokens, the newest first, that are in no place, unless they are older than `horizon`.
+    """Enqueue those of `scan_limit` tokens, the newest first, in no place, unless they are older than `horizon`.
 
     The one transition that is a transaction of two statements: the lock comes first, so that what another reconcile
     enqueued, and a worker has sent since, is in the snapshot of the second. Raises DBAPIError if it is not to be had.
@@ -63,14 +68,14 @@ def reconcile(
         connection.execute(select(func.set_config("lock_timeout", str(MAX_LOCK_WAIT), True)))
         connection.execute(LOCK)
         row = connection.execute(
-            statement("reconcile"), {"queue": queue, "below": below, "horizon": horizon, "looks": looks}
+            statement("reconcile"), {"queue": queue, "below": below, "horizon": horizon, "scan_limit": scan_limit}
         ).one()
     return Reconciled(tuple(row.enqueued), row.below)
 
 
 def reconcile_all(engine: Engine, *, queue: str) -> Iterator[Reconciled]:
     """Look at every token there is, whatever its age, a step at a time."""
-    found, step_size = Reconciled((), None), StepSize(LOOKS)
+    found, step_size = Reconciled((), None), StepSize(SCAN_LIMIT)
     while True:
         found = step_size.take(partial(_reconcile, engine, queue, found.below, None))
         yield found
@@ -79,26 +84,28 @@ def reconcile_all(engine: Engine, *, queue: str) -> Iterator[Reconciled]:
 
 
 def reconcile_newest(engine: Engine, *, queue: str) -> Reconciled:
-    """Look at as many of the newest tokens as the database does in one statement, at most LOOKS."""
-    return StepSize(LOOKS).take(partial(_reconcile, engine, queue, None, HORIZON))
+    """Look at as many of the newest tokens as the database does in one statement, at most SCAN_LIMIT."""
+    return StepSize(SCAN_LIMIT).take(partial(_reconcile, engine, queue, None, HORIZON))
 
 
-def _reconcile(engine: Engine, queue: str, below: int | None, horizon: timedelta | None, looks: int) -> Reconciled:
-    return reconcile(engine, queue=queue, below=below, horizon=horizon, looks=looks)
+def _reconcile(engine: Engine, queue: str, below: int | None, horizon: timedelta | None, scan_limit: int) -> Reconciled:
+    return reconcile(engine, queue=queue, below=below, horizon=horizon, scan_limit=scan_limit)
 
 
-def prune(connection: Connection, *, older_than: timedelta, after: int = 0, looks: int = LOOKS) -> Pruned:
-    """Forget those tokens of `looks` deliveries, the oldest first, that were finished longer than `older_than` ago.
+def prune(connection: Connection, *, older_than: timedelta, after: int = 0, scan_limit: int = SCAN_LIMIT) -> Pruned:
+    """Forget those tokens of `scan_limit` deliveries, the oldest first, finished longer than `older_than` ago.
 
-    `older_than` is at least SHORTEST_HISTORY.
+    `older_than` is at least MIN_HISTORY.
     """
-    row = connection.execute(statement("prune"), {"older_than": older_than, "after": after, "looks": looks}).one()
+    row = connection.execute(
+        statement("prune"), {"older_than": older_than, "after": after, "scan_limit": scan_limit}
+    ).one()
     return Pruned(row.deliveries, row.tokens, row.after)
 
 
 def prune_all(engine: Engine, *, older_than: timedelta) -> Iterator[Pruned]:
     """Forget everything that has been finished for longer than that, a step and a commit at a time."""
-    step_size = StepSize(LOOKS)
+    step_size = StepSize(SCAN_LIMIT)
     after: int | None = 0
     while after is not None:
         pruned = step_size.take(partial(_prune, engine, older_than, after))
@@ -106,9 +113,9 @@ def prune_all(engine: Engine, *, older_than: timedelta) -> Iterator[Pruned]:
         after = pruned.after
 
 
-def _prune(engine: Engine, older_than: timedelta, after: int, looks: int) -> Pruned:
+def _prune(engine: Engine, older_than: timedelta, after: int, scan_limit: int) -> Pruned:
     with engine.connect() as connection:
-        return prune(connection, older_than=older_than, after=after, looks=looks)
+        return prune(connection, older_than=older_than, after=after, scan_limit=scan_limit)
 
 
 def log_reconciled(found: Reconciled) -> None:
@@ -120,12 +127,18 @@ def log_reconciled(found: Reconciled) -> None:
 class Maintenance:
     """What a worker does of it, a bounded step at a time, so that looking for work is never held up for long."""
 
-    def __init__(self, engine: Engine, *, queue: str, prune_after: timedelta | None, looks: int = LOOKS) -> None:
-        """`prune_after`: how old history may get; None: it is kept. `looks`: rows looked at by one statement."""
+    def __init__(
+        self, engine: Engine, *, queue: str, prune_after: timedelta | None, scan_limit: int = SCAN_LIMIT
+    ) -> None:
+        """`prune_after`: how old history may get; None: it is kept. `scan_limit`: rows looked at by one statement."""
         self._engine = engine
         self._queue = queue
         self._prune_after = prune_after
-        self._looks = {"reconcile": StepSize(looks), "prune": StepSize(looks), LATE: StepSize(MAX_APPLIED)}
+        self._scan_limits = {
+            "reconcile": StepSize(scan_limit),
+            "prune": StepSize(scan_limit),
+            LATE: StepSize(MAX_APPLIED),
+        }
         self._minute_at = self._prune_at = float("-inf")
         self._walk: int | None = None
         self._pruned: int = 0
@@ -154,13 +167,13 @@ class Maintenance:
         self._walk = further and self._reconcile_below(further)
 
     def _reconcile_below(self, token: int | None) -> int | None:
-        found = reconcile(self._engine, queue=self._queue, below=token, looks=self._looks["reconcile"].size)
+        found = reconcile(self._engine, queue=self._queue, below=token, scan_limit=self._scan_limits["reconcile"].size)
         log_reconciled(found)
         return found.below
 
     def _apply_late(self) -> None:
         with self._engine.connect() as connection:
-            apply(connection, most=self._looks[LATE].size)
+            apply(connection, most=self._scan_limits[LATE].size)
 
     def _warn(self) -> None:
         with self._engine.connect() as connection:
@@ -172,7 +185,7 @@ class Maintenance:
         self._warnings = found
 
     def _prune(self, older_than: timedelta) -> None:
-        pruned = _prune(self._engine, older_than, self._pruned, self._looks["prune"].size)
+        pruned = _prune(self._engine, older_than, self._pruned, self._scan_limits["prune"].size)
         if pruned.deliveries:
             log.info("pruned deliveries=%d tokens=%d", pruned.deliveries, pruned.tokens)
         self._pruned = pruned.after or 0
@@ -184,10 +197,10 @@ class Maintenance:
             if name not in self._failures:
                 log.warning("%s failed, trying again: %s", name, first_line(error))
             self._failures.add(name)
-            if name in self._looks:
-                self._looks[name].shrink()
+            if name in self._scan_limits:
+                self._scan_limits[name].shrink()
             return False
         self._failures.discard(name)
-        if name in self._looks:
-            self._looks[name].grow()
+        if name in self._scan_limits:
+            self._scan_limits[name].grow()
         return True

@@ -1,7 +1,7 @@
 """Jobs on their way: claimed, settled, rescued, changed by hand. For the worker; PostgreSQL decides every race.
 
-Each function is one statement, but for what is settled late. On a connection that commits by itself each is one
-transaction, as the worker has it.
+Claim, look, rescue and settle are one statement each, but for what is settled late. On a connection that commits by
+itself that is one transaction, as the worker has it.
 """
 
 from mailroom.queue.claim import BUSY_WAIT, claim

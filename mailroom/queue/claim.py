@@ -102,7 +102,7 @@ def _as_binds(
         "recoveries_per_day": limits.recoveries.per_day,
         "slack": SLACK,
         "busy_wait": BUSY_WAIT,
-        "longest_busy_wait": MAX_BUSY_WAIT,
+        "max_busy_wait": MAX_BUSY_WAIT,
         "scan_limit": scan_limit,
         "ranks": [rank(lane).value for lane in lanes],
         **as_binds(floors, lanes),

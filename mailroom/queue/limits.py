@@ -30,6 +30,6 @@ class Limits:
     claim_limit: int = MAX_CLAIM_JOBS
 
     @property
-    def longest_wait(self) -> timedelta:
+    def max_wait(self) -> timedelta:
         """For how long a job may wait for another attempt, unless it is held."""
         return max(MAX_DELAY, self.resend_after or MAX_DELAY)

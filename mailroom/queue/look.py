@@ -14,8 +14,8 @@ from mailroom.queue.lanes import LANES, Lane
 from mailroom.queue.limits import MAX_PROBE_WAIT
 from mailroom.queue.verdict import MAX_DELAY, UNCHARGED_DELAY
 
-# The same for a look, which moves the floor of each lane up to the first job that it sees, but no nearer than this: a
-# transaction that takes longer waits for the sweep.
+# A look moves the floor of each lane up to the first job that it sees, but no nearer to now than this: what commits
+# later than that waits for the sweep.
 SETTLED_AFTER: Final = timedelta(seconds=30)
 
 
@@ -43,13 +43,13 @@ def look(
     floors: Floors,
     lanes: Sequence[Lane] = LANES,
     from_start: bool = False,
-    longest_wait: timedelta = MAX_DELAY,
+    max_wait: timedelta = MAX_DELAY,
 ) -> View:
     """See what there is to do in these lanes, and if nothing, when there will be. Changes nothing in the database.
 
     The floors move up to what it saw, so that the claims that follow do not walk over the same dead rows. `from_start`
     looks below them as well, for jobs that committed late or came back, and moves them down to those. No job that waits
-    for another attempt waits for longer than `longest_wait`.
+    for another attempt waits for longer than `max_wait`.
     """
     seen = floors.read()
     start = dict.fromkeys(lanes, Position(None, 0)) if from_start else seen
@@ -61,9 +61,9 @@ def look(
             "batch_timeout": batch_timeout,
             "slack": SLACK,
             "settled_after": SETTLED_AFTER,
-            "longest_wait": longest_wait,
+            "max_wait": max_wait,
             "untried_wait": UNCHARGED_DELAY,
-            "longest_probe": MAX_PROBE_WAIT,
+            "max_probe_wait": MAX_PROBE_WAIT,
             **as_binds(start, lanes),
         },
     ).one()

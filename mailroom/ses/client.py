@@ -27,14 +27,14 @@ RENEW_EVERY: Final = timedelta(seconds=2)
 
 
 class Clients:
-    """The client that calls are made with, made again where that may help. Safe to share between threads.
+    """The client that calls are made with, replaced by a new one where that may help. Safe to share between threads.
 
     A client reads credentials, profile, region and endpoint when it is made, and keeps them, and its connections, for
     ever. What was renewed outside only a new one finds.
     """
 
     def __init__(self, client: "SESV2Client", renew: "Callable[[], SESV2Client] | None") -> None:
-        """`renew` makes a client like the first, from what is outside now; None: it is never made again."""
+        """`renew` makes a client like the first, from what is outside now; None: it is never replaced."""
         network.guard(client)
         self._client = client
         self._renew = renew

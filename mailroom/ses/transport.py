@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 class SesTransport:
     """Sends one mail with SendEmail and several with SendBulkEmail. Safe to share between threads."""
 
-    refusals = classify.REFUSALS
     throttles = classify.THROTTLES
     keeps_apart = True
 
@@ -48,19 +47,21 @@ class SesTransport:
         self._config_set = config_set
         self._kept = AnswerFile(output_path) if output_path is not None else None
         config: Any = client.meta.config
-        self.longest_call = self._patience = (
+        self.max_call_time = self._patience = (
             CONNECT_TRIES * timedelta(seconds=config.connect_timeout)
             + timedelta(seconds=config.read_timeout)
             + (CONNECT_TRIES - 1) * RETRY_WAIT
         )
 
+    def unmailable(self, mail: Mail) -> Rejected | None:
+        """See `Transport.unmailable`: SES takes no address that is not ASCII."""
+        if ascii_address(mail.address) is not None:
+            return None
+        return Rejected(UNSUPPORTED_ADDRESS, "SES cannot mail to this address")
+
     def send(self, action: Action, mails: Sequence[Mail], *, batch: str | None) -> Sequence[Answer]:
-        """See `Transport.send`. Addresses that SES cannot take are rejected without a call, and harm nobody else."""
-        addresses = [ascii_address(mail.address) for mail in mails]
-        entries = [(mail, address) for mail, address in zip(mails, addresses, strict=True) if address is not None]
-        called = iter(self._call(action, entries, batch) if entries else ())
-        impossible = Rejected(UNSUPPORTED_ADDRESS, "SES cannot mail to this address")
-        return [impossible if address is None else next(called) for address in addresses]
+        """See `Transport.send`."""
+        return self._call(action, [(mail, ascii_address(mail.address) or mail.address) for mail in mails], batch)
 
     def account(self) -> SesAccount:
         """Ask SES for the account; see `mailroom.ses.account`."""

@@ -83,7 +83,7 @@ class Faults:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all of them, and begin the sequence of chances again."""
+        """Forget all of them, and restart the sequence of chances."""
         with self._lock:
             self._random = random.Random(self._seed)  # noqa: S311  chances must repeat, not surprise
             self._pending: list[tuple[Fault, int | None]] = []

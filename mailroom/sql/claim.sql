@@ -1,7 +1,7 @@
 -- Claim up to job_limit due jobs of one priority and action, and open batches for them, of up to batch_limit each.
 --
 -- Binds: queue, worker, batch_limit, job_limit (how many may be mailed), batch_timeout, lease, slack, busy_wait and
--- longest_busy_wait (intervals), and a row for each lane, that is each priority and action, in six arrays: priorities, actions, ranks (lanes
+-- max_busy_wait (intervals), and a row for each lane, that is each priority and action, in six arrays: priorities, actions, ranks (lanes
 -- of one rank are served by the age of what waits in them), scans (how many jobs are looked at, no fewer than job_limit:
 -- more, where the last claim found nothing to mail; scan_limit is the most of them), floors_due_at, floors_token.
 -- A lane's floor is where the last claim in it ended (NULL: the beginning); below it lie rows that are dead but not yet
@@ -14,7 +14,7 @@
 -- Returns a row for each job looked at, and where there is none a row of NULLs (a table of which no row can be seen would
 -- else be planned away, and the question whether all can be seen with it): to be sent, the first of each batch with its
 -- batch; finished, with its outcome; or gone back to jobs, with neither: `busy`, due after a tenth of its token's age (from busy_wait to
--- longest_busy_wait), since somebody has locked its account or its token; or not, due as it was, since enough others leave.
+-- max_busy_wait), since somebody has locked its account or its token; or not, due as it was, since enough others leave.
 --
 -- Locks: jobs, then accounts (of recoveries) and tokens (late activations), skipping what others hold. Waits for nobody.
 WITH lane AS MATERIALIZED (
@@ -216,7 +216,7 @@ looked_up AS MATERIALIZED (
 returned AS (
     INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
     SELECT token,
-           CASE WHEN busy THEN now() + least(:longest_busy_wait, greatest(:busy_wait, (now() - created_at) / 10))
+           CASE WHEN busy THEN now() + least(:max_busy_wait, greatest(:busy_wait, (now() - created_at) / 10))
                 ELSE due_at END,
            action, priority, attempt, :queue
       FROM looked_up

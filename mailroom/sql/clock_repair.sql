@@ -1,10 +1,10 @@
 -- Bring back moments that are further ahead than anything that mailroom ever writes: the clock was set back since.
 --
--- Binds: queue, priorities and actions, as for claim; longest_wait, untried_wait and longest_probe, as for look;
+-- Binds: queue, priorities and actions, as for claim; max_wait, untried_wait and max_probe_wait, as for look;
 -- again_after (an interval: when a job that was tried before comes due: it may be out, and a late answer may arrive);
 -- most (how many to bring back, of each lane, of batches and of pauses: from the far end).
 --
--- A job that was never tried is due at once. A batch gets its lease again, as long as it was. A job that is held (due
+-- A job that was never tried is due at once. A batch gets a new lease, as long as the old one. A job that is held (due
 -- never) stays so.
 --
 -- Returns how many were brought back.
@@ -27,7 +27,7 @@ far AS MATERIALIZED (
             ORDER BY due_at DESC, token DESC
             LIMIT :most
               FOR UPDATE SKIP LOCKED) AS last
-     WHERE last.attempt = 0 OR last.due_at > now() + CAST(:longest_wait AS interval)
+     WHERE last.attempt = 0 OR last.due_at > now() + CAST(:max_wait AS interval)
 ),
 due AS (
     UPDATE jobs
@@ -51,7 +51,7 @@ probed AS (
      WHERE scope = ANY (ARRAY(
            SELECT scope
              FROM pauses
-            WHERE probe_at > clock_timestamp() + CAST(:longest_probe AS interval) AND probe_at < 'infinity'
+            WHERE probe_at > clock_timestamp() + CAST(:max_probe_wait AS interval) AND probe_at < 'infinity'
             ORDER BY scope LIMIT :most FOR UPDATE SKIP LOCKED))
     RETURNING scope
 )

@@ -1,6 +1,6 @@
 -- See what a restore by hand has left: jobs of tokens whose final delivery is on record, and tokens in no place.
 --
--- Binds: looks (at how many jobs from either end, and at how many of the newest tokens, to look).
+-- Binds: scan_limit (at how many jobs from either end, and at how many of the newest tokens, to look).
 --
 -- One snapshot sees each token in one place, since everything moves them in one commit. A token that is consumed needs
 -- no mail. The log names tokens that are gone as well: ids that came again are told apart by the moment of the token; and
@@ -8,12 +8,12 @@
 --
 -- Returns one row: how many of each kind, and the first of each.
 WITH ends AS MATERIALIZED (
-    (SELECT token FROM jobs ORDER BY token LIMIT :looks)
+    (SELECT token FROM jobs ORDER BY token LIMIT :scan_limit)
     UNION
-    (SELECT token FROM jobs ORDER BY token DESC LIMIT :looks)
+    (SELECT token FROM jobs ORDER BY token DESC LIMIT :scan_limit)
 ),
 newest AS MATERIALIZED (
-    SELECT id FROM (SELECT id, consumed_at FROM tokens ORDER BY id DESC LIMIT :looks) AS latest WHERE consumed_at IS NULL
+    SELECT id FROM (SELECT id, consumed_at FROM tokens ORDER BY id DESC LIMIT :scan_limit) AS latest WHERE consumed_at IS NULL
 ),
 in_flight AS MATERIALIZED (
     SELECT unnest(tokens) AS token FROM batches
@@ -32,7 +32,7 @@ twice AS MATERIALIZED (
 ),
 older AS MATERIALIZED (
     SELECT tokens.id
-      FROM (SELECT id, created_at FROM tokens ORDER BY id DESC LIMIT :looks) AS tokens
+      FROM (SELECT id, created_at FROM tokens ORDER BY id DESC LIMIT :scan_limit) AS tokens
      CROSS JOIN LATERAL (
            SELECT count(*) AS deliveries
              FROM deliveries

@@ -1,9 +1,9 @@
 -- Look whether there is anything to do, and if not, when there will be. Changes nothing, locks nothing.
 --
 -- Binds: queue, priorities, actions, floors_due_at, floors_token, slack, batch_limit, batch_timeout, as for claim; and
--- settled_after (an interval): what is longer due than that, and cannot be seen, is dead; and longest_wait and
+-- settled_after (an interval): what is longer due than that, and cannot be seen, is dead; and max_wait and
 -- untried_wait (intervals): for how long a job waits at most for another attempt, and if none was charged; and
--- longest_probe: how far ahead the probe of a pause is.
+-- max_probe_wait: how far ahead the probe of a pause is.
 --
 -- Returns one row: how many batches could be claimed now (counting up to one a lane), the seconds until the next one
 -- could be or the next pause can be probed (NULL: nothing waits), whether a lease has run out, whether a pause can be
@@ -71,7 +71,7 @@ SELECT (SELECT count(*) FROM leaves WHERE leaves_at <= now()) AS ready,
        EXISTS (SELECT FROM batches WHERE claimed_at > clock_timestamp())
            OR EXISTS (
               SELECT FROM pauses
-               WHERE probe_at > clock_timestamp() + CAST(:longest_probe AS interval) AND probe_at < 'infinity')
+               WHERE probe_at > clock_timestamp() + CAST(:max_probe_wait AS interval) AND probe_at < 'infinity')
            OR EXISTS (
               SELECT
                 FROM given
@@ -82,7 +82,7 @@ SELECT (SELECT count(*) FROM leaves WHERE leaves_at <= now()) AS ready,
                         AND due_at > now() + CAST(:untried_wait AS interval) AND due_at < 'infinity'
                       ORDER BY due_at DESC, token DESC
                       LIMIT 1) AS last
-               WHERE last.attempt = 0 OR last.due_at > now() + CAST(:longest_wait AS interval)) AS ahead,
+               WHERE last.attempt = 0 OR last.due_at > now() + CAST(:max_wait AS interval)) AS ahead,
        ARRAY(SELECT priority FROM leaves ORDER BY priority, action) AS heads_priority,
        ARRAY(SELECT CAST(action AS text) FROM leaves ORDER BY priority, action) AS heads_action,
        ARRAY(SELECT head_due_at FROM leaves ORDER BY priority, action) AS heads_due_at,

@@ -1,6 +1,6 @@
 -- Take the right to try, with one mail, whether a pause can end.
 --
--- Binds: first_wait and longest_wait (intervals); longest_wait_of_refusals, which counts where the pause has one of the
+-- Binds: first_wait and max_wait (intervals); max_refusal_wait, which counts where the pause has one of the
 -- codes in refusals; queue, priorities and actions, as for claim.
 --
 -- Only where there is a job of the queue to try it with: whoever has none must not put off those who have.
@@ -14,8 +14,8 @@ UPDATE pauses
    SET probes = probes + 1,
        probe_at = clock_timestamp()
                 + CASE WHEN code = ANY (CAST(:refusals AS text[]))
-                       THEN least(:first_wait * (probes + 1), :longest_wait_of_refusals)
-                       ELSE least(:first_wait * power(2, least(probes + 1, 16)), :longest_wait)
+                       THEN least(:first_wait * (probes + 1), :max_refusal_wait)
+                       ELSE least(:first_wait * power(2, least(probes + 1, 16)), :max_wait)
                   END
  WHERE scope = (
        SELECT scope

@@ -1,7 +1,7 @@
 -- Forget tokens that have long been finished: all their deliveries, and the tokens themselves. A token that stayed without
 -- its deliveries would look as if it had never been mailed, and be mailed again.
 --
--- Binds: after (look at deliveries with higher ids), looks (how many to look at), older_than (an interval).
+-- Binds: after (look at deliveries with higher ids), scan_limit (how many to look at), older_than (an interval).
 --
 -- A token is forgotten whole or not at all: when its newest delivery is old enough, it is neither waiting nor in
 -- flight, and it is finished and was consumed or ran out as long ago; or when it is gone, with its account.
@@ -14,7 +14,7 @@ WITH looked AS MATERIALIZED (
       FROM deliveries
      WHERE id > :after
      ORDER BY id
-     LIMIT :looks
+     LIMIT :scan_limit
 ),
 in_flight AS MATERIALIZED (
     SELECT unnest(tokens) AS token FROM batches
@@ -80,5 +80,5 @@ cleared AS (
 )
 SELECT (SELECT count(*) FROM cleared) AS deliveries,
        (SELECT count(*) FROM forgotten) AS tokens,
-       (SELECT max(id) FROM looked HAVING count(*) = :looks AND bool_or(old)) AS after
+       (SELECT max(id) FROM looked HAVING count(*) = :scan_limit AND bool_or(old)) AS after
  WHERE sees_every_row()

@@ -1,6 +1,6 @@
 -- Enqueue tokens that are in no place: no job, no batch, no final delivery. A trigger was disabled, or a backup restored.
 --
--- Binds: below (look at tokens with lower ids; NULL: from the newest), looks (how many tokens to look at), horizon (an
+-- Binds: below (look at tokens with lower ids; NULL: from the newest), scan_limit (how many tokens to look at), horizon (an
 -- interval: leave older ones alone; NULL: there is none), queue (which the jobs go to: nobody knows which they were for).
 --
 -- It must run alone (see reconcile in ops/maintenance.py): another one might enqueue a token after this statement's snapshot, and have
@@ -19,7 +19,7 @@ WITH looked AS MATERIALIZED (
       FROM tokens
      WHERE id < coalesce(CAST(:below AS bigint), 9223372036854775807)
      ORDER BY id DESC
-     LIMIT :looks
+     LIMIT :scan_limit
 ),
 in_flight AS MATERIALIZED (
     SELECT unnest(tokens) AS token FROM batches
@@ -52,5 +52,5 @@ found AS (
     RETURNING token
 )
 SELECT ARRAY(SELECT token FROM found ORDER BY token) AS enqueued,
-       (SELECT min(id) FROM looked HAVING count(*) = :looks AND bool_and(near)) AS below
+       (SELECT min(id) FROM looked HAVING count(*) = :scan_limit AND bool_and(near)) AS below
  WHERE sees_every_row()

@@ -1,1 +1,1 @@
-"""The process that joins the halves: it claims, sends, settles, and reacts. For `worker` and `sweep`."""
+"""The process that joins the halves: it claims, sends, settles, and reacts. For the commands that send."""

@@ -4,12 +4,14 @@ import time
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from mailroom.errors import TransportError
 from mailroom.job import Action
 from mailroom.mail.transport import Mail, Transport
-from mailroom.outcome import Deferred, Outcome, RefusedTogether, Rejected, Sent, Untried
+from mailroom.outcome import Answer, Deferred, Outcome, RefusedTogether, Rejected, Sent, Untried
 from mailroom.worker.call_sharing import CallSharing
 
-# After so many mails refused in one search and none accepted, it may be the configuration, and no more are tried.
+# After so many mails refused in one batch and none accepted, more calls for it are in vain. What to believe of these
+# refusals is for Refusals to say.
 MAX_IN_VAIN: Final = 5
 
 
@@ -54,32 +56,33 @@ class Bisection:
         self._transport = transport
         self._action = action
         self._batch = batch
-        self._latest = deadline - transport.longest_call.total_seconds()
+        self._latest = deadline - transport.max_call_time.total_seconds()
         self._sharing = sharing
         self._before_call = before_call
-        self._called = self._searching = self._searched = False
+        self._called = self._answered = self._searching = self._searched = False
         self._progressed = self._accepted = self._in_vain = False
         self._refused = 0
 
     def send(self, mails: Sequence[Mail]) -> Sequence[Outcome]:
         """Try to send every mail once; return what became of each, by position.
 
-        Raises TransportError if the transport took none of them, and will take no more.
+        What can never be mailed is rejected without a call, and harms nobody else. Raises TransportError if the
+        transport took none of the others, and will take no more.
         """
-        if not self._transport.keeps_apart:
-            return self._outcomes(mails)
-        shares = self._sharing.is_worth_it(self._action)
+        outcomes: list[Outcome | None] = [self._transport.unmailable(mail) for mail in mails]
+        places = [place for place, outcome in enumerate(outcomes) if outcome is None]
+        apart = self._transport.keeps_apart
+        shares = not apart or self._sharing.is_worth_it(self._action)
+        together = [place for place in places if shares and not (apart and mails[place].alone)]
         # Those that go alone come last: what there is no time for goes back as it was.
-        places = sorted(range(len(mails)), key=lambda place: mails[place].alone)
-        together = [place for place in places if shares and not mails[place].alone]
+        alone = sorted(set(places).difference(together), key=lambda place: (mails[place].alone, place))
         found = self._outcomes([mails[place] for place in together])
-        for place in places[len(together) :]:
+        for place in alone:
             self._searching = False
             found += self._outcomes([mails[place]])
-        called = [outcome for outcome in found if not self._was_never_called(outcome)]
-        self._sharing.note(self._action, called, searched=self._searched)
-        by_place = dict(zip(places, found, strict=True))
-        return [by_place[place] for place in range(len(mails))]
+        self._sharing.note(self._action, found, searched=self._searched)
+        by_place = dict(zip([*together, *alone], found, strict=True))
+        return [outcome or by_place[place] for place, outcome in enumerate(outcomes)]
 
     def _outcomes(self, mails: Sequence[Mail]) -> list[Outcome]:
         """Send mails in one call, or in as many as it takes if that is refused whole."""
@@ -87,22 +90,31 @@ class Bisection:
             return []
         if self._in_vain:
             return [Untried("CallsInVain")] * len(mails)
-        if not self._may_call(len(mails)):
+        if not self._begin_call(len(mails)):
             if self._searching and not self._progressed:  # or the same mails would be searched like this for ever
                 return [Deferred("OutOfTime", "the lease ended the search for a mail", charged=True)] * len(mails)
             return [Untried("OutOfTime")] * len(mails)
-        answered = self._transport.send(self._action, mails, batch=self._batch)
-        if len(answered) != len(mails):
-            raise AssertionError("a transport returns an outcome for every mail")
-        known = [outcome for outcome in answered if not isinstance(outcome, RefusedTogether)]
-        self._note(known)
-        if len(known) == len(mails):
-            return known
-        unnamed = [place for place, outcome in enumerate(answered) if isinstance(outcome, RefusedTogether)]
-        searched = self._halved([mails[place] for place in unnamed])
-        by_place = dict(zip(unnamed, searched, strict=True))
-        rest = iter(known)
-        return [by_place[place] if place in by_place else next(rest) for place in range(len(mails))]
+        answers = self._call(mails)
+        outcomes = [answer for answer in answers if not isinstance(answer, RefusedTogether)]
+        if not outcomes and len(mails) > 1:
+            return self._halved(mails)
+        if len(outcomes) < len(mails):
+            raise AssertionError("a transport refuses a call as a whole, or says which mail it refuses")
+        self._note(outcomes)
+        return outcomes
+
+    def _call(self, mails: Sequence[Mail]) -> Sequence[Answer]:
+        """Make a call. Where the transport ends, what earlier calls of the batch have told is worth more than that."""
+        try:
+            answers = self._transport.send(self._action, mails, batch=self._batch)
+        except TransportError:
+            if not self._answered:
+                raise
+            self._in_vain = True
+            return [Untried("TransportEnded")] * len(mails)
+        if len(answers) != len(mails):
+            raise AssertionError("a transport returns an answer for every mail")
+        return answers
 
     def _halved(self, mails: Sequence[Mail]) -> list[Outcome]:
         """Send the halves of what was refused whole. Where the first is fine, the culprit must be in the second."""
@@ -114,23 +126,20 @@ class Bisection:
             return outcomes + self._halved(second)
         return outcomes + self._outcomes(second)
 
-    def _may_call(self, count: int) -> bool:
-        """Whether a call for `count` mails may begin: one of a search is waited for, but not longer than the lease."""
+    def _begin_call(self, count: int) -> bool:
+        """Make room for a call for `count` mails; one of a search is waited for. False if there is none, or no time."""
         if self._called and not self._before_call(count, self._latest, again=self._searching):
             return False
         self._called = True
         return time.monotonic() <= self._latest
 
-    def _was_never_called(self, outcome: Outcome) -> bool:
-        """Whether a mail was rejected before any call, for its address: that tells nothing of calls."""
-        return isinstance(outcome, Rejected) and outcome.code not in self._transport.refusals
-
     def _note(self, outcomes: Sequence[Outcome]) -> None:
         """Take note of what a call has shown; where it is in vain to go on, no other follows."""
-        refusals = [one for one in outcomes if isinstance(one, Rejected) and not self._was_never_called(one)]
-        accepted = any(isinstance(one, Sent) for one in outcomes)
+        refused = sum(isinstance(outcome, Rejected) for outcome in outcomes)
+        accepted = any(isinstance(outcome, Sent) for outcome in outcomes)
+        self._answered = True
         self._accepted |= accepted  # the configuration is sound, then
-        self._refused += len(refusals)
-        self._progressed |= accepted or bool(refusals)
+        self._refused += refused
+        self._progressed |= accepted or refused > 0
         at_fault = any(isinstance(one, Deferred) and not one.charged for one in outcomes)
-        self._in_vain = at_fault or (self._refused >= MAX_IN_VAIN and not self._accepted)
+        self._in_vain |= at_fault or (self._refused >= MAX_IN_VAIN and not self._accepted)

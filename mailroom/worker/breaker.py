@@ -24,7 +24,7 @@ class Breaker:
         self._until = 0.0
         self._trying = False
 
-    def try_acquire(self, now: float) -> timedelta:
+    def wait_to_try(self, now: float) -> timedelta:
         """Ask to try; return how long a sender has to wait first. Zero lets it try, and the others wait meanwhile."""
         with self._lock:
             if self._faults == 0:

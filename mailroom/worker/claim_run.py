@@ -22,7 +22,6 @@ from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue.verdict import Verdict, judge
 from mailroom.worker.bisection import Bisection
 from mailroom.worker.claim_size import MAX_SENDING, ClaimSize
-from mailroom.worker.claims import Claims
 from mailroom.worker.shared import Shared
 
 log = logging.getLogger(__name__)
@@ -38,7 +37,6 @@ class ClaimRun:
     def __init__(
         self,
         shared: Shared,
-        claims: Claims,
         size: ClaimSize,
         batches: Sequence[Batch],
         permit: Permit,
@@ -51,7 +49,6 @@ class ClaimRun:
         `interpret` says how an outcome is to be recorded. `size` learns from how it goes.
         """
         self._shared = shared
-        self._claims = claims
         self._size = size
         self._batches = batches
         self._permit = permit
@@ -82,9 +79,9 @@ class ClaimRun:
     def _send_in_turn(self) -> None:
         """Send as many of the batches as should be, and keep the outcomes of each."""
         began, wanted = self._shared.clock(), len(self._batches)
-        while len(self._answers) < len(self._batches) and self._goes_on(began):
+        while len(self._answers) < len(self._batches) and self._decide_to_go_on(began):
             batch = self._batches[len(self._answers)]
-            if not self._has_permit(batch) or not self._has_time(batch):
+            if not self._ensure_permit(batch) or not self._ensure_time(batch):
                 break
             self._answers.append(self._shared.refusals.review(batch, self._send(batch)))
             self._permit.spend()
@@ -92,37 +89,37 @@ class ClaimRun:
         well = len(self._answers) == wanted and _goes_well(self._answers[-1])
         self._size.note(len(self._answers), took, well=well)
 
-    def _goes_on(self, began: float) -> bool:
-        """Whether another batch may follow those that have outcomes, which wait for it to be settled."""
+    def _decide_to_go_on(self, began: float) -> bool:
+        """Decide whether another batch may follow those that have outcomes, which wait for it to be settled."""
         if not self._answers:
             return True
-        if self._shared.stopping.is_set() or not _goes_well(self._answers[-1]) or self._leaves_for_urgent():
+        if self._shared.stopping.is_set() or not _goes_well(self._answers[-1]) or self._yield_to_urgent():
             return False
         return self._shared.clock() - began <= MAX_SENDING.total_seconds()
 
-    def _leaves_for_urgent(self) -> bool:
-        """Whether urgent mail has come that this sender should see to: one is enough."""
+    def _yield_to_urgent(self) -> bool:
+        """Take it upon this sender to see to urgent mail that has come: one is enough. False if there is none."""
         if not self._shared.urgent_came.is_set():
             return False
         self._shared.urgent_came.clear()
         try:
-            return self._claims.urgent_waiting()  # it may be another queue's, or paused
+            return self._shared.claims.urgent_waiting()  # it may be another queue's, or paused
         except SQLAlchemyError:  # then nothing should wait for long
             return True
 
-    def _has_permit(self, batch: Batch) -> bool:
-        """Whether the batch may be sent. The first may wait for a permit; another would keep it from being settled."""
+    def _ensure_permit(self, batch: Batch) -> bool:
+        """See that the batch may be sent. The first may wait for a permit; another would keep it from being settled."""
         if self._answers:
             return time.monotonic() <= self._permit.ends
-        latest = self._deadline - self._shared.transport.longest_call.total_seconds()
+        latest = self._deadline - self._shared.transport.max_call_time.total_seconds()
         if time.monotonic() <= self._permit.until or self._take_again(len(batch.jobs), latest):
             return True
         log.info("no permit any more for batch=%d: the claim took longer than it holds", batch.id)
         return False
 
-    def _has_time(self, batch: Batch) -> bool:
-        """Whether a call can end before the lease does."""
-        if self._deadline - time.monotonic() >= self._shared.transport.longest_call.total_seconds():
+    def _ensure_time(self, batch: Batch) -> bool:
+        """See that a call can end before the lease does; back off if it cannot."""
+        if self._deadline - time.monotonic() >= self._shared.transport.max_call_time.total_seconds():
             return True
         self._shared.reactions.back_off(Deferred("OutOfTime", "the claim took too long for the lease", charged=False))
         log.warning("no time any more for batch=%d: too little of its lease was left", batch.id)
@@ -218,7 +215,7 @@ class ClaimRun:
         self._settled, self._returning = len(self._answers), ()
         for batch, verdicts in closed:
             if not verdicts or not all(verdict.deliveries for verdict in verdicts):  # some are returned
-                self._claims.returned(batch)
+                self._shared.claims.returned(batch)
             _log_batch(batch, verdicts, owned=batch.fence in owned, seconds=time.monotonic() - self._since)
 
 

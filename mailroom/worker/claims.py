@@ -1,93 +1,60 @@
-"""What one sender claims and sees of the queue: it alone moves the floors, which the senders of a process share."""
+"""What a process claims and sees of the queue. It alone has the floors, from which claims and looks begin."""
 
-import logging
-import secrets
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from uuid import UUID
 
-from sqlalchemy import Connection, func, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, Engine, func, select
 
 from mailroom import queue
 from mailroom.db import schema
-from mailroom.db.engine import first_line
-from mailroom.db.step_size import StepSize
 from mailroom.fleet import pauses
-from mailroom.fleet.permits import Permit
 from mailroom.job import Batch, Position
-from mailroom.queue.claim import FLOOD_LIMIT, NOTHING, Claim
+from mailroom.queue.claim import Claim
 from mailroom.queue.floors import Floors, floors_at
-from mailroom.queue.lanes import LANES, OTHER_LANES, URGENT_LANES, URGENT_RUN, Lane
+from mailroom.queue.lanes import LANES, URGENT_LANES, Lane
 from mailroom.queue.limits import Limits
 from mailroom.queue.look import View
-from mailroom.worker.shared import Shared
-
-log = logging.getLogger(__name__)
+from mailroom.worker.scan import Scan
 
 
 class Claims:
-    """Claims for one sender, under a name that no other ever had."""
+    """Lends the floors to each claim and look, and lowers them for what comes back. Safe to share between threads.
 
-    def __init__(self, shared: Shared, *, name: str) -> None:
-        self._name = f"{name}/{secrets.token_hex(4)}"  # host and process id come again, in containers above all
-        self._engine = shared.engine
-        self._limits = shared.limits
-        self._floors = shared.floors
-        self._scan = shared.scan
-        self._urgent_came = shared.urgent_came
-        self._urgent_run = 0
-        self._flooded: Lane | None = None
-        self._flood = StepSize(FLOOD_LIMIT)
-        self._known: set[UUID] = set()
-        self._abandoned_until = 0.0
+    But for `look_from_start`, which is for one thread of the process.
+    """
 
-    def claim(self, permit: Permit, limit: int) -> Claim:
-        """Claim batches of at most `limit` jobs, no more than is permitted; the rest of the permit goes back.
+    def __init__(self, engine: Engine, limits: Limits) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._floors = Floors()
+        self._scan = Scan(limits, self._floors)
 
-        Raises DBAPIError: then nothing was taken, or the next claim returns it.
-        """
-        was_flooded = self._flooded is not None
-        try:
-            claim = self._claim_in_turn(permit, limit)
-        except DBAPIError:  # perhaps it was too much
-            if was_flooded:
-                self._flood.shrink()
-            self._flooded = None
-            raise
-        if was_flooded:
-            self._flood.grow()
-        permit.keep([len(batch.jobs) for batch in claim.batches])
-        # What is finished, or cannot be had, is worked off quickly: a flood of it must not delay who waits behind it.
-        self._flooded = None if claim.batches else claim.lane
-        return claim
+    def claim(
+        self,
+        connection: Connection,
+        limits: Limits,
+        *,
+        worker: str,
+        lanes: Sequence[Lane] = LANES,
+        job_limit: int | None = None,
+        flood: tuple[Lane, int] | None = None,
+    ) -> Claim:
+        """See `mailroom.queue.claim`."""
+        return queue.claim(
+            connection, limits, worker=worker, floors=self._floors, lanes=lanes, job_limit=job_limit, flood=flood
+        )
 
-    def claim_one(self, lanes: Sequence[Lane], place: Position | None = None) -> Claim:
-        """Claim one job of these lanes for a probe, that is of what is paused: the first, or the one at a place."""
+    def claim_one(self, connection: Connection, lanes: Sequence[Lane], place: Position | None, *, worker: str) -> Claim:
+        """Claim one job of these lanes, though they are paused: the first, or the one at a place in the first lane."""
         limits = replace(self._limits, batch_limit=1, batch_timeout=timedelta(0))
         floors = self._floors if place is None else floors_at(lanes[0], place)
-        return self._claim(limits, lanes=lanes, probing=True, floors=floors)
-
-    def settled(self) -> None:
-        """Take note that all that was claimed is settled."""
-        self._known.clear()
+        return queue.claim(connection, limits, worker=worker, floors=floors, lanes=lanes, probing=True)
 
     def returned(self, batch: Batch) -> None:
-        """Take note that jobs of a batch are back where they were before the claim: behind this process's floors."""
+        """Take note that jobs of a batch are back where they were before the claim: behind the floors."""
         before = Position(batch.due_at, min(job.token for job in batch.jobs) - 1)
         self._floors.lower((batch.priority, batch.action), before)
-
-    def return_abandoned(self) -> None:
-        """Return what a claim took whose answer was lost, if one was lately; for when no other claim follows."""
-        if time.monotonic() >= self._abandoned_until:
-            return
-        try:
-            with self._engine.connect() as connection:
-                self._return_abandoned(connection)
-        except DBAPIError as error:
-            log.warning("what a claim may have taken is rescued after its lease: %s", first_line(error))
 
     def look(self, connection: Connection) -> View:
         """See what there is to do, above the floors. Raises DBAPIError."""
@@ -118,59 +85,3 @@ class Claims:
             of_queue = waiting.queue == self._limits.queue
             due = select(waiting.token).where(of_queue, waiting.due_at <= func.now()).limit(1)
             return bool(pauses.read(connection)) and connection.execute(due).first() is not None
-
-    def _claim_in_turn(self, permit: Permit, limit: int) -> Claim:
-        """Claim what is urgent first, and after a run of that, once, what is not."""
-        limits = replace(self._limits, batch_limit=min(limit, permit.count))
-        others_first = self._urgent_run >= URGENT_RUN and not permit.only_urgent
-        claim = self._claim(limits, lanes=OTHER_LANES) if others_first else NOTHING
-        if claim.lane is None:
-            self._urgent_came.clear()  # this claim will see it
-            whole = permit.count - permit.count % limits.batch_limit  # what is locked and left, others would pass over
-            claim = self._claim(limits, lanes=URGENT_LANES if permit.urgent else LANES, job_limit=whole)
-        self._urgent_run = self._urgent_run + 1 if claim.lane in URGENT_LANES and not others_first else 0
-        return claim
-
-    def _claim(
-        self,
-        limits: Limits,
-        *,
-        lanes: Sequence[Lane] = LANES,
-        probing: bool = False,
-        job_limit: int | None = None,
-        floors: Floors | None = None,
-    ) -> Claim:
-        try:
-            with self._engine.connect() as connection:
-                if time.monotonic() < self._abandoned_until:
-                    self._return_abandoned(connection)
-                claim = queue.claim(
-                    connection,
-                    limits,
-                    worker=self._name,
-                    floors=self._floors if floors is None else floors,
-                    job_limit=job_limit,
-                    flood=self._flooded and (self._flooded, self._flood.size),
-                    lanes=lanes,
-                    probing=probing,
-                )
-        except DBAPIError:
-            # It may have been made all the same, or still be: nobody sends it then, and it is returned once seen.
-            self._abandoned_until = time.monotonic() + limits.lease.total_seconds()
-            raise
-        self._known.update(batch.fence for batch in claim.batches)
-        _log_finished(claim)
-        return claim
-
-    def _return_abandoned(self, connection: Connection) -> None:
-        returned = queue.return_abandoned(connection, worker=self._name, known=self._known)
-        if returned:
-            log.warning("returned unsent batches=%d: the answers to their claims were lost", returned)
-
-
-def _log_finished(claim: Claim) -> None:
-    for job in claim.finished:
-        log.info(
-            "mail token=%d action=%s outcome=%s code=%s",
-            *(job.token, job.action, job.outcome, job.error_code),
-        )

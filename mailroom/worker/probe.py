@@ -15,7 +15,7 @@ from mailroom.outcome import Sent
 from mailroom.queue.lanes import LANES, Lane
 from mailroom.worker.claim_run import ClaimRun
 from mailroom.worker.claim_size import ClaimSize
-from mailroom.worker.claims import Claims
+from mailroom.worker.claimer import Claimer
 from mailroom.worker.shared import Shared
 
 # How long one probe may take before it begins with another mail, and so how long it looks for one among jobs that turn
@@ -26,9 +26,11 @@ MAX_PROBE_TIME: Final = timedelta(seconds=5)
 class Prober:
     """Probes for one sender. `serve_urgent` works a claim of urgent mail, which goes first."""
 
-    def __init__(self, shared: Shared, claims: Claims, size: ClaimSize, *, serve_urgent: Callable[[], object]) -> None:
+    def __init__(
+        self, shared: Shared, claimer: Claimer, size: ClaimSize, *, serve_urgent: Callable[[], object]
+    ) -> None:
         self._shared = shared
-        self._claims = claims
+        self._claimer = claimer
         self._size = size
         self._serve_urgent = serve_urgent
 
@@ -48,13 +50,13 @@ class Prober:
             most, places, in_turn = found
             ends = time.monotonic() + MAX_PROBE_TIME.total_seconds()
             claims = self._claim_in_turn(places, in_turn, ends)
-            refused = self._is_refused(permit, claims)
+            refused = self._try_mail(permit, claims)
         for _ in range(most - 1):
             again = self._await_permit(ends, stopping) if refused else None
             if again is None:
                 break
             with again:
-                refused = self._is_refused(again, claims)
+                refused = self._try_mail(again, claims)
         return True
 
     def _begin(self) -> tuple[int, list[tuple[Lane, Position]], list[list[Lane]]] | None:
@@ -72,7 +74,7 @@ class Prober:
     def _await_permit(self, ends: float, stopping: Callable[[], bool]) -> Permit | None:
         """Wait for a permit for another mail of a probe. What is urgent goes first, and keeps its reserve."""
         while not stopping() and not self._shared.stopping.is_set() and time.monotonic() < ends:
-            if self._claims.urgent_waiting():
+            if self._shared.claims.urgent_waiting():
                 self._serve_urgent()
             permit = self._shared.permits.take(1, urgent_waits=lambda: False)
             if permit is not None:
@@ -80,7 +82,7 @@ class Prober:
             self._shared.stopping.wait(ASK_AGAIN.total_seconds())
         return None
 
-    def _is_refused(self, permit: Permit, claims: Iterator[Sequence[Batch]]) -> bool:
+    def _try_mail(self, permit: Permit, claims: Iterator[Sequence[Batch]]) -> bool:
         """Send one mail of what is paused, and resume if it is accepted; return whether it was refused."""
         since = time.monotonic()
         batches = next(claims, None)
@@ -88,12 +90,12 @@ class Prober:
             return False
         permit.keep([1])
         interpret = self._shared.refusals.interpret_probe
-        run = ClaimRun(self._shared, self._claims, self._size, batches, permit, since=since, interpret=interpret)
+        run = ClaimRun(self._shared, self._size, batches, permit, since=since, interpret=interpret)
         outcomes = [outcome for answer in run.work() for outcome in answer]
-        self._claims.settled()
+        self._claimer.settled()
         if any(isinstance(outcome, Sent) for outcome in outcomes):
             self._shared.reactions.resume(batches[0].action)
-        return self._shared.refusals.refuse(outcomes)
+        return self._shared.refusals.refused_any(outcomes)
 
     def _claim_in_turn(
         self, places: Sequence[tuple[Lane, Position]], in_turn: Sequence[Sequence[Lane]], ends: float
@@ -104,12 +106,12 @@ class Prober:
         """
         found = False
         for lane, place in places:
-            if batches := self._claims.claim_one([lane], place).batches:
+            if batches := self._claimer.claim_one([lane], place).batches:
                 found = True
                 yield batches
         for lanes in () if found else in_turn:
             while time.monotonic() < ends:
-                claim = self._claims.claim_one(lanes)
+                claim = self._claimer.claim_one(lanes)
                 if claim.batches:
                     yield claim.batches
                 if claim.taken == 0:

@@ -42,7 +42,7 @@ class Reactions:
         if outcomes and all(isinstance(outcome, Sent) for outcome in outcomes):
             self._breaker.reset()
             return
-        refused = self._refusals.fault(action, outcomes)
+        refused = self._refusals.fault_to_pause_for(action, outcomes)
         if refused is not None:
             self._pause_fleet(action, refused)
         self._react_to_faults(action, outcomes)
@@ -55,8 +55,7 @@ class Reactions:
             for pause in pauses.read(connection):
                 if pause.scope not in pauses.covering(action):
                     continue
-                if pause.code in self._refusals.codes:
-                    self._refusals.put_back(connection, action, before=pause.opened_at)
+                self._refusals.pause_ends(connection, action, code=pause.code, opened_at=pause.opened_at)
                 if pauses.close_pause(connection, pause.scope):
                     log.info("resumed scope=%s", pause.scope)
 
@@ -81,14 +80,12 @@ class Reactions:
 
     def _pause_fleet(self, action: Action, fault: Deferred) -> None:
         scope = pauses.scope_name(fault.scope or Scope.ACCOUNT, action)
-        refused = self._refusals.doubt(fault)
         # Whether it is so, mails that were not refused can tell at once.
-        after = timedelta(0) if refused else pauses.FIRST_PROBE
+        after = timedelta(0) if self._refusals.is_doubted(fault) else pauses.FIRST_PROBE
         with self._engine.connect() as connection:
             if pauses.open_pause(connection, scope, code=fault.code, reason=fault.reason, probe_after=after):
                 log.warning("paused scope=%s code=%s reason=%r", scope, fault.code, fault.reason)
-            if refused:
-                self._refusals.put_back(connection, action)
+            self._refusals.pause_begins(connection, action, fault)
 
     def _slow_down(self) -> None:
         factor = self._permits.throttled()
@@ -98,7 +95,7 @@ class Reactions:
     def _is_local(self, outcome: Outcome) -> TypeGuard[Deferred | Unconfirmed]:
         """Whether a fault is not the mail's, and yet nothing that the fleet should stop for."""
         if isinstance(outcome, Deferred):
-            return not outcome.charged and outcome.scope is None and not self._refusals.doubt(outcome)
+            return not outcome.charged and outcome.scope is None and not self._refusals.is_doubted(outcome)
         return isinstance(outcome, Unconfirmed)
 
     def _is_throttle(self, outcome: Outcome) -> bool:

@@ -1,7 +1,7 @@
 """Decides whether a refusal is believed: for the mail's own sake, or because of what every mail would meet."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final, TypeGuard
 
@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mailroom.fleet import refusal_log
 from mailroom.fleet.refusal_log import Record
 from mailroom.job import Action, Batch
+from mailroom.mail.transport import REFUSALS
 from mailroom.outcome import Deferred, Outcome, Rejected, Scope, Sent
 
 log = logging.getLogger(__name__)
@@ -23,14 +24,14 @@ MAX_PROBED: Final = 50
 class Refusals:
     """Reads refusals in the light of the log of all processes.
 
-    `codes` are those with which the provider refuses a mail for its own sake, as it says. Where one mail after another
-    is refused with them, the template or the configuration may be at fault.
+    `codes` are those with which a mail is refused for its own sake, as it says. Where one mail after another is refused
+    with them, the template or the configuration may be at fault.
     """
 
-    def __init__(self, engine: Engine, codes: Collection[str], *, queue: str) -> None:
+    def __init__(self, engine: Engine, *, queue: str) -> None:
         """`queue` is where jobs are put back."""
         self._engine = engine
-        self.codes = codes
+        self.codes = REFUSALS
         self._queue = queue
 
     def review(self, batch: Batch, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
@@ -63,15 +64,17 @@ class Refusals:
             case _:
                 return outcome
 
-    def refuse(self, outcomes: Sequence[Outcome]) -> bool:
+    def refused_any(self, outcomes: Sequence[Outcome]) -> bool:
         """Whether a mail of these was refused, or cannot be mailed at all: a probe learns nothing from that."""
-        return any(isinstance(one, Rejected) or (isinstance(one, Deferred) and self.doubt(one)) for one in outcomes)
+        return any(
+            isinstance(one, Rejected) or (isinstance(one, Deferred) and self.is_doubted(one)) for one in outcomes
+        )
 
-    def doubt(self, fault: Deferred) -> bool:
+    def is_doubted(self, fault: Deferred) -> bool:
         """Whether a fault is made of refusals that are not believed."""
         return fault.code in self.codes
 
-    def fault(self, action: Action, outcomes: Sequence[Outcome]) -> Deferred | None:
+    def fault_to_pause_for(self, action: Action, outcomes: Sequence[Outcome]) -> Deferred | None:
         """Return what an action is to be paused for, though each refusal was believed when its batch was reviewed.
 
         What others met at that moment was not on record yet. Raises DBAPIError.
@@ -83,12 +86,21 @@ class Refusals:
             record = refusal_log.review(connection, action, self.codes)
         return _at_fault(refused[0].code) if record.blames_configuration else None
 
-    def put_back(self, connection: Connection, action: Action, *, before: datetime | None = None) -> None:
-        """Put back what was refused while not one mail after another was at fault, but the action.
+    def pause_begins(self, connection: Connection, action: Action, fault: Deferred) -> None:
+        """Put back what was refused lately, if a pause begins because of refusals: the action was at fault."""
+        if self.is_doubted(fault):
+            self._put_back(connection, action)
 
-        At the beginning of a pause, and `before` its end once more: a call may have been in flight when it began, or
-        who opened it died. Each job once at most: what is refused again after that is bad.
+    def pause_ends(self, connection: Connection, action: Action, *, code: str, opened_at: datetime) -> None:
+        """Put back what was refused before a pause with this code, if it was because of refusals.
+
+        A call may have been in flight when the pause began, or who opened it died.
         """
+        if code in self.codes:
+            self._put_back(connection, action, before=opened_at)
+
+    def _put_back(self, connection: Connection, action: Action, *, before: datetime | None = None) -> None:
+        """Put back each refused job once at most: what is refused again after that is bad."""
         found = refusal_log.refused_since_accepted(connection, action, self.codes, before=before)
         put_back = refusal_log.put_back_once(connection, found, queue=self._queue)
         if put_back:

@@ -40,7 +40,7 @@ class _Walk:
 
 
 class Scan:
-    """Looks for a process whose senders share `floors`.
+    """Looks for a process whose senders share `floors`; `look_from_start` is for one of its threads alone.
 
     Under an old snapshot the beginning of the queue may lie behind so much that is dead that no look from there
     succeeds. The floors stay as they are then, or are set to this moment where they are at the beginning, so that what
@@ -88,7 +88,7 @@ class Scan:
             floors=self._floors,
             lanes=lanes,
             from_start=from_start,
-            longest_wait=self._limits.longest_wait,
+            max_wait=self._limits.max_wait,
         )
 
     def look_from_start(self, connection: Connection, goes_on: Callable[[], bool]) -> View:

@@ -12,7 +12,7 @@ from mailroom.fleet.permits import Permit
 from mailroom.queue.claim import Claim
 from mailroom.worker.claim_run import ClaimRun
 from mailroom.worker.claim_size import ClaimSize
-from mailroom.worker.claims import Claims
+from mailroom.worker.claimer import Claimer, log_finished
 from mailroom.worker.probe import Prober
 from mailroom.worker.shared import Shared
 
@@ -34,9 +34,9 @@ class Sender:
 
     def __init__(self, shared: Shared, *, name: str) -> None:
         self._shared = shared
-        self.claims = Claims(shared, name=name)
+        self.claimer = Claimer(shared, name=name)
         self.size = ClaimSize(shared.limits.batch_limit, claim_limit=shared.limits.claim_limit)
-        self.prober = Prober(shared, self.claims, self.size, serve_urgent=self.work_claim)
+        self.prober = Prober(shared, self.claimer, self.size, serve_urgent=self.work_claim)
         self._step_size = StepSize(shared.limits.batch_limit)
 
     def work_claim(self) -> Work | None:
@@ -55,9 +55,10 @@ class Sender:
                 stack.enter_context(permit)
                 since = time.monotonic()
                 claim = self._claim(permit, limit)
+            log_finished(claim)
             if claim.batches:
-                ClaimRun(self._shared, self.claims, self.size, claim.batches, permit, since=since).work()
-                self.claims.settled()
+                ClaimRun(self._shared, self.size, claim.batches, permit, since=since).work()
+                self.claimer.settled()
             # Of recoveries a claim takes one batch, whatever was wanted.
             full = claim.taken > 0 and claim.taken % min(limit, permit.count) == 0
             return Work(claim.taken, full=full, busy=claim.busy)
@@ -74,11 +75,11 @@ class Sender:
         if self._shared.stopping.is_set():  # while it waited for its turn
             return None
         wanted = limit * self.size.batches
-        return self._shared.permits.take(wanted, per_call=limit, urgent_waits=self.claims.urgent_waiting)
+        return self._shared.permits.take(wanted, per_call=limit, urgent_waits=self._shared.claims.urgent_waiting)
 
     def _claim(self, permit: Permit, limit: int) -> Claim:
         try:
-            claim = self.claims.claim(permit, limit)
+            claim = self.claimer.claim(permit, limit)
         except DBAPIError:  # perhaps it was too much: to look for a second job, even
             self._step_size.restart()
             self.size.batches = 1

@@ -8,21 +8,19 @@ from sqlalchemy import Engine
 
 from mailroom.fleet.permits import NO_LIMIT, Permits
 from mailroom.mail.transport import Transport
-from mailroom.queue.floors import Floors
 from mailroom.queue.limits import Limits
 from mailroom.worker.breaker import Breaker
 from mailroom.worker.call_sharing import CallSharing
+from mailroom.worker.claims import Claims
 from mailroom.worker.reactions import Reactions
 from mailroom.worker.refusals import Refusals
-from mailroom.worker.scan import Scan
 
 
 class Shared:
     """`urgent_came` is set when urgent mail comes: one sender at work leaves its other batches for it, if it can go.
 
     `large_claims` is held for a claim of several batches, one at a time: each walks over what others are about to take,
-    and with 64 at once that was most of the work. `clock` tells monotonic seconds, for the size of claims. `floors` are
-    for `Claims` alone.
+    and with 64 at once that was most of the work. `clock` tells monotonic seconds, for the size of claims.
     """
 
     def __init__(
@@ -42,11 +40,10 @@ class Shared:
         self.limits = limits
         self.permits = permits
         self.clock = clock
-        self.floors = Floors()
-        self.scan = Scan(limits, self.floors)
+        self.claims = Claims(engine, limits)
         self.sharing = CallSharing()
         self.breaker = Breaker()
-        self.refusals = Refusals(engine, transport.refusals, queue=limits.queue)
+        self.refusals = Refusals(engine, queue=limits.queue)
         self.reactions = Reactions(
             engine, throttles=transport.throttles, breaker=self.breaker, permits=permits, refusals=self.refusals
         )

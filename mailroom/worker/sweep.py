@@ -52,13 +52,13 @@ def sweep(shared: Shared, *, name: str, max_time: timedelta) -> Swept:
     with engine.connect() as connection:
         while not stopping() and rescue.step(connection):
             pass
-        _look(connection, shared, sender, goes_on)
+        _look(connection, shared, goes_on)
     while goes_on() and sender.prober.probe(stopping):
         pass
     try:
         swept = _drain(shared, sender, goes_on)
     finally:
-        sender.claims.return_abandoned()
+        sender.claimer.return_abandoned()
     while rescue.owes and goes_on():  # in smaller steps; what these return is due later anyway
         time.sleep(min(rescue.rest, ASK_AGAIN).total_seconds())
         with engine.connect() as connection:
@@ -78,7 +78,7 @@ def _apply_late(engine: Engine) -> None:
 def _drain(shared: Shared, sender: Sender, goes_on: Callable[[], bool]) -> Swept:
     waits, busy = iter(WAITS), False
     while goes_on():
-        work = _claim(sender)
+        work = _claim(shared, sender)
         if work is None:
             time.sleep(min(sender.permit_wait(), ASK_AGAIN).total_seconds())
             continue
@@ -87,45 +87,45 @@ def _drain(shared: Shared, sender: Sender, goes_on: Callable[[], bool]) -> Swept
             waits = iter(WAITS)
         elif work.busy:
             continue
-        elif not _is_left(shared, sender, goes_on, busy=busy):
+        elif not _is_left(shared, goes_on, busy=busy):
             if sender.prober.probe(lambda: not goes_on()):  # it was paused meanwhile
                 continue
-            return Swept.REFUSED if sender.claims.is_paused() else Swept.DRAINED
+            return Swept.REFUSED if shared.claims.is_paused() else Swept.DRAINED
         elif not _wait(next(waits, None)):
             return Swept.LEFT
         if shared.breaker.is_open:
             return Swept.REFUSED
-    return Swept.LEFT if _is_left(shared, sender, goes_on, busy=busy) else Swept.DRAINED
+    return Swept.LEFT if _is_left(shared, goes_on, busy=busy) else Swept.DRAINED
 
 
-def _claim(sender: Sender) -> Work | None:
+def _claim(shared: Shared, sender: Sender) -> Work | None:
     """Work a claim; one that is cut off has taken nothing, and the next begins where something is alive."""
     try:
         return sender.work_claim()
     except DBAPIError as error:
         if not is_cut_off(error):
             raise
-    sender.claims.start_over()
+    shared.claims.start_over()
     return Work(0, full=False)
 
 
-def _look(connection: Connection, shared: Shared, sender: Sender, goes_on: Callable[[], bool]) -> View:
+def _look(connection: Connection, shared: Shared, goes_on: Callable[[], bool]) -> View:
     """Look from the beginning of the queue, for what came back or committed late; bring back what is too far ahead."""
-    view = sender.claims.look_from_start(connection, goes_on)
+    view = shared.claims.look_from_start(connection, goes_on)
     if not view.ahead:
         return view
-    moments = ClockRepair(shared.limits)
-    while moments.step(connection) and goes_on():
+    repair = ClockRepair(shared.limits)
+    while repair.step(connection) and goes_on():
         pass
-    return sender.claims.look_from_start(connection, goes_on)
+    return shared.claims.look_from_start(connection, goes_on)
 
 
-def _is_left(shared: Shared, sender: Sender, goes_on: Callable[[], bool], *, busy: bool) -> bool:
+def _is_left(shared: Shared, goes_on: Callable[[], bool], *, busy: bool) -> bool:
     """Whether something is due that can be sent, or there may be; where some were `busy`, also in a moment."""
     with shared.engine.connect() as connection:
-        view = _look(connection, shared, sender, goes_on)
+        view = _look(connection, shared, goes_on)
     soon = busy and view.next is not None and view.next <= MAX_BUSY_WAIT
-    return view.ready > 0 or soon or sender.claims.is_scanning
+    return view.ready > 0 or soon or shared.claims.is_scanning
 
 
 def _wait(wait: timedelta | None) -> bool:

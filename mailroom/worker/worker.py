@@ -63,11 +63,11 @@ class Worker:
         self._sweep_interval = sweep_interval
         self._maintenance = Maintenance(engine, queue=limits.queue, prune_after=prune_after)
         self._shared = Shared(engine, transport, key=key, limits=limits, permits=permits)
-        process = f"{socket.gethostname()}/{os.getpid()}"
-        self._senders = [Sender(self._shared, name=f"{process}/{number}") for number in range(concurrency)]
+        names = f"{socket.gethostname()}/{os.getpid()}"
+        self._senders = [Sender(self._shared, name=f"{names}/{number}") for number in range(concurrency)]
         self._probeable = threading.Event()
         self._failure: MailroomError | None = None
-        self._claims = self._senders[0].claims
+        self._claims = self._shared.claims
         self._rescue = Rescue(resend_after=limits.resend_after)
         self._clock_repair = ClockRepair(limits)
         self._outage = Outage()
@@ -193,7 +193,7 @@ class Worker:
         try:
             while self._work_tokens.get():
                 self._drain(sender)
-            sender.claims.return_abandoned()
+            sender.claimer.return_abandoned()
             alive = True
         finally:
             if not alive:
@@ -247,7 +247,7 @@ class Worker:
     def _may_claim(self) -> bool:
         """Wait while the account is at fault; False once the worker stops."""
         while not self._shared.stopping.is_set():
-            wait = self._shared.breaker.try_acquire(time.monotonic())
+            wait = self._shared.breaker.wait_to_try(time.monotonic())
             if not wait:
                 return True
             self._shared.stopping.wait(wait.total_seconds())

@@ -4,6 +4,7 @@ import pytest
 from botocore.loaders import Loader
 from botocore.model import ServiceModel
 
+from mailroom.mail.transport import REFUSALS
 from mailroom.outcome import Deferred, Rejected, Scope, Unconfirmed
 from mailroom.ses import classify
 from mailroom.ses.classify import Fault, exception_fault, status_fault
@@ -19,6 +20,10 @@ def test_every_error_that_a_send_declares_is_classified(operation: str) -> None:
     declared = {shape.name for shape in MODEL.operation_model(operation).error_shapes}
     assert declared
     assert declared <= classify.EXCEPTIONS.keys()
+
+
+def test_every_process_knows_the_codes_of_refusals() -> None:
+    assert classify.REFUSALS == REFUSALS
 
 
 def test_every_error_of_the_service_is_classified() -> None:

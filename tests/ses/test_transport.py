@@ -664,14 +664,14 @@ def test_an_entry_for_which_the_account_is_at_fault_ends_the_search(
 
 
 def test_no_call_begins_that_could_outlast_the_lease(simulator: Simulator, transport: ses.SesTransport) -> None:
-    outcomes = send(transport, mails(2), within=transport.longest_call - timedelta(milliseconds=1))
+    outcomes = send(transport, mails(2), within=transport.max_call_time - timedelta(milliseconds=1))
     assert outcomes == [Untried("OutOfTime")] * 2
     assert simulator.ledger.requests == []
 
 
 def test_the_search_ends_with_the_lease(simulator: Simulator, transport: ses.SesTransport) -> None:
     simulator.faults.add(Fault(error="BadRequestException", latency_ms=600, times=None))
-    outcomes = send(transport, mails(50), within=transport.longest_call + timedelta(seconds=1))
+    outcomes = send(transport, mails(50), within=transport.max_call_time + timedelta(seconds=1))
     assert (kinds(outcomes), codes(outcomes)) == (["charged"] * 50, {"OutOfTime"})
     assert 1 <= len(simulator.ledger.requests) <= 2
 
@@ -874,7 +874,7 @@ def test_retries_and_time_outs_are_ours(monkeypatch: pytest.MonkeyPatch) -> None
     config: Any = client.meta.config
     assert config.retries == {"mode": "standard", "total_max_attempts": 1}
     assert (config.connect_timeout, config.read_timeout, config.max_pool_connections) == (3, 15, 3)
-    assert ses.SesTransport(client, source=SOURCE).longest_call == MAX_CALL_TIME
+    assert ses.SesTransport(client, source=SOURCE).max_call_time == MAX_CALL_TIME
 
 
 def test_many_threads_share_one_client(

@@ -13,14 +13,14 @@ NOTHING = timedelta(0)
 
 def failing_probe(breaker: Breaker, now: float) -> timedelta:
     """Let a sender try at `now` and find the account still at fault; return how long it is closed then."""
-    assert breaker.try_acquire(now) == NOTHING
+    assert breaker.wait_to_try(now) == NOTHING
     breaker.trip("TooManyRequestsException", "throttled", now=now, jitter=0)
-    return breaker.try_acquire(now)
+    return breaker.wait_to_try(now)
 
 
 def test_nobody_waits_while_nothing_is_wrong() -> None:
     breaker = Breaker()
-    assert [breaker.try_acquire(now) for now in (0, 1, 1, 5)] == [NOTHING] * 4
+    assert [breaker.wait_to_try(now) for now in (0, 1, 1, 5)] == [NOTHING] * 4
     assert not breaker.is_open
 
 
@@ -28,23 +28,23 @@ def test_everybody_waits_after_a_fault() -> None:
     breaker = Breaker()
     breaker.trip("TooManyRequestsException", "throttled", now=100, jitter=0)
     assert breaker.is_open
-    assert breaker.try_acquire(100) == FIRST_WAIT
-    assert breaker.try_acquire(100.75) == FIRST_WAIT - timedelta(seconds=0.75)
+    assert breaker.wait_to_try(100) == FIRST_WAIT
+    assert breaker.wait_to_try(100.75) == FIRST_WAIT - timedelta(seconds=0.75)
 
 
 def test_one_at_a_time_tries() -> None:
     breaker = Breaker()
     breaker.trip("TooManyRequestsException", "throttled", now=100, jitter=0)
-    assert breaker.try_acquire(101) == NOTHING
-    assert [breaker.try_acquire(101) for _ in range(3)] == [FIRST_WAIT] * 3
+    assert breaker.wait_to_try(101) == NOTHING
+    assert [breaker.wait_to_try(101) for _ in range(3)] == [FIRST_WAIT] * 3
 
 
 def test_another_tries_when_nothing_comes_of_the_first() -> None:
     breaker = Breaker()
     breaker.trip("TooManyRequestsException", "throttled", now=100, jitter=0)
-    assert breaker.try_acquire(101) == NOTHING
-    assert breaker.try_acquire(101.5) > NOTHING
-    assert breaker.try_acquire(102) == NOTHING
+    assert breaker.wait_to_try(101) == NOTHING
+    assert breaker.wait_to_try(101.5) > NOTHING
+    assert breaker.wait_to_try(102) == NOTHING
 
 
 def test_only_one_of_many_threads_tries() -> None:
@@ -55,7 +55,7 @@ def test_only_one_of_many_threads_tries() -> None:
 
     def ask() -> None:
         together.wait()
-        found.append(breaker.try_acquire(101))
+        found.append(breaker.wait_to_try(101))
 
     threads = [threading.Thread(target=ask) for _ in range(16)]
     for thread in threads:
@@ -80,7 +80,7 @@ def test_jitter_takes_up_to_half_off() -> None:
     for jitter in (0, 0.5, 1):
         breaker = Breaker()
         breaker.trip("TooManyRequestsException", "throttled", now=0, jitter=jitter)
-        lengths.append(breaker.try_acquire(0) / FIRST_WAIT)
+        lengths.append(breaker.wait_to_try(0) / FIRST_WAIT)
     assert lengths == [1, 0.75, 0.5]
 
 
@@ -88,7 +88,7 @@ def test_calls_that_were_in_the_air_do_not_make_it_longer() -> None:
     breaker = Breaker()
     for moment in range(16):
         breaker.trip("TooManyRequestsException", "throttled", now=100 + moment / 100, jitter=0)
-    assert breaker.try_acquire(100) == FIRST_WAIT
+    assert breaker.wait_to_try(100) == FIRST_WAIT
     assert failing_probe(breaker, 101) == 2 * FIRST_WAIT
 
 
@@ -98,7 +98,7 @@ def test_a_success_ends_it_at_once_and_the_next_begins_anew() -> None:
         failing_probe(breaker, now)
     breaker.reset()
     assert not breaker.is_open
-    assert [breaker.try_acquire(3) for _ in range(3)] == [NOTHING] * 3
+    assert [breaker.wait_to_try(3) for _ in range(3)] == [NOTHING] * 3
     assert failing_probe(breaker, 4) == FIRST_WAIT
 
 
@@ -120,6 +120,6 @@ def test_who_had_nothing_to_try_with_gives_the_right_back() -> None:
     breaker = Breaker()
     for now in (100, 200, 300, 400):
         breaker.trip("TooManyRequestsException", "throttled", now=now, jitter=0)
-        assert breaker.try_acquire(now + 60) == NOTHING
+        assert breaker.wait_to_try(now + 60) == NOTHING
     breaker.release()
-    assert breaker.try_acquire(461) == NOTHING
+    assert breaker.wait_to_try(461) == NOTHING

@@ -427,14 +427,14 @@ def test_a_call_has_what_the_claim_left_of_the_lease(
     engine: Engine, sender: Sender, shared: Shared, sends: Scripted, took: float, sent: int
 ) -> None:
     """The lease runs from the claim's own moment; a call that might outlast it is not begun."""
-    sends.longest_call = timedelta(seconds=20)
+    sends.max_call_time = timedelta(seconds=20)
     with engine.connect() as connection:
         [batch] = claim(connection, batch_limit=LIMIT, lease=timedelta(seconds=30)).batches
         before = len(sends.mailed)
         permit = Permit(LIMIT)
         permit.keep([LIMIT])
         since = time.monotonic() - took
-        ClaimRun(shared, sender.claims, sender.size, [batch], permit, since=since).work()
+        ClaimRun(shared, sender.size, [batch], permit, since=since).work()
         assert len(sends.mailed) - before == sent
         assert left(connection) == (JOBS - sent, 0, 0)
 

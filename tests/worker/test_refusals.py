@@ -1,5 +1,6 @@
 """Bad recipients and a broken configuration: the one holds nobody up, the other costs no mail anything."""
 
+import io
 import threading
 import time
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from mailroom.fleet import pauses, refusal_log
 from mailroom.fleet.blocks import FleetPermits
 from mailroom.fleet.refusal_log import Record
 from mailroom.job import Action, Job
+from mailroom.mail.debug import DebugTransport
 from mailroom.mail.transport import Mail, Transport
 from mailroom.outcome import Outcome
 from mailroom.queue.lanes import LANES
@@ -224,6 +226,22 @@ def test_sweeps_of_cron_alone_get_past_them(
             if swept is Swept.DRAINED and drained(connection):
                 break
         assert_each_came_to_its_end(connection, simulator, bad=100, good=40)
+
+
+def test_who_hands_its_mails_to_somebody_else_puts_back_what_was_refused(engine: Engine) -> None:
+    """A call was in flight when the pause began. Who ends it knows no provider, but the log of the fleet."""
+    with engine.connect() as connection:
+        add_accounts(connection, 2)
+        connection.execute(text("DELETE FROM jobs WHERE token = 1"))
+        pauses.open_pause(connection, "activation", code="MessageRejected", reason="", probe_after=timedelta(0))
+        record(connection, ("rejected", 1))
+        process = shared(engine, DebugTransport(io.StringIO()))
+        assert sweep(process, name="test", max_time=timedelta(seconds=60)) is Swept.DRAINED
+        assert pauses.read(connection) == []
+        assert sorted(row.token for row in rows(connection, "SELECT token FROM deliveries WHERE outcome = 'sent'")) == [
+            1,
+            2,
+        ]
 
 
 def test_a_recovery_waits_for_no_more_than_one_mail_of_a_probe(engine: Engine) -> None:

@@ -202,7 +202,7 @@ def test_a_late_answer_of_a_frozen_worker_prevents_a_second_mail(
     simulator.faults.add(Fault(latency_ms=1500, times=1))
     lease = timedelta(seconds=1)
     first, second = transport(simulator, monkeypatch), transport(simulator, monkeypatch)
-    first.longest_call = second.longest_call = timedelta(0)  # a lease that is too short, as a frozen process has it
+    first.max_call_time = second.max_call_time = timedelta(0)  # a lease that is too short, as a frozen process has it
     with engine.connect() as connection:
         add_accounts(connection, 1)
         with working(engine, first, lease=lease, sweep_interval=600):

@@ -22,14 +22,16 @@ from tests.world import KEY
 class NoTransport:
     """Says that everything was sent; notes when it was handed a recovery."""
 
-    longest_call = timedelta(0)
-    refusals: frozenset[str] = frozenset()
+    max_call_time = timedelta(0)
     throttles: frozenset[str] = frozenset()
     keeps_apart = False
 
     def __init__(self, call_seconds: float, stamps: Stamps) -> None:
         self._call_seconds = call_seconds
         self._stamps = stamps
+
+    def unmailable(self, mail: Mail) -> None:
+        """Nothing is known against any."""
 
     def send(self, action: Action, mails: Sequence[Mail], *, batch: str | None) -> Sequence[Outcome]:
         """See `Transport.send`."""
