@@ -302,12 +302,12 @@ def test_upkeep_goes_by_index(engine: Engine, full: Connection, analysed: bool) 
     finish_old(full)
     if analysed:
         full.execute(text("VACUUM ANALYZE"))
-    [reconciled] = plans_of(engine, lambda: maintenance.reconcile(engine, queue="mailroom", looks=LIMIT))
+    [reconciled] = plans_of(engine, lambda: maintenance.reconcile(engine, queue="mailroom", scan_limit=LIMIT))
     assert reconciled.scans("tokens") == {"tokens_pkey"}
     assert reconciled.scans("jobs") == {"jobs_pkey"}
     assert reconciled.scans("deliveries") == {"deliveries_token_idx"}
     with explained(full) as plans:
-        pruned = maintenance.prune(full, older_than=timedelta(days=90), looks=LIMIT)
+        pruned = maintenance.prune(full, older_than=timedelta(days=90), scan_limit=LIMIT)
     assert (pruned.deliveries, pruned.tokens) == (LIMIT / 2, LIMIT / 2)
     assert plans[0].scans("tokens") == {"tokens_pkey"}
     assert plans[0].scans("jobs") == {"jobs_pkey"}
@@ -355,7 +355,7 @@ def test_a_prune_reads_no_more_than_it_looks_at_of_a_long_log(engine: Engine) ->
         connection.execute(text("VACUUM deliveries"))
     with transaction(engine) as connection:
         before = log_read(connection)
-        assert maintenance.prune(connection, older_than=timedelta(days=90), looks=LIMIT).deliveries == LIMIT / 2
+        assert maintenance.prune(connection, older_than=timedelta(days=90), scan_limit=LIMIT).deliveries == LIMIT / 2
         assert log_read(connection) - before <= 4 * LIMIT
         connection.rollback()
 
@@ -366,6 +366,6 @@ def test_a_prune_with_nothing_to_do_does_not_look_for_it_to_the_end(engine: Engi
         fill(connection, MANY)
     with transaction(engine) as connection:
         before = log_read(connection)
-        assert maintenance.prune(connection, older_than=timedelta(days=90), looks=LIMIT).after is None
+        assert maintenance.prune(connection, older_than=timedelta(days=90), scan_limit=LIMIT).after is None
         assert log_read(connection) - before <= 4 * LIMIT
         connection.rollback()

@@ -194,7 +194,7 @@ def test_a_worker_prunes_and_reconciles_in_smaller_steps_where_larger_ones_are_c
     mail(connection, 20)
     age(connection, 91)
     slow_down_rows(connection, "DELETE", "tokens", 0.1)
-    work = Maintenance(hurried, queue="mailroom", prune_after=AGED, looks=32)
+    work = Maintenance(hurried, queue="mailroom", prune_after=AGED, scan_limit=32)
     for hour in range(12):
         work.step(hour * 3_600.0)
         if not count(connection, "deliveries"):

@@ -29,4 +29,4 @@ def test_debugging_prints_each_mail_and_calls_it_sent() -> None:
 
 
 def test_debugging_takes_any_lease() -> None:
-    assert DebugTransport(io.StringIO()).longest_call == timedelta(0)
+    assert DebugTransport(io.StringIO()).max_call_time == timedelta(0)

@@ -152,7 +152,7 @@ def test_it_goes_on_from_where_it_ended(engine: Engine, connection: Connection) 
     found: list[int] = []
     below = None
     for _ in range(3):
-        step = maintenance.reconcile(engine, queue="mailroom", below=below, looks=10)
+        step = maintenance.reconcile(engine, queue="mailroom", below=below, scan_limit=10)
         assert len(step.enqueued) <= 10
         found, below = [*step.enqueued, *found], step.below
     assert (found, below) == (lost, None)
@@ -161,7 +161,7 @@ def test_it_goes_on_from_where_it_ended(engine: Engine, connection: Connection) 
 def test_two_at_once_enqueue_a_token_once_though_the_first_was_sent_meanwhile(
     engine: Engine, connection: Connection
 ) -> None:
-    """The second one waits before it looks: its snapshot has what became of the job that the first one made."""
+    """The second one waits before it scan_limit: its snapshot has what became of the job that the first one made."""
     lost = lose_jobs(connection, "activation", count=2)
     second: list[Reconciled] = []
     thread = threading.Thread(target=lambda: second.append(maintenance.reconcile(engine, queue="mailroom")))
@@ -321,7 +321,7 @@ def test_a_token_that_came_back_to_life_while_a_prune_looked_stays(engine: Engin
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as holder, ThreadPoolExecutor(1) as pool:
         holder.execute(text("SELECT pg_advisory_xact_lock(7)"))
         pruned = pool.submit(prune, engine)
-        eventually(lambda: count(connection, "pg_locks WHERE locktype = 'advisory' AND NOT granted"), "it looks")
+        eventually(lambda: count(connection, "pg_locks WHERE locktype = 'advisory' AND NOT granted"), "it scan_limit")
         connection.execute(text("UPDATE tokens SET expires_at = now() + interval '1 day' WHERE id = 1"))
         holder.rollback()
         assert pruned.result() == (1, 1)
@@ -337,7 +337,7 @@ def test_it_deletes_a_bounded_number_at_a_time_until_nothing_old_is_left(
     deleted: list[int] = []
     after: int | None = 0
     while after is not None:
-        step = maintenance.prune(connection, older_than=AGED, after=after, looks=10)
+        step = maintenance.prune(connection, older_than=AGED, after=after, scan_limit=10)
         deleted.append(step.deliveries)
         after = step.after
     assert deleted == [10, 10, 5, 0]
@@ -380,7 +380,7 @@ def test_a_worker_finds_lost_tokens_each_minute_and_further_back_each_time(
     engine: Engine, connection: Connection
 ) -> None:
     lose_jobs(connection, "activation", count=45)
-    work = Maintenance(engine, queue="mailroom", prune_after=None, looks=10)
+    work = Maintenance(engine, queue="mailroom", prune_after=None, scan_limit=10)
     found = []
     for now in (0.0, 59.9, 60.0, 120.0, 180.0):
         work.step(now)
@@ -403,7 +403,7 @@ def test_a_worker_prunes_only_if_told_to(engine: Engine, connection: Connection)
 def test_a_worker_prunes_a_backlog_step_by_step_and_then_hourly(engine: Engine, connection: Connection) -> None:
     mail(connection, 25)
     age(connection, 91)
-    work = Maintenance(engine, queue="mailroom", prune_after=AGED, looks=10)
+    work = Maintenance(engine, queue="mailroom", prune_after=AGED, scan_limit=10)
     left = []
     for now in (0.0, 1.0, 5.0, 10.0):
         work.step(now)
