@@ -68,17 +68,17 @@ class FleetPermits:
         if got is not None and got.count == count:
             return True
         if bulk is not None and call is not None:
-            bulk.put_back(call, 1)
+            bulk.take_back(call, 1)
         if got is not None:
-            block.put_back(got, got.count)
+            block.take_back(got, got.count)
             block.return_all(ask_at_once=False)
         return False
 
-    def put_back(self, permit: Permit, mails: int, *, calls: int, to_fleet: bool) -> None:
-        """See `Permits.put_back`. What comes back stays with the process, for its other senders, while it holds."""
-        self._block(permit).put_back(permit, mails)
+    def take_back(self, permit: Permit, mails: int, *, calls: int, to_fleet: bool) -> None:
+        """See `Permits.take_back`. What comes back stays with the process, for its other senders, while it holds."""
+        self._block(permit).take_back(permit, mails)
         if self._bulk is not None and permit.calls is not None:
-            self._bulk.put_back(permit.calls, calls)
+            self._bulk.take_back(permit.calls, calls)
         if to_fleet:
             for block in self._blocks:
                 block.return_all()
@@ -144,7 +144,7 @@ class _Block:
             self._left -= count
             return Permit(count, self._urgent, self._granted.only_urgent, self._until, calls)
 
-    def put_back(self, permit: Permit, unused: int) -> None:
+    def take_back(self, permit: Permit, unused: int) -> None:
         """Hold again what a sender did not use; of a block that is gone, nothing."""
         with self._lock:
             if permit.until == self._until:
@@ -158,7 +158,7 @@ class _Block:
                 self._ask_again_at = 0.0
         if granted is not None and unused:
             with self._engine.connect() as connection:
-                buckets.give_back(connection, self._bucket, granted, unused)
+                buckets.return_unused(connection, self._bucket, granted, unused)
 
     def void(self) -> None:
         """Use nothing of what is held, nor what senders put back of it."""

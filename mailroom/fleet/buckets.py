@@ -97,8 +97,8 @@ def take(connection: Connection, bucket: Bucket, wanted: int, *, own_rate: float
     return Granted(row.grants, row.only_urgent, row.per_second, row.granted_at, timedelta(seconds=row.wait_seconds))
 
 
-def give_back(connection: Connection, bucket: Bucket, granted: Granted, unused: int) -> None:
-    """Give back some of what was granted. The longer it was held, the less it is worth; after HOLD, nothing."""
+def return_unused(connection: Connection, bucket: Bucket, granted: Granted, unused: int) -> None:
+    """Return some of what was granted. The longer it was held, the less it is worth; after HOLD, nothing."""
     connection.execute(
         statement("permits_return"),
         {

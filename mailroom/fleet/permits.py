@@ -57,7 +57,7 @@ class Permit:
 
     def _return(self, mails: int, calls: int, *, failed: bool = False) -> None:
         if self.pool is not None:
-            self.pool.put_back(self, mails, calls=calls, to_fleet=mails == self.count and not failed)
+            self.pool.take_back(self, mails, calls=calls, to_fleet=mails == self.count and not failed)
 
 
 def _bulk_calls(sizes: Sequence[int]) -> int:
@@ -81,7 +81,7 @@ class Permits(Protocol):
         """
         ...  # pragma: no cover
 
-    def put_back(self, permit: Permit, mails: int, *, calls: int, to_fleet: bool) -> None:
+    def take_back(self, permit: Permit, mails: int, *, calls: int, to_fleet: bool) -> None:
         """Take back what was not used of a permit, `to_fleet` where nothing waits for it. For `Permit` alone."""
         ...  # pragma: no cover
 
@@ -105,7 +105,7 @@ class NoLimit:
         """At once."""
         return True
 
-    def put_back(self, permit: Permit, mails: int, *, calls: int, to_fleet: bool) -> None:
+    def take_back(self, permit: Permit, mails: int, *, calls: int, to_fleet: bool) -> None:
         """There are more."""
 
     def throttled(self) -> float | None:

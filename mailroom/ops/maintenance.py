@@ -13,7 +13,8 @@ from sqlalchemy.exc import DBAPIError
 from mailroom.db.engine import first_line, statement
 from mailroom.db.step_size import StepSize
 from mailroom.ops import health
-from mailroom.queue.late_acceptances import MAX_APPLIED, apply
+from mailroom.queue import late_acceptances
+from mailroom.queue.late_acceptances import MAX_APPLIED
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +174,7 @@ class Maintenance:
 
     def _apply_late(self) -> None:
         with self._engine.connect() as connection:
-            apply(connection, most=self._scan_limits[LATE].size)
+            late_acceptances.apply(connection, most=self._scan_limits[LATE].size)
 
     def _warn(self) -> None:
         with self._engine.connect() as connection:

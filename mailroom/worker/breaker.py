@@ -35,8 +35,8 @@ class Breaker:
             self._trying = True
             return timedelta(0)
 
-    def release(self) -> None:
-        """Give the right to try back: there was nothing to try with. The next who has something need not wait."""
+    def nothing_to_try(self) -> None:
+        """Take note that there was nothing to try with: the next who has something need not wait."""
         with self._lock:
             if self._trying:
                 self._trying = False

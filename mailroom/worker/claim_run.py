@@ -37,10 +37,10 @@ class ClaimRun:
     def __init__(
         self,
         shared: Shared,
-        size: ClaimSize,
         batches: Sequence[Batch],
-        permit: Permit,
         *,
+        permit: Permit,
+        size: ClaimSize,
         since: float,
         interpret: Callable[[Outcome], Outcome] = lambda outcome: outcome,
     ) -> None:

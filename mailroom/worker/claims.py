@@ -67,7 +67,7 @@ class Claims:
     @property
     def is_scanning(self) -> bool:
         """Whether a look from the beginning is under way, and should go on with the next."""
-        return self._scan.is_walking
+        return self._scan.is_scanning
 
     def start_over(self) -> None:
         """Take note that a claim was cut off: too much is dead above a floor, and a scan has to find better ones."""

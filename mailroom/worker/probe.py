@@ -90,7 +90,7 @@ class Prober:
             return False
         permit.keep([1])
         interpret = self._shared.refusals.interpret_probe
-        run = ClaimRun(self._shared, self._size, batches, permit, since=since, interpret=interpret)
+        run = ClaimRun(self._shared, batches, permit=permit, size=self._size, since=since, interpret=interpret)
         outcomes = [outcome for answer in run.work() for outcome in answer]
         self._claimer.settled()
         if any(isinstance(outcome, Sent) for outcome in outcomes):

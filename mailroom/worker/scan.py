@@ -56,7 +56,7 @@ class Scan:
         self._failing = self._doubts = False
 
     @property
-    def is_walking(self) -> bool:
+    def is_scanning(self) -> bool:
         """Whether pages are to be looked at: a look from the beginning goes on with them, and should be the next."""
         return self._walk is not None or self._doubts
 
@@ -114,7 +114,7 @@ class Scan:
 
     def _try_at_once(self, connection: Connection) -> View | None:
         began = time.monotonic()
-        if self.is_walking or began < self._look_rests:
+        if self.is_scanning or began < self._look_rests:
             return None
         try:
             view = self._look(connection, LANES, batch_limit=self._limits.batch_limit, from_start=True)
@@ -136,7 +136,7 @@ class Scan:
 
     def _walk_on(self, connection: Connection, goes_on: Callable[[], bool]) -> None:
         began = time.monotonic()
-        if not self.is_walking and began < self._walk_rests:
+        if not self.is_scanning and began < self._walk_rests:
             return
         try:
             walk = self._walk = self._walk or self._begin(connection)

@@ -57,7 +57,7 @@ class Sender:
                 claim = self._claim(permit, limit)
             log_finished(claim)
             if claim.batches:
-                ClaimRun(self._shared, self.size, claim.batches, permit, since=since).work()
+                ClaimRun(self._shared, claim.batches, permit=permit, size=self.size, since=since).work()
                 self.claimer.settled()
             # Of recoveries a claim takes one batch, whatever was wanted.
             full = claim.taken > 0 and claim.taken % min(limit, permit.count) == 0

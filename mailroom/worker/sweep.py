@@ -13,9 +13,9 @@ from sqlalchemy.exc import DBAPIError
 from mailroom.db.engine import first_line
 from mailroom.db.step_size import is_cut_off
 from mailroom.fleet.permits import ASK_AGAIN
+from mailroom.queue import late_acceptances
 from mailroom.queue.claim import MAX_BUSY_WAIT
 from mailroom.queue.clock_repair import ClockRepair
-from mailroom.queue.late_acceptances import apply
 from mailroom.queue.look import View
 from mailroom.queue.rescue import Rescue
 from mailroom.worker.sender import Sender, Work
@@ -70,7 +70,7 @@ def _apply_late(engine: Engine) -> None:
     """Let late acceptances decide; what keeps that from being done does not keep mails from being sent."""
     try:
         with engine.connect() as connection:
-            apply(connection)
+            late_acceptances.apply(connection)
     except DBAPIError as error:
         log.warning("late acceptances failed, the next sweep tries again: %s", first_line(error))
 

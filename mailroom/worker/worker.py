@@ -212,7 +212,7 @@ class Worker:
                 if work is not None:
                     self._outage.works(sender)
                 if work is None or work.taken + work.busy == 0:
-                    self._shared.breaker.release()
+                    self._shared.breaker.nothing_to_try()
                     break
                 worked = True
                 if work.full:
@@ -255,7 +255,7 @@ class Worker:
 
     def _await_permit(self, sender: Sender) -> bool:
         """Wait a moment for a permit; False if there will be none for long, and looking again is enough."""
-        self._shared.breaker.release()
+        self._shared.breaker.nothing_to_try()
         wait = sender.permit_wait()
         if wait > MAX_PERMIT_WAIT:
             return False

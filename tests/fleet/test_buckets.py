@@ -121,7 +121,7 @@ def test_whatever_comes_back_and_when_the_bound_holds_for_what_is_used(
                 granted, unused, taken_at = due[1:]
                 shift = timedelta(seconds=passed - taken_at)
                 moved = replace(granted, granted_at=granted.granted_at - shift)
-                buckets.give_back(conn, Bucket.MAILS, moved, unused)
+                buckets.return_unused(conn, Bucket.MAILS, moved, unused)
             granted = take(conn, wanted)
             unused = int(granted.count * share)
             used += [granted.granted_at.timestamp() + passed] * (granted.count - unused)
@@ -138,7 +138,7 @@ def test_what_comes_back_at_once_can_be_taken_again(conn: Connection) -> None:
     fill(conn)
     granted = take(conn)
     assert granted.count == 4  # of 4.5
-    buckets.give_back(conn, Bucket.MAILS, granted, 4)
+    buckets.return_unused(conn, Bucket.MAILS, granted, 4)
     assert take(conn).count == 4
     assert rows(conn, "SELECT granted FROM permits WHERE bucket = 'mails'") == [(4,)]
 
@@ -165,7 +165,7 @@ def test_the_last_of_the_quota_is_for_urgent_mail(conn: Connection) -> None:
     assert refused.count == 0
     urgent = take(conn, 20)
     assert (urgent.count, urgent.only_urgent) == (20, True)
-    buckets.give_back(conn, Bucket.MAILS, urgent, 5)
+    buckets.return_unused(conn, Bucket.MAILS, urgent, 5)
     assert take(conn).count == 35  # 1000 - 900 - 50 - 15
 
 
@@ -298,5 +298,5 @@ def test_what_comes_back_late_is_worth_less(conn: Connection) -> None:
     let_pass(conn, 0.4)
     at_the_end_of_its_time = replace(held, granted_at=held.granted_at - timedelta(seconds=0.4))
     used = take(conn)
-    buckets.give_back(conn, Bucket.MAILS, at_the_end_of_its_time, held.count)
+    buckets.return_unused(conn, Bucket.MAILS, at_the_end_of_its_time, held.count)
     assert (held.count, used.count, take(conn).count) == (4, 4, 0)

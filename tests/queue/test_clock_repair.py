@@ -123,7 +123,7 @@ def test_what_comes_back_is_not_more_than_what_was_taken(conn: Connection) -> No
     let_pass(conn, 3600)
     granted = take(conn)
     before_it = replace(granted, granted_at=granted.granted_at + timedelta(minutes=10))
-    buckets.give_back(conn, Bucket.MAILS, before_it, granted.count)
+    buckets.return_unused(conn, Bucket.MAILS, before_it, granted.count)
     assert take(conn).count <= granted.count
     assert [row.granted for row in rows(conn, "SELECT granted FROM permits WHERE bucket = 'mails'")] == [0]
 

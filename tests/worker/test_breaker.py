@@ -121,5 +121,5 @@ def test_who_had_nothing_to_try_with_gives_the_right_back() -> None:
     for now in (100, 200, 300, 400):
         breaker.trip("TooManyRequestsException", "throttled", now=now, jitter=0)
         assert breaker.wait_to_try(now + 60) == NOTHING
-    breaker.release()
+    breaker.nothing_to_try()
     assert breaker.wait_to_try(461) == NOTHING

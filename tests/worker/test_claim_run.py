@@ -434,7 +434,7 @@ def test_a_call_has_what_the_claim_left_of_the_lease(
         permit = Permit(LIMIT)
         permit.keep([LIMIT])
         since = time.monotonic() - took
-        ClaimRun(shared, sender.size, [batch], permit, since=since).work()
+        ClaimRun(shared, [batch], permit=permit, size=sender.size, since=since).work()
         assert len(sends.mailed) - before == sent
         assert left(connection) == (JOBS - sent, 0, 0)
 
