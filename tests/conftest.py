@@ -14,12 +14,14 @@ as slow: `make test` leaves them to `make test-all`. What is marked `early` begi
 long ends last; what is marked `alone` is measured in seconds, and waits until nothing else runs.
 """
 
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.loaders import JSONFileLoader
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine
 
@@ -62,6 +64,16 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     parallel = bool(getattr(session.config.option, "numprocesses", None))
     if nothing and (parallel or session.config.stash.get(OTHERS, 0)):
         session.exitstatus = pytest.ExitCode.OK
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _models_are_read_once() -> Iterator[None]:
+    """For each of hundreds of clients botocore would read its models of AWS again, megabytes of files that stay."""
+    as_it_is = JSONFileLoader.load_file
+    once = functools.cache(lambda path: as_it_is(JSONFileLoader(), path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", lambda _, path: once(path))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -59,6 +59,7 @@ def test_a_lost_batch_that_somebody_holds_stops_nothing(
         assert misplaced(connection) == []
 
 
+@pytest.mark.early
 def test_mails_leave_though_rescues_fail_and_these_get_smaller_until_they_do_not(
     engine: Engine,
     anew: Engine,
@@ -97,6 +98,7 @@ def test_a_batch_that_can_never_be_given_back_keeps_no_other(
         assert misplaced(connection) == []
 
 
+@pytest.mark.early
 def test_behind_more_dead_rows_than_a_statement_can_pass_everything_leaves(
     engine: Engine,
     anew: Engine,
@@ -127,6 +129,7 @@ def test_behind_more_dead_rows_than_a_statement_can_pass_everything_leaves(
         assert misplaced(connection) == []
 
 
+@pytest.mark.early
 def test_what_committed_late_is_found_though_no_look_from_the_beginning_succeeds(
     engine: Engine, anew: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +146,7 @@ def test_what_committed_late_is_found_though_no_look_from_the_beginning_succeeds
             eventually(lambda: count_sent(connection) == 4, "a later walk finds it")
 
 
+@pytest.mark.early
 def test_an_outage_is_over_when_what_failed_works_again(
     engine: Engine,
     anew: Engine,
@@ -179,6 +183,7 @@ def hurried(engine: Engine, url: str) -> Iterator[Engine]:
     hurried.dispose()
 
 
+@pytest.mark.early
 def test_a_prune_that_is_cut_off_goes_on_in_smaller_steps(
     engine: Engine, connection: Connection, hurried: Engine
 ) -> None:
@@ -188,6 +193,7 @@ def test_a_prune_that_is_cut_off_goes_on_in_smaller_steps(
     assert prune(hurried) == (24, 24)
 
 
+@pytest.mark.early
 def test_a_worker_prunes_and_reconciles_in_smaller_steps_where_larger_ones_are_cut_off(
     engine: Engine, connection: Connection, hurried: Engine
 ) -> None:
@@ -210,6 +216,7 @@ def test_a_worker_prunes_and_reconciles_in_smaller_steps_where_larger_ones_are_c
     assert (count(connection, "jobs"), misplaced(connection)) == (24, [])
 
 
+@pytest.mark.early
 def test_a_sweep_and_a_full_reconcile_take_smaller_steps_too(
     engine: Engine, connection: Connection, hurried: Engine
 ) -> None:
@@ -220,6 +227,7 @@ def test_a_sweep_and_a_full_reconcile_take_smaller_steps_too(
     assert (count(connection, "jobs"), misplaced(connection)) == (24, [])
 
 
+@pytest.mark.early
 def test_warnings_are_told_though_how_long_jobs_wait_cannot_be_read(
     engine: Engine, connection: Connection, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

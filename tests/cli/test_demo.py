@@ -44,6 +44,7 @@ def _names(process: Path, folder: Path) -> bool:
     return False
 
 
+@pytest.mark.early
 def test_it_shows_every_mail_and_ends(temporary: Path) -> None:
     ended = run([*MAILROOM, "demo", "--exit", "--accounts", "5"], env={"TMPDIR": str(temporary)})
     assert ended.code == 0, ended.err

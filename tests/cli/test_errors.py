@@ -152,6 +152,7 @@ def test_a_variable_that_nothing_reads_is_named(here: Here, caplog: pytest.LogCa
     assert caplog.messages == ["unknown variable MAILROOM_BATCH_LIMITS: is it misspelt?"]
 
 
+@pytest.mark.early
 def test_processes_end_so_too(url: str) -> None:
     key = "c0ffee" * 10
     refused = {"MAILROOM_DATABASE_URL": f"postgresql://127.0.0.1:{free_port()}/app", "MAILROOM_SECRET_KEY": KEY_HEX}
@@ -162,6 +163,7 @@ def test_processes_end_so_too(url: str) -> None:
     Ended(process.returncode, out, err).assert_one_line(2, "AWS_REGION")
 
 
+@pytest.mark.early
 def test_alembic_ends_so_too(empty_url: str) -> None:
     upgrade_by_alembic({}).assert_one_line(2, "MAILROOM_DATABASE_URL is not set")
     refused = {"MAILROOM_DATABASE_URL": f"postgresql://ada:hunter2@127.0.0.1:{free_port()}/app"}

@@ -146,6 +146,7 @@ def test_down_leaves_nothing_and_up_works_again(empty_url: str) -> None:
     assert objects(empty_url) == at_head
 
 
+@pytest.mark.early
 def test_every_revision_goes_down_to_what_was_before_it(empty_url: str) -> None:
     before = []
     revisions = [script.revision for script in reversed(list(SCRIPTS.walk_revisions()))]
@@ -178,6 +179,7 @@ def test_the_command_line_migrates_up_and_down(empty_url: str) -> None:
     assert objects(empty_url) == ONLY_VERSIONS
 
 
+@pytest.mark.early
 def test_two_upgrades_at_once_both_succeed(empty_url: str) -> None:
     """Only the owner of the versions can hold them up, and who waits says for what."""
     migrate(empty_url, "0001")
@@ -198,6 +200,7 @@ def test_two_first_upgrades_at_once_both_succeed(empty_url: str) -> None:
     assert_at_revision(empty_url)
 
 
+@pytest.mark.early
 def test_an_upgrade_gives_up_on_another_that_does_not_end(empty_url: str) -> None:
     migrate(empty_url)
     with psycopg.connect(empty_url) as gate:
@@ -237,6 +240,7 @@ def test_an_upgrade_that_fails_leaves_the_last_whole_migration(empty_url: str) -
         assert rows(connection, "SELECT version_num FROM mailroom_alembic_version") == [("0001",)]
 
 
+@pytest.mark.early
 @pytest.mark.parametrize(("start", "arguments"), [("0004", ("upgrade", "head")), ("head", ("downgrade", "-4"))])
 def test_a_migration_waits_for_a_reader_and_nobody_waits_for_the_migration(
     empty_url: str, start: str, arguments: tuple[str, str]

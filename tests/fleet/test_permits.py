@@ -317,6 +317,7 @@ def test_a_throttle_answer_slows_the_fleet_down(
         assert count(connection, "deliveries WHERE attempt > 0") == 0
 
 
+@pytest.mark.early
 def test_when_the_quota_is_gone_nothing_spins_and_work_resumes_by_itself(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -421,6 +422,7 @@ def test_a_search_that_gets_no_permit_ends_in_time_and_the_rest_waits(
     assert [request.operation for request in simulator.ledger.requests].count("SendBulkEmail") == 1
 
 
+@pytest.mark.early
 def test_an_idle_process_asks_after_its_account_when_that_is_due_and_not_before(engine: Engine) -> None:
     """The others of the fleet wait for that, too: nothing that has a rhythm of its own costs a statement."""
     told = SesAccount(14, 50_000, 0, sending_enabled=True, production_access=True, enforcement="HEALTHY")

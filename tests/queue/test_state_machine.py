@@ -306,6 +306,7 @@ QUICK = settings(
 )
 
 
+@pytest.mark.early
 def test_no_mail_is_lost_and_none_is_doubled_unrecorded(engine: Engine) -> None:
     run(engine, QUICK)
 

@@ -78,6 +78,7 @@ def test_every_code_that_is_known_is_a_word() -> None:
         assert classify.word(code) == code
 
 
+@pytest.mark.early
 def test_the_account_is_told_in_words_and_numbers(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     quota: dict[str, Any] = {"MaxSendRate": 14, "Max24HourSend": 200, "SentLast24Hours": 0}
     client = client_of(monkeypatch, simulator.url)

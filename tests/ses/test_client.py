@@ -179,6 +179,7 @@ def test_a_program_that_gives_what_has_run_out_is_asked_again(
     assert guarded.seen == ["NEW"]
 
 
+@pytest.mark.early
 def test_a_paused_worker_goes_on_when_the_file_is_rewritten(
     guarded: Guarded, transport: ses.SesTransport, keys: Keys, engine: Engine
 ) -> None:

@@ -252,6 +252,7 @@ def test_what_the_service_of_credentials_says_is_not_taken_for_the_word_of_ses(
     assert outcome == Deferred("CredentialsThrottling", "this machine cannot call SES", charged=False)
 
 
+@pytest.mark.early
 def test_a_worker_before_a_silent_endpoint_uses_up_no_attempt(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     with listening(received) as (port, seen), engine.connect() as connection:
         add_accounts(connection, 1)

@@ -100,6 +100,7 @@ def test_a_hundred_bad_sign_ups_in_front_hold_up_no_others(
     assert calls(simulator) <= 600
 
 
+@pytest.mark.early
 @REFUSES
 def test_nor_do_those_among_them(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, faults: Sequence[Fault]

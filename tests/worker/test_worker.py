@@ -97,6 +97,7 @@ def test_a_listen_connection_that_is_silently_dead_is_noticed_and_made_again(
             eventually(lambda: "listen restored" in caplog.text, "and proves it")
 
 
+@pytest.mark.early
 def test_a_sender_does_not_hang_in_a_connection_that_is_silently_dead(
     engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,6 +163,7 @@ def test_a_recovery_overtakes_a_backlog_of_bulk(
             assert misplaced(connection) == []
 
 
+@pytest.mark.early
 def test_a_throttled_account_costs_no_attempt_and_is_said_once(
     engine: Engine,
     simulator: Simulator,
@@ -181,6 +183,7 @@ def test_a_throttled_account_costs_no_attempt_and_is_said_once(
     assert simulator.ledger.counts().requests <= 3 + 4 + 20 + 4
 
 
+@pytest.mark.early
 def test_an_idle_worker_costs_one_statement_a_sweep_interval(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
