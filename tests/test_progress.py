@@ -11,7 +11,7 @@ from mailroom.ops import maintenance
 from mailroom.ops.maintenance import Maintenance
 from mailroom.simulator import Simulator
 from tests.claiming import claim
-from tests.ops.test_maintenance import AGED, age, everything, lose_jobs, mail, prune
+from tests.ops.aging import AGED, age, everything, lose_jobs, mail, prune
 from tests.running import eventually, transport, working
 from tests.trouble import let_statements_take, many_dead_jobs, set_for_all, slow_down_rows, statements
 from tests.world import add_accounts, ask_recovery, count, count_sent, misplaced, rows

@@ -1,15 +1,12 @@
-"""Tokens become jobs: in which queue, how urgent, and whom the commit wakes."""
+"""Tokens become jobs: in which queue, how urgent, and what keeps the triggers still."""
 
 import os
 import subprocess
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
-from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DataError, IntegrityError
@@ -17,11 +14,10 @@ from sqlalchemy.exc import DataError, IntegrityError
 from mailroom.db.engine import VERSION_TABLE, connect_engine
 from mailroom.demo.postgres import wheel_binaries
 from tests.claiming import claim
+from tests.db.enqueueing import BULK, NORMAL, URGENT
 from tests.machine import missing
 from tests.servers import BINARIES, Server
 from tests.world import add_accounts, ask_recovery, misplaced, rows
-
-URGENT, NORMAL, BULK = 0, 1, 2
 
 
 def priorities(connection: Connection) -> dict[tuple[str, int], int]:
@@ -140,252 +136,6 @@ def test_an_import_is_one_statement_for_each_table(conn: Connection, count: int)
     assert calls(conn) - before == {"enqueue_jobs": 1, "make_activation_tokens": 1}
     assert priorities(conn) == {("activation", BULK): count}
     assert misplaced(conn) == []
-
-
-# Who is woken
-
-Hears = Callable[[], list[str]]
-ADD = """
-INSERT INTO accounts (email, login)
-SELECT {prefix} || n || '@example.com', {prefix} || n FROM generate_series(1, {count}) AS n
-"""
-RECOVER = "INSERT INTO tokens (action, account) SELECT 'password_recovery', id FROM accounts"
-# A job that waits, put there in the same moment as what comes after it.
-WAITING = """
-INSERT INTO jobs (token, due_at, action, priority, queue) VALUES (-1, {due_at}, 'activation', {priority}, {queue})
-"""
-
-
-def add(count: int = 1, prefix: str = "user") -> sql.Composed:
-    return sql.SQL(ADD).format(prefix=sql.Literal(prefix), count=count)
-
-
-def waiting(*, due_at: str = "clock_timestamp()", queue: str = "mailroom", priority: int = NORMAL) -> sql.Composed:
-    return sql.SQL(WAITING).format(due_at=sql.SQL(due_at), queue=sql.Literal(queue), priority=priority)
-
-
-@pytest.fixture
-def application(url: str) -> Iterator[psycopg.Connection[Any]]:
-    """A connection on which whatever is executed at once is one transaction."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
-def hears(url: str) -> Iterator[Hears]:
-    """What a listener has heard since it was last asked.
-
-    Notifications arrive in the order of their commits, so one of our own says when all before it are in.
-    """
-    with psycopg.connect(url, autocommit=True) as listener, psycopg.connect(url, autocommit=True) as last:
-        listener.execute("LISTEN token_insert")
-
-        def hear() -> list[str]:
-            last.execute("NOTIFY token_insert, 'that is all'")
-            heard: list[str] = []
-            for notification in listener.notifies(timeout=30):
-                if notification.payload == "that is all":
-                    return heard
-                heard.append(notification.payload)
-            raise AssertionError("the listener heard nothing for half a minute")
-
-        yield hear
-
-
-def run(application: psycopg.Connection[Any], *statements: str | sql.Composed) -> None:
-    """Execute the statements as one transaction, without a round trip in between."""
-    application.execute(sql.SQL(";").join(sql.SQL(s) if isinstance(s, str) else s for s in statements))
-
-
-def test_a_normal_job_wakes_an_idle_worker(application: psycopg.Connection[Any], hears: Hears) -> None:
-    run(application, add())
-
-    assert hears() == ["1"]
-
-
-def test_many_jobs_of_a_statement_wake_once(application: psycopg.Connection[Any], hears: Hears) -> None:
-    run(application, add(50))
-
-    assert hears() == ["1"]
-
-
-def test_a_normal_job_wakes_nobody_while_another_is_waiting(application: psycopg.Connection[Any], hears: Hears) -> None:
-    run(application, waiting(), add())
-
-    assert hears() == []
-
-
-@pytest.mark.parametrize(
-    "job",
-    [
-        waiting(queue="newsletter"),
-        waiting(due_at="clock_timestamp() + interval '1 hour'"),
-    ],
-    ids=["of another queue", "due later"],
-)
-def test_a_job_that_nobody_is_busy_with_does_not_keep_quiet(
-    application: psycopg.Connection[Any], hears: Hears, job: sql.Composed
-) -> None:
-    run(application, job, add())
-
-    assert hears() == ["1"]
-
-
-def test_an_urgent_job_always_wakes(application: psycopg.Connection[Any], hears: Hears) -> None:
-    run(application, "SET mailroom.bulk = 'on'", add(), waiting(), RECOVER)
-
-    assert hears() == ["0"]
-
-
-def test_an_urgent_job_wakes_once_among_many(application: psycopg.Connection[Any], hears: Hears) -> None:
-    run(application, "SET mailroom.notify = 'off'", add(60))
-    assert hears() == []
-
-    both = "INSERT INTO tokens (action, account) SELECT unnest(enum_range(NULL::token_action)), id FROM accounts"
-    run(application, "SET mailroom.notify = 'on'", both)
-
-    assert hears() == ["0"]
-
-
-def test_statements_of_a_transaction_wake_once(application: psycopg.Connection[Any], hears: Hears) -> None:
-    run(application, add(), RECOVER, RECOVER, add(prefix="other"), RECOVER)
-
-    assert hears() == ["1", "0"]
-
-
-def test_bulk_wakes_nobody(application: psycopg.Connection[Any], hears: Hears) -> None:
-    run(application, add(51))
-    run(application, "SET LOCAL mailroom.bulk = 'on'", add(prefix="other"))
-
-    assert hears() == []
-
-
-def test_an_import_of_ten_thousand_wakes_nobody(application: psycopg.Connection[Any], hears: Hears) -> None:
-    run(application, add(10_000))
-
-    assert hears() == []
-
-
-def test_accounts_without_a_token_wake_nobody(application: psycopg.Connection[Any], hears: Hears) -> None:
-    run(application, "INSERT INTO accounts (email, login, status) VALUES ('ada@x', 'ada', 'active')")
-    run(application, "INSERT INTO accounts (email, login) SELECT '', '' WHERE false")
-
-    assert hears() == []
-
-
-def test_a_rolled_back_insert_wakes_nobody(application: psycopg.Connection[Any], hears: Hears) -> None:
-    with application.transaction(force_rollback=True):
-        run(application, add())
-
-    assert hears() == []
-
-
-def test_a_transaction_can_keep_quiet(application: psycopg.Connection[Any], hears: Hears) -> None:
-    run(application, "SET LOCAL mailroom.notify = 'off'", add(), RECOVER)
-    assert hears() == []
-
-    run(application, RECOVER)
-    assert hears() == ["0"]
-
-
-def test_a_channel_that_nobody_can_listen_to_fails_no_sign_up(application: psycopg.Connection[Any]) -> None:
-    """PostgreSQL refuses a name of more than 63 bytes."""
-    run(application, f"SET LOCAL mailroom.channel = '{'é' * 32}'", add(), RECOVER)
-    assert application.execute("SELECT count(*) FROM jobs").fetchall() == [(2,)]
-
-
-def test_a_database_can_keep_quiet(url: str, application: psycopg.Connection[Any], hears: Hears) -> None:
-    name = sql.Identifier(application.info.dbname)
-    application.execute(sql.SQL("ALTER DATABASE {} SET mailroom.notify = off").format(name))
-
-    with psycopg.connect(url, autocommit=True) as connection:
-        run(connection, add(), RECOVER)
-
-    assert hears() == []
-    assert application.execute("SELECT count(*) FROM jobs").fetchall() == [(2,)]
-
-
-# Beside others, at SERIALIZABLE
-
-Work = Callable[["psycopg.Connection[Any]", int], object]
-ROWS, ROUNDS = 4000, 25
-# Enough of each that no two who meet have to do with the same page of an index: PostgreSQL tells no rows of it apart.
-CROWD = f"""
-INSERT INTO accounts (email, login, status)
-SELECT n || '@crowd.example', 'crowd' || n, CASE WHEN n % 2 = 0 THEN 'active' ELSE 'provisioned' END::account_status
-  FROM generate_series(1, {ROWS}) AS n;
-INSERT INTO tokens (action, account) SELECT 'password_recovery', id FROM accounts WHERE id % 6 = 0;
-UPDATE tokens SET consumed_at = now() WHERE account % 6 = 0;
-INSERT INTO tokens (action, account) SELECT 'password_recovery', id FROM accounts WHERE status = 'active';
-UPDATE tokens SET code = '00000';
-"""  # noqa: S608 - a constant
-
-
-def sign_up(connection: psycopg.Connection[Any], number: int) -> None:
-    connection.execute(add(prefix=f"new{number}-"))
-
-
-def recover(connection: psycopg.Connection[Any], number: int) -> None:
-    every = "INSERT INTO tokens (action, account) SELECT 'password_recovery', id FROM accounts WHERE login = %s"
-    connection.execute(every, (f"crowd{2 * number}",))
-
-
-def use(action: str) -> Work:
-    def work(connection: psycopg.Connection[Any], number: int) -> None:
-        [secret] = chosen(connection, action)[0 if number <= ROUNDS else -1]
-        found = connection.execute("SELECT consume_token(%s, %s, '00000')", (secret, action)).fetchone()
-        assert found != (None,)
-
-    return work
-
-
-def chosen(connection: psycopg.Connection[Any], action: str) -> list[tuple[bytes]]:
-    """The newest token of each account, by their secrets, so that first and last are far apart in each index."""
-    with psycopg.connect(connection.info.dsn, password=connection.info.password, autocommit=True) as other:
-        return other.execute(
-            "SELECT secret FROM (SELECT DISTINCT ON (account) account, secret FROM tokens"
-            " WHERE action = %s AND consumed_at IS NULL ORDER BY account, id DESC) AS newest"
-            " ORDER BY account < (SELECT avg(id) FROM accounts), secret",
-            (action,),
-        ).fetchall()
-
-
-@pytest.mark.parametrize(
-    "work",
-    [sign_up, recover, use("activation"), use("password_recovery")],
-    ids=["sign up", "recover", "activate", "use"],
-)
-def test_two_at_once_do_not_fail_each_other_at_serializable(
-    url: str, application: psycopg.Connection[Any], work: Work
-) -> None:
-    application.execute(CROWD)
-    application.execute("ANALYZE")
-    with psycopg.connect(url) as one, psycopg.connect(url) as other:
-        for connection in (one, other):
-            connection.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
-        for number in range(1, ROUNDS + 1):
-            application.execute("DELETE FROM jobs")  # as a worker does, so that nothing waits
-            for connection in (one, other):
-                connection.execute("SELECT")
-            work(one, number)
-            work(other, ROWS // 2 - 2 * number)
-            one.commit()
-            other.commit()
-
-
-def test_a_snapshot_that_is_old_keeps_nobody_asleep(
-    url: str, application: psycopg.Connection[Any], hears: Hears
-) -> None:
-    """A job that it shows may have been done long ago."""
-    with psycopg.connect(url) as connection:
-        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        application.execute(waiting(due_at="clock_timestamp() + interval '200 ms'"))
-        connection.execute("SELECT FROM jobs")
-        application.execute("DELETE FROM jobs")
-        connection.execute(add())
-        connection.commit()
-
-    assert hears() == ["1"]
 
 
 # Triggers that are kept still

@@ -1,9 +1,7 @@
-"""Migrations: up and down without a trace, in any schema, beside whatever the application has."""
+"""Migrations: up and down without a trace, and beside what runs."""
 
-import ast
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,46 +11,17 @@ from typing import Any
 import psycopg
 import pytest
 from alembic import command
-from alembic.autogenerate import compare_metadata
 from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from psycopg.conninfo import make_conninfo
-from sqlalchemy import Column, Connection, text
+from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
-from mailroom import tokens
-from mailroom.db import schema
-from mailroom.db.engine import REVISION, VERSION_TABLE, check_revision, connect_engine
-from mailroom.job import Action
+from mailroom.db.engine import REVISION, VERSION_TABLE, connect_engine
+from tests.db.migrating import ONLY_VERSIONS, SCRIPTS, TABLES, alembic, assert_at_revision, connected, objects, tables
 from tests.machine import ROOT
 from tests.roles import a_role
 from tests.running import eventually
 from tests.servers import Server, migrate
-from tests.world import KEY, add_accounts, ask_recovery, misplaced, rows
-
-SCRIPTS = ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))
-
-# All that a schema can hold of ours, but for what belongs to a table and goes with it.
-OBJECTS = """
-SELECT 'relation' AS kind, relname AS name FROM pg_class
- WHERE relnamespace = CAST(:schema AS regnamespace) AND relkind NOT IN ('i', 'S')
-UNION ALL SELECT 'function', proname FROM pg_proc WHERE pronamespace = CAST(:schema AS regnamespace)
-UNION ALL SELECT 'type', typname FROM pg_type
- WHERE typnamespace = CAST(:schema AS regnamespace) AND typtype <> 'c' AND typelem = 0
-UNION ALL SELECT 'operator', oprname FROM pg_operator WHERE oprnamespace = CAST(:schema AS regnamespace)
-"""
-TABLES = {"locks", "accounts", "tokens", "guesses", "jobs", "batches", "deliveries", "pauses", "permits", "ses_account"}
-ONLY_VERSIONS = {("relation", VERSION_TABLE)}
-
-
-@contextmanager
-def connected(url: str) -> Iterator[Connection]:
-    """A connection for one look, on which every statement commits."""
-    engine = connect_engine(url)
-    with engine.connect() as connection:
-        yield connection
-    engine.dispose()
+from tests.world import add_accounts, ask_recovery, rows
 
 
 @contextmanager
@@ -66,28 +35,6 @@ def configured(url: str) -> Iterator[Config]:
             yield config
     finally:
         engine.dispose()
-
-
-def objects(url: str, schema_name: str = "public") -> set[tuple[str, str]]:
-    with connected(url) as connection:
-        return {(row.kind, row.name) for row in rows(connection, OBJECTS, schema=schema_name)}
-
-
-def tables(url: str, schema_name: str = "public") -> set[str]:
-    return {name for kind, name in objects(url, schema_name) if kind == "relation"}
-
-
-def assert_at_revision(url: str) -> None:
-    engine = connect_engine(url)
-    check_revision(engine)
-    engine.dispose()
-
-
-def in_schema(url: str, name: str) -> str:
-    """Return the URL with the search_path that chooses a schema, which is made."""
-    with connected(url) as connection:
-        connection.execute(text(f'CREATE SCHEMA "{name}"'))
-    return make_conninfo(url, options=f'-csearch_path="{name}",public'.replace(" ", "\\ "))
 
 
 ANATOMY = """
@@ -114,24 +61,9 @@ def anatomy(url: str, looking: str) -> list[Any]:
         return rows(connection, ANATOMY.replace("::", "\\:\\:"))
 
 
-def alembic(url: str, *arguments: str) -> subprocess.Popen[str]:
-    """Start `alembic` as an operator does."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "alembic", *arguments],
-        cwd=ROOT,
-        env=os.environ | {"MAILROOM_DATABASE_URL": url},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 def finish(process: subprocess.Popen[str]) -> None:
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
-
-
-# Up, down, up
 
 
 def test_down_leaves_nothing_and_up_works_again(empty_url: str) -> None:
@@ -328,163 +260,3 @@ def test_a_migration_makes_the_same_schema_whatever_a_role_sets(
         for name, value in settings.items():
             server.execute(f"ALTER ROLE {role} SET {name} = '{value}'")
         assert anatomy(log_in(empty_url), empty_url) == expected
-
-
-# A good guest
-
-
-def test_the_alembic_of_the_application_is_left_alone(empty_url: str) -> None:
-    with connected(empty_url) as connection:
-        connection.execute(text("CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)"))
-        connection.execute(text("INSERT INTO alembic_version VALUES ('app0042')"))
-
-    for revision in ("head", "base"):
-        migrate(empty_url, revision)
-        with connected(empty_url) as connection:
-            assert rows(connection, "SELECT version_num FROM alembic_version") == [("app0042",)]
-
-
-@pytest.mark.parametrize("name", ["mail", "Mail Room"])
-def test_a_schema_of_its_own_leaves_public_alone(empty_url: str, name: str) -> None:
-    before = objects(empty_url)
-    url = in_schema(empty_url, name)
-
-    migrate(url)
-    assert tables(empty_url, f'"{name}"') == TABLES | {VERSION_TABLE}
-    assert objects(empty_url) == before
-    assert_at_revision(url)
-
-    migrate(url, "base")
-    assert objects(empty_url, f'"{name}"') == ONLY_VERSIONS
-    assert objects(empty_url) == before
-
-
-def test_two_mailrooms_live_in_two_schemas(url: str) -> None:
-    other = in_schema(url, "mail")
-    migrate(other)
-
-    with connected(other) as connection:
-        add_accounts(connection, 2)
-        assert misplaced(connection) == []
-    with connected(url) as connection:
-        assert rows(connection, "SELECT (SELECT count(*) FROM accounts), (SELECT count(*) FROM jobs)") == [(0, 0)]
-
-
-def test_another_search_path_is_no_obstacle(empty_url: str) -> None:
-    """An application that names the schema in its statements needs it on no path."""
-    migrate(in_schema(empty_url, "mail"))
-
-    with connected(empty_url) as connection:
-        connection.execute(text("INSERT INTO mail.accounts (email, login) VALUES ('ada@example.com', 'ada')"))
-        [(secret,)] = rows(connection, "SELECT secret FROM mail.tokens JOIN mail.jobs ON token = tokens.id")
-        [(account,)] = rows(connection, "SELECT mail.consume_token(:secret, 'activation')", secret=secret)
-        assert rows(connection, "SELECT id, status FROM mail.accounts") == [(account, "active")]
-
-
-def test_the_python_of_an_application_consumes_in_a_schema_of_its_own(empty_url: str) -> None:
-    url = in_schema(empty_url, "mail")
-    migrate(url)
-
-    with connected(url) as connection:
-        [account] = add_accounts(connection, 1)
-        [(secret,)] = rows(connection, "SELECT secret FROM tokens")
-        token = tokens.sign(secret, action=Action.ACTIVATION, key=KEY)
-        assert tokens.consume(connection, token, action=Action.ACTIVATION, key=KEY) == account
-
-
-def test_a_schema_that_does_not_exist_is_said_so(empty_url: str) -> None:
-    url = make_conninfo(empty_url, options="-csearch_path=nowhere")
-
-    process = alembic(url, "upgrade", "head")
-
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "names no schema that exists" in output
-    assert objects(empty_url) == set()
-
-
-# What the code knows of them
-
-
-def test_the_code_works_with_the_newest_revision() -> None:
-    assert SCRIPTS.get_heads() == [REVISION]
-
-
-def test_migrations_are_history_and_import_nothing_of_ours() -> None:
-    files = sorted((ROOT / "alembic" / "versions").glob("*.py"))
-    assert files
-    for file in files:
-        imported = set()
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                imported |= {name.name for name in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                imported.add(node.module or "." * node.level)
-        assert {name.split(".")[0] for name in imported} <= {"alembic", "logging"}, file.name
-
-
-def test_the_tables_of_the_code_are_those_of_the_database(conn: Connection) -> None:
-    """Either way: nothing missing, nothing more, no other type, index or key."""
-    context = MigrationContext.configure(
-        conn,
-        opts={
-            "compare_type": True,
-            "include_name": lambda name, kind, _: not (kind == "table" and name == VERSION_TABLE),
-        },
-    )
-
-    assert compare_metadata(context, schema.metadata) == []
-
-
-def test_the_enums_of_the_code_are_those_of_the_database(conn: Connection) -> None:
-    found = rows(
-        conn,
-        "SELECT typname, array_agg(enumlabel ORDER BY enumsortorder) AS labels"
-        "  FROM pg_enum JOIN pg_type ON pg_type.oid = enumtypid GROUP BY typname",
-    )
-
-    known = (schema.account_status, schema.token_action, schema.delivery_outcome)
-    assert {row.typname: list(row.labels) for row in found} == {kind.name: list(kind.enums) for kind in known}
-    assert list(schema.token_action.enums) == [action.value for action in Action]
-
-
-def default(column: Column[Any]) -> str | None:
-    """Return what schema.py says fills the column, without quotes, casts and outer parentheses."""
-    if column.identity is not None or column.server_default is None:
-        return None
-    return plain(str(getattr(column.server_default, "arg", "...")))
-
-
-def plain(expression: str) -> str:
-    return expression.partition("::")[0].strip("'()")
-
-
-def test_every_column_of_the_code_is_filled_as_in_the_database(conn: Connection) -> None:
-    """Alembic compares neither identities nor defaults that call a function. For long ones schema.py has dots."""
-    found = rows(
-        conn,
-        """
-        SELECT relname || '.' || attname AS name, attnotnull, CAST(attidentity AS text),
-               pg_get_expr(adbin, adrelid) AS expression
-          FROM pg_attribute
-          JOIN pg_class ON pg_class.oid = attrelid
-          LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
-         WHERE relnamespace = 'public'\\:\\:regnamespace AND relkind = 'r' AND attnum > 0 AND NOT attisdropped
-           AND relname <> :versions
-        """,
-        versions=VERSION_TABLE,
-    )
-    columns = {
-        f"{table.name}.{column.name}": column for table in schema.metadata.tables.values() for column in table.columns
-    }
-
-    assert {row.name for row in found} == columns.keys()
-    for row in found:
-        column = columns[row.name]
-        identity = "" if column.identity is None else "a" if column.identity.always else "d"
-        assert (row.attnotnull, row.attidentity) == (not column.nullable, identity), row.name
-        known = default(column)
-        if known is not None and known.endswith("..."):
-            assert row.expression.startswith(known.removesuffix("...")), row.name
-        else:
-            assert (row.expression and plain(row.expression)) == known, row.name

@@ -1,71 +1,24 @@
-"""What a process holds of the fleet's permits, who is served with them, and how it learns what SES allows."""
+"""What a process holds of the fleet's permits, and who is served with them."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 
-import pytest
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Engine
 
-from mailroom import ses
-from mailroom.errors import TransportError
-from mailroom.fleet.account_refresh import AccountRefresh
-from mailroom.fleet.blocks import FleetPermits
 from mailroom.fleet.buckets import HOLD
-from mailroom.fleet.permits import ASK_AGAIN, NO_LIMIT, NoLimit, Permit, Permits
-from mailroom.job import Action, SesAccount
+from mailroom.fleet.permits import ASK_AGAIN, NO_LIMIT, Permit
+from mailroom.job import Action
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Outcome
-from mailroom.simulator import Fault, Simulator
 from mailroom.worker.claim_size import INTENDED, MAX_SENDING
-from mailroom.worker.sender import Sender, Work
-from tests import running
-from tests.rating import let_pass, tell_account
-from tests.running import Scripted, accept, aws, eventually, transport, working
-from tests.trouble import statements
-from tests.world import add_accounts, ask_recovery, count, drained, misplaced, rows
-
-CLAIM_REFRESH = "-- Take over asking SES"
-
-
-class Clock:
-    """A monotonic clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = time.monotonic() + 1e6  # far ahead, so that for the sender nothing runs out
-
-    def __call__(self) -> float:
-        return self.now
+from mailroom.worker.sender import Work
+from tests.fleet.permitting import Clock, account, granted, permits, sender
+from tests.running import Scripted, accept
+from tests.world import add_accounts, ask_recovery, misplaced, rows
 
 
 def nobody_urgent() -> bool:
     return False
-
-
-def account(engine: Engine, max_send_rate: float, *, daily: float = -1, sent: float = 0) -> None:
-    """Let SES have said this, and the buckets be full."""
-    with engine.connect() as connection:
-        tell_account(connection, max_send_rate, daily=daily, sent=sent)
-        let_pass(connection, 3600)
-
-
-def granted(engine: Engine) -> int:
-    with engine.connect() as connection:
-        [row] = rows(connection, "SELECT granted FROM permits WHERE bucket = 'mails'")
-        return int(row.granted)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def permits(engine: Engine, clock: Callable[[], float], *, bulk_rate: float | None = None) -> FleetPermits:
-    return FleetPermits(engine, mail_rate=None, bulk_rate=bulk_rate, clock=clock)
-
-
-def sender(engine: Engine, sends: Scripted, given: Permits, *, batch_limit: int = 10) -> Sender:
-    return running.sender(engine, sends, permits=given, clock=sends.clock, batch_limit=batch_limit)
 
 
 def test_a_block_serves_several_claims_and_its_size_follows_what_is_used(engine: Engine, clock: Clock) -> None:
@@ -264,178 +217,3 @@ def test_without_bulk_calls_to_spare_the_second_batch_is_a_single_mail(engine: E
         works.work_claim()
     assert [mails for _, mails in sends.calls].count(10) == 1
     assert {mails for _, mails in sends.calls} == {1, 10}
-
-
-def test_a_batch_whose_permit_has_run_out_takes_another(engine: Engine) -> None:
-    """As where every statement takes a tenth of a second: what is claimed in vain would be claimed so for ever."""
-    account(engine, 1000)
-    sends = Scripted()
-    works = sender(engine, sends, permits(engine, lambda: 0.0))  # held since long before now
-    before = granted(engine)
-    with engine.connect() as connection:
-        add_accounts(connection, 5)
-    assert works.work_claim() == Work(5, full=False)
-    assert sends.calls == [(Action.ACTIVATION, 5)]
-    assert granted(engine) - before >= 10
-
-
-class RunOut(NoLimit):
-    """Permits that are void when they come, and no others."""
-
-    def take(self, wanted: int, *, per_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit:
-        return Permit(wanted, until=0.0)
-
-    def take_again(self, permit: Permit, count: int, until: float) -> bool:
-        return False
-
-
-def test_a_batch_that_gets_no_other_permit_is_given_back(engine: Engine) -> None:
-    sends = Scripted()
-    works = sender(engine, sends, RunOut())
-    with engine.connect() as connection:
-        add_accounts(connection, 5)
-        assert works.work_claim() == Work(5, full=False)
-        assert count(connection, "jobs WHERE attempt = 0") == 5
-        assert misplaced(connection) == []
-    assert sends.calls == []
-
-
-def test_a_throttle_answer_slows_the_fleet_down(
-    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    account(engine, 100)
-    simulator.faults.add(Fault(operation="SendEmail", error="TooManyRequestsException", times=1))
-    given = FleetPermits(engine, mail_rate=None, bulk_rate=1)
-    with engine.connect() as connection:
-        add_accounts(connection, 1)
-        with working(engine, transport(simulator, monkeypatch), permits=given):
-            eventually(lambda: "slows down to 70 %" in caplog.text, "the fleet slows down")
-            connection.execute(text("UPDATE jobs SET due_at = now()"))
-            eventually(lambda: drained(connection), "the mail is sent after all")
-        [row] = rows(connection, "SELECT slowdown FROM permits WHERE bucket = 'mails'")
-        assert row.slowdown == pytest.approx(0.7)
-        assert count(connection, "deliveries WHERE attempt > 0") == 0
-
-
-@pytest.mark.early
-def test_when_the_quota_is_gone_nothing_spins_and_work_resumes_by_itself(
-    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    account(engine, -1, daily=100, sent=100)
-    statements: list[str] = []
-    with engine.connect() as connection:
-        add_accounts(connection, 20)
-        event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
-        given = FleetPermits(engine, mail_rate=None, bulk_rate=None)
-        with working(engine, transport(simulator, monkeypatch), concurrency=4, sweep_interval=1, permits=given):
-            eventually(lambda: any("-- Take up to" in one for one in statements), "it has asked")
-            asked = sum("-- Take up to" in one for one in statements)
-            eventually(lambda: sum("-- Look whether" in one for one in statements) > 12, "it looks on")
-            assert sum("-- Take up to" in one for one in statements) <= asked + 8
-            assert simulator.ledger.counts().mails == 0
-            account(engine, -1, daily=200, sent=100)
-            given._mails._ask_again_at = 0.0  # as if the minute were over
-            eventually(lambda: drained(connection), "all is sent")
-
-
-def test_what_ses_says_of_the_account_is_kept(
-    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in aws(simulator).items():
-        monkeypatch.setenv(name, value)
-    simulator.account.max_send_rate = 14
-    simulator.account.max_24_hour_send = 50_000
-    client = ses.connect_to_ask(region=None)
-    watch = AccountRefresh(engine, lambda: ses.account(client))
-    with engine.connect() as connection:
-        connection.execute(text("UPDATE ses_account SET refresh_due_at = '-infinity'"))
-        assert watch.refresh()
-        assert not watch.refresh()  # for a minute
-        [row] = rows(connection, "SELECT * FROM ses_account")
-    assert (row.max_send_rate, row.max_24_hour_send, row.sent_last_24_hours) == (14, 50_000, 0)
-    assert (row.sending_enabled, row.production_access, row.enforcement) == (True, True, "HEALTHY")
-
-
-@pytest.mark.parametrize("trouble", ["AccessDeniedException", "ReadTimeoutError"])
-def test_an_account_that_may_not_be_asked_for_is_told_once(
-    engine: Engine, caplog: pytest.LogCaptureFixture, trouble: str
-) -> None:
-    def refuse() -> SesAccount:
-        raise TransportError(trouble)
-
-    watch = AccountRefresh(engine, refuse)
-    for _ in range(3):
-        with engine.connect() as connection:
-            connection.execute(text("UPDATE ses_account SET refresh_due_at = '-infinity', fetched_at = NULL"))
-        assert watch.refresh()
-    assert caplog.text.count("account not known") == 1
-    assert trouble in caplog.text
-
-
-def test_a_refusal_of_ses_is_known_by_its_code(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in aws(simulator).items():
-        monkeypatch.setenv(name, value)
-    simulator.faults.add(Fault(operation="GetAccount", error="BadRequestException", times=1))
-    with pytest.raises(TransportError, match="BadRequestException"):
-        ses.account(ses.connect_to_ask(region=None))
-
-
-def test_each_call_of_a_search_waits_for_its_permits(
-    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ten are refused whole, then their first half. The halves that are not refused leave no doubt of the others."""
-    bulk_rate = 2.0
-    account(engine, 1000)
-    simulator.faults.add(Fault(operation="SendBulkEmail", error="BadRequestException", times=2))
-    given = FleetPermits(engine, mail_rate=None, bulk_rate=bulk_rate)
-    before = granted(engine)
-    with engine.connect() as connection:
-        add_accounts(connection, 10)
-        with working(engine, transport(simulator, monkeypatch), permits=given):
-            eventually(lambda: drained(connection), "all is sent")
-        assert count(connection, "deliveries WHERE outcome = 'sent' AND attempt = 0") == 10
-    requests = simulator.ledger.requests
-    sizes = [request.entries or 1 for request in requests]
-    assert sizes == [10, 5, 2, 1, 1, 1, 2, 1, 1, 1]
-    bulk = [request.received_at for request in requests if request.operation == "SendBulkEmail"]
-    burst = 1
-    assert (bulk[-1] - bulk[0]).total_seconds() > (len(bulk) - 1 - burst) / bulk_rate
-    assert granted(engine) - before >= sum(sizes)
-
-
-def test_a_search_that_gets_no_permit_ends_in_time_and_the_rest_waits(
-    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No bulk call is left for five, nor then for two of the others; the last three need none."""
-    account(engine, 1000)
-    simulator.faults.add(Fault(operation="SendBulkEmail", error="BadRequestException"))
-    given = FleetPermits(engine, mail_rate=None, bulk_rate=0.01)
-    sends = transport(simulator, monkeypatch)
-    within = sends.max_call_time + timedelta(seconds=1)
-    with engine.connect() as connection:
-        add_accounts(connection, 10)
-        with working(engine, sends, permits=given, lease=within):
-            eventually(lambda: count(connection, "deliveries") == 10, "the search is over")
-        first = rows(connection, "SELECT error_code FROM deliveries WHERE attempt = 0")
-        assert [row.error_code for row in first] == ["OutOfTime"] * 7 + [None] * 3
-        assert misplaced(connection) == []
-    assert [request.operation for request in simulator.ledger.requests].count("SendBulkEmail") == 1
-
-
-@pytest.mark.early
-def test_an_idle_process_asks_after_its_account_when_that_is_due_and_not_before(engine: Engine) -> None:
-    """The others of the fleet wait for that, too: nothing that has a rhythm of its own costs a statement."""
-    told = SesAccount(14, 50_000, 0, sending_enabled=True, production_access=True, enforcement="HEALTHY")
-    asked: list[float] = []
-
-    def ask() -> SesAccount:
-        asked.append(time.monotonic())
-        return told
-
-    with engine.connect() as connection:
-        tell_account(connection, 14)
-        connection.execute(text("UPDATE ses_account SET refresh_due_at = clock_timestamp() + interval '6 seconds'"))
-    with statements(engine) as seen, AccountRefresh(engine, ask).running():
-        assert [CLAIM_REFRESH in one for one in seen] == [True]
-        eventually(lambda: asked, "it asks when it is due")
-        assert [CLAIM_REFRESH in one for one in seen].count(True) == 2

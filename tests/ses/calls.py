@@ -19,6 +19,7 @@ from mailroom import ses
 from mailroom.job import Action
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Deferred, Outcome, Sent
+from mailroom.simulator import Fault
 from mailroom.worker.bisection import Bisection
 from mailroom.worker.call_sharing import CallSharing
 from tests.machine import missing
@@ -157,3 +158,24 @@ def tls(certificate: Path, then: Callable[[ssl.SSLSocket], object]) -> Callable[
             return error
 
     return serve
+
+
+REFUSED = "Email address is not verified. The following identities failed the check in region US-EAST-1: "
+
+
+Connect = Callable[..., SESV2Client]
+
+
+AFTER_ACCEPTANCE = {
+    "hang": Fault(accept_then="hang"),
+    "close": Fault(accept_then="drop"),
+    "cut short": Fault(accept_then="unended"),
+    "truncated": Fault(accept_then="truncate"),
+    "500": Fault(accept_then="error"),
+    "503": Fault(accept_then="error", error="ServiceUnavailable", status=503),
+    "429 of tomorrow, in a 500": Fault(accept_then="error", error="SlowDown", status=500),
+}
+
+
+def retries(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "retry=" in record.getMessage()]

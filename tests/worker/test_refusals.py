@@ -9,19 +9,16 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from mailroom.fleet import pauses, refusal_log
+from mailroom.fleet import pauses
 from mailroom.fleet.blocks import FleetPermits
-from mailroom.fleet.refusal_log import Record
-from mailroom.job import Action, Job
+from mailroom.job import Action
 from mailroom.mail.debug import DebugTransport
 from mailroom.mail.transport import Mail, Transport
 from mailroom.outcome import Outcome
-from mailroom.queue.lanes import LANES
-from mailroom.ses import classify
-from mailroom.ses.classify import REFUSALS
 from mailroom.simulator import Fault, Simulator
 from mailroom.worker.sweep import Swept, sweep
 from tests.running import Scripted, eventually, refuse, sender, shared, transport, working
+from tests.worker.refusing import record, sign_up
 from tests.world import add_accounts, ask_recovery, count, drained, misplaced, rows
 
 # How SES refuses a mail for its recipient's sake: the entry, or the whole call.
@@ -32,28 +29,6 @@ BY_ENTRY = (
 WHOLE = (Fault(recipients="bad", error="BadRequestException", times=None),)
 REFUSES = pytest.mark.parametrize("faults", [BY_ENTRY, WHOLE], ids=["by entry", "whole calls"])
 BROKEN = Fault(template="activationv1", error="BadRequestException", times=None)
-
-
-def sign_up(connection: Connection, *, bad: int, good: int, good_after: int = 0) -> None:
-    """Let accounts sign up one after the other: the bad ones first, or a good one after each `good_after` bad."""
-    connection.execute(
-        text(
-            "INSERT INTO accounts (email, login)"
-            " SELECT kind || place || '@example.com', kind || place"
-            " FROM (SELECT 'bad' AS kind, n AS place, CAST(n AS float) AS turn FROM generate_series(1, :bad) AS n"
-            "       UNION ALL SELECT 'good', n, n * :every + 0.5 FROM generate_series(1, :good) AS n) AS one"
-            " ORDER BY turn"
-        ),
-        {"bad": bad, "good": good, "every": float(good_after or bad + good)},
-    )
-    # One after the other, as people do, and not as an import.
-    connection.execute(
-        text(
-            "UPDATE jobs SET priority = 1, due_at = now() - interval '1 hour' + interval '1 second' * place"
-            " FROM (SELECT token, row_number() OVER (ORDER BY token) AS place FROM jobs) AS placed"
-            " WHERE placed.token = jobs.token"
-        )
-    )
 
 
 def good_sent(simulator: Simulator) -> int:
@@ -333,110 +308,3 @@ def test_at_the_rate_of_a_new_account_they_cost_no_more_than_their_turn(
             began = time.monotonic()
             eventually(lambda: good_sent(simulator) == 30, "all good mails are sent")
             assert time.monotonic() - began < 40
-
-
-# What the log tells
-
-
-def record(connection: Connection, *answers: tuple[str, int], codes: str = "MessageRejected", call: int = 0) -> None:
-    """Log answers, one after the other: an outcome, and whose mail it was."""
-    for outcome, account in answers:
-        connection.execute(
-            text(
-                "INSERT INTO deliveries (token, account, fence, action, outcome, error_code, attempt)"
-                " VALUES (:account, :account, CAST(md5(CAST(nullif(:call, 0) AS text)) AS uuid), 'activation',"
-                " CAST(:outcome AS delivery_outcome),"
-                " CASE WHEN :outcome <> 'sent' THEN :code END, 0)"
-            ),
-            {"account": account, "outcome": outcome, "code": codes, "call": call},
-        )
-
-
-def reviewed(connection: Connection, *refused: int) -> Record:
-    of = [Job(token, token, Action.ACTIVATION, 0, "", "", b"", "") for token in refused]
-    return refusal_log.review(connection, Action.ACTIVATION, classify.REFUSALS, of)
-
-
-def test_a_row_is_of_different_accounts_and_ends_with_an_acceptance(conn: Connection) -> None:
-    assert reviewed(conn) == Record(0, 0, frozenset(), frozenset())
-    record(conn, ("rejected", 1), ("deferred", 2), ("deferred", 2))
-    assert reviewed(conn).unbroken == 2
-    assert reviewed(conn, 2, 3) == Record(3, 0, frozenset(), frozenset({2}))
-    record(conn, ("sent", 9))
-    assert reviewed(conn) == Record(0, 2, frozenset(), frozenset())
-    record(conn, ("deferred", 4))
-    assert reviewed(conn, 4, 5) == Record(2, 2, frozenset(), frozenset({4}))
-
-
-def test_what_was_refused_before_another_was_accepted_is_bad_and_tells_nothing(conn: Connection) -> None:
-    record(conn, *[("deferred", account) for account in range(1, 8)], ("sent", 9))
-    assert reviewed(conn, *range(1, 8)) == Record(0, 7, frozenset(range(1, 8)), frozenset(range(1, 8)))
-    record(conn, *[("rejected", account) for account in range(1, 8)])
-    assert reviewed(conn, 8) == Record(1, 7, frozenset(), frozenset())
-
-
-def test_what_was_refused_beside_an_acceptance_tells_nothing(conn: Connection) -> None:
-    record(conn, ("sent", 9), *[("rejected", account) for account in range(1, 8)], call=7)
-    assert reviewed(conn).unbroken == 0
-
-
-def test_only_an_acceptance_of_now_speaks_for_the_configuration(conn: Connection) -> None:
-    record(conn, *[("deferred", account) for account in range(1, 7)])
-    conn.execute(
-        text(
-            "INSERT INTO deliveries (token, action, outcome, attempt, late, error_code) VALUES"
-            " (9, 'activation', 'sent', 0, true, NULL), (9, 'activation', 'sent', 1, false, 'AcceptedLate'),"
-            " (9, 'password_recovery', 'sent', 1, false, NULL)"
-        )
-    )
-    record(conn, ("deferred", 9), ("failed", 9), codes="TokenExpired")
-    assert reviewed(conn).unbroken == 6
-
-
-@pytest.mark.parametrize(("survived", "enough"), [(0, 5), (2, 5), (3, 6), (20, 40), (50, 100), (70, 100)])
-def test_the_longer_the_rows_that_end_the_longer_one_may_be(survived: int, enough: int) -> None:
-    told = [
-        Record(unbroken, survived, frozenset(), frozenset()).blames_configuration for unbroken in (enough - 1, enough)
-    ]
-    assert told == [False, True]
-
-
-# What a probe tries
-
-
-def places(connection: Connection, most: int = 10) -> list[int]:
-    lanes = [lane for lane in LANES if lane[1] is Action.ACTIVATION]
-    found = pauses.places(connection, queue="mailroom", lanes=lanes, most=most, refusals=REFUSALS)
-    return [position.token for _, position in found]
-
-
-def test_a_probe_tries_those_that_were_never_refused_from_all_over_the_queue(conn: Connection) -> None:
-    sign_up(conn, bad=400, good=400)
-    tokens = [row.token for row in rows(conn, "SELECT token FROM jobs ORDER BY token")]
-    tried = {
-        place * 4 // len(tokens) for place in (tokens.index(token) for _ in range(5) for token in places(conn, 20))
-    }
-    assert tried == {0, 1, 2, 3}
-    record(conn, *[("deferred", token) for token in tokens[:-1]])
-    found = places(conn)
-    assert found[0] == tokens[-1]
-    assert len(found) == 1 + pauses.TRIED_AGAIN
-
-
-def test_one_job_that_was_never_refused_is_found_behind_hundreds_that_were(conn: Connection) -> None:
-    """As one waits that has come long before the last of them."""
-    sign_up(conn, bad=700, good=1)
-    tokens = [row.token for row in rows(conn, "SELECT token FROM jobs ORDER BY token")]
-    record(conn, *[("deferred", token) for token in tokens[:150] + tokens[151:]])
-    assert places(conn)[0] == tokens[150]
-
-
-def test_a_probe_tries_what_is_due_in_its_lanes_alone(conn: Connection) -> None:
-    [account] = add_accounts(conn, 1, status="active", prefix="active")
-    ask_recovery(conn, account)
-    sign_up(conn, bad=0, good=3)
-    conn.execute(text("UPDATE jobs SET due_at = now() WHERE action = 'password_recovery'"))
-    [mine, other, later] = [row.token for row in rows(conn, "SELECT token FROM jobs WHERE action = 'activation'")]
-    conn.execute(text("UPDATE jobs SET queue = 'other' WHERE token = :token"), {"token": other})
-    conn.execute(text("UPDATE jobs SET due_at = now() + interval '1 s' WHERE token = :token"), {"token": later})
-    assert places(conn) == [mine]

@@ -1,0 +1,64 @@
+"""Databases on their way from one revision to another, and what is in them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+
+from mailroom.db.engine import VERSION_TABLE, check_revision, connect_engine
+from tests.machine import ROOT
+from tests.world import rows
+
+SCRIPTS = ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))
+# All that a schema can hold of ours, but for what belongs to a table and goes with it.
+OBJECTS = """
+SELECT 'relation' AS kind, relname AS name FROM pg_class
+ WHERE relnamespace = CAST(:schema AS regnamespace) AND relkind NOT IN ('i', 'S')
+UNION ALL SELECT 'function', proname FROM pg_proc WHERE pronamespace = CAST(:schema AS regnamespace)
+UNION ALL SELECT 'type', typname FROM pg_type
+ WHERE typnamespace = CAST(:schema AS regnamespace) AND typtype <> 'c' AND typelem = 0
+UNION ALL SELECT 'operator', oprname FROM pg_operator WHERE oprnamespace = CAST(:schema AS regnamespace)
+"""
+TABLES = {"locks", "accounts", "tokens", "guesses", "jobs", "batches", "deliveries", "pauses", "permits", "ses_account"}
+ONLY_VERSIONS = {("relation", VERSION_TABLE)}
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Connection]:
+    """A connection for one look, on which every statement commits."""
+    engine = connect_engine(url)
+    with engine.connect() as connection:
+        yield connection
+    engine.dispose()
+
+
+def objects(url: str, schema_name: str = "public") -> set[tuple[str, str]]:
+    with connected(url) as connection:
+        return {(row.kind, row.name) for row in rows(connection, OBJECTS, schema=schema_name)}
+
+
+def tables(url: str, schema_name: str = "public") -> set[str]:
+    return {name for kind, name in objects(url, schema_name) if kind == "relation"}
+
+
+def assert_at_revision(url: str) -> None:
+    engine = connect_engine(url)
+    check_revision(engine)
+    engine.dispose()
+
+
+def alembic(url: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start `alembic` as an operator does."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"MAILROOM_DATABASE_URL": url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )

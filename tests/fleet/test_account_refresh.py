@@ -1,0 +1,79 @@
+"""How a process learns what SES allows, and that SES is not asked too often."""
+
+import time
+
+import pytest
+from sqlalchemy import Engine, text
+
+from mailroom import ses
+from mailroom.errors import TransportError
+from mailroom.fleet.account_refresh import AccountRefresh
+from mailroom.job import SesAccount
+from mailroom.simulator import Fault, Simulator
+from tests.rating import tell_account
+from tests.running import aws, eventually
+from tests.trouble import statements
+from tests.world import rows
+
+CLAIM_REFRESH = "-- Take over asking SES"
+
+
+def test_what_ses_says_of_the_account_is_kept(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in aws(simulator).items():
+        monkeypatch.setenv(name, value)
+    simulator.account.max_send_rate = 14
+    simulator.account.max_24_hour_send = 50_000
+    client = ses.connect_to_ask(region=None)
+    watch = AccountRefresh(engine, lambda: ses.account(client))
+    with engine.connect() as connection:
+        connection.execute(text("UPDATE ses_account SET refresh_due_at = '-infinity'"))
+        assert watch.refresh()
+        assert not watch.refresh()  # for a minute
+        [row] = rows(connection, "SELECT * FROM ses_account")
+    assert (row.max_send_rate, row.max_24_hour_send, row.sent_last_24_hours) == (14, 50_000, 0)
+    assert (row.sending_enabled, row.production_access, row.enforcement) == (True, True, "HEALTHY")
+
+
+@pytest.mark.parametrize("trouble", ["AccessDeniedException", "ReadTimeoutError"])
+def test_an_account_that_may_not_be_asked_for_is_told_once(
+    engine: Engine, caplog: pytest.LogCaptureFixture, trouble: str
+) -> None:
+    def refuse() -> SesAccount:
+        raise TransportError(trouble)
+
+    watch = AccountRefresh(engine, refuse)
+    for _ in range(3):
+        with engine.connect() as connection:
+            connection.execute(text("UPDATE ses_account SET refresh_due_at = '-infinity', fetched_at = NULL"))
+        assert watch.refresh()
+    assert caplog.text.count("account not known") == 1
+    assert trouble in caplog.text
+
+
+def test_a_refusal_of_ses_is_known_by_its_code(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in aws(simulator).items():
+        monkeypatch.setenv(name, value)
+    simulator.faults.add(Fault(operation="GetAccount", error="BadRequestException", times=1))
+    with pytest.raises(TransportError, match="BadRequestException"):
+        ses.account(ses.connect_to_ask(region=None))
+
+
+@pytest.mark.early
+def test_an_idle_process_asks_after_its_account_when_that_is_due_and_not_before(engine: Engine) -> None:
+    """The others of the fleet wait for that, too: nothing that has a rhythm of its own costs a statement."""
+    told = SesAccount(14, 50_000, 0, sending_enabled=True, production_access=True, enforcement="HEALTHY")
+    asked: list[float] = []
+
+    def ask() -> SesAccount:
+        asked.append(time.monotonic())
+        return told
+
+    with engine.connect() as connection:
+        tell_account(connection, 14)
+        connection.execute(text("UPDATE ses_account SET refresh_due_at = clock_timestamp() + interval '6 seconds'"))
+    with statements(engine) as seen, AccountRefresh(engine, ask).running():
+        assert [CLAIM_REFRESH in one for one in seen] == [True]
+        eventually(lambda: asked, "it asks when it is due")
+        assert [CLAIM_REFRESH in one for one in seen].count(True) == 2

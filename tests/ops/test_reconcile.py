@@ -1,0 +1,137 @@
+"""Tokens that nothing would ever mail are found."""
+
+import threading
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from mailroom.ops import maintenance
+from mailroom.ops.maintenance import Reconciled
+from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
+from tests.claiming import claim, settle_alike, take
+from tests.ops.aging import age, lose_jobs
+from tests.running import eventually
+from tests.world import add_accounts, ask_recovery, count, misplaced, rows
+
+THROUGH_PGBOUNCER = True
+
+
+@pytest.mark.parametrize(("what", "priority"), [("activation", 1), ("password_recovery", 0)])
+def test_a_token_without_a_job_gets_one(engine: Engine, connection: Connection, what: str, priority: int) -> None:
+    [lost] = lose_jobs(connection, what)
+    assert misplaced(connection) == [(lost, 0)]
+    assert maintenance.reconcile(engine, queue="mailroom") == Reconciled((lost,), None)
+    [job] = rows(connection, "SELECT token, action, priority, attempt, queue FROM jobs")
+    assert job == (lost, what, priority, 0, "mailroom")
+    assert misplaced(connection) == []
+    assert [job.token for job in take(connection).jobs] == [lost]
+
+
+def test_many_of_them_are_bulk(engine: Engine, connection: Connection) -> None:
+    lose_jobs(connection, "activation", count=51)
+    assert len(maintenance.reconcile(engine, queue="mailroom").enqueued) == 51
+    assert rows(connection, "SELECT DISTINCT priority FROM jobs") == [(2,)]
+
+
+def test_whoever_finds_them_takes_them_to_its_own_queue(engine: Engine, connection: Connection) -> None:
+    lose_jobs(connection, "activation")
+    maintenance.reconcile(engine, queue="news")
+    assert rows(connection, "SELECT queue FROM jobs") == [("news",)]
+
+
+def test_a_session_that_replicates_loses_nothing_for_good(engine: Engine, connection: Connection) -> None:
+    [account] = add_accounts(connection, 1, status="active")
+    connection.execute(text("SET session_replication_role = replica"))
+    token = ask_recovery(connection, account)
+    connection.execute(text("RESET session_replication_role"))
+    assert maintenance.reconcile(engine, queue="mailroom").enqueued == (token,)
+
+
+OUTCOMES: list[tuple[Outcome, bool]] = [
+    (Sent("m"), False),
+    (Rejected("MessageRejected", "no"), False),
+    (Deferred("Throttling", "wait", charged=False), False),
+    (Deferred("MAILBOX", "wait", charged=True), True),
+    (Unconfirmed("ReadTimeoutError", "?"), False),
+    (Unconfirmed("ReadTimeoutError", "?"), True),
+]
+
+
+@pytest.mark.parametrize(("outcome", "last"), OUTCOMES)
+def test_a_token_with_a_place_is_left_alone(
+    engine: Engine, connection: Connection, outcome: Outcome, last: bool
+) -> None:
+    nothing = Reconciled((), None)
+    add_accounts(connection, 2)
+    assert maintenance.reconcile(engine, queue="mailroom") == nothing  # waiting
+    batch = take(connection)
+    assert maintenance.reconcile(engine, queue="mailroom") == nothing  # in flight
+    settle_alike(connection, batch, outcome, last=last)
+    assert maintenance.reconcile(engine, queue="mailroom") == nothing  # over, or waiting again
+    assert misplaced(connection) == []
+
+
+def test_a_late_answer_is_no_place(engine: Engine, connection: Connection) -> None:
+    """A job that vanished behind a late acceptance is found, and the claim closes it without sending it again."""
+    add_accounts(connection, 1)
+    batch = take(connection)
+    connection.execute(text("DELETE FROM batches"))
+    assert not settle_alike(connection, batch, Sent("m"))
+    assert maintenance.reconcile(engine, queue="mailroom").enqueued == (batch.jobs[0].token,)
+    [job] = claim(connection).finished
+    assert (job.outcome, job.error_code) == ("sent", "AcceptedLate")
+
+
+def test_a_consumed_token_needs_no_mail(engine: Engine, connection: Connection) -> None:
+    [lost] = lose_jobs(connection, "activation")
+    connection.execute(text("UPDATE tokens SET consumed_at = now()"))
+    assert maintenance.reconcile(engine, queue="mailroom").enqueued == ()
+    assert lost
+
+
+def test_a_recovery_that_ran_out_is_put_on_record_and_not_mailed(engine: Engine, connection: Connection) -> None:
+    lose_jobs(connection, "password_recovery")
+    connection.execute(text("UPDATE tokens SET expires_at = now() WHERE action = 'password_recovery'"))
+    maintenance.reconcile(engine, queue="mailroom")
+    claimed = claim(connection)
+    assert (claimed.batches, [job.outcome for job in claimed.finished]) == ((), ["expired"])
+    assert misplaced(connection) == []
+
+
+def test_what_is_older_than_the_horizon_is_left_to_a_person(engine: Engine, connection: Connection) -> None:
+    lost = lose_jobs(connection, "activation", count=3)
+    age(connection, 8)
+    assert maintenance.reconcile(engine, queue="mailroom").enqueued == ()
+    assert [found.enqueued for found in maintenance.reconcile_all(engine, queue="mailroom")] == [tuple(lost)]
+
+
+def test_it_goes_on_from_where_it_ended(engine: Engine, connection: Connection) -> None:
+    lost = lose_jobs(connection, "activation", count=25)
+    found: list[int] = []
+    below = None
+    for _ in range(3):
+        step = maintenance.reconcile(engine, queue="mailroom", below=below, scan_limit=10)
+        assert len(step.enqueued) <= 10
+        found, below = [*step.enqueued, *found], step.below
+    assert (found, below) == (lost, None)
+
+
+def test_two_at_once_enqueue_a_token_once_though_the_first_was_sent_meanwhile(
+    engine: Engine, connection: Connection
+) -> None:
+    """The second one waits before it scan_limit: its snapshot has what became of the job that the first one made."""
+    lost = lose_jobs(connection, "activation", count=2)
+    second: list[Reconciled] = []
+    thread = threading.Thread(target=lambda: second.append(maintenance.reconcile(engine, queue="mailroom")))
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as first, first.begin():
+        first.execute(maintenance.LOCK)
+        thread.start()
+        eventually(lambda: count(connection, "pg_locks WHERE NOT granted"), "it waits")
+        connection.execute(
+            text("INSERT INTO jobs SELECT id, clock_timestamp(), action, 1, 0, 'mailroom' FROM tokens ORDER BY id")
+        )
+        assert settle_alike(connection, take(connection), Sent("m"))
+    thread.join()
+    assert second == [Reconciled((), None)]
+    assert rows(connection, "SELECT token, outcome FROM deliveries") == [(token, "sent") for token in lost]
+    assert misplaced(connection) == []

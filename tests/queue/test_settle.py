@@ -1,0 +1,107 @@
+"""What a settlement does to each job of a batch."""
+
+import pytest
+from sqlalchemy import Connection, text
+
+from mailroom import queue
+from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
+from mailroom.queue.verdict import MAX_ATTEMPTS
+from tests.claiming import (
+    enqueue,
+    log,
+    settle,
+    take,
+    waited,
+    waiting,
+)
+from tests.world import misplaced, rows
+
+THROUGH_PGBOUNCER = True
+
+
+def test_every_job_gets_the_outcome_at_its_position(conn: Connection) -> None:
+    tokens = enqueue(conn, 5)
+    batch = take(conn)
+    owned = settle(
+        conn,
+        batch,
+        Sent("m-0"),
+        Rejected("MessageRejected", "no such mailbox"),
+        Deferred("MailboxFull", "later", charged=True),
+        Deferred("Throttling", "slow down", charged=False),
+        Unconfirmed("Timeout", "no answer"),
+    )
+
+    assert owned
+    written = rows(
+        conn, "SELECT token, account, batch, outcome, message_id, error_code, error FROM deliveries ORDER BY id"
+    )
+    accounts = [job.account for job in batch.jobs]
+    assert [tuple(row) for row in written] == [
+        (tokens[0], accounts[0], batch.id, "sent", "m-0", None, None),
+        (tokens[1], accounts[1], batch.id, "rejected", None, "MessageRejected", "no such mailbox"),
+        (tokens[2], accounts[2], batch.id, "deferred", None, "MailboxFull", "later"),
+        (tokens[3], accounts[3], batch.id, "deferred", None, "Throttling", "slow down"),
+        (tokens[4], accounts[4], batch.id, "unconfirmed", None, "Timeout", "no answer"),
+    ]
+    assert waiting(conn) == [(tokens[2], 1, 2), (tokens[3], 0, 10), (tokens[4], 1, 5)]
+    assert (rows(conn, "SELECT FROM batches"), misplaced(conn)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("outcome", "trace"),
+    [
+        (Deferred("MailboxFull", "later", charged=True), ["failed"]),
+        (Unconfirmed("Timeout", "no answer"), ["unconfirmed", "failed"]),
+    ],
+)
+def test_a_job_whose_attempts_are_used_up_fails(conn: Connection, outcome: Outcome, trace: list[str]) -> None:
+    [token] = enqueue(conn)
+    conn.execute(text("UPDATE jobs SET attempt = :last"), {"last": MAX_ATTEMPTS - 1})
+    settle(conn, take(conn), outcome)
+    assert log(conn) == [(token, name, MAX_ATTEMPTS - 1, False) for name in trace]
+    assert (waiting(conn), misplaced(conn)) == ([], [])
+
+
+def test_jobs_of_which_nothing_is_said_go_back_as_they_were(conn: Connection) -> None:
+    tokens = enqueue(conn, 60)
+    conn.execute(text("UPDATE jobs SET attempt = 3 WHERE token = :token"), {"token": tokens[2]})
+    before = rows(conn, "SELECT * FROM jobs ORDER BY token")
+    settle(conn, take(conn), Sent("m-0"), Sent("m-1"))
+    assert rows(conn, "SELECT * FROM jobs ORDER BY token") == before[2:]
+    assert misplaced(conn) == []
+
+
+def test_a_released_batch_is_as_if_it_had_never_been_claimed(conn: Connection) -> None:
+    enqueue(conn, 60)
+    before = rows(conn, "SELECT * FROM jobs ORDER BY token")
+    assert queue.settle(conn, [(take(conn), [])])
+    assert rows(conn, "SELECT * FROM jobs ORDER BY token") == before
+    assert log(conn) == []
+
+
+def test_a_settlement_told_twice_is_recorded_once(conn: Connection) -> None:
+    tokens = enqueue(conn, 2)
+    batch = take(conn)
+    answers = (Sent("m-0"), Deferred("MailboxFull", "later", charged=True))
+    assert settle(conn, batch, *answers)
+    assert not settle(conn, batch, *answers)
+    assert log(conn) == [(tokens[0], "sent", 0, False), (tokens[1], "deferred", 0, False)]
+    assert waiting(conn) == [(tokens[1], 1, 2)]
+
+
+def test_a_settlement_told_twice_does_not_touch_the_next_attempt(conn: Connection) -> None:
+    [token] = enqueue(conn)
+    batch = take(conn)
+    settle(conn, batch, Deferred("MailboxFull", "later", charged=True))
+    waited(conn)
+    again = take(conn)
+    assert not settle(conn, batch, Deferred("MailboxFull", "later", charged=True))
+    assert settle(conn, again, Sent("m-1"))
+    assert log(conn) == [(token, "deferred", 0, False), (token, "sent", 1, False)]
+
+
+def test_words_that_a_text_cannot_hold_do_not_keep_a_batch_from_settling(conn: Connection) -> None:
+    enqueue(conn, 2)
+    assert settle(conn, take(conn), Rejected("Odd\0", "a\0b"), Rejected("Odd", "half a pair: \ud800"))
+    assert [row.outcome for row in rows(conn, "SELECT outcome FROM deliveries")] == ["rejected", "rejected"]

@@ -1,0 +1,1 @@
+"""Tokens in mails, as an application verifies and consumes them."""

@@ -1,0 +1,213 @@
+"""Guesses at a recovery's code are counted, and soon there are none left."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, Engine, event, text
+
+from mailroom import tokens
+from mailroom.errors import TokenError
+from mailroom.job import Action
+from tests.tokens.signed import SECRET, activation_of, consume, signed, wait_until_blocked
+from tests.world import KEY, add_accounts, ask_recovery, rows
+
+GUESSES = 5
+
+
+def wrong(code: str) -> str:
+    return f"{(int(code) + 1) % 100_000:05}"
+
+
+def guess(application: Engine, mailed: tuple[str, Action, str]) -> int | None:
+    """Consume as an application does, whose transaction is rolled back by the error."""
+    try:
+        with application.begin() as connection:
+            return consume(connection, mailed)
+    except TokenError:
+        return None
+
+
+def counted(engine: Engine) -> list[int]:
+    with engine.connect() as connection:
+        return [row.made for row in rows(connection, "SELECT made FROM guesses ORDER BY token")]
+
+
+def test_a_code_can_be_guessed_at_five_times_though_each_transaction_is_rolled_back(
+    application: Engine, recovery: tuple[str, Action, str]
+) -> None:
+    token, action, code = recovery
+    assert [guess(application, (token, action, wrong(code))) for _ in range(GUESSES)] == [None] * GUESSES
+
+    assert guess(application, recovery) is None  # right, and too late
+    assert counted(application) == [GUESSES]
+
+
+def test_the_fifth_guess_may_be_the_right_one(application: Engine, recovery: tuple[str, Action, str]) -> None:
+    token, action, code = recovery
+    for _ in range(GUESSES - 1):
+        assert guess(application, (token, action, wrong(code))) is None
+
+    assert guess(application, recovery) is not None
+
+
+def test_a_guess_at_one_token_is_none_at_another(application: Engine, recovery: tuple[str, Action, str]) -> None:
+    with application.begin() as connection:
+        [(account,)] = rows(connection, "SELECT id FROM accounts")
+        other_recovery = signed(connection, ask_recovery(connection, account))
+    for _ in range(GUESSES + 1):
+        guess(application, (recovery[0], recovery[1], wrong(recovery[2])))
+
+    assert guess(application, recovery) is None
+    assert guess(application, other_recovery) == account
+
+
+def test_who_knows_the_secret_and_not_the_key_has_no_more_guesses(
+    application: Engine, recovery: tuple[str, Action, str]
+) -> None:
+    forged = recovery[0][:-4] + "AAAA"
+    for _ in range(GUESSES):
+        assert guess(application, (forged, recovery[1], recovery[2])) is None
+
+    assert guess(application, recovery) is None
+
+
+def test_of_fifty_guesses_at_once_five_are_compared(crowd: Engine) -> None:
+    """All of them right, and then taken back by their callers: so each that is compared is seen to succeed."""
+    with crowd.connect() as connection:
+        [account] = add_accounts(connection, 1, status="active")
+        mailed = signed(connection, ask_recovery(connection, account))
+    everybody = Barrier(50)
+
+    def call(_: int) -> int | None:
+        with crowd.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+            everybody.wait()
+            try:
+                return consume(connection, mailed)
+            except TokenError:
+                return None
+            finally:
+                connection.rollback()
+
+    with ThreadPoolExecutor(50) as threads:
+        answers = list(threads.map(call, range(50)))
+
+    assert sorted(answers, key=str) == [account] * GUESSES + [None] * 45
+    assert counted(crowd) == [GUESSES]
+
+
+def connections_made(engine: Engine, act: Callable[[], object]) -> int:
+    """Count the connections that the engine makes meanwhile, for its pool or beside it."""
+    made = []
+
+    def count(*_: object) -> None:
+        made.append(1)
+
+    event.listen(engine, "connect", count)
+    act()
+    event.remove(engine, "connect", count)
+    return len(made)
+
+
+def test_only_a_guess_at_a_good_token_costs_a_connection(
+    application: Engine, recovery: tuple[str, Action, str]
+) -> None:
+    """Or anybody could have them made, with tokens made up."""
+    token, action, code = recovery
+    made_up = tokens.sign(SECRET, action=action, key=KEY, code=code)
+    no_code = (token, action, "1234")
+    with application.begin() as connection:
+        [account] = add_accounts(connection, 1, prefix="new")
+        activation = signed(connection, activation_of(connection, account))
+
+    assert connections_made(application, lambda: guess(application, (made_up, action, code))) == 0
+    assert connections_made(application, lambda: guess(application, ("x" * 86, action, code))) == 0
+    assert connections_made(application, lambda: guess(application, no_code)) == 0
+    assert connections_made(application, lambda: guess(application, activation)) == 0
+    assert counted(application) == []
+    assert connections_made(application, lambda: guess(application, (token, action, wrong(code)))) == 1
+    assert connections_made(application, lambda: guess(application, recovery)) == 1
+    assert connections_made(application, lambda: guess(application, recovery)) == 0  # consumed
+
+
+def test_a_transaction_that_has_used_the_token_does_not_wait_for_itself(
+    application: Engine, recovery: tuple[str, Action, str]
+) -> None:
+    with application.begin() as connection:
+        account = consume(connection, recovery)
+        with pytest.raises(TokenError):
+            consume(connection, recovery)
+        connection.execute(text("UPDATE accounts SET login = 'new' WHERE id = :account"), {"account": account})
+
+
+def test_a_transaction_with_an_older_snapshot_consumes(engine: Engine, recovery: tuple[str, Action, str]) -> None:
+    with engine.connect().execution_options(isolation_level="REPEATABLE READ") as connection:
+        [(account,)] = rows(connection, "SELECT id FROM accounts")
+        assert consume(connection, recovery) == account
+        connection.commit()
+
+
+def test_consuming_a_recovery_beside_the_deletion_of_its_account_does_not_deadlock(
+    url: str, engine: Engine, recovery: tuple[str, Action, str]
+) -> None:
+    [(secret,)] = rows_of(engine, "SELECT secret FROM tokens")
+    call = text("SELECT consume_token(:secret, 'password_recovery', :code)")
+    with (
+        psycopg.connect(url) as deleter,
+        psycopg.connect(url, autocommit=True) as watcher,
+        engine.connect() as consumer,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        deleter.execute("SELECT FROM accounts FOR UPDATE")
+        process = consumer.connection.dbapi_connection.info.backend_pid  # type: ignore[union-attr]  # psycopg's own
+        answer = thread.submit(consumer.scalar, call, {"secret": secret, "code": recovery[2]})
+        wait_until_blocked(watcher, process)
+        deleter.execute("DELETE FROM accounts")
+        deleter.commit()
+        assert answer.result(timeout=30) is None
+    assert counted(engine) == []
+
+
+def rows_of(engine: Engine, sql: str) -> list[tuple[object, ...]]:
+    with engine.connect() as connection:
+        return [tuple(row) for row in rows(connection, sql)]
+
+
+def test_sql_alone_counts_guesses_too(conn: Connection) -> None:
+    """As long as the caller commits: a savepoint that is rolled back stands for one that does not."""
+    [account] = add_accounts(conn, 1, status="active")
+    ask_recovery(conn, account)
+    [(secret, code)] = rows(conn, "SELECT secret, code FROM tokens")
+    call = "SELECT consume_token(:secret, 'password_recovery', :code)"
+    for _ in range(GUESSES - 1):
+        assert rows(conn, call, secret=secret, code=wrong(code)) == [(None,)]
+    with conn.begin_nested() as savepoint:
+        assert rows(conn, call, secret=secret, code=wrong(code)) == [(None,)]
+        savepoint.rollback()
+    with conn.begin_nested() as savepoint:
+        assert rows(conn, call, secret=secret, code=code) == [(account,)]
+        savepoint.rollback()
+
+    assert rows(conn, call, secret=secret, code=wrong(code)) == [(None,)]
+    assert rows(conn, "SELECT guesses_left(:secret)", secret=secret) == [(0,)]
+    assert rows(conn, call, secret=secret, code=code) == [(None,)]
+
+
+def test_the_guesses_go_with_their_token(conn: Connection) -> None:
+    [account] = add_accounts(conn, 1, status="active")
+    consume(conn, signed(conn, ask_recovery(conn, account)))
+    assert rows(conn, "SELECT made FROM guesses") == [(1,)]
+
+    conn.execute(text("DELETE FROM accounts"))
+    assert rows(conn, "SELECT FROM guesses") == []
+
+
+@pytest.mark.parametrize("odd", [None, 7, b"x" * 86, ["x"]])
+def test_what_a_form_may_hold_instead_of_a_token_is_a_token_error(conn: Connection, odd: Any) -> None:
+    with pytest.raises(TokenError):
+        tokens.consume(conn, odd, action=Action.ACTIVATION, key=KEY)
+    with pytest.raises(TokenError):
+        tokens.consume(conn, "x" * 86, action=Action.PASSWORD_RECOVERY, key=KEY, code=odd)

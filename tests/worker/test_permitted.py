@@ -1,0 +1,130 @@
+"""What senders do with permits that end, and without any."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, event, text
+
+from mailroom.fleet.blocks import FleetPermits
+from mailroom.fleet.permits import NoLimit, Permit
+from mailroom.job import Action
+from mailroom.simulator import Fault, Simulator
+from mailroom.worker.sender import Work
+from tests.fleet.permitting import account, granted, permits, sender
+from tests.running import Scripted, eventually, transport, working
+from tests.world import add_accounts, count, drained, misplaced, rows
+
+
+def test_a_batch_whose_permit_has_run_out_takes_another(engine: Engine) -> None:
+    """As where every statement takes a tenth of a second: what is claimed in vain would be claimed so for ever."""
+    account(engine, 1000)
+    sends = Scripted()
+    works = sender(engine, sends, permits(engine, lambda: 0.0))  # held since long before now
+    before = granted(engine)
+    with engine.connect() as connection:
+        add_accounts(connection, 5)
+    assert works.work_claim() == Work(5, full=False)
+    assert sends.calls == [(Action.ACTIVATION, 5)]
+    assert granted(engine) - before >= 10
+
+
+class RunOut(NoLimit):
+    """Permits that are void when they come, and no others."""
+
+    def take(self, wanted: int, *, per_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit:
+        return Permit(wanted, until=0.0)
+
+    def take_again(self, permit: Permit, count: int, until: float) -> bool:
+        return False
+
+
+def test_a_batch_that_gets_no_other_permit_is_given_back(engine: Engine) -> None:
+    sends = Scripted()
+    works = sender(engine, sends, RunOut())
+    with engine.connect() as connection:
+        add_accounts(connection, 5)
+        assert works.work_claim() == Work(5, full=False)
+        assert count(connection, "jobs WHERE attempt = 0") == 5
+        assert misplaced(connection) == []
+    assert sends.calls == []
+
+
+def test_a_throttle_answer_slows_the_fleet_down(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    account(engine, 100)
+    simulator.faults.add(Fault(operation="SendEmail", error="TooManyRequestsException", times=1))
+    given = FleetPermits(engine, mail_rate=None, bulk_rate=1)
+    with engine.connect() as connection:
+        add_accounts(connection, 1)
+        with working(engine, transport(simulator, monkeypatch), permits=given):
+            eventually(lambda: "slows down to 70 %" in caplog.text, "the fleet slows down")
+            connection.execute(text("UPDATE jobs SET due_at = now()"))
+            eventually(lambda: drained(connection), "the mail is sent after all")
+        [row] = rows(connection, "SELECT slowdown FROM permits WHERE bucket = 'mails'")
+        assert row.slowdown == pytest.approx(0.7)
+        assert count(connection, "deliveries WHERE attempt > 0") == 0
+
+
+@pytest.mark.early
+def test_when_the_quota_is_gone_nothing_spins_and_work_resumes_by_itself(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account(engine, -1, daily=100, sent=100)
+    statements: list[str] = []
+    with engine.connect() as connection:
+        add_accounts(connection, 20)
+        event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+        given = FleetPermits(engine, mail_rate=None, bulk_rate=None)
+        with working(engine, transport(simulator, monkeypatch), concurrency=4, sweep_interval=1, permits=given):
+            eventually(lambda: any("-- Take up to" in one for one in statements), "it has asked")
+            asked = sum("-- Take up to" in one for one in statements)
+            eventually(lambda: sum("-- Look whether" in one for one in statements) > 12, "it looks on")
+            assert sum("-- Take up to" in one for one in statements) <= asked + 8
+            assert simulator.ledger.counts().mails == 0
+            account(engine, -1, daily=200, sent=100)
+            given._mails._ask_again_at = 0.0  # as if the minute were over
+            eventually(lambda: drained(connection), "all is sent")
+
+
+def test_each_call_of_a_search_waits_for_its_permits(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten are refused whole, then their first half. The halves that are not refused leave no doubt of the others."""
+    bulk_rate = 2.0
+    account(engine, 1000)
+    simulator.faults.add(Fault(operation="SendBulkEmail", error="BadRequestException", times=2))
+    given = FleetPermits(engine, mail_rate=None, bulk_rate=bulk_rate)
+    before = granted(engine)
+    with engine.connect() as connection:
+        add_accounts(connection, 10)
+        with working(engine, transport(simulator, monkeypatch), permits=given):
+            eventually(lambda: drained(connection), "all is sent")
+        assert count(connection, "deliveries WHERE outcome = 'sent' AND attempt = 0") == 10
+    requests = simulator.ledger.requests
+    sizes = [request.entries or 1 for request in requests]
+    assert sizes == [10, 5, 2, 1, 1, 1, 2, 1, 1, 1]
+    bulk = [request.received_at for request in requests if request.operation == "SendBulkEmail"]
+    burst = 1
+    assert (bulk[-1] - bulk[0]).total_seconds() > (len(bulk) - 1 - burst) / bulk_rate
+    assert granted(engine) - before >= sum(sizes)
+
+
+def test_a_search_that_gets_no_permit_ends_in_time_and_the_rest_waits(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No bulk call is left for five, nor then for two of the others; the last three need none."""
+    account(engine, 1000)
+    simulator.faults.add(Fault(operation="SendBulkEmail", error="BadRequestException"))
+    given = FleetPermits(engine, mail_rate=None, bulk_rate=0.01)
+    sends = transport(simulator, monkeypatch)
+    within = sends.max_call_time + timedelta(seconds=1)
+    with engine.connect() as connection:
+        add_accounts(connection, 10)
+        with working(engine, sends, permits=given, lease=within):
+            eventually(lambda: count(connection, "deliveries") == 10, "the search is over")
+        first = rows(connection, "SELECT error_code FROM deliveries WHERE attempt = 0")
+        assert [row.error_code for row in first] == ["OutOfTime"] * 7 + [None] * 3
+        assert misplaced(connection) == []
+    assert [request.operation for request in simulator.ledger.requests].count("SendBulkEmail") == 1
