@@ -15,6 +15,7 @@ long ends last; what is marked `alone` is measured in seconds, and waits until n
 """
 
 import functools
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in set(others)]
         config.hook.pytest_deselected(items=others)
         config.stash[OTHERS] = len(others)
+
+
+def pytest_collection_finish() -> None:
+    """All that thousands of tests consist of is there until the end: it need not be looked through for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

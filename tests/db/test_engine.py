@@ -91,6 +91,7 @@ def test_a_connection_goes_on_after_a_statement_was_cancelled(impatient: Engine)
         assert connection.scalar(text("SELECT 1")) == 1
 
 
+@pytest.mark.alone
 def test_where_not_even_the_cancelling_is_answered_nobody_knows(url: str, engine: Engine) -> None:
     with HalfOpenProxy(url) as proxy:
         through = connect_engine(proxy.url, answer_within=SHORT)

@@ -251,6 +251,7 @@ def test_the_clock_is_read_after_the_lock(engine: Engine) -> None:
         assert taken.result().granted_at.timestamp() >= held_until
 
 
+@pytest.mark.alone
 def test_many_takers_together_stay_below_the_bound_and_use_the_rate(engine: Engine) -> None:
     with engine.connect() as connection:
         tell_account(connection, 200)

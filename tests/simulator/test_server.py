@@ -39,6 +39,7 @@ def test_a_port_that_is_taken_is_a_wrong_setting(ses: Simulator) -> None:
         Simulator(port=address(ses)[1])
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "fault",
     [Fault(before="hang"), Fault(accept_then="hang"), Fault(latency_ms=60_000)],

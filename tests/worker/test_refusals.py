@@ -294,6 +294,7 @@ def test_what_is_paused_is_tried_while_other_mail_keeps_the_senders_busy(
             assert count(connection, "jobs") > 0
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @REFUSES
 def test_at_the_rate_of_a_new_account_they_cost_no_more_than_their_turn(
