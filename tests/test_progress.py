@@ -98,6 +98,7 @@ def test_a_batch_that_can_never_be_given_back_keeps_no_other(
         assert misplaced(connection) == []
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_behind_more_dead_rows_than_a_statement_can_pass_everything_leaves(
     engine: Engine,
@@ -129,6 +130,7 @@ def test_behind_more_dead_rows_than_a_statement_can_pass_everything_leaves(
         assert misplaced(connection) == []
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_what_committed_late_is_found_though_no_look_from_the_beginning_succeeds(
     engine: Engine, anew: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
@@ -227,6 +229,7 @@ def test_a_sweep_and_a_full_reconcile_take_smaller_steps_too(
     assert (count(connection, "jobs"), misplaced(connection)) == (24, [])
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_warnings_are_told_though_how_long_jobs_wait_cannot_be_read(
     engine: Engine, connection: Connection, url: str, caplog: pytest.LogCaptureFixture

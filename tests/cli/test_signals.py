@@ -18,7 +18,7 @@ from tests.signalling import NEW_PID_1, child, minds, needs_namespaces
 from tests.world import add_accounts, count, drained, misplaced
 
 BULK = "SendBulkEmail"
-AFTER_MS = [0, 50, 100, 150, 200, 300, 400, 600]
+AFTER_MS = [0, 100, 300, *(pytest.param(ms, marks=pytest.mark.slow) for ms in (50, 150, 200, 400, 600))]
 # As the image starts it: no signal comes before somebody hears it.
 BLOCKED = ["env", "--block-signal=HUP,INT,QUIT,TERM"]
 

@@ -124,6 +124,7 @@ def test_lost_batches_are_rescued(here: Here, ses: Simulator, url: str, engine: 
     assert outcomes(engine) == ["unconfirmed"] * 3 + ["sent"] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_sweeps_beside_a_worker_send_every_mail_once(ses: Simulator, url: str, engine: Engine) -> None:
     add(engine, 300)
@@ -226,6 +227,7 @@ def test_a_batch_that_can_never_be_given_back_keeps_nothing(
     assert outcomes(engine) == ["sent"] * 3 + ["unconfirmed"] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_behind_more_dead_rows_than_a_statement_can_pass_all_that_is_due_is_sent(
     here: Here, ses: Simulator, url: str, engine: Engine

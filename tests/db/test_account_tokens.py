@@ -128,6 +128,7 @@ def default_of(connection: Connection, column: str) -> str:
     return str(row.expression)
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_codes_are_five_digits_and_uniform(conn: Connection) -> None:
     """Chi-square over a million codes, in a thousand bins by their first digits and in a thousand by their last.

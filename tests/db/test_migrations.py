@@ -78,6 +78,7 @@ def test_down_leaves_nothing_and_up_works_again(empty_url: str) -> None:
     assert objects(empty_url) == at_head
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_every_revision_goes_down_to_what_was_before_it(empty_url: str) -> None:
     before = []

@@ -298,7 +298,7 @@ def run(engine: Engine, profile: settings) -> None:
 
 
 QUICK = settings(
-    max_examples=40,
+    max_examples=15,
     stateful_step_count=50,
     deadline=None,
     derandomize=True,
