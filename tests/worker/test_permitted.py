@@ -1,5 +1,6 @@
 """What senders do with permits that end, and without any."""
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -111,16 +112,16 @@ def test_each_call_of_a_search_waits_for_its_permits(
     assert granted(engine) - before >= sum(sizes)
 
 
-@pytest.mark.early
 def test_a_search_that_gets_no_permit_ends_in_time_and_the_rest_waits(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No bulk call is left for five, nor then for two of the others; the last three need none."""
     account(engine, 1000)
     simulator.faults.add(Fault(operation="SendBulkEmail", error="BadRequestException"))
-    given = FleetPermits(engine, mail_rate=None, bulk_rate=0.01)
+    ahead = timedelta(seconds=5)  # so long before the end of the lease no permit is waited for any more
+    given = FleetPermits(engine, mail_rate=None, bulk_rate=0.01, clock=lambda: time.monotonic() + ahead.total_seconds())
     sends = transport(simulator, monkeypatch)
-    within = sends.max_call_time + timedelta(seconds=5)  # it waits for all of them
+    within = sends.max_call_time + ahead + timedelta(seconds=1)
     with engine.connect() as connection:
         add_accounts(connection, 10)
         with working(engine, sends, permits=given, lease=within):
