@@ -5,7 +5,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 # In parallel, since most of a test is waiting; what is long comes first, one by one, so that nothing ends late.
-PYTEST := $(BIN)/pytest --numprocesses 5 --dist load --maxschedchunk 2
+PYTEST := $(BIN)/pytest --numprocesses 6 --dist load --maxschedchunk 2
 
 .PHONY: help demo test test-all lint types check audit storm bench bench-full bench-smoke format lock lock-bench
 .DEFAULT_GOAL := help

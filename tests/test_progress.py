@@ -218,6 +218,7 @@ def test_a_worker_prunes_and_reconciles_in_smaller_steps_where_larger_ones_are_c
     assert (count(connection, "jobs"), misplaced(connection)) == (24, [])
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_a_sweep_and_a_full_reconcile_take_smaller_steps_too(
     engine: Engine, connection: Connection, hurried: Engine

@@ -163,6 +163,7 @@ def test_processes_end_so_too(url: str) -> None:
     Ended(process.returncode, out, err).assert_one_line(2, "AWS_REGION")
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_alembic_ends_so_too(empty_url: str) -> None:
     upgrade_by_alembic({}).assert_one_line(2, "MAILROOM_DATABASE_URL is not set")

@@ -127,6 +127,7 @@ def test_two_upgrades_at_once_both_succeed(empty_url: str) -> None:
     assert_at_revision(empty_url)
 
 
+@pytest.mark.slow
 def test_two_first_upgrades_at_once_both_succeed(empty_url: str) -> None:
     for process in [alembic(empty_url, "upgrade", "head") for _ in range(2)]:
         finish(process)
@@ -173,6 +174,7 @@ def test_an_upgrade_that_fails_leaves_the_last_whole_migration(empty_url: str) -
         assert rows(connection, "SELECT version_num FROM mailroom_alembic_version") == [("0001",)]
 
 
+@pytest.mark.slow
 @pytest.mark.early
 @pytest.mark.parametrize(("start", "arguments"), [("0004", ("upgrade", "head")), ("head", ("downgrade", "-4"))])
 def test_a_migration_waits_for_a_reader_and_nobody_waits_for_the_migration(

@@ -144,6 +144,7 @@ def test_mails_of_a_time_that_is_not_yet_do_not_count(engine: Engine) -> None:
         assert mailed(claim(connection)) == asked
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_a_flood_that_cannot_be_ended_at_once_is_ended_in_smaller_steps(
     engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
