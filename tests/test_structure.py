@@ -1,6 +1,7 @@
 """What holds for all of the code: where the environment is read, and what the docstrings of the public parts say."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ from tests.machine import ROOT
 MODULES = sorted(path for path in (ROOT / "mailroom").rglob("*.py") if "__pycache__" not in path.parts)
 # The demo makes the environment of its worker out of its own.
 READ_THE_ENVIRONMENT = {"mailroom/settings.py", "mailroom/demo/run.py"}
+MAX_MODULE_LINES = 300
+MAX_FUNCTION_LINES = 40
+MAX_ENTRIES = 24
 
 
 def name(path: Path) -> str:
@@ -36,6 +40,38 @@ def test_public_functions_have_docstrings(path: Path) -> None:
     tree = ast.parse(path.read_text())
     bare = [node.name for node in public(tree.body) if ast.get_docstring(node) is None]
     assert bare == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_no_module_and_no_function_is_too_long_to_read(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= MAX_MODULE_LINES
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+    assert [node.name for node in functions if node.end_lineno - node.lineno >= MAX_FUNCTION_LINES] == []  # type: ignore[operator]
+
+
+def test_the_listing_fits_on_a_screen() -> None:
+    shown = [path for path in (ROOT / "mailroom").iterdir() if path.name != "__pycache__"]
+    assert len(shown) <= MAX_ENTRIES
+
+
+def test_each_folder_says_in_one_sentence_what_lives_there_and_for_whom() -> None:
+    folders = [path for path in MODULES if path.name == "__init__.py" and path.parent.parent == ROOT / "mailroom"]
+    assert len(folders) > 5
+    for path in folders:
+        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+        assert re.search(r"\bFor\b|Nobody imports", docstring), name(path)
+
+
+def test_floors_have_one_owner_in_the_worker() -> None:
+    """Claims makes them, and lends them to its scan; the functions of the queue are handed them."""
+    users = {path.stem for path in MODULES if path.parent.name != "queue" and "Floors" in path.read_text()}
+    assert users == {"claims", "scan"}
+
+
+def test_one_module_decides_whether_a_refusal_is_believed() -> None:
+    users = {path.stem for path in MODULES if "refusal_log" in path.read_text()} - {"refusal_log"}
+    assert users == {"refusals"}
 
 
 def test_except_exception_stands_once() -> None:

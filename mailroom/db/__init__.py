@@ -1,1 +1,1 @@
-"""The connection, the tables, and what must hold of a database: for everybody who speaks to PostgreSQL."""
+"""The connection, the tables, and what must hold of a database. For everybody who speaks to PostgreSQL."""

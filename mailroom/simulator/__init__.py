@@ -1,4 +1,4 @@
-"""An Amazon SES on loopback, for demo and tests: real clients, real limits, faults on demand, nothing delivered."""
+"""An Amazon SES on loopback: real clients, real limits, faults on demand. For the demo, the tests and your own."""
 
 from mailroom.simulator.account import Account
 from mailroom.simulator.faults import Fault, Faults
