@@ -8,6 +8,7 @@ from tests.servers import GIVEN
 from tests.storm import run
 
 
+@pytest.mark.early
 @pytest.mark.slow
 @pytest.mark.timeout(420)
 def test_whatever_goes_wrong_no_mail_is_lost_and_none_is_doubled_off_the_record() -> None:

@@ -339,6 +339,7 @@ def differs(url: str, setting: str, expected: list[Any]) -> str | None:
     return str(different) if different else None
 
 
+@pytest.mark.early
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_whatever_a_role_carries_changes_nothing_or_is_refused_by_name(

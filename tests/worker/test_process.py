@@ -81,6 +81,7 @@ def test_a_second_signal_ends_it_at_once(engine: Engine, url: str, simulator: Si
         assert count(connection, "batches") == 1
 
 
+@pytest.mark.early
 def test_mails_of_a_killed_worker_leave_again_within_45_seconds(
     engine: Engine, url: str, simulator: Simulator, processes: Processes
 ) -> None:
