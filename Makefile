@@ -20,7 +20,7 @@ test: .venv/ok   ## run the quick tests, on PostgreSQL 18: 3 minutes; TEST='test
 	$(PYTEST) -m "not slow" $(TEST)
 	$(BIN)/pytest --alone -m "not slow" $(TEST)
 
-test-all: .venv/ok  ## run all tests, on PostgreSQL 15 and 18 and through PgBouncer: 12 minutes; TEST=… for some of them
+test-all: .venv/ok  ## run all tests, on PostgreSQL 15 and 18 and through PgBouncer: 16 minutes; TEST=… for some of them
 	$(PYTEST) $(TEST)
 	$(BIN)/pytest --alone $(TEST)
 

@@ -14,6 +14,8 @@ from tests.running import Processes, eventually
 from tests.world import add_accounts, ask_recovery, misplaced, rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
+# The pace of our own processes: the statements behind it are tested on each server, in test_buckets and its neighbours.
+EACH_SERVER = False
 
 SENDING = {"SendEmail", "SendBulkEmail"}
 
