@@ -255,9 +255,9 @@ BEGIN
     ELSIF activations > 0 AND NOT bulk THEN
         wakes := '1';
     END IF;
-    IF may_look THEN
+    IF may_look AND wakes = '1' AND notifies THEN
         SELECT EXISTS (SELECT FROM jobs WHERE token BETWEEN lowest AND highest),
-               wakes = '1' AND notifies AND EXISTS (
+               EXISTS (
                    SELECT FROM unnest(enum_range(NULL::token_action)) AS lane (action),
                        generate_series(0, 2) AS priority,
                        LATERAL (
@@ -269,6 +269,8 @@ BEGIN
                        ) AS waiting
                )
           INTO taken, waits;
+    ELSIF may_look THEN  -- a part of its own: what is not executed is made ready all the same
+        taken := EXISTS (SELECT FROM jobs WHERE token BETWEEN lowest AND highest);
     END IF;
     IF taken THEN
         INSERT INTO jobs (token, due_at, action, priority, queue)
