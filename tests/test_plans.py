@@ -298,7 +298,7 @@ def plans_of(engine: Engine, act: Callable[[], object]) -> list[Plan]:
 
 
 @pytest.mark.parametrize("analysed", [False, True])
-def test_upkeep_goes_by_index(engine: Engine, full: Connection, analysed: bool) -> None:
+def test_maintenance_goes_by_index(engine: Engine, full: Connection, analysed: bool) -> None:
     finish_old(full)
     if analysed:
         full.execute(text("VACUUM ANALYZE"))

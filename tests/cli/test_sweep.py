@@ -143,7 +143,7 @@ def test_sweeps_beside_a_worker_send_every_mail_once(ses: Simulator, url: str, e
     assert len(ses.ledger.sent_tokens()) == 300
 
 
-def test_a_signal_ends_it_after_the_batch_in_the_air(ses: Simulator, url: str, engine: Engine) -> None:
+def test_a_signal_ends_it_after_the_batch_in_flight(ses: Simulator, url: str, engine: Engine) -> None:
     add(engine, 40)
     ses.faults.add(Fault(latency_ms=200, times=None))
     with start("sweep", "--batch-limit", "2", env=sending(url, ses)) as sweep:

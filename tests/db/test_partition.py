@@ -20,7 +20,7 @@ BEFORE = "CREATE UNIQUE INDEX CONCURRENTLY deliveries_by_id ON deliveries (id, c
 LAST_BEFORE = "SELECT max(id) AS id FROM deliveries"
 
 
-def work_off(connection: Connection, outcome: Outcome) -> None:
+def work_through(connection: Connection, outcome: Outcome) -> None:
     [batch] = claim(connection).batches
     verdicts = [judge(outcome, attempt=job.attempt, jitter=0) for job in batch.jobs]
     assert queue.settle(connection, [(batch, verdicts)]) == {batch.fence}
@@ -30,7 +30,7 @@ def test_a_queue_goes_on_with_its_history_in_partitions(engine: Engine, direct_u
     with engine.connect() as connection:
         for outcome in (Sent("m"), Rejected("MessageRejected", "no"), Unconfirmed("?", "?")):
             add_accounts(connection, 3, prefix=type(outcome).__name__)
-            work_off(connection, outcome)
+            work_through(connection, outcome)
         [before] = rows(connection, LAST_BEFORE)
     with psycopg.connect(direct_url, autocommit=True) as operator:
         operator.execute(BEFORE)
@@ -40,10 +40,10 @@ def test_a_queue_goes_on_with_its_history_in_partitions(engine: Engine, direct_u
         assert misplaced(connection) == []
         [account] = add_accounts(connection, 1, status="active", prefix="d")
         ask_recovery(connection, account)
-        work_off(connection, Sent("m-after"))
+        work_through(connection, Sent("m-after"))
         rejected = [row.token for row in rows(connection, "SELECT token FROM deliveries WHERE outcome = 'rejected'")]
         assert retry(connection, rejected, queue="mailroom").put_back == rejected
-        work_off(connection, Sent("m-again"))
+        work_through(connection, Sent("m-again"))
 
         assert count(connection, "deliveries WHERE outcome = 'sent'") == 7
         assert [row.id for row in rows(connection, LAST_BEFORE)] == [before.id + 4]

@@ -84,7 +84,7 @@ def test_jitter_takes_up_to_half_off() -> None:
     assert lengths == [1, 0.75, 0.5]
 
 
-def test_calls_that_were_in_the_air_do_not_make_it_longer() -> None:
+def test_calls_that_were_in_flight_do_not_make_it_longer() -> None:
     breaker = Breaker()
     for moment in range(16):
         breaker.trip("TooManyRequestsException", "throttled", now=100 + moment / 100, jitter=0)

@@ -213,7 +213,7 @@ def test_what_is_over_uses_up_no_probe(engine: Engine, simulator: Simulator, mon
             eventually(lambda: count(connection, "deliveries WHERE outcome = 'expired'") == 30, "they are over")
 
 
-def test_what_was_refused_in_the_air_goes_back_when_the_pause_ends(
+def test_what_was_refused_in_flight_goes_back_when_the_pause_ends(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its call was answered after another process had opened the pause; or who opened it died before it put it back."""

@@ -59,7 +59,7 @@ def test_sigterm_lets_slow_calls_finish_and_settles_them(
     with engine.connect() as connection:
         add_accounts(connection, 200)
         worker = processes.worker("--concurrency", "4", url=url, simulator=simulator)
-        eventually(lambda: count(connection, "batches") == 4, "four calls are in the air")
+        eventually(lambda: count(connection, "batches") == 4, "four calls are in flight")
         worker.signal(signal.SIGTERM)
         assert worker.wait(20) == 0, worker.log.read_text()
         assert count(connection, "batches") == 0
@@ -109,7 +109,7 @@ def test_a_worker_frozen_past_its_lease_sends_nothing_twice_that_is_not_on_recor
     with engine.connect() as connection:
         add_accounts(connection, 10)
         frozen = processes.worker(url=url, simulator=simulator)
-        eventually(lambda: simulator.ledger.counts().mails == 10, "the call is in the air")
+        eventually(lambda: simulator.ledger.counts().mails == 10, "the call is in flight")
         frozen.signal(signal.SIGSTOP)
         [batch] = rows(connection, "SELECT id FROM batches")
         connection.execute(text("UPDATE batches SET lease_until = now() - interval '1 second'"))
@@ -174,7 +174,7 @@ def test_a_batch_is_settled_later_when_the_database_is_down_just_then(
     with engine.connect() as connection:
         add_accounts(connection, 10)
     worker = processes.worker(url=url, simulator=simulator)
-    eventually(lambda: simulator.ledger.counts().mails == 10, "the call is in the air")
+    eventually(lambda: simulator.ledger.counts().mails == 10, "the call is in flight")
     own_postgres.stop("immediate")
     eventually(lambda: worker.says("not settled yet"), "settling fails")
     engine.dispose()
