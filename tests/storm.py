@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from psycopg.conninfo import make_conninfo
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, Row, text
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.engine import connect_engine
@@ -122,7 +123,7 @@ class Storm:
     workers: list[Process] = field(default_factory=list)
     events: Counter[str] = field(default_factory=Counter)
     samples: int = 0
-    misplaced: list[object] = field(default_factory=list)
+    misplaced: list[Row[Any]] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
     started: int = 0
     clock_is_wrong: bool = False
@@ -282,6 +283,21 @@ LIVES = (
 )
 
 
+UNFINISHED = """
+    SELECT id FROM tokens
+     WHERE NOT EXISTS (
+           SELECT FROM deliveries
+            WHERE token = tokens.id AND NOT late AND outcome NOT IN ('deferred', 'unconfirmed'))
+"""
+
+LIFE = (
+    "SELECT * FROM tokens WHERE id = :mail",
+    "SELECT * FROM jobs WHERE token = :mail",
+    "SELECT * FROM batches WHERE :mail = ANY (tokens)",
+    "SELECT * FROM deliveries WHERE token = :mail ORDER BY id",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Books:
     """What the storm left behind."""
@@ -298,6 +314,7 @@ class Books:
     samples: int
     events: dict[str, int]
     seconds: float
+    evidence: list[str]
 
     @property
     def balance(self) -> bool:
@@ -414,28 +431,49 @@ def _books(storm: Storm, seconds: float) -> Books:
         unconfirmed = {
             row.token for row in rows(connection, "SELECT token FROM deliveries WHERE outcome = 'unconfirmed'")
         }
-        sent = {row.token for row in rows(connection, "SELECT token FROM deliveries WHERE outcome = 'sent'")}
-        final = "outcome NOT IN ('deferred', 'unconfirmed') AND NOT late"
-        unfinished = count(
-            connection, f"tokens WHERE NOT EXISTS (SELECT FROM deliveries WHERE token = tokens.id AND {final})"
-        )
+        # Of a token that was deleted in the meantime, what came late is on record without it: the message tells it.
+        lost = {
+            row.message_id if row.token is None else row.token
+            for row in rows(connection, "SELECT token, message_id FROM deliveries WHERE outcome = 'sent'")
+            if row.token not in accepted
+            and (row.token is not None or storm.simulator.ledger.find(row.message_id) is None)
+        }
+        unfinished = {row.id for row in rows(connection, UNFINISHED)}
         misplaced = [*storm.misplaced, *connection.execute(MISPLACED).all()]
         tokens = count(connection, "(SELECT DISTINCT token FROM deliveries) AS t")
-    twice = {token for token, times in accepted.items() if times > 1}
+        twice = {token for token, times in accepted.items() if times > 1}
+        faults = {
+            "lost": lost,
+            "twice off record": twice - unconfirmed,
+            "unfinished": unfinished,
+            "misplaced": {row.token for row in misplaced},
+        }
+        evidence = [
+            f"{fault}: {mail}, accepted {accepted.get(mail, 0)} times, {life(connection, mail)}"
+            for fault, mails in faults.items()
+            for mail in sorted(mails, key=str)[:3]
+        ]
     return Books(
         tokens=tokens,
         outcomes=outcomes,
         accepted=sum(accepted.values()),
-        lost=len(sent - accepted.keys()),
+        lost=len(faults["lost"]),
         twice=len(twice),
-        twice_off_record=len(twice - unconfirmed),
-        unfinished=unfinished,
+        twice_off_record=len(faults["twice off record"]),
+        unfinished=len(unfinished),
         unconfirmed=len(unconfirmed),
         misplaced=len(misplaced),
         samples=storm.samples,
         events=dict(storm.events),
         seconds=seconds,
+        evidence=evidence,
     )
+
+
+def life(connection: Connection, mail: int | str) -> list[dict[str, object]]:
+    """All that is on record of a mail: its token, where it waits or flies, and each delivery; or of a message."""
+    places = ("SELECT * FROM deliveries WHERE message_id = :mail",) if isinstance(mail, str) else LIFE
+    return [dict(row._mapping) for place in places for row in rows(connection, place, mail=mail)]
 
 
 def main() -> None:

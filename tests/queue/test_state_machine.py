@@ -251,8 +251,10 @@ class Mailroom(RuleBasedStateMachine):
         self.sweep()
 
     def sweep(self) -> None:
+        """Let a sweep come by, which takes so many batches at a time as there may be."""
         claiming.start_over(self.floors)
-        queue.rescue(self.connection)
+        while queue.rescue(self.connection):
+            pass
 
     # What holds throughout, and in the end
 
