@@ -6,7 +6,7 @@ a transaction (`autocommit_block`, for CREATE INDEX CONCURRENTLY) it must theref
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final, NoReturn
@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential, wait_fixed
 
 from mailroom import settings
+from mailroom.db import functions
 from mailroom.db.engine import VERSION_TABLE, connect_engine, first_line
 from mailroom.errors import DatabaseError, MailroomError, SettingsError
 
@@ -112,8 +113,10 @@ def migrate(connection: Connection) -> None:
 
     def attempt() -> None:
         connection.rollback()
-        configure(connection, fn=steps)
+        configure(connection, fn=steps, on_version_apply=keep_functions)
         context.run_migrations()
+        with connection.begin():  # also where there was no step: a function may have been lost
+            keep_functions(ctx=context.get_context(), heads=set(context.get_context().get_current_heads()))
 
     trying = Retrying(
         retry=retry_if_exception(is_in_the_way),
@@ -123,6 +126,17 @@ def migrate(connection: Connection) -> None:
         retry_error_callback=lambda state: give_up(state, "others still hold a lock that is needed"),
     )
     trying(attempt)
+
+
+def keep_functions(*, ctx: MigrationContext, heads: Collection[str], **_: object) -> None:
+    """Install the functions with the revision that they are for, in its transaction; take them away below it."""
+    connection = ctx.connection
+    assert connection is not None  # noqa: S101 - there is no offline mode
+    schema = connection.scalar(text("SELECT current_schema()"))
+    if set(heads) == set(context.script.get_heads()):
+        functions.install(connection, schema)
+    else:
+        functions.remove(connection, schema)
 
 
 def configure(connection: Connection, **more: Any) -> None:

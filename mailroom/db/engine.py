@@ -1,18 +1,16 @@
-"""Connections and engines for any PostgreSQL URL, the statements in `sql/`, and the revision that they need."""
+"""Connections and engines for any PostgreSQL URL, and the revision that this version needs."""
 
 import re
 import time
 from collections.abc import Iterable
 from datetime import timedelta
-from functools import cache
-from importlib.resources import files
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Engine, ExceptionContext, TextClause, create_engine, event, text
+from sqlalchemy import Engine, ExceptionContext, create_engine, event, text
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -218,16 +216,6 @@ def _leave_if_useless(context: ExceptionContext) -> None:
     sqlstate = getattr(context.original_exception, "sqlstate", None)
     if context.connection is not None and sqlstate is not None and sqlstate.startswith(_USELESS):
         context.is_disconnect = True
-
-
-@cache
-def statement(name: str) -> TextClause:
-    """Return the statement of `sql/NAME.sql`, ready for bind parameters.
-
-    Of the lines that are comments it keeps the first, which tells people what it is: the server reads them each time.
-    """
-    title, *lines = files("mailroom").joinpath("sql", f"{name}.sql").read_text(encoding="utf-8").splitlines()
-    return text("\n".join([title, *(line for line in lines if not line.lstrip().startswith("--"))]))
 
 
 def numbers_literal(values: Iterable[int]) -> str:

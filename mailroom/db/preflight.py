@@ -8,7 +8,8 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db import schema
-from mailroom.db.engine import check_revision, first_line, statement
+from mailroom.db.engine import check_revision, first_line
+from mailroom.db.functions import statement
 from mailroom.errors import DatabaseError
 
 
@@ -76,7 +77,7 @@ def check(engine: Engine) -> None:
 def faults(connection: Connection) -> Iterator[Fault]:
     """Yield what is wrong with the server, the session as its role and database set it, and the tables."""
     row = connection.execute(
-        statement("preflight"), {"settings": list(DEMANDS), "tables": list(schema.metadata.tables)}
+        statement("preflight"), {"settings": list(DEMANDS), "relations": list(schema.metadata.tables)}
     )
     found = row.one()
     if found.in_recovery:
@@ -84,7 +85,7 @@ def faults(connection: Connection) -> Iterator[Fault]:
     if found.encoding != ENCODING:
         message = f"server_encoding is {found.encoding}: not every name and answer can be stored"
         yield Fault(message, f"a database made with ENCODING '{ENCODING}'")
-    for name, setting, source in zip(found.names, found.values, found.sources, strict=True):
+    for name, setting, source in zip(found.names, found.given, found.sources, strict=True):
         if not DEMANDS[name].met_by(setting):
             good = DEMANDS[name].values[0] if DEMANDS[name].values else "0"
             yield Fault(

@@ -18,7 +18,7 @@ from typing import Final
 
 from sqlalchemy import Connection, func, update
 
-from mailroom.db.engine import statement
+from mailroom.db.functions import statement
 from mailroom.db.schema import ses_account
 from mailroom.errors import DatabaseError
 from mailroom.job import SesAccount
@@ -89,8 +89,8 @@ def take(connection: Connection, bucket: Bucket, wanted: int, *, own_rate: float
             "quota_stale_after": QUOTA_STALE_AFTER,
             "recovery_per_second": RECOVERY_PER_SECOND,
         },
-    ).one()
-    if row.grants is None:
+    ).one_or_none()
+    if row is None:
         raise DatabaseError(
             f"the row {bucket.value} of permits is gone, and without it nothing is sent: insert it again"
         )

@@ -12,7 +12,7 @@ from typing import Final
 from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from mailroom.db.engine import statement
+from mailroom.db.functions import statement
 from mailroom.db.schema import pauses
 from mailroom.job import Action, Position, Priority
 from mailroom.outcome import Scope

@@ -21,7 +21,7 @@ from typing import Final
 
 from sqlalchemy import Connection, and_, func, literal, select, true
 
-from mailroom.db.engine import statement
+from mailroom.db.functions import statement
 from mailroom.db.schema import deliveries
 from mailroom.job import Action, Job
 from mailroom.queue import by_hand

@@ -10,7 +10,8 @@ from sqlalchemy import Connection, Engine, column, func, select, table
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db import preflight, schema
-from mailroom.db.engine import check_revision, first_line, statement
+from mailroom.db.engine import check_revision, first_line
+from mailroom.db.functions import statement
 from mailroom.errors import DatabaseError
 from mailroom.finding import Finding, failed, ok, warning
 from mailroom.ops import grants, health

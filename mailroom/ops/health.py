@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from mailroom.db.engine import statement
+from mailroom.db.functions import statement
 from mailroom.db.step_size import is_cut_off
 from mailroom.job import Priority
 

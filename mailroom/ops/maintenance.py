@@ -10,7 +10,8 @@ from typing import Final
 from sqlalchemy import Connection, Engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from mailroom.db.engine import first_line, statement
+from mailroom.db.engine import first_line
+from mailroom.db.functions import statement
 from mailroom.db.step_size import StepSize
 from mailroom.ops import health
 from mailroom.queue import late_acceptances
@@ -71,7 +72,7 @@ def reconcile(
         row = connection.execute(
             statement("reconcile"), {"queue": queue, "below": below, "horizon": horizon, "scan_limit": scan_limit}
         ).one()
-    return Reconciled(tuple(row.enqueued), row.below)
+    return Reconciled(tuple(row.enqueued), row.next_below)
 
 
 def reconcile_all(engine: Engine, *, queue: str) -> Iterator[Reconciled]:
@@ -101,7 +102,7 @@ def prune(connection: Connection, *, older_than: timedelta, after: int = 0, scan
     row = connection.execute(
         statement("prune"), {"older_than": older_than, "after": after, "scan_limit": scan_limit}
     ).one()
-    return Pruned(row.deliveries, row.tokens, row.after)
+    return Pruned(row.deliveries, row.tokens, row.after_id)
 
 
 def prune_all(engine: Engine, *, older_than: timedelta) -> Iterator[Pruned]:

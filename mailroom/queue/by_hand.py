@@ -7,7 +7,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from mailroom.db.engine import statement
+from mailroom.db.functions import statement
 
 # Jobs changed by one statement, and so in one commit.
 CHANGED_AT_ONCE: Final = 1_000

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import takewhile
 from typing import Any, Final
-from uuid import UUID
 
 from sqlalchemy import Connection, Row
 
-from mailroom.db.engine import statement
+from mailroom.db.functions import statement
 from mailroom.job import Action, Batch, Job, Position, Priority
 from mailroom.queue.floors import SLACK, Floors, as_binds
 from mailroom.queue.lanes import LANES, Lane, rank
@@ -78,7 +77,7 @@ def claim(
     rows = connection.execute(
         statement("claim"), binds | _as_binds(limits, lanes, seen, scan_limit=max(scans, default=jobs))
     ).all()
-    if rows[0].token is None:
+    if not rows:
         return NOTHING
     lane = (Priority(rows[0].priority), Action(rows[0].action))
     end = _end(rows)
@@ -127,7 +126,7 @@ def _claimed(rows: Sequence[Row[Any]], lane: Lane) -> Claim:
         if row.outcome is None and not row.busy and not row.surplus:
             batches[-1][1].append(row)
     opened = (
-        Batch(first.batch, UUID(first.fence), action, priority, tuple(map(_job, mailed)), first.due_at)
+        Batch(first.batch, first.fence, action, priority, tuple(map(_job, mailed)), first.due_at)
         for first, mailed in batches
     )
     return Claim(tuple(opened), tuple(finished), lane, sum(row.busy for row in rows))

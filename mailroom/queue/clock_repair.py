@@ -7,7 +7,8 @@ from typing import Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from mailroom.db.engine import first_line, statement
+from mailroom.db.engine import first_line
+from mailroom.db.functions import statement
 from mailroom.db.step_size import StepSize
 from mailroom.queue.lanes import LANES
 from mailroom.queue.limits import MAX_PROBE_WAIT, Limits

@@ -7,7 +7,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from mailroom.db.engine import statement
+from mailroom.db.functions import statement
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row
 
-from mailroom.db.engine import statement
+from mailroom.db.functions import statement
 from mailroom.job import Action, Position, Priority
 from mailroom.queue.floors import SLACK, Floors, as_binds
 from mailroom.queue.lanes import LANES, Lane

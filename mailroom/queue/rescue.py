@@ -10,7 +10,8 @@ from typing import Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from mailroom.db.engine import first_line, statement
+from mailroom.db.engine import first_line
+from mailroom.db.functions import statement
 from mailroom.db.step_size import StepSize
 from mailroom.job import Action
 from mailroom.queue.verdict import GRACE, MAX_ATTEMPTS
@@ -49,9 +50,7 @@ def rescue(
     rows = connection.execute(
         statement("rescue"), {**binds, "max_attempts": MAX_ATTEMPTS, "resend_after": resend_after}
     ).all()
-    return [
-        Rescued(r.batch, r.worker, Action(r.action), r.token, r.attempt, r.failed) for r in rows if r.token is not None
-    ]
+    return [Rescued(r.batch, r.worker, Action(r.action), r.token, r.attempt, r.failed) for r in rows]
 
 
 class Rescue:

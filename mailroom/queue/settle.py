@@ -7,7 +7,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from mailroom.db.engine import numbers_literal, statement, words_literal
+from mailroom.db.engine import numbers_literal, words_literal
+from mailroom.db.functions import statement
 from mailroom.job import Action, Batch, Job, Priority
 from mailroom.queue.verdict import Delivery, Verdict
 
@@ -43,7 +44,7 @@ def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdic
         "again_attempts": [retry.attempt for _, _, retry in again],
         "again_after": [retry.after for _, _, retry in again],
     }
-    owned = {fence for fence in connection.execute(statement("settle"), binds).scalars() if fence is not None}
+    owned = set(connection.execute(statement("settle"), binds).scalars())
     for batch, verdicts in closing:
         recorded = [
             (job, one) for job, verdict in zip(batch.jobs, verdicts, strict=False) for one in verdict.deliveries

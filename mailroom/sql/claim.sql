@@ -1,6 +1,6 @@
 -- Claim up to job_limit due jobs of one priority and action, and open batches for them, of up to batch_limit each.
 --
--- Binds: queue, worker, batch_limit, job_limit (how many may be mailed), batch_timeout, lease, slack, busy_wait and
+-- Arguments: queue, worker, batch_limit, job_limit (how many may be mailed), batch_timeout, lease, slack, busy_wait and
 -- max_busy_wait (intervals), and a row for each lane, that is each priority and action, in six arrays: priorities, actions, ranks (lanes
 -- of one rank are served by the age of what waits in them), scans (how many jobs are looked at, no fewer than job_limit:
 -- more, where the last claim found nothing to mail; scan_limit is the most of them), floors_due_at, floors_token.
@@ -17,232 +17,248 @@
 -- max_busy_wait), since somebody has locked its account or its token; or not, due as it was, since enough others leave.
 --
 -- Locks: jobs, then accounts (of recoveries) and tokens (late activations), skipping what others hold. Waits for nobody.
-WITH lane AS MATERIALIZED (
-    SELECT given.priority, given.action, given.rank, given.scan,
-           least(coalesce(given.floor_due_at, '-infinity'), now() - :slack) AS floor_due_at,
-           CASE WHEN given.floor_due_at <= now() - :slack THEN given.floor_token ELSE 0 END AS floor_token
-      FROM unnest(CAST(:priorities AS smallint[]), CAST(:actions AS token_action[]), CAST(:ranks AS smallint[]),
-                  CAST(:scans AS integer[]), CAST(:floors_due_at AS timestamptz[]), CAST(:floors_token AS bigint[]))
-           AS given (priority, action, rank, scan, floor_due_at, floor_token)
-     WHERE NOT EXISTS (
-           SELECT FROM pauses
-            WHERE pauses.scope IN ('account', 'configuration_set', 'identity', CAST(given.action AS text), 'queue:' || :queue)
-              AND (pauses.probe_at IS NULL OR NOT :probing))
-),
--- The lanes in which a batch is full, or has waited long enough, the most urgent first. Urgent jobs never wait, nor do
--- jobs that come back for another attempt: they have waited. This look takes no locks, so that a batch that is not yet
--- due to leave costs next to no writes: at most the locks of a last one that is not full.
-ready AS MATERIALIZED (
-    SELECT lane.*
-      FROM lane
-     CROSS JOIN LATERAL (
-           SELECT count(*) AS jobs, min(head.due_at) AS oldest_due_at, bool_or(head.attempt > 0) AS again
-             FROM (SELECT due_at, attempt
-                     FROM jobs
-                    WHERE queue = :queue AND priority = lane.priority AND action = lane.action AND due_at <= now()
-                      AND (due_at, token) > (lane.floor_due_at, lane.floor_token)
-                    ORDER BY due_at, token
-                    LIMIT :batch_limit) AS head
-           ) AS waiting
-     WHERE waiting.jobs >= CASE lane.priority WHEN 0 THEN 1 ELSE :batch_limit END
-        OR waiting.again
-        OR waiting.oldest_due_at <= now() - :batch_timeout
-     ORDER BY lane.rank, waiting.oldest_due_at
-),
--- The lane to serve: the first in which a job can be had. Where others hold all of them, the lanes behind must not wait.
-chosen AS MATERIALIZED (
-    SELECT ready.*
-      FROM ready
-     CROSS JOIN LATERAL (
-           SELECT
-             FROM jobs
-            WHERE queue = :queue AND priority = ready.priority AND action = ready.action AND due_at <= now()
-              AND (due_at, token) > (ready.floor_due_at, ready.floor_token)
-            ORDER BY due_at, token
-            LIMIT 1
-              FOR UPDATE SKIP LOCKED) AS first
-     LIMIT 1
-),
--- MATERIALIZED: the locking subquery must run once. Run again inside a join, it could lock more rows than its LIMIT.
---
--- A job in quarantine is taken alone: it may be what kills its worker. Of recoveries there is one batch: each has to be
--- held against all that are in flight. Rows are locked as the outer LIMIT asks for them: what is locked and not taken,
--- another claim passes over, and its floor with it. (The inner one is for the planner, which knows its value.)
-due AS MATERIALIZED (
-    SELECT *
-      FROM (SELECT ctid AS place, token, due_at, attempt
-              FROM jobs
-             WHERE queue = :queue AND due_at <= now()
-               AND priority = (SELECT priority FROM chosen) AND action = (SELECT action FROM chosen)
-               AND (due_at, token) > ((SELECT floor_due_at FROM chosen), (SELECT floor_token FROM chosen))
-             ORDER BY due_at, token
-             LIMIT :scan_limit
-               FOR UPDATE SKIP LOCKED) AS head
-     LIMIT (SELECT CASE WHEN priority = 3 THEN 1
-                        WHEN action = 'password_recovery' AND scan = :job_limit THEN :batch_limit
-                        ELSE scan END
-              FROM chosen)
-),
-parted AS (
-    SELECT place, token, due_at, attempt, (row_number() OVER (ORDER BY due_at, token) - 1) / :batch_limit AS part
-      FROM due
-),
--- The lane is ready for its first batch, though others may be taking some of it at this moment. A last one that is not
--- full stays, unless it need not wait either.
-leaving AS (
-    SELECT part
-      FROM parted
-     GROUP BY part
-    HAVING part = 0 OR count(*) = :batch_limit OR bool_or(attempt > 0) OR min(due_at) <= now() - :batch_timeout
-),
--- By place: the rows are locked, so that it is theirs, and no statistics can make this a walk over the table. (Where
--- somebody changed a row after this statement began, its place is not seen, and the job stays for the next claim.)
-taken AS (
-    DELETE FROM jobs
-     WHERE ctid = ANY (ARRAY(SELECT place FROM parted JOIN leaving USING (part)))
-    RETURNING token, due_at, priority, action, attempt
-),
--- What is so now decides. An acceptance that arrived after its batch was rescued is kept as a late row: the mail is
--- out, and is not sent again, whatever the attempt: a failover may have forgotten that there was one. Of several, any.
--- LIMIT, and no EXISTS: a look by index for each job, whatever the planner thinks of their number. What few jobs need is
--- asked inside the CASE, of those alone.
---
--- A token proves the address that it was made for; one of before that was remembered (NULL) proves any. Who has consumed
--- a newer one needs no older one: of recoveries the newest alone is mailed, and who never was active consumed none.
-examined AS (
-    SELECT taken.*, wanted.account, wanted.secret, wanted.code, wanted.email, wanted.login, wanted.created_at,
-           taken.action = 'activation' AND wanted.expires_at < now() + token_life() / 2 AS is_late,
-           wanted.address_hash IS NULL AS proves_any,
-           accepted.batch AS accepted_in, accepted.fence AS accepted_fence, accepted.message_id,
-           taken.attempt > 0 AND (
-               SELECT true
-                 FROM deliveries
-                WHERE deliveries.token = taken.token AND deliveries.outcome = 'unconfirmed'
-                LIMIT 1
-               ) IS NOT NULL AS resend,
-           CASE
-               WHEN accepted.message_id IS NOT NULL THEN 'AcceptedLate'
-               WHEN wanted.id IS NULL THEN 'TokenGone'
-               WHEN wanted.consumed_at IS NOT NULL THEN 'TokenConsumed'
-               WHEN wanted.address_hash <> token_address_hash(wanted.email) THEN 'AddressChanged'
-               WHEN wanted.status <> CASE taken.action WHEN 'activation' THEN 'provisioned' ELSE 'active' END
-                    ::account_status THEN 'AccountStatus'
-               WHEN taken.action = 'activation' AND wanted.activated_at IS NULL THEN NULL
-               WHEN taken.action = 'activation' THEN (
-                   SELECT 'Superseded'
-                     FROM tokens AS others
-                    WHERE others.account = wanted.account AND others.action = taken.action AND others.id > wanted.id
-                      AND others.consumed_at IS NOT NULL
-                    LIMIT 1
-                   )
-               WHEN wanted.expires_at <= now() THEN 'TokenExpired'
-               WHEN taken.action = 'password_recovery' THEN (
-                   SELECT 'Superseded'
-                     FROM tokens AS others
-                    WHERE others.account = wanted.account AND others.id > wanted.id
-                      AND others.action = 'password_recovery'
-                    ORDER BY others.id DESC
-                    LIMIT 1
-                   )
-           END AS error_code
-      FROM taken
-      LEFT JOIN LATERAL (
-           SELECT tokens.id, account, secret, code, tokens.created_at, expires_at, consumed_at, address_hash,
-                  email, login, status, activated_at
-             FROM tokens
-             JOIN accounts ON accounts.id = tokens.account
-            WHERE tokens.id = taken.token
-            LIMIT 1
-           ) AS wanted ON true
-      LEFT JOIN LATERAL (
-           SELECT deliveries.batch, deliveries.fence, coalesce(deliveries.message_id, '') AS message_id
-             FROM deliveries
-            WHERE deliveries.token = taken.token AND deliveries.outcome = 'sent' AND deliveries.late
-              AND (deliveries.proof IS NULL OR deliveries.proof = substring(sha256(wanted.secret) FOR 8))
-            LIMIT 1
-           ) AS accepted ON true
-     OFFSET 0  -- each is examined once, and not again for the sort
-),
--- What is to be mailed, in order, and of how many others that come first.
-numbered AS (
-    SELECT *, row_number() OVER (PARTITION BY error_code IS NULL ORDER BY due_at, token) - 1 AS ahead
-      FROM examined
-),
--- Of an account's recoveries only the newest is mailed, and only so many in a time. It is asked last, and of those alone
--- that may leave, since it locks the account.
-fitting AS MATERIALIZED (
-    SELECT *,
-           CASE WHEN error_code IS NULL AND action = 'password_recovery' AND ahead < :batch_limit
-                THEN CASE recovery_fits(account, token, :recoveries_per_15_minutes, :recoveries_per_day)
-                     WHEN true THEN 'yes' WHEN false THEN 'no' ELSE 'busy' END END AS fits,
-           error_code IS NULL
-               AND ahead >= CASE action WHEN 'password_recovery' THEN :batch_limit ELSE :job_limit END AS surplus
-      FROM numbered
-),
--- A late activation gets its life back, and a token of before, which remembers no address, proves the one that it is
--- mailed to. One that somebody has locked is being consumed or deleted, perhaps: its job goes back, or it would be mailed
--- with a dead link.
-renewable AS MATERIALIZED (
-    SELECT id
-      FROM tokens
-     WHERE id = ANY (ARRAY(
-           SELECT token FROM fitting
-            WHERE error_code IS NULL AND NOT surplus AND (is_late OR proves_any)))
-     ORDER BY id
-       FOR NO KEY UPDATE SKIP LOCKED
-),
-renewed AS (
-    UPDATE tokens
-       SET expires_at = CASE WHEN action = 'activation' AND expires_at < now() + token_life() / 2
-                             THEN now() + token_life() ELSE expires_at END,
-           address_hash = coalesce(address_hash, (
-               SELECT token_address_hash(email) FROM accounts WHERE accounts.id = tokens.account))
-     WHERE id = ANY (ARRAY(SELECT id FROM renewable))
-),
-looked_up AS MATERIALIZED (
-    SELECT token, due_at, priority, action, attempt, account, email, login, secret, code, resend, surplus, created_at,
-           accepted_in, accepted_fence, message_id, ahead,
-           coalesce(error_code, CASE fits WHEN 'no' THEN 'TooManyRecoveries' END) AS error_code,
-           CAST(CASE
-               WHEN error_code = 'AcceptedLate' THEN 'sent'
-               WHEN error_code = 'TokenExpired' THEN 'expired'
-               WHEN error_code IS NOT NULL OR fits = 'no' THEN 'cancelled'
-           END AS delivery_outcome) AS outcome,
-           error_code IS NULL AND NOT surplus AND fits IS DISTINCT FROM 'no'
-               AND (coalesce(fits = 'busy', false)
-                    OR ((is_late OR proves_any) AND token NOT IN (SELECT id FROM renewable))) AS busy
-      FROM fitting
-),
-returned AS (
-    INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
-    SELECT token,
-           CASE WHEN busy THEN now() + least(:max_busy_wait, greatest(:busy_wait, (now() - created_at) / 10))
-                ELSE due_at END,
-           action, priority, attempt, :queue
-      FROM looked_up
-     WHERE busy OR surplus
-),
-finished AS (
-    INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, message_id, error_code)
-    SELECT token, account, accepted_in, accepted_fence, action, outcome, attempt, nullif(message_id, ''), error_code
-      FROM looked_up
-     WHERE outcome IS NOT NULL
-),
-batch AS (
-    INSERT INTO batches (queue, worker, action, priority, due_at, tokens, attempts, lease_until)
-    SELECT :queue, :worker, min(action), min(priority), min(due_at),
-           array_agg(token ORDER BY due_at, token), array_agg(attempt ORDER BY due_at, token),
-           clock_timestamp() + :lease
-      FROM looked_up
-     WHERE outcome IS NULL AND NOT busy AND NOT surplus
-     GROUP BY ahead / :batch_limit
-     ORDER BY ahead / :batch_limit
-    RETURNING id, fence, tokens[1] AS first
+CREATE OR REPLACE FUNCTION mailroom.claim(
+    queue text, worker text, batch_limit integer, job_limit integer, batch_timeout interval, lease interval,
+    slack interval, busy_wait interval, max_busy_wait interval, priorities smallint[], actions text[], ranks
+    smallint[], scans integer[], floors_due_at timestamptz[], floors_token bigint[], scan_limit integer, probing
+    boolean, recoveries_per_15_minutes integer, recoveries_per_day integer
 )
-SELECT batch.id AS batch, CAST(batch.fence AS text) AS fence, token, due_at, priority, action, attempt, account,
-       email, login, secret, code, resend, outcome, error_code, busy, surplus
-  FROM (VALUES (true)) AS always
-  LEFT JOIN looked_up ON true
-  LEFT JOIN batch ON batch.first = looked_up.token
- WHERE sees_every_row()
- ORDER BY due_at, token
+    RETURNS TABLE (
+        batch bigint, fence uuid, token bigint, due_at timestamptz, priority smallint, action text, attempt
+        smallint, account bigint, email text, login text, secret bytea, code text, resend boolean, outcome
+        text, error_code text, busy boolean, surplus boolean
+    )
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH lane AS MATERIALIZED (
+        SELECT given.priority, given.action, given.rank, given.scan,
+               least(coalesce(given.floor_due_at, '-infinity'), now() - claim.slack) AS floor_due_at,
+               CASE WHEN given.floor_due_at <= now() - claim.slack THEN given.floor_token ELSE 0 END AS floor_token
+          FROM unnest(claim.priorities, CAST(claim.actions AS token_action[]), claim.ranks,
+                      claim.scans, claim.floors_due_at, claim.floors_token)
+               AS given (priority, action, rank, scan, floor_due_at, floor_token)
+         WHERE NOT EXISTS (
+               SELECT FROM pauses
+                WHERE pauses.scope IN ('account', 'configuration_set', 'identity', CAST(given.action AS text), 'queue:' || claim.queue)
+                  AND (pauses.probe_at IS NULL OR NOT claim.probing))
+    ),
+    -- The lanes in which a batch is full, or has waited long enough, the most urgent first. Urgent jobs never wait, nor do
+    -- jobs that come back for another attempt: they have waited. This look takes no locks, so that a batch that is not yet
+    -- due to leave costs next to no writes: at most the locks of a last one that is not full.
+    ready AS MATERIALIZED (
+        SELECT lane.*
+          FROM lane
+         CROSS JOIN LATERAL (
+               SELECT count(*) AS jobs, min(head.due_at) AS oldest_due_at, bool_or(head.attempt > 0) AS again
+                 FROM (SELECT due_at, attempt
+                         FROM jobs
+                        WHERE queue = claim.queue AND priority = lane.priority AND action = lane.action AND due_at <= now()
+                          AND (due_at, token) > (lane.floor_due_at, lane.floor_token)
+                        ORDER BY due_at, token
+                        LIMIT claim.batch_limit) AS head
+               ) AS waiting
+         WHERE waiting.jobs >= CASE lane.priority WHEN 0 THEN 1 ELSE claim.batch_limit END
+            OR waiting.again
+            OR waiting.oldest_due_at <= now() - claim.batch_timeout
+         ORDER BY lane.rank, waiting.oldest_due_at
+    ),
+    -- The lane to serve: the first in which a job can be had. Where others hold all of them, the lanes behind must not wait.
+    chosen AS MATERIALIZED (
+        SELECT ready.*
+          FROM ready
+         CROSS JOIN LATERAL (
+               SELECT
+                 FROM jobs
+                WHERE queue = claim.queue AND priority = ready.priority AND action = ready.action AND due_at <= now()
+                  AND (due_at, token) > (ready.floor_due_at, ready.floor_token)
+                ORDER BY due_at, token
+                LIMIT 1
+                  FOR UPDATE SKIP LOCKED) AS first
+         LIMIT 1
+    ),
+    -- MATERIALIZED: the locking subquery must run once. Run again inside a join, it could lock more rows than its LIMIT.
+    --
+    -- A job in quarantine is taken alone: it may be what kills its worker. Of recoveries there is one batch: each has to be
+    -- held against all that are in flight. Rows are locked as the outer LIMIT asks for them: what is locked and not taken,
+    -- another claim passes over, and its floor with it. (The inner one is for the planner, which knows its value.)
+    due AS MATERIALIZED (
+        SELECT *
+          FROM (SELECT ctid AS place, token, due_at, attempt
+                  FROM jobs
+                 WHERE queue = claim.queue AND due_at <= now()
+                   AND priority = (SELECT priority FROM chosen) AND action = (SELECT action FROM chosen)
+                   AND (due_at, token) > ((SELECT floor_due_at FROM chosen), (SELECT floor_token FROM chosen))
+                 ORDER BY due_at, token
+                 LIMIT claim.scan_limit
+                   FOR UPDATE SKIP LOCKED) AS head
+         LIMIT (SELECT CASE WHEN priority = 3 THEN 1
+                            WHEN action = 'password_recovery' AND scan = claim.job_limit THEN claim.batch_limit
+                            ELSE scan END
+                  FROM chosen)
+    ),
+    parted AS (
+        SELECT place, token, due_at, attempt, (row_number() OVER (ORDER BY due_at, token) - 1) / claim.batch_limit AS part
+          FROM due
+    ),
+    -- The lane is ready for its first batch, though others may be taking some of it at this moment. A last one that is not
+    -- full stays, unless it need not wait either.
+    leaving AS (
+        SELECT part
+          FROM parted
+         GROUP BY part
+        HAVING part = 0 OR count(*) = claim.batch_limit OR bool_or(attempt > 0) OR min(due_at) <= now() - claim.batch_timeout
+    ),
+    -- By place: the rows are locked, so that it is theirs, and no statistics can make this a walk over the table. (Where
+    -- somebody changed a row after this statement began, its place is not seen, and the job stays for the next claim.)
+    taken AS (
+        DELETE FROM jobs
+         WHERE ctid = ANY (ARRAY(SELECT place FROM parted JOIN leaving USING (part)))
+        RETURNING token, due_at, priority, action, attempt
+    ),
+    -- What is so now decides. An acceptance that arrived after its batch was rescued is kept as a late row: the mail is
+    -- out, and is not sent again, whatever the attempt: a failover may have forgotten that there was one. Of several, any.
+    -- LIMIT, and no EXISTS: a look by index for each job, whatever the planner thinks of their number. What few jobs need is
+    -- asked inside the CASE, of those alone.
+    --
+    -- A token proves the address that it was made for; one of before that was remembered (NULL) proves any. Who has consumed
+    -- a newer one needs no older one: of recoveries the newest alone is mailed, and who never was active consumed none.
+    examined AS (
+        SELECT taken.*, wanted.account, wanted.secret, wanted.code, wanted.email, wanted.login, wanted.created_at,
+               taken.action = 'activation' AND wanted.expires_at < now() + token_life() / 2 AS is_late,
+               wanted.address_hash IS NULL AS proves_any,
+               accepted.batch AS accepted_in, accepted.fence AS accepted_fence, accepted.message_id,
+               taken.attempt > 0 AND (
+                   SELECT true
+                     FROM deliveries
+                    WHERE deliveries.token = taken.token AND deliveries.outcome = 'unconfirmed'
+                    LIMIT 1
+                   ) IS NOT NULL AS resend,
+               CASE
+                   WHEN accepted.message_id IS NOT NULL THEN 'AcceptedLate'
+                   WHEN wanted.id IS NULL THEN 'TokenGone'
+                   WHEN wanted.consumed_at IS NOT NULL THEN 'TokenConsumed'
+                   WHEN wanted.address_hash <> token_address_hash(wanted.email) THEN 'AddressChanged'
+                   WHEN wanted.status <> CASE taken.action WHEN 'activation' THEN 'provisioned' ELSE 'active' END
+                        ::account_status THEN 'AccountStatus'
+                   WHEN taken.action = 'activation' AND wanted.activated_at IS NULL THEN NULL
+                   WHEN taken.action = 'activation' THEN (
+                       SELECT 'Superseded'
+                         FROM tokens AS others
+                        WHERE others.account = wanted.account AND others.action = taken.action AND others.id > wanted.id
+                          AND others.consumed_at IS NOT NULL
+                        LIMIT 1
+                       )
+                   WHEN wanted.expires_at <= now() THEN 'TokenExpired'
+                   WHEN taken.action = 'password_recovery' THEN (
+                       SELECT 'Superseded'
+                         FROM tokens AS others
+                        WHERE others.account = wanted.account AND others.id > wanted.id
+                          AND others.action = 'password_recovery'
+                        ORDER BY others.id DESC
+                        LIMIT 1
+                       )
+               END AS error_code
+          FROM taken
+          LEFT JOIN LATERAL (
+               SELECT tokens.id, account, secret, code, tokens.created_at, expires_at, consumed_at, address_hash,
+                      email, login, status, activated_at
+                 FROM tokens
+                 JOIN accounts ON accounts.id = tokens.account
+                WHERE tokens.id = taken.token
+                LIMIT 1
+               ) AS wanted ON true
+          LEFT JOIN LATERAL (
+               SELECT deliveries.batch, deliveries.fence, coalesce(deliveries.message_id, '') AS message_id
+                 FROM deliveries
+                WHERE deliveries.token = taken.token AND deliveries.outcome = 'sent' AND deliveries.late
+                  AND (deliveries.proof IS NULL OR deliveries.proof = substring(sha256(wanted.secret) FOR 8))
+                LIMIT 1
+               ) AS accepted ON true
+         OFFSET 0  -- each is examined once, and not again for the sort
+    ),
+    -- What is to be mailed, in order, and of how many others that come first.
+    numbered AS (
+        SELECT *, row_number() OVER (PARTITION BY error_code IS NULL ORDER BY due_at, token) - 1 AS ahead
+          FROM examined
+    ),
+    -- Of an account's recoveries only the newest is mailed, and only so many in a time. It is asked last, and of those alone
+    -- that may leave, since it locks the account.
+    fitting AS MATERIALIZED (
+        SELECT *,
+               CASE WHEN error_code IS NULL AND action = 'password_recovery' AND ahead < claim.batch_limit
+                    THEN CASE recovery_fits(account, token, claim.recoveries_per_15_minutes, claim.recoveries_per_day)
+                         WHEN true THEN 'yes' WHEN false THEN 'no' ELSE 'busy' END END AS fits,
+               error_code IS NULL
+                   AND ahead >= CASE action WHEN 'password_recovery' THEN claim.batch_limit ELSE claim.job_limit END AS surplus
+          FROM numbered
+    ),
+    -- A late activation gets its life back, and a token of before, which remembers no address, proves the one that it is
+    -- mailed to. One that somebody has locked is being consumed or deleted, perhaps: its job goes back, or it would be mailed
+    -- with a dead link.
+    renewable AS MATERIALIZED (
+        SELECT id
+          FROM tokens
+         WHERE id = ANY (ARRAY(
+               SELECT token FROM fitting
+                WHERE error_code IS NULL AND NOT surplus AND (is_late OR proves_any)))
+         ORDER BY id
+           FOR NO KEY UPDATE SKIP LOCKED
+    ),
+    renewed AS (
+        UPDATE tokens
+           SET expires_at = CASE WHEN action = 'activation' AND expires_at < now() + token_life() / 2
+                                 THEN now() + token_life() ELSE expires_at END,
+               address_hash = coalesce(address_hash, (
+                   SELECT token_address_hash(email) FROM accounts WHERE accounts.id = tokens.account))
+         WHERE id = ANY (ARRAY(SELECT id FROM renewable))
+    ),
+    looked_up AS MATERIALIZED (
+        SELECT token, due_at, priority, action, attempt, account, email, login, secret, code, resend, surplus, created_at,
+               accepted_in, accepted_fence, message_id, ahead,
+               coalesce(error_code, CASE fits WHEN 'no' THEN 'TooManyRecoveries' END) AS error_code,
+               CAST(CASE
+                   WHEN error_code = 'AcceptedLate' THEN 'sent'
+                   WHEN error_code = 'TokenExpired' THEN 'expired'
+                   WHEN error_code IS NOT NULL OR fits = 'no' THEN 'cancelled'
+               END AS delivery_outcome) AS outcome,
+               error_code IS NULL AND NOT surplus AND fits IS DISTINCT FROM 'no'
+                   AND (coalesce(fits = 'busy', false)
+                        OR ((is_late OR proves_any) AND token NOT IN (SELECT id FROM renewable))) AS busy
+          FROM fitting
+    ),
+    returned AS (
+        INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
+        SELECT token,
+               CASE WHEN busy THEN now() + least(claim.max_busy_wait, greatest(claim.busy_wait, (now() - created_at) / 10))
+                    ELSE due_at END,
+               action, priority, attempt, claim.queue
+          FROM looked_up
+         WHERE busy OR surplus
+    ),
+    finished AS (
+        INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, message_id, error_code)
+        SELECT token, account, accepted_in, accepted_fence, action, outcome, attempt, nullif(message_id, ''), error_code
+          FROM looked_up
+         WHERE outcome IS NOT NULL
+    ),
+    batch AS (
+        INSERT INTO batches (queue, worker, action, priority, due_at, tokens, attempts, lease_until)
+        SELECT claim.queue, claim.worker, min(action), min(priority), min(due_at),
+               array_agg(token ORDER BY due_at, token), array_agg(attempt ORDER BY due_at, token),
+               clock_timestamp() + claim.lease
+          FROM looked_up
+         WHERE outcome IS NULL AND NOT busy AND NOT surplus
+         GROUP BY ahead / claim.batch_limit
+         ORDER BY ahead / claim.batch_limit
+        RETURNING id, fence, tokens[1] AS first
+    )
+    SELECT batch.id, batch.fence, token, due_at, priority, CAST(action AS text), attempt, account, email, login, secret,
+           code, resend, CAST(outcome AS text), error_code, busy, surplus
+      FROM looked_up
+      LEFT JOIN batch ON batch.first = looked_up.token
+     ORDER BY due_at, token;
+END $$;

@@ -1,9 +1,22 @@
 -- See which of these triggers there are on the tables that this search_path finds, whether they fire, and whether each
 -- calls the function of its name.
 --
--- Binds: triggers (an array of names).
-SELECT tgname AS name, tgenabled IN ('O', 'A') AS enabled, proname = tgname AS calls_its_function
-  FROM pg_trigger
-  JOIN pg_proc ON pg_proc.oid = tgfoid
- WHERE tgrelid IN ('accounts'::regclass, 'tokens'::regclass) AND NOT tgisinternal
-   AND tgname = ANY (CAST(:triggers AS name[]))
+-- Arguments: triggers (an array of names).
+CREATE OR REPLACE FUNCTION mailroom.doctor_triggers(
+    triggers text[]
+)
+    RETURNS TABLE (
+        name text, enabled boolean, calls_its_function boolean
+    )
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT CAST(tgname AS text) AS name, tgenabled IN ('O', 'A') AS enabled, proname = tgname AS calls_its_function
+      FROM pg_trigger
+      JOIN pg_proc ON pg_proc.oid = tgfoid
+     WHERE tgrelid IN ('accounts'::regclass, 'tokens'::regclass) AND NOT tgisinternal
+       AND tgname = ANY (CAST(doctor_triggers.triggers AS name[]));
+END $$;

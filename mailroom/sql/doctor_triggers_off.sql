@@ -2,10 +2,21 @@
 -- restored, was left.
 --
 -- Returns a row for each: the role, or everybody.
-SELECT CASE setrole WHEN 0 THEN 'everybody' ELSE 'role ' || pg_get_userbyid(setrole) END
-       || CASE setdatabase WHEN 0 THEN ' in all databases' ELSE '' END AS who
-  FROM pg_db_role_setting
- CROSS JOIN LATERAL unnest(setconfig) AS set_to
- WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
-   AND set_to LIKE 'mailroom.triggers=%' AND lower(split_part(set_to, '=', 2)) NOT IN ('on', 'true', 'yes', '1', '')
- ORDER BY 1
+CREATE OR REPLACE FUNCTION mailroom.doctor_triggers_off()
+    RETURNS TABLE (
+        who text
+    )
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT CASE setrole WHEN 0 THEN 'everybody' ELSE 'role ' || pg_get_userbyid(setrole) END
+           || CASE setdatabase WHEN 0 THEN ' in all databases' ELSE '' END AS who
+      FROM pg_db_role_setting
+     CROSS JOIN LATERAL unnest(setconfig) AS set_to
+     WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+       AND set_to LIKE 'mailroom.triggers=%' AND lower(split_part(set_to, '=', 2)) NOT IN ('on', 'true', 'yes', '1', '')
+     ORDER BY 1;
+END $$;

@@ -1,16 +1,29 @@
 -- Let jobs that are held be sent again: they are due now.
 --
--- Binds: tokens (an array).
+-- Arguments: tokens (an array).
 --
 -- Returns the token of each job. The claim still ends one that SES is known to have taken meanwhile.
 --
 -- Locks: jobs by token, waiting for who holds them.
-WITH held AS MATERIALIZED (
-    SELECT token
-      FROM jobs
-     WHERE token = ANY (CAST(:tokens AS bigint[])) AND due_at = 'infinity'
-     ORDER BY token
-       FOR UPDATE
+CREATE OR REPLACE FUNCTION mailroom.job_release(
+    tokens bigint[]
 )
-UPDATE jobs SET due_at = clock_timestamp() FROM held WHERE jobs.token = held.token
-RETURNING jobs.token
+    RETURNS TABLE (
+        token bigint
+    )
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH held AS MATERIALIZED (
+        SELECT token
+          FROM jobs
+         WHERE token = ANY (job_release.tokens) AND due_at = 'infinity'
+         ORDER BY token
+           FOR UPDATE
+    )
+    UPDATE jobs SET due_at = clock_timestamp() FROM held WHERE jobs.token = held.token
+    RETURNING jobs.token;
+END $$;

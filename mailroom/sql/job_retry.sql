@@ -1,7 +1,7 @@
 -- Put jobs back that are finished and were not sent, and make those due now that wait for later. One that is held (due
 -- never) may be out already: it is left to who decides that.
 --
--- Binds: tokens (an array), queue (which a job that is put back goes to: its delivery does not say).
+-- Arguments: tokens (an array), queue (which a job that is put back goes to: its delivery does not say).
 --
 -- The fence is the final delivery: who locks it and finds it unmarked puts the job back, so two retries put back one. The
 -- job counts as tried: the claim looks for a late acceptance, and does not wait for a batch to fill. A token that is
@@ -10,45 +10,58 @@
 -- Returns a row for each job: its token, and whether it had been finished.
 --
 -- Locks: jobs by token, then deliveries by id, waiting for who holds them.
-WITH waiting AS MATERIALIZED (
-    SELECT token
-      FROM jobs
-     WHERE token = ANY (CAST(:tokens AS bigint[])) AND due_at < 'infinity'
-     ORDER BY token
-       FOR UPDATE
-),
-hastened AS (
-    UPDATE jobs SET due_at = least(due_at, clock_timestamp()) FROM waiting WHERE jobs.token = waiting.token
-    RETURNING jobs.token
-),
-finished AS MATERIALIZED (
-    SELECT deliveries.id
-      FROM deliveries
-      JOIN tokens ON tokens.id = deliveries.token AND tokens.consumed_at IS NULL
-     WHERE deliveries.token = ANY (CAST(:tokens AS bigint[]))
-       AND deliveries.outcome NOT IN ('sent', 'deferred', 'unconfirmed')
-       AND NOT deliveries.late AND deliveries.retried_at IS NULL
-       AND NOT EXISTS (
-           SELECT FROM deliveries AS taken WHERE taken.token = deliveries.token AND taken.outcome = 'sent')
-     ORDER BY deliveries.id
-       FOR UPDATE OF deliveries
-),
-revived AS (
-    UPDATE deliveries SET retried_at = clock_timestamp() FROM finished
-     WHERE deliveries.id = finished.id
-    RETURNING deliveries.token, deliveries.action
-),
-again AS (
-    INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
-    SELECT token, clock_timestamp(), action,
-           CASE WHEN action = 'password_recovery' THEN 0
-                WHEN (SELECT count(*) FROM revived WHERE action = 'activation') > 50 THEN 2
-                ELSE 1 END,
-           1, :queue
-      FROM revived
-    RETURNING token
+CREATE OR REPLACE FUNCTION mailroom.job_retry(
+    tokens bigint[], queue text
 )
-SELECT token, false AS was_finished FROM hastened
-UNION ALL
-SELECT token, true FROM again
-ORDER BY token
+    RETURNS TABLE (
+        token bigint, was_finished boolean
+    )
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH waiting AS MATERIALIZED (
+        SELECT token
+          FROM jobs
+         WHERE token = ANY (job_retry.tokens) AND due_at < 'infinity'
+         ORDER BY token
+           FOR UPDATE
+    ),
+    hastened AS (
+        UPDATE jobs SET due_at = least(due_at, clock_timestamp()) FROM waiting WHERE jobs.token = waiting.token
+        RETURNING jobs.token
+    ),
+    finished AS MATERIALIZED (
+        SELECT deliveries.id
+          FROM deliveries
+          JOIN tokens ON tokens.id = deliveries.token AND tokens.consumed_at IS NULL
+         WHERE deliveries.token = ANY (job_retry.tokens)
+           AND deliveries.outcome NOT IN ('sent', 'deferred', 'unconfirmed')
+           AND NOT deliveries.late AND deliveries.retried_at IS NULL
+           AND NOT EXISTS (
+               SELECT FROM deliveries AS taken WHERE taken.token = deliveries.token AND taken.outcome = 'sent')
+         ORDER BY deliveries.id
+           FOR UPDATE OF deliveries
+    ),
+    revived AS (
+        UPDATE deliveries SET retried_at = clock_timestamp() FROM finished
+         WHERE deliveries.id = finished.id
+        RETURNING deliveries.token, deliveries.action
+    ),
+    again AS (
+        INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
+        SELECT token, clock_timestamp(), action,
+               CASE WHEN action = 'password_recovery' THEN 0
+                    WHEN (SELECT count(*) FROM revived WHERE action = 'activation') > 50 THEN 2
+                    ELSE 1 END,
+               1, job_retry.queue
+          FROM revived
+        RETURNING token
+    )
+    SELECT token, false AS was_finished FROM hastened
+    UNION ALL
+    SELECT token, true FROM again
+    ORDER BY token;
+END $$;

@@ -1,6 +1,6 @@
 -- Take the right to try, with one mail, whether a pause can end.
 --
--- Binds: first_wait and max_wait (intervals); max_refusal_wait, which counts where the pause has one of the
+-- Arguments: first_wait and max_wait (intervals); max_refusal_wait, which counts where the pause has one of the
 -- codes in refusals; queue, priorities and actions, as for claim.
 --
 -- Only where there is a job of the queue to try it with: whoever has none must not put off those who have.
@@ -10,31 +10,45 @@
 -- Returns the scope to try, or no row if none is due.
 --
 -- Locks: the pause, skipping one that another is taking.
-UPDATE pauses
-   SET probes = probes + 1,
-       probe_at = clock_timestamp()
-                + CASE WHEN code = ANY (CAST(:refusals AS text[]))
-                       THEN least(:first_wait * (probes + 1), :max_refusal_wait)
-                       ELSE least(:first_wait * power(2, least(probes + 1, 16)), :max_wait)
-                  END
- WHERE scope = (
-       SELECT scope
-         FROM pauses
-        WHERE probe_at <= now()
-          AND EXISTS (
-              SELECT
-                FROM unnest(CAST(:priorities AS smallint[]), CAST(:actions AS token_action[]))
-                     AS lane (priority, action)
-               CROSS JOIN LATERAL (
-                     SELECT FROM jobs
-                      WHERE queue = :queue AND priority = lane.priority AND action = lane.action AND due_at <= now()
-                      ORDER BY due_at, token LIMIT 1) AS due
-               WHERE (CAST(lane.action AS text) = pauses.scope
-                      OR pauses.scope IN ('account', 'configuration_set', 'identity'))
-                 AND NOT EXISTS (
-                     SELECT FROM pauses AS by_hand
-                      WHERE by_hand.probe_at IS NULL
-                        AND by_hand.scope IN ('account', 'configuration_set', 'identity', CAST(lane.action AS text),
-                                              'queue:' || :queue)))
-        ORDER BY probe_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-RETURNING scope
+CREATE OR REPLACE FUNCTION mailroom.pause_probe(
+    first_wait interval, max_wait interval, max_refusal_wait interval, refusals text[], queue text, priorities
+    smallint[], actions text[]
+)
+    RETURNS TABLE (
+        scope text
+    )
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    UPDATE pauses
+       SET probes = probes + 1,
+           probe_at = clock_timestamp()
+                    + CASE WHEN code = ANY (pause_probe.refusals)
+                           THEN least(pause_probe.first_wait * (probes + 1), pause_probe.max_refusal_wait)
+                           ELSE least(pause_probe.first_wait * power(2, least(probes + 1, 16)), pause_probe.max_wait)
+                      END
+     WHERE scope = (
+           SELECT scope
+             FROM pauses
+            WHERE probe_at <= now()
+              AND EXISTS (
+                  SELECT
+                    FROM unnest(pause_probe.priorities, CAST(pause_probe.actions AS token_action[]))
+                         AS lane (priority, action)
+                   CROSS JOIN LATERAL (
+                         SELECT FROM jobs
+                          WHERE queue = pause_probe.queue AND priority = lane.priority AND action = lane.action AND due_at <= now()
+                          ORDER BY due_at, token LIMIT 1) AS due
+                   WHERE (CAST(lane.action AS text) = pauses.scope
+                          OR pauses.scope IN ('account', 'configuration_set', 'identity'))
+                     AND NOT EXISTS (
+                         SELECT FROM pauses AS by_hand
+                          WHERE by_hand.probe_at IS NULL
+                            AND by_hand.scope IN ('account', 'configuration_set', 'identity', CAST(lane.action AS text),
+                                                  'queue:' || pause_probe.queue)))
+            ORDER BY probe_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+    RETURNING scope;
+END $$;

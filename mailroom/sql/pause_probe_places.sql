@@ -1,6 +1,6 @@
 -- Choose jobs with which to try whether a pause can end: where they are in their lanes, in the order to try them.
 --
--- Binds: queue, priorities and actions, as for claim; codes (with which SES refuses a mail for its own sake); most (how
+-- Arguments: queue, priorities and actions, as for claim; codes (with which SES refuses a mail for its own sake); most (how
 -- many) and again (how many of them may have been refused before).
 --
 -- Whoever is refused has to be passed over, however many they are and wherever they wait: so those come first that were
@@ -10,72 +10,85 @@
 -- Returns priority, action, due_at and token of each.
 --
 -- Locks nothing: what another takes meanwhile, the claim passes over. A constant number of reads by index.
-WITH lane AS MATERIALIZED (
-    SELECT given.priority, given.action, oldest.due_at AS oldest_due_at, newest.due_at AS newest_due_at
-      FROM unnest(CAST(:priorities AS smallint[]), CAST(:actions AS token_action[])) AS given (priority, action)
-     CROSS JOIN LATERAL (
-           SELECT due_at FROM jobs
-            WHERE queue = :queue AND priority = given.priority AND action = given.action AND due_at <= now()
-            ORDER BY due_at, token LIMIT 1) AS oldest
-     CROSS JOIN LATERAL (
-           SELECT due_at FROM jobs
-            WHERE queue = :queue AND priority = given.priority AND action = given.action AND due_at <= now()
-            ORDER BY due_at DESC, token DESC LIMIT 1) AS newest
-),
-random_moment AS MATERIALIZED (
-    SELECT lane.priority, lane.action, oldest_due_at + (newest_due_at - oldest_due_at) * random() AS at
-      FROM lane, generate_series(1, :most)
-),
-random_token AS MATERIALIZED (
-    SELECT lowest + CAST(floor((highest - lowest + 1) * random()) AS bigint) AS at
-      FROM (SELECT min(token) AS lowest, max(token) AS highest FROM jobs) AS ends, generate_series(1, :most)
-),
-seen AS (
-    SELECT 1 AS kind, job.token
-      FROM (SELECT token, queue, priority, action, due_at FROM jobs ORDER BY token DESC LIMIT 100) AS job
-      JOIN lane USING (priority, action)
-     WHERE job.queue = :queue AND job.due_at <= now()
-    UNION ALL
-    SELECT 2, job.token
-      FROM random_moment
-     CROSS JOIN LATERAL (
-           SELECT token FROM jobs
-            WHERE queue = :queue AND priority = random_moment.priority AND action = random_moment.action
-              AND due_at >= random_moment.at AND due_at <= now()
-            ORDER BY due_at, token LIMIT 1) AS job
-    UNION ALL
-    SELECT 3, job.token
-      FROM random_token
-     CROSS JOIN LATERAL (
-           SELECT near.token
-             FROM (SELECT token, queue, priority, action, due_at FROM jobs
-                    WHERE token >= random_token.at ORDER BY token LIMIT 20) AS near
-             JOIN lane USING (priority, action)
-            WHERE near.queue = :queue AND near.due_at <= now()
-            ORDER BY near.token LIMIT 1) AS job
-    UNION ALL
-    SELECT 4, job.token
-      FROM lane
-     CROSS JOIN LATERAL (
-           SELECT token FROM jobs
-            WHERE queue = :queue AND priority = lane.priority AND action = lane.action AND due_at <= now()
-            ORDER BY due_at, token LIMIT 200) AS job
-),
-candidate AS MATERIALIZED (
-    SELECT once.kind, once.token,
-           EXISTS (SELECT FROM deliveries
-                    WHERE deliveries.token = once.token AND error_code = ANY (CAST(:codes AS text[]))) AS refused
-      FROM (SELECT DISTINCT ON (token) kind, token FROM seen ORDER BY token, kind DESC) AS once
-),
-ranked AS (
-    SELECT token, refused,
-           row_number() OVER (PARTITION BY refused ORDER BY random()) AS number,
-           row_number() OVER (PARTITION BY refused, kind ORDER BY random()) AS turn
-      FROM candidate
+CREATE OR REPLACE FUNCTION mailroom.pause_probe_places(
+    queue text, priorities smallint[], actions text[], codes text[], most integer, again integer
 )
-SELECT jobs.priority, jobs.action, jobs.due_at, jobs.token
-  FROM ranked
-  JOIN jobs USING (token)
- WHERE NOT ranked.refused OR ranked.number <= :again
- ORDER BY ranked.refused, ranked.turn, random()
- LIMIT :most
+    RETURNS TABLE (
+        priority smallint, action text, due_at timestamptz, token bigint
+    )
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH lane AS MATERIALIZED (
+        SELECT given.priority, given.action, oldest.due_at AS oldest_due_at, newest.due_at AS newest_due_at
+          FROM unnest(pause_probe_places.priorities, CAST(pause_probe_places.actions AS token_action[])) AS given (priority, action)
+         CROSS JOIN LATERAL (
+               SELECT due_at FROM jobs
+                WHERE queue = pause_probe_places.queue AND priority = given.priority AND action = given.action AND due_at <= now()
+                ORDER BY due_at, token LIMIT 1) AS oldest
+         CROSS JOIN LATERAL (
+               SELECT due_at FROM jobs
+                WHERE queue = pause_probe_places.queue AND priority = given.priority AND action = given.action AND due_at <= now()
+                ORDER BY due_at DESC, token DESC LIMIT 1) AS newest
+    ),
+    random_moment AS MATERIALIZED (
+        SELECT lane.priority, lane.action, oldest_due_at + (newest_due_at - oldest_due_at) * random() AS at
+          FROM lane, generate_series(1, pause_probe_places.most)
+    ),
+    random_token AS MATERIALIZED (
+        SELECT lowest + CAST(floor((highest - lowest + 1) * random()) AS bigint) AS at
+          FROM (SELECT min(token) AS lowest, max(token) AS highest FROM jobs) AS ends, generate_series(1, pause_probe_places.most)
+    ),
+    seen AS (
+        SELECT 1 AS kind, job.token
+          FROM (SELECT token, queue, priority, action, due_at FROM jobs ORDER BY token DESC LIMIT 100) AS job
+          JOIN lane USING (priority, action)
+         WHERE job.queue = pause_probe_places.queue AND job.due_at <= now()
+        UNION ALL
+        SELECT 2, job.token
+          FROM random_moment
+         CROSS JOIN LATERAL (
+               SELECT token FROM jobs
+                WHERE queue = pause_probe_places.queue AND priority = random_moment.priority AND action = random_moment.action
+                  AND due_at >= random_moment.at AND due_at <= now()
+                ORDER BY due_at, token LIMIT 1) AS job
+        UNION ALL
+        SELECT 3, job.token
+          FROM random_token
+         CROSS JOIN LATERAL (
+               SELECT near.token
+                 FROM (SELECT token, queue, priority, action, due_at FROM jobs
+                        WHERE token >= random_token.at ORDER BY token LIMIT 20) AS near
+                 JOIN lane USING (priority, action)
+                WHERE near.queue = pause_probe_places.queue AND near.due_at <= now()
+                ORDER BY near.token LIMIT 1) AS job
+        UNION ALL
+        SELECT 4, job.token
+          FROM lane
+         CROSS JOIN LATERAL (
+               SELECT token FROM jobs
+                WHERE queue = pause_probe_places.queue AND priority = lane.priority AND action = lane.action AND due_at <= now()
+                ORDER BY due_at, token LIMIT 200) AS job
+    ),
+    candidate AS MATERIALIZED (
+        SELECT once.kind, once.token,
+               EXISTS (SELECT FROM deliveries
+                        WHERE deliveries.token = once.token AND error_code = ANY (pause_probe_places.codes)) AS refused
+          FROM (SELECT DISTINCT ON (token) kind, token FROM seen ORDER BY token, kind DESC) AS once
+    ),
+    ranked AS (
+        SELECT token, refused,
+               row_number() OVER (PARTITION BY refused ORDER BY random()) AS number,
+               row_number() OVER (PARTITION BY refused, kind ORDER BY random()) AS turn
+          FROM candidate
+    )
+    SELECT jobs.priority, CAST(jobs.action AS text), jobs.due_at, jobs.token
+      FROM ranked
+      JOIN jobs USING (token)
+     WHERE NOT ranked.refused OR ranked.number <= pause_probe_places.again
+     ORDER BY ranked.refused, ranked.turn, random()
+     LIMIT pause_probe_places.most;
+END $$;

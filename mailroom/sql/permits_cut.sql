@@ -1,16 +1,30 @@
 -- Cut the rate, since SES has throttled a call, and empty the bucket.
 --
--- Binds: cut (what is left of the rate), min_rate_factor, recovery_per_second, once_in (an interval: the answers to calls
+-- Arguments: cut (what is left of the rate), min_rate_factor, recovery_per_second, once_in (an interval: the answers to calls
 -- that were in flight together tell one thing).
 --
 -- Returns a row with the share of the rate that is left, or none if somebody was given it already.
 --
 -- Locks: the bucket.
-UPDATE permits
-   SET slowdown = greatest(:min_rate_factor, :cut * least(
-           1, slowdown + :recovery_per_second * greatest(0, extract(epoch FROM clock_timestamp() - throttled_at)))),
-       throttled_at = clock_timestamp(), level = 0, filled_at = clock_timestamp()
- WHERE bucket = 'mails' AND (
-       throttled_at IS NULL OR throttled_at < clock_timestamp() - :once_in
-       OR throttled_at > clock_timestamp())  -- it was set back
-RETURNING slowdown
+CREATE OR REPLACE FUNCTION mailroom.permits_cut(
+    cut double precision, min_rate_factor double precision, recovery_per_second double precision, once_in
+    interval
+)
+    RETURNS TABLE (
+        slowdown double precision
+    )
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    UPDATE permits
+       SET slowdown = greatest(permits_cut.min_rate_factor, permits_cut.cut * least(
+               1, slowdown + permits_cut.recovery_per_second * greatest(0, extract(epoch FROM clock_timestamp() - throttled_at)))),
+           throttled_at = clock_timestamp(), level = 0, filled_at = clock_timestamp()
+     WHERE bucket = 'mails' AND (
+           throttled_at IS NULL OR throttled_at < clock_timestamp() - permits_cut.once_in
+           OR throttled_at > clock_timestamp())  -- it was set back
+    RETURNING slowdown;
+END $$;

@@ -1,6 +1,6 @@
 -- Give permits back that were not used.
 --
--- Binds: bucket, unused, granted_at and per_second as they came with the permits.
+-- Arguments: bucket, unused, granted_at and per_second as they came with the permits.
 --
 -- A permit that was held is worth less than one that never left: meanwhile the bucket may have filled up where the
 -- permit was missing. What the rate can have filled in that time is taken off, and so the bound on what leaves holds as
@@ -8,11 +8,21 @@
 -- Where the clock was set back meanwhile, nobody knows how long they were held: they are worth nothing.
 --
 -- Locks: the bucket.
-UPDATE permits
-   SET level = level + CASE
-           WHEN :granted_at > clock_timestamp() THEN 0
-           ELSE greatest(0, :unused - coalesce(CAST(:per_second AS double precision), 0)
-                                      * extract(epoch FROM clock_timestamp() - :granted_at))
-       END,
-       granted = granted - :unused
- WHERE bucket = :bucket
+CREATE OR REPLACE FUNCTION mailroom.permits_return(
+    bucket text, unused bigint, granted_at timestamptz, per_second double precision
+)
+    RETURNS void
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+#variable_conflict use_column
+BEGIN
+    UPDATE permits
+       SET level = level + CASE
+               WHEN permits_return.granted_at > clock_timestamp() THEN 0
+               ELSE greatest(0, permits_return.unused - coalesce(permits_return.per_second, 0)
+                                          * extract(epoch FROM clock_timestamp() - permits_return.granted_at))
+           END,
+           granted = granted - permits_return.unused
+     WHERE bucket = permits_return.bucket;
+END $$;

@@ -1,6 +1,6 @@
 -- Enqueue tokens that are in no place: no job, no batch, no final delivery. A trigger was disabled, or a backup restored.
 --
--- Binds: below (look at tokens with lower ids; NULL: from the newest), scan_limit (how many tokens to look at), horizon (an
+-- Arguments: below (look at tokens with lower ids; NULL: from the newest), scan_limit (how many tokens to look at), horizon (an
 -- interval: leave older ones alone; NULL: there is none), queue (which the jobs go to: nobody knows which they were for).
 --
 -- It must run alone (see reconcile in ops/maintenance.py): another one might enqueue a token after this statement's snapshot, and have
@@ -13,44 +13,56 @@
 -- Returns one row: the tokens enqueued, and below which id to go on (NULL: that was all).
 --
 -- Locks: nothing but the new jobs.
-WITH looked AS MATERIALIZED (
-    SELECT id, action, consumed_at, created_at,
-           created_at > coalesce(now() - CAST(:horizon AS interval), '-infinity') AS near
-      FROM tokens
-     WHERE id < coalesce(CAST(:below AS bigint), 9223372036854775807)
-     ORDER BY id DESC
-     LIMIT :scan_limit
-),
-in_flight AS MATERIALIZED (
-    SELECT unnest(tokens) AS token FROM batches
-),
--- Counted, since PostgreSQL may turn a NOT EXISTS into a table of all that matches, made from the whole log.
-lost AS MATERIALIZED (
-    SELECT looked.id, looked.action, logged.deliveries > 0 AS tried
-      FROM looked
-     CROSS JOIN LATERAL (SELECT count(*) AS jobs FROM jobs WHERE jobs.token = looked.id) AS waiting
-     CROSS JOIN LATERAL (
-           SELECT count(*) AS deliveries,
-                  count(*) FILTER (
-                      WHERE NOT late AND retried_at IS NULL AND outcome NOT IN ('deferred', 'unconfirmed')) AS finals
-             FROM deliveries
-            WHERE deliveries.token = looked.id
-           ) AS logged
-     WHERE looked.near AND looked.consumed_at IS NULL
-       AND waiting.jobs = 0 AND logged.finals = 0
-       AND NOT EXISTS (SELECT FROM in_flight WHERE in_flight.token = looked.id)
-),
-found AS (
-    INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
-    SELECT id, clock_timestamp(), action,
-           CASE WHEN action = 'password_recovery' THEN 0
-                WHEN (SELECT count(*) FROM lost WHERE action = 'activation') > 50 THEN 2
-                ELSE 1 END,
-           CASE WHEN tried THEN 1 ELSE 0 END, :queue
-      FROM lost
-    ON CONFLICT (token) DO NOTHING
-    RETURNING token
+CREATE OR REPLACE FUNCTION mailroom.reconcile(
+    below bigint, scan_limit integer, horizon interval, queue text
 )
-SELECT ARRAY(SELECT token FROM found ORDER BY token) AS enqueued,
-       (SELECT min(id) FROM looked HAVING count(*) = :scan_limit AND bool_and(near)) AS below
- WHERE sees_every_row()
+    RETURNS TABLE (
+        enqueued bigint[], next_below bigint
+    )
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH looked AS MATERIALIZED (
+        SELECT id, action, consumed_at, created_at,
+               created_at > coalesce(now() - reconcile.horizon, '-infinity') AS near
+          FROM tokens
+         WHERE id < coalesce(reconcile.below, 9223372036854775807)
+         ORDER BY id DESC
+         LIMIT reconcile.scan_limit
+    ),
+    in_flight AS MATERIALIZED (
+        SELECT unnest(tokens) AS token FROM batches
+    ),
+    -- Counted, since PostgreSQL may turn a NOT EXISTS into a table of all that matches, made from the whole log.
+    lost AS MATERIALIZED (
+        SELECT looked.id, looked.action, logged.deliveries > 0 AS tried
+          FROM looked
+         CROSS JOIN LATERAL (SELECT count(*) AS jobs FROM jobs WHERE jobs.token = looked.id) AS waiting
+         CROSS JOIN LATERAL (
+               SELECT count(*) AS deliveries,
+                      count(*) FILTER (
+                          WHERE NOT late AND retried_at IS NULL AND outcome NOT IN ('deferred', 'unconfirmed')) AS finals
+                 FROM deliveries
+                WHERE deliveries.token = looked.id
+               ) AS logged
+         WHERE looked.near AND looked.consumed_at IS NULL
+           AND waiting.jobs = 0 AND logged.finals = 0
+           AND NOT EXISTS (SELECT FROM in_flight WHERE in_flight.token = looked.id)
+    ),
+    found AS (
+        INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
+        SELECT id, clock_timestamp(), action,
+               CASE WHEN action = 'password_recovery' THEN 0
+                    WHEN (SELECT count(*) FROM lost WHERE action = 'activation') > 50 THEN 2
+                    ELSE 1 END,
+               CASE WHEN tried THEN 1 ELSE 0 END, reconcile.queue
+          FROM lost
+        ON CONFLICT (token) DO NOTHING
+        RETURNING token
+    )
+    SELECT ARRAY(SELECT token FROM found ORDER BY token) AS enqueued,
+           (SELECT min(id) FROM looked HAVING count(*) = reconcile.scan_limit AND bool_and(near)) AS next_below;
+END $$;

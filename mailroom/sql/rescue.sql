@@ -1,6 +1,6 @@
 -- Give back the jobs of batches whose lease ran out.
 --
--- Binds: batch_limit (batches at a time), passed_over (how many of the oldest to leave for now), max_attempts,
+-- Arguments: batch_limit (batches at a time), passed_over (how many of the oldest to leave for now), max_attempts,
 -- resend_after (an interval; NULL: never).
 --
 -- SES may have accepted any of these mails, so each attempt is charged and on record as unconfirmed. A job comes due
@@ -11,46 +11,57 @@
 -- Returns a row for each job, with the batch it was in and whether it has failed; where there is none, a row of NULLs.
 --
 -- Locks: batches, skipping those that are being settled or rescued.
-WITH lost AS (
-    DELETE FROM batches
-     WHERE id = ANY (ARRAY(
-           SELECT id FROM batches WHERE lease_until < clock_timestamp()
-            ORDER BY id LIMIT :batch_limit OFFSET :passed_over FOR UPDATE SKIP LOCKED))
-    RETURNING id, fence, queue, worker, action, priority, tokens, attempts
-),
-job AS MATERIALIZED (
-    SELECT lost.id AS batch, lost.fence, lost.queue, lost.worker, lost.action, held.token, held.attempt,
-           CASE WHEN lost_before.batch IS NOT NULL THEN 3 ELSE least(lost.priority, 1) END AS priority,
-           tokens.account, held.attempt + 1 >= :max_attempts AS failed
-      FROM lost
-     CROSS JOIN LATERAL unnest(lost.tokens, lost.attempts) AS held (token, attempt)
-      LEFT JOIN tokens ON tokens.id = held.token
-      LEFT JOIN LATERAL (
-           SELECT deliveries.batch
-             FROM deliveries
-            WHERE deliveries.token = held.token AND deliveries.error_code = 'LeaseExpired'
-            LIMIT 1
-           ) AS lost_before ON held.attempt > 0
-),
-logged AS (
-    INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, error_code, error)
-    SELECT token, account, batch, fence, action, 'unconfirmed'::delivery_outcome, attempt,
-           'LeaseExpired', 'the worker did not settle the batch within its lease'
-      FROM job
-    UNION ALL
-    SELECT token, account, batch, fence, action, 'failed', attempt, 'LeaseExpired', 'no attempt is left'
-      FROM job
-     WHERE failed
-),
-again AS (
-    INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
-    SELECT token, coalesce(now() + CAST(:resend_after AS interval), 'infinity'), action, priority, attempt + 1, queue
-      FROM job
-     WHERE NOT failed
-    ON CONFLICT (token) DO NOTHING
+CREATE OR REPLACE FUNCTION mailroom.rescue(
+    batch_limit integer, passed_over integer, max_attempts integer, resend_after interval
 )
-SELECT batch, worker, action, token, attempt, failed
-  FROM (VALUES (true)) AS always
-  LEFT JOIN job ON true
- WHERE sees_every_row()
- ORDER BY batch, token
+    RETURNS TABLE (
+        batch bigint, worker text, action text, token bigint, attempt smallint, failed boolean
+    )
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH lost AS (
+        DELETE FROM batches
+         WHERE id = ANY (ARRAY(
+               SELECT id FROM batches WHERE lease_until < clock_timestamp()
+                ORDER BY id LIMIT rescue.batch_limit OFFSET rescue.passed_over FOR UPDATE SKIP LOCKED))
+        RETURNING id, fence, queue, worker, action, priority, tokens, attempts
+    ),
+    job AS MATERIALIZED (
+        SELECT lost.id AS batch, lost.fence, lost.queue, lost.worker, lost.action, held.token, held.attempt,
+               CASE WHEN lost_before.batch IS NOT NULL THEN 3 ELSE least(lost.priority, 1) END AS priority,
+               tokens.account, held.attempt + 1 >= rescue.max_attempts AS failed
+          FROM lost
+         CROSS JOIN LATERAL unnest(lost.tokens, lost.attempts) AS held (token, attempt)
+          LEFT JOIN tokens ON tokens.id = held.token
+          LEFT JOIN LATERAL (
+               SELECT deliveries.batch
+                 FROM deliveries
+                WHERE deliveries.token = held.token AND deliveries.error_code = 'LeaseExpired'
+                LIMIT 1
+               ) AS lost_before ON held.attempt > 0
+    ),
+    logged AS (
+        INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, error_code, error)
+        SELECT token, account, batch, fence, action, 'unconfirmed'::delivery_outcome, attempt,
+               'LeaseExpired', 'the worker did not settle the batch within its lease'
+          FROM job
+        UNION ALL
+        SELECT token, account, batch, fence, action, 'failed', attempt, 'LeaseExpired', 'no attempt is left'
+          FROM job
+         WHERE failed
+    ),
+    again AS (
+        INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
+        SELECT token, coalesce(now() + rescue.resend_after, 'infinity'), action, priority, attempt + 1, queue
+          FROM job
+         WHERE NOT failed
+        ON CONFLICT (token) DO NOTHING
+    )
+    SELECT batch, worker, CAST(action AS text), token, attempt, failed
+      FROM job
+     ORDER BY batch, token;
+END $$;

@@ -1,6 +1,6 @@
 -- Record what became of the jobs of some batches of one action, and close the batches.
 --
--- Binds: closing_ids and closing_fences (the batches), action, and a row for each delivery in arrays: tokens, accounts,
+-- Arguments: closing_ids and closing_fences (the batches), action, and a row for each delivery in arrays: tokens, accounts,
 -- places (which of the closing, from 1), attempts, outcomes, message_ids, error_codes, errors; and for each job that is
 -- to be tried again: again_tokens, again_places, again_attempts, again_after (NULL: it is held, due never, until somebody
 -- decides). A job of these batches without a final delivery goes back to jobs, also when nothing is said of it: then
@@ -13,42 +13,57 @@
 --
 -- Locks: the batches, in no stated order: rescue passes over what is locked, so nobody who holds one of them waits for
 -- this.
-WITH closed AS MATERIALIZED (
-    DELETE FROM batches
-     USING unnest(CAST(:closing_ids AS bigint[]), CAST(:closing_fences AS uuid[]))
-           WITH ORDINALITY AS closing (id, fence, place)
-     WHERE batches.id = closing.id AND batches.fence = closing.fence
-    RETURNING batches.id, batches.fence, CAST(place AS integer) AS place, queue, action, priority, due_at, tokens, attempts
-),
-results AS MATERIALIZED (
-    SELECT *
-      FROM unnest(CAST(:tokens AS bigint[]), CAST(:accounts AS bigint[]), CAST(:places AS integer[]),
-                  CAST(:attempts AS smallint[]), CAST(:outcomes AS delivery_outcome[]), CAST(:message_ids AS text[]),
-                  CAST(:error_codes AS text[]), CAST(:errors AS text[]))
-           AS result (token, account, place, attempt, outcome, message_id, error_code, error)
-),
-logged AS (
-    INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, message_id, error_code, error)
-    SELECT token, account, closed.id, fence, CAST(:action AS token_action), outcome, attempt, message_id, error_code, error
-      FROM results
-      JOIN closed USING (place)
-),
-again AS (
-    INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
-    SELECT held.token,
-           CASE WHEN retry.token IS NULL THEN closed.due_at ELSE coalesce(now() + retry.after, 'infinity') END,
-           closed.action, closed.priority, coalesce(retry.attempt, held.attempt), closed.queue
-      FROM closed
-     CROSS JOIN LATERAL unnest(closed.tokens, closed.attempts) AS held (token, attempt)
-      LEFT JOIN unnest(CAST(:again_tokens AS bigint[]), CAST(:again_places AS integer[]),
-                       CAST(:again_attempts AS smallint[]), CAST(:again_after AS interval[]))
-                AS retry (token, place, attempt, after)
-           ON retry.token = held.token AND retry.place = closed.place
-     WHERE NOT EXISTS (
-           SELECT FROM results
-            WHERE results.token = held.token AND results.place = closed.place
-              AND results.outcome NOT IN ('deferred', 'unconfirmed')
-           )
-    ON CONFLICT (token) DO NOTHING
+CREATE OR REPLACE FUNCTION mailroom.settle(
+    closing_ids bigint[], closing_fences uuid[], action text, tokens bigint[], accounts bigint[], places
+    integer[], attempts smallint[], outcomes text[], message_ids text[], error_codes text[], errors text[],
+    again_tokens bigint[], again_places integer[], again_attempts smallint[], again_after interval[]
 )
-SELECT fence FROM (VALUES (true)) AS always LEFT JOIN closed ON true WHERE sees_every_row()
+    RETURNS TABLE (
+        fence uuid
+    )
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH closed AS MATERIALIZED (
+        DELETE FROM batches
+         USING unnest(settle.closing_ids, settle.closing_fences)
+               WITH ORDINALITY AS closing (id, fence, place)
+         WHERE batches.id = closing.id AND batches.fence = closing.fence
+        RETURNING batches.id, batches.fence, CAST(place AS integer) AS place, queue, action, priority, due_at, tokens, attempts
+    ),
+    results AS MATERIALIZED (
+        SELECT *
+          FROM unnest(settle.tokens, settle.accounts, settle.places,
+                      settle.attempts, CAST(settle.outcomes AS delivery_outcome[]), settle.message_ids,
+                      settle.error_codes, settle.errors)
+               AS result (token, account, place, attempt, outcome, message_id, error_code, error)
+    ),
+    logged AS (
+        INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, message_id, error_code, error)
+        SELECT token, account, closed.id, fence, CAST(settle.action AS token_action), outcome, attempt, message_id, error_code, error
+          FROM results
+          JOIN closed USING (place)
+    ),
+    again AS (
+        INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
+        SELECT held.token,
+               CASE WHEN retry.token IS NULL THEN closed.due_at ELSE coalesce(now() + retry.after, 'infinity') END,
+               closed.action, closed.priority, coalesce(retry.attempt, held.attempt), closed.queue
+          FROM closed
+         CROSS JOIN LATERAL unnest(closed.tokens, closed.attempts) AS held (token, attempt)
+          LEFT JOIN unnest(settle.again_tokens, settle.again_places,
+                           settle.again_attempts, settle.again_after)
+                    AS retry (token, place, attempt, after)
+               ON retry.token = held.token AND retry.place = closed.place
+         WHERE NOT EXISTS (
+               SELECT FROM results
+                WHERE results.token = held.token AND results.place = closed.place
+                  AND results.outcome NOT IN ('deferred', 'unconfirmed')
+               )
+        ON CONFLICT (token) DO NOTHING
+    )
+    SELECT fence FROM closed;
+END $$;

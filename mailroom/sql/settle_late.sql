@@ -1,6 +1,6 @@
 -- Keep what became of the jobs of a batch that was not ours any more, as late: it decides nothing here.
 --
--- Binds: fence, batch (its id), action, and a row for each delivery in arrays: tokens, proofs (the first eight bytes of
+-- Arguments: fence, batch (its id), action, and a row for each delivery in arrays: tokens, proofs (the first eight bytes of
 -- sha256 of the token's secret), accounts, attempts, outcomes, message_ids, error_codes, errors.
 --
 -- Told twice, or after a settlement of which the answer was lost, they are kept once. Where the token is not the one that
@@ -11,30 +11,44 @@
 --
 -- Counted, since PostgreSQL may turn a NOT EXISTS into a table of all that matches, made from the whole log.
 -- LIMIT: a look by index for each token, whatever the planner thinks of their number.
-WITH under_no_token AS MATERIALIZED (
-    SELECT outcome, proof
-      FROM deliveries
-     WHERE token IS NULL AND fence = CAST(:fence AS uuid) AND proof IS NOT NULL
-),
-kept AS (
-    INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, late, proof, message_id, error_code, error)
-    SELECT CASE WHEN mailed.same THEN token END, account, CAST(:batch AS bigint), CAST(:fence AS uuid),
-           CAST(:action AS token_action), outcome, attempt, true, result.proof, message_id, error_code, error
-      FROM unnest(CAST(:tokens AS bigint[]), CAST(:proofs AS bytea[]), CAST(:accounts AS bigint[]),
-                  CAST(:attempts AS smallint[]), CAST(:outcomes AS delivery_outcome[]), CAST(:message_ids AS text[]),
-                  CAST(:error_codes AS text[]), CAST(:errors AS text[]))
-           AS result (token, proof, account, attempt, outcome, message_id, error_code, error)
-      LEFT JOIN LATERAL (
-           SELECT substring(sha256(tokens.secret) FOR 8) = result.proof AS same
-             FROM tokens
-            WHERE tokens.id = result.token
-            LIMIT 1
-           ) AS mailed ON true
-     WHERE 0 = (
-           SELECT count(*) FROM deliveries AS logged
-            WHERE logged.token = result.token AND logged.fence = CAST(:fence AS uuid) AND logged.outcome = result.outcome
-           )
-       AND (result.outcome, result.proof) NOT IN (SELECT outcome, proof FROM under_no_token)
-    RETURNING 1
+CREATE OR REPLACE FUNCTION mailroom.settle_late(
+    batch bigint, fence uuid, action text, tokens bigint[], proofs bytea[], accounts bigint[], attempts
+    smallint[], outcomes text[], message_ids text[], error_codes text[], errors text[]
 )
-SELECT count(*) FROM kept WHERE sees_every_row()
+    RETURNS TABLE (
+        kept bigint
+    )
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH under_no_token AS MATERIALIZED (
+        SELECT outcome, proof
+          FROM deliveries
+         WHERE token IS NULL AND fence = settle_late.fence AND proof IS NOT NULL
+    ),
+    kept AS (
+        INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, late, proof, message_id, error_code, error)
+        SELECT CASE WHEN mailed.same THEN token END, account, settle_late.batch, settle_late.fence,
+               CAST(settle_late.action AS token_action), outcome, attempt, true, result.proof, message_id, error_code, error
+          FROM unnest(settle_late.tokens, settle_late.proofs, settle_late.accounts,
+                      settle_late.attempts, CAST(settle_late.outcomes AS delivery_outcome[]), settle_late.message_ids,
+                      settle_late.error_codes, settle_late.errors)
+               AS result (token, proof, account, attempt, outcome, message_id, error_code, error)
+          LEFT JOIN LATERAL (
+               SELECT substring(sha256(tokens.secret) FOR 8) = result.proof AS same
+                 FROM tokens
+                WHERE tokens.id = result.token
+                LIMIT 1
+               ) AS mailed ON true
+         WHERE 0 = (
+               SELECT count(*) FROM deliveries AS logged
+                WHERE logged.token = result.token AND logged.fence = settle_late.fence AND logged.outcome = result.outcome
+               )
+           AND (result.outcome, result.proof) NOT IN (SELECT outcome, proof FROM under_no_token)
+        RETURNING 1
+    )
+    SELECT count(*) FROM kept;
+END $$;

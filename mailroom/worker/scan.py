@@ -11,7 +11,8 @@ from sqlalchemy import Connection, Row
 from sqlalchemy.exc import DBAPIError
 
 from mailroom import queue
-from mailroom.db.engine import first_line, statement
+from mailroom.db.engine import first_line
+from mailroom.db.functions import statement
 from mailroom.db.step_size import StepSize, is_cut_off
 from mailroom.job import Action, Position, Priority
 from mailroom.queue.floors import SLACK, Floors
