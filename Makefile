@@ -6,6 +6,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # In parallel, since most of a test is waiting; what is long comes first, one by one, so that nothing ends late.
 PYTEST := $(BIN)/pytest --numprocesses 6 --dist load --maxschedchunk 2
+# What is measured in seconds, two at a time: most of that is waiting, too.
+ALONE := $(BIN)/pytest --alone --numprocesses 2 --dist load --maxschedchunk 1
 
 .PHONY: help demo test test-all lint types check audit storm bench bench-full bench-smoke format lock lock-bench
 .DEFAULT_GOAL := help
@@ -18,11 +20,11 @@ demo: .venv/ok   ## show the whole path on this machine: PostgreSQL, SES simulat
 
 test: .venv/ok   ## run the quick tests, on PostgreSQL 18: 3 minutes; TEST='tests/queue -k claim' for some of them
 	$(PYTEST) -m "not slow" $(TEST)
-	$(BIN)/pytest --alone -m "not slow" $(TEST)
+	$(ALONE) -m "not slow" $(TEST)
 
 test-all: .venv/ok  ## run all tests, on PostgreSQL 15 and 18 and through PgBouncer: 16 minutes; TEST=… for some of them
 	$(PYTEST) $(TEST)
-	$(BIN)/pytest --alone $(TEST)
+	$(ALONE) $(TEST)
 
 lint: .venv/ok   ## style, formatting, the import map, and what bandit finds
 	$(BIN)/ruff check

@@ -11,7 +11,7 @@ On which server a test runs that uses a database:
 
 If MAILROOM_TEST_DATABASE_URL names a server, everything runs once, on that. The second PostgreSQL and PgBouncer count
 as slow: `make test` leaves them to `make test-all`. What is marked `early` begins before the others, so that nothing
-long ends last; what is marked `alone` is measured in seconds, and waits until nothing else runs.
+long ends last; what is marked `alone` is measured in seconds: it waits for all others, and goes two at a time.
 """
 
 import functools

@@ -311,10 +311,3 @@ QUICK = settings(
 @pytest.mark.early
 def test_no_mail_is_lost_and_none_is_doubled_unrecorded(engine: Engine) -> None:
     run(engine, QUICK)
-
-
-@pytest.mark.early
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_no_mail_is_lost_and_none_is_doubled_unrecorded_in_the_long_run(engine: Engine) -> None:
-    run(engine, settings(QUICK, max_examples=250, stateful_step_count=60, derandomize=False))
