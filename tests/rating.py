@@ -22,6 +22,7 @@ def let_pass(connection: Connection, seconds: float) -> None:
     connection.execute(
         text(
             "UPDATE permits SET filled_at = filled_at - CAST(:seconds AS double precision) * interval '1 second',"
+            " long_held_until = long_held_until - CAST(:seconds AS double precision) * interval '1 second',"
             " throttled_at = throttled_at - CAST(:seconds AS double precision) * interval '1 second'"
         ),
         {"seconds": seconds},

@@ -26,16 +26,19 @@ INSERT INTO ses_account DEFAULT VALUES;
 """
 
 # A row for each bucket: `mails`, and `bulk_calls`. level is what was in it at filled_at; what came since is reckoned
-# when it is read. slowdown is the share of the rate that was left after the throttle answer at throttled_at.
+# when it is read. Of what was granted, long_held may be used until long_held_until: the bucket holds so much less until
+# then. slowdown is the share of the rate that was left after the throttle answer at throttled_at.
 # These two rows are all that is ever updated: pages with room for it, and vacuumed soon.
 PERMITS = """
 CREATE TABLE permits (
-    bucket       text             PRIMARY KEY,
-    level        double precision NOT NULL DEFAULT 0,
-    filled_at    timestamptz      NOT NULL DEFAULT clock_timestamp(),
-    granted      bigint           NOT NULL DEFAULT 0,
-    slowdown     double precision NOT NULL DEFAULT 1 CHECK (slowdown > 0 AND slowdown <= 1),
-    throttled_at timestamptz
+    bucket          text             PRIMARY KEY,
+    level           double precision NOT NULL DEFAULT 0,
+    filled_at       timestamptz      NOT NULL DEFAULT clock_timestamp(),
+    granted         bigint           NOT NULL DEFAULT 0,
+    slowdown        double precision NOT NULL DEFAULT 1 CHECK (slowdown > 0 AND slowdown <= 1),
+    throttled_at    timestamptz,
+    long_held       double precision NOT NULL DEFAULT 0,
+    long_held_until timestamptz      NOT NULL DEFAULT '-infinity'
 ) WITH (
     fillfactor = 10,
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500, autovacuum_vacuum_cost_delay = 0

@@ -187,4 +187,6 @@ permits = Table(
         server_default=text("1"),
     ),
     Column("throttled_at", moment),
+    Column("long_held", Double, nullable=False, server_default=text("0")),
+    Column("long_held_until", moment, nullable=False, server_default=text("'-infinity'")),
 )

@@ -83,6 +83,10 @@ class FleetPermits:
             for block in self._blocks:
                 block.return_all()
 
+    def note_spent(self, permit: Permit, mails: int) -> None:
+        """See `Permits.note_spent`."""
+        self._block(permit).note_spent(permit, mails)
+
     def throttled(self) -> float | None:
         """See `Permits.throttled`. What the process holds is void."""
         for block in self._blocks:
@@ -120,8 +124,8 @@ class _Block:
         self._urgent = urgent
         self._lock = threading.Lock()
         self._granted: Granted | None = None
-        self._left = 0
-        self._asked_at = 0.0
+        self._left = self._out = 0
+        self._asked_at = self._hold = 0.0
         self._ask_again_at = 0.0
 
     def take(self, wanted: int, bulk: "_Block | None" = None, per_call: int = 1) -> Permit | None:
@@ -142,6 +146,7 @@ class _Block:
             if bulk is not None:
                 count = min(count, 1 if calls is None else calls.count * per_call)
             self._left -= count
+            self._out += count
             return Permit(count, self._urgent, self._granted.only_urgent, self._until, calls)
 
     def take_back(self, permit: Permit, unused: int) -> None:
@@ -149,6 +154,13 @@ class _Block:
         with self._lock:
             if permit.until == self._until:
                 self._left += unused
+                self._out -= unused
+
+    def note_spent(self, permit: Permit, mails: int) -> None:
+        """Take note that so many of a permit are in nobody's hands any more."""
+        with self._lock:
+            if permit.until == self._until:
+                self._out -= mails
 
     def return_all(self, *, ask_at_once: bool = True) -> None:
         """Give what is held back to the fleet."""
@@ -182,7 +194,7 @@ class _Block:
     @property
     def _until(self) -> float:
         """When what is held is void: counted from before it was asked for, and so never too late."""
-        return self._asked_at + HOLD.total_seconds()
+        return self._asked_at + self._hold
 
     def _holds(self, now: float) -> bool:
         return self._left > 0 and now < self._until - FOR_THE_CLAIM.total_seconds()
@@ -190,18 +202,32 @@ class _Block:
     def _ask(self, wanted: int, now: float) -> None:
         size = min(max(wanted, self._useful(now)), MAX_BLOCK)
         with self._engine.connect() as connection:
-            granted = buckets.take(connection, self._bucket, size, own_rate=self._own_rate, urgent=self._urgent)
+            granted = buckets.take(
+                connection,
+                self._bucket,
+                size,
+                own_rate=self._own_rate,
+                urgent=self._urgent,
+                ended=self._ended(now),
+            )
         self._left = granted.count
         if granted.count:
-            self._granted, self._asked_at = granted, now
+            self._out = 0
+            self._granted, self._asked_at, self._hold = granted, now, granted.hold.total_seconds()
         # Whoever got less than it asked for has emptied the bucket, and lets it fill: a block is worth a round trip.
         jitter = random.uniform(0.8, 1.2)  # noqa: S311 - keeps processes apart
         wait = timedelta(0) if granted.count == size else max(granted.wait, ASK_AGAIN * jitter)
         self._ask_again_at = now + wait.total_seconds()
 
+    def _ended(self, now: float) -> int:
+        """How many permits of the last block nobody holds any more, where it is held for long, and still would be."""
+        if self._granted is None or self._granted.hold <= HOLD or now >= self._until:
+            return 0
+        return self._granted.count - self._out
+
     def _useful(self, now: float) -> int:
-        """How many were used of the last block; twice as many if they were gone in half of the time."""
+        """How many of the last block would be used while it holds, at its pace: at most twice as many as were."""
         if self._granted is None:
             return 0
-        used = self._granted.count - self._left
-        return used * 2 if now < self._asked_at + HOLD.total_seconds() / 2 else used
+        used, lasted = self._granted.count - self._left, now - self._asked_at
+        return ceil(used * min(2.0, max(1.0, self._hold / lasted if lasted > 0 else inf)))

@@ -6,7 +6,10 @@ Why no more than `rate * t + burst` leaves in any window of t seconds, burst bei
 below two: one mail and HOLD's worth). A bucket holds at most C and fills at R a second, so the permits granted in t
 seconds are at most C + R * t. A permit is used within HOLD of its grant, so those used in a window of t were granted in
 one of t + HOLD: at most R * t + (C + R * HOLD). C is CAPACITY's worth, half a second, and HOLD is 0.4 s; the rest of
-the second is for the way to SES, which takes one mail longer than another. What comes back unused is credited less
+the second is for the way to SES, which takes one mail longer than another. Where the bucket is full, permits may be
+held for LONG_HOLD, so that mails that come one by one need not ask for each: for as long as that the bucket holds so
+much less. It and what is held for long never come to more than C together, and grow by no more than R a second: the
+bound is the same. What comes back unused is credited less
 what the rate made meanwhile (`sql/permits_return.sql`): after that the bucket is at most as full as if those permits
 had never left, and the bound is that of a history without them.
 """
@@ -16,15 +19,15 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
-from sqlalchemy import Connection, func, update
+from sqlalchemy import Connection
 
 from mailroom.db.functions import statement
-from mailroom.db.schema import ses_account
 from mailroom.errors import DatabaseError
 from mailroom.job import SesAccount
 
 CAPACITY: Final = timedelta(seconds=0.5)
 HOLD: Final = timedelta(seconds=0.4)
+LONG_HOLD: Final = timedelta(seconds=1.5)
 # Others may send with the same account.
 DEFAULT_SHARE: Final = 0.9
 # SES gives no account less. It holds until the account is known, and for ever if nobody may ask for it.
@@ -51,7 +54,7 @@ class Granted:
     """What came of asking: `count` permits, perhaps none, and how long to wait then.
 
     `only_urgent`: of the 24-hour quota so little is left that it is for urgent mail. `per_second` is the rate without
-    what throttling takes off; None without a limit.
+    what throttling takes off; None without a limit. They are to be used within `hold` of asking, or not at all.
     """
 
     count: int
@@ -59,6 +62,7 @@ class Granted:
     per_second: float | None
     granted_at: datetime
     wait: timedelta
+    hold: timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +73,12 @@ class Refresh:
     due_in: timedelta
 
 
-def take(connection: Connection, bucket: Bucket, wanted: int, *, own_rate: float | None, urgent: bool) -> Granted:
+def take(
+    connection: Connection, bucket: Bucket, wanted: int, *, own_rate: float | None, urgent: bool, ended: int = 0
+) -> Granted:
     """Take up to `wanted` permits; what is not `urgent` leaves the reserve. `own_rate` None: the settings say nothing.
 
-    They are to be used within HOLD of asking, or not at all.
+    `ended`: how many permits of the block before, which still holds, will not be used any more.
     """
     row = connection.execute(
         statement("permits_take"),
@@ -88,13 +94,17 @@ def take(connection: Connection, bucket: Bucket, wanted: int, *, own_rate: float
             "quota_reserve": QUOTA_RESERVE,
             "quota_stale_after": QUOTA_STALE_AFTER,
             "recovery_per_second": RECOVERY_PER_SECOND,
+            "short_hold": HOLD,
+            "long_hold": LONG_HOLD,
+            "ended": ended,
         },
     ).one_or_none()
     if row is None:
         raise DatabaseError(
             f"the row {bucket.value} of permits is gone, and without it nothing is sent: insert it again"
         )
-    return Granted(row.grants, row.only_urgent, row.per_second, row.granted_at, timedelta(seconds=row.wait_seconds))
+    wait = timedelta(seconds=row.wait_seconds)
+    return Granted(row.grants, row.only_urgent, row.per_second, row.granted_at, wait, row.hold)
 
 
 def return_unused(connection: Connection, bucket: Bucket, granted: Granted, unused: int) -> None:
@@ -140,14 +150,14 @@ def claim_refresh(connection: Connection) -> Refresh:
 def store(connection: Connection, account: SesAccount, *, granted_before: int) -> None:
     """Keep what SES said of the account when so many permits had been granted."""
     connection.execute(
-        update(ses_account).values(
-            fetched_at=func.clock_timestamp(),
-            max_send_rate=account.max_send_rate,
-            max_24_hour_send=account.max_24_hour_send,
-            sent_last_24_hours=account.sent_last_24_hours,
-            granted_before=granted_before,
-            sending_enabled=account.sending_enabled,
-            production_access=account.production_access,
-            enforcement=account.enforcement,
-        )
+        statement("account_store"),
+        {
+            "max_send_rate": account.max_send_rate,
+            "max_24_hour_send": account.max_24_hour_send,
+            "sent_last_24_hours": account.sent_last_24_hours,
+            "granted_before": granted_before,
+            "sending_enabled": account.sending_enabled,
+            "production_access": account.production_access,
+            "enforcement": account.enforcement,
+        },
     )

@@ -29,6 +29,7 @@ class Permit:
     calls: "Permit | None" = None
     pool: "Permits | None" = None
     _kept: list[int] | None = None
+    _returned: int = 0
 
     @property
     def ends(self) -> float:
@@ -54,8 +55,11 @@ class Permit:
             self._return(self.count, 0 if self.calls is None else self.calls.count, failed=failed is not None)
         elif self._kept:
             self._return(sum(self._kept), _bulk_calls(self._kept), failed=failed is not None)
+        if self.pool is not None:
+            self.pool.note_spent(self, self.count - self._returned)
 
     def _return(self, mails: int, calls: int, *, failed: bool = False) -> None:
+        self._returned += mails
         if self.pool is not None:
             self.pool.take_back(self, mails, calls=calls, to_fleet=mails == self.count and not failed)
 
@@ -85,6 +89,10 @@ class Permits(Protocol):
         """Take back what was not used of a permit, `to_fleet` where nothing waits for it. For `Permit` alone."""
         ...  # pragma: no cover
 
+    def note_spent(self, permit: Permit, mails: int) -> None:
+        """Take note that so many of a permit have been used, for good. For `Permit` alone."""
+        ...  # pragma: no cover
+
     def throttled(self) -> float | None:
         """Take note that SES asks to send more slowly; return the rate factor that is left if that is new."""
         ...  # pragma: no cover
@@ -107,6 +115,9 @@ class NoLimit:
 
     def take_back(self, permit: Permit, mails: int, *, calls: int, to_fleet: bool) -> None:
         """There are more."""
+
+    def note_spent(self, permit: Permit, mails: int) -> None:
+        """Nobody counts them."""
 
     def throttled(self) -> float | None:
         """There is no rate to cut."""

@@ -7,6 +7,6 @@ itself that is one transaction, as the worker has it.
 from mailroom.queue.claim import BUSY_WAIT, claim
 from mailroom.queue.look import View, look
 from mailroom.queue.rescue import rescue
-from mailroom.queue.settle import return_abandoned, settle
+from mailroom.queue.settle import return_abandoned, settle, settle_and_look
 
-__all__ = ["BUSY_WAIT", "View", "claim", "look", "rescue", "return_abandoned", "settle"]
+__all__ = ["BUSY_WAIT", "View", "claim", "look", "rescue", "return_abandoned", "settle", "settle_and_look"]

@@ -33,12 +33,16 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one claim took of a lane: batches to send, jobs that are finished, or neither. How many are `busy`."""
+    """What one claim took of a lane: batches to send, jobs that are finished, or neither. How many are `busy`.
+
+    `others`: there was work in other lanes as well.
+    """
 
     batches: tuple[Batch, ...]
     finished: tuple[Finished, ...]
     lane: Lane | None = None
     busy: int = 0
+    others: bool = False
 
     @property
     def taken(self) -> int:
@@ -129,7 +133,7 @@ def _claimed(rows: Sequence[Row[Any]], lane: Lane) -> Claim:
         Batch(first.batch, first.fence, action, priority, tuple(map(_job, mailed)), first.due_at)
         for first, mailed in batches
     )
-    return Claim(tuple(opened), tuple(finished), lane, sum(row.busy for row in rows))
+    return Claim(tuple(opened), tuple(finished), lane, sum(row.busy for row in rows), rows[0].others)
 
 
 def _job(r: Row[Any]) -> Job:

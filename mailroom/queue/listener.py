@@ -16,7 +16,9 @@ from mailroom.db.engine import BoundedConnection, connect
 log = logging.getLogger(__name__)
 
 DEFAULT_CHANNEL: Final = "token_insert"
+# What is notified of a job: its priority.
 URGENT: Final = "0"
+NORMAL: Final = "1"
 PING: Final = "ping "
 # A ping that takes longer than this, or than the health-check interval, has been lost.
 PING_PATIENCE: Final = timedelta(seconds=5)

@@ -15,8 +15,10 @@ from mailroom.queue.verdict import Delivery, Verdict
 # Of the hash of a token's secret, what a late answer has to prove.
 PROOF_BYTES: Final = 8
 
+Judged = tuple[Batch, Sequence[Verdict]]
 
-def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdict]]]) -> set[UUID]:
+
+def settle(connection: Connection, judged: Iterable[Judged]) -> set[UUID]:
     """Record what became of the jobs of batches, one or more of one action, by position, and close the batches.
 
     Jobs without a verdict are returned, as they were before the claim. Returns the fences of the batches that were
@@ -24,6 +26,15 @@ def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdic
     its own, and decide nothing. Safe to repeat when an answer was lost. Raises ValueError for a batch that is there
     twice.
     """
+    return _settle(connection, judged, asked=False)[0]
+
+
+def settle_and_look(connection: Connection, judged: Iterable[Judged]) -> tuple[set[UUID], bool]:
+    """Settle, and see in the same statement whether a job has come since the claim, which may have to be claimed."""
+    return _settle(connection, judged, asked=True)
+
+
+def _settle(connection: Connection, judged: Iterable[Judged], *, asked: bool) -> tuple[set[UUID], bool]:
     closing = list(judged)
     if len({batch.fence for batch, _ in closing}) < len(closing):
         raise ValueError("a batch is there twice")
@@ -43,8 +54,10 @@ def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdic
         "again_places": [place for place, _, _ in again],
         "again_attempts": [retry.attempt for _, _, retry in again],
         "again_after": [retry.after for _, _, retry in again],
+        "asked": asked,
     }
-    owned = set(connection.execute(statement("settle"), binds).scalars())
+    row = connection.execute(statement("settle"), binds).one()
+    owned = set(row.owned)
     for batch, verdicts in closing:
         recorded = [
             (job, one) for job, verdict in zip(batch.jobs, verdicts, strict=False) for one in verdict.deliveries
@@ -53,7 +66,7 @@ def settle(connection: Connection, judged: Iterable[tuple[Batch, Sequence[Verdic
             proofs = words_literal("\\x" + _proof(job.secret).hex() for job, _ in recorded)
             late = {"batch": batch.id, "fence": batch.fence, "action": batch.action.value, "proofs": proofs}
             connection.execute(statement("settle_late"), late | _as_binds(recorded))
-    return owned
+    return owned, not owned or row.due is True
 
 
 def _as_binds(recorded: Sequence[tuple[Job, Delivery]]) -> dict[str, str]:

@@ -11,10 +11,10 @@
 --
 -- Of one account's recoveries, at most recoveries_per_15_minutes and recoveries_per_day are mailed.
 --
--- Returns a row for each job looked at, and where there is none a row of NULLs (a table of which no row can be seen would
--- else be planned away, and the question whether all can be seen with it): to be sent, the first of each batch with its
--- batch; finished, with its outcome; or gone back to jobs, with neither: `busy`, due after a tenth of its token's age (from busy_wait to
--- max_busy_wait), since somebody has locked its account or its token; or not, due as it was, since enough others leave.
+-- Returns a row for each job looked at: to be sent, the first of each batch with its batch; finished, with its outcome;
+-- or gone back to jobs, with neither: `busy`, due after a tenth of its token's age (from busy_wait to max_busy_wait),
+-- since somebody has locked its account or its token; or not, due as it was, since enough others leave. In each row,
+-- whether there was work in `others` of the lanes.
 --
 -- Locks: jobs, then accounts (of recoveries) and tokens (late activations), skipping what others hold. Waits for nobody.
 CREATE OR REPLACE FUNCTION mailroom.claim(
@@ -26,7 +26,8 @@ CREATE OR REPLACE FUNCTION mailroom.claim(
     RETURNS TABLE (
         batch bigint, fence uuid, token bigint, due_at timestamptz, priority smallint, action text, attempt
         smallint, account bigint, email text, login text, secret bytea, code text, resend boolean, outcome
-        text, error_code text, busy boolean, surplus boolean
+        text, error_code text, busy boolean, surplus boolean,
+        others boolean
     )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
@@ -257,7 +258,7 @@ BEGIN
         RETURNING id, fence, tokens[1] AS first
     )
     SELECT batch.id, batch.fence, token, due_at, priority, CAST(action AS text), attempt, account, email, login, secret,
-           code, resend, CAST(outcome AS text), error_code, busy, surplus
+           code, resend, CAST(outcome AS text), error_code, busy, surplus, (SELECT count(*) > 1 FROM ready)
       FROM looked_up
       LEFT JOIN batch ON batch.first = looked_up.token
      ORDER BY due_at, token;

@@ -4,21 +4,25 @@
 -- the rate: default_share (of the account's rate, where the settings say nothing), unknown_rate (before the account is
 -- known), capacity_seconds (how much the bucket holds), reserve (the share of it that is for urgent mail), quota_reserve
 -- (the share of the 24-hour quota that is), recovery_per_second (how fast the rate creeps back), quota_stale_after (an
--- interval: what SES said of the quota counts no longer, and then SES has to say when it is used up).
+-- interval: what SES said of the quota counts no longer, and then SES has to say when it is used up); and for how long
+-- permits may be held, short_hold, or where nobody is in need long_hold; and how many are `ended`: held for long by whoever
+-- asks, and used or given up.
 --
 -- Returns one row: how many were granted; whether the quota leaves anything to other than urgent mail; the rate that
--- counts when permits come back, NULL without a limit; the moment; and the seconds after which to ask again.
+-- counts when permits come back, NULL without a limit; the moment; the seconds after which to ask again; and for how long
+-- the permits may be held. Where the bucket is gone there is no row.
 --
 -- Locks: the bucket. The clock is read after the lock: whoever waited for it must not count the wait twice. Moments that
 -- are ahead of it were written before it was set back: from then on it is now that counts.
 CREATE OR REPLACE FUNCTION mailroom.permits_take(
     bucket text, wanted integer, own_rate double precision, urgent boolean, default_share double precision,
-    unknown_rate double precision, capacity_seconds double precision, reserve double precision, quota_reserve
-    double precision, quota_stale_after interval, recovery_per_second double precision
+    unknown_rate double precision, capacity_seconds double precision, reserve double precision,
+    quota_reserve double precision, quota_stale_after interval, recovery_per_second double precision,
+    short_hold interval, long_hold interval, ended integer
 )
     RETURNS TABLE (
         grants integer, only_urgent boolean, per_second double precision, granted_at timestamptz,
-        wait_seconds double precision
+        wait_seconds double precision, hold interval
     )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
@@ -60,14 +64,19 @@ BEGIN
           FROM clock
           LEFT JOIN account ON true
     ),
-    -- At least one permit must fit in, or none could ever be had.
+    -- At least one permit must fit in, or none could ever be had. What is held for long still is of what fits in.
     filled AS MATERIALIZED (
         SELECT sized.*,
                CASE WHEN rate IS NOT NULL
                     THEN least(capacity, level + rate * greatest(0, extract(epoch FROM now - filled_at))) END AS filled
-          FROM (SELECT limits.*, cap * pace AS rate,
-                       CASE WHEN cap IS NOT NULL THEN greatest(1, cap * pace * permits_take.capacity_seconds) END AS capacity
-                  FROM limits) AS sized
+          FROM (SELECT limits.*, cap * pace AS rate, whole,
+                       CASE WHEN cap IS NOT NULL THEN greatest(1, whole - long) END AS capacity, long
+                  FROM limits
+                 CROSS JOIN LATERAL (
+                       SELECT greatest(1, cap * pace * permits_take.capacity_seconds) AS whole,
+                              CASE WHEN long_held_until > limits.now THEN greatest(0, long_held - permits_take.ended) ELSE 0 END
+                                  AS long) AS held_for_long
+               ) AS sized
     ),
     -- The reserve never leaves less than one permit to take. A billionth, for what floating point makes of a whole one.
     room AS MATERIALIZED (
@@ -81,17 +90,27 @@ BEGIN
                CAST(greatest(0, least(permits_take.wanted, floor(filled - reserved + 1e-9), floor(quota))) AS integer) AS grants
           FROM room
     ),
+    -- Where the bucket was full nobody is in need, and half of it may be held for long. Without a limit there is no bucket.
+    held_long AS MATERIALIZED (
+        SELECT choice.*,
+               rate IS NULL OR (filled >= capacity AND long + grants <= whole / 2) AS for_long
+          FROM choice
+    ),
     taken AS (
         UPDATE permits
            SET level = coalesce(choice.filled - choice.grants, 0), filled_at = choice.now,
                throttled_at = CASE WHEN choice.throttled_at > choice.now THEN choice.now ELSE choice.throttled_at END,
-               granted = choice.granted + choice.grants
-          FROM choice
+               granted = choice.granted + choice.grants,
+               long_held = CASE WHEN for_long AND rate IS NOT NULL THEN long + grants ELSE long END,
+               long_held_until = CASE WHEN for_long AND rate IS NOT NULL THEN choice.now + permits_take.long_hold
+                                      ELSE least(choice.long_held_until, choice.now + permits_take.long_hold) END
+          FROM held_long AS choice
          WHERE permits.bucket = choice.bucket
            AND (choice.grants > 0 OR choice.filled_at > choice.now OR choice.throttled_at > choice.now)
     )
     SELECT grants, coalesce(quota_left - quota_reserved < 1, false) AS only_urgent, cap AS per_second, now AS granted_at,
            CAST(CASE WHEN quota < 1 THEN refresh_seconds
-                     ELSE greatest(0, (1 + reserved - filled + grants) / rate) END AS double precision) AS wait_seconds
-      FROM choice;
+                     ELSE greatest(0, (1 + reserved - filled + grants) / rate) END AS double precision) AS wait_seconds,
+           CASE WHEN for_long THEN permits_take.long_hold ELSE permits_take.short_hold END
+      FROM held_long;
 END $$;

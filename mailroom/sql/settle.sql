@@ -3,23 +3,28 @@
 -- Arguments: closing_ids and closing_fences (the batches), action, and a row for each delivery in arrays: tokens, accounts,
 -- places (which of the closing, from 1), attempts, outcomes, message_ids, error_codes, errors; and for each job that is
 -- to be tried again: again_tokens, again_places, again_attempts, again_after (NULL: it is held, due never, until somebody
--- decides). A job of these batches without a final delivery goes back to jobs, also when nothing is said of it: then
--- uncharged, and due when the oldest of its batch was.
+-- decides); and whether it is `asked` what has come meanwhile.
+--
+-- A job of these batches without a final delivery goes back to jobs, also when nothing is said of it: then uncharged, and
+-- due when the oldest of its batch was.
 --
 -- The fence: the row of a batch is deleted first. Whoever comes second, this or rescue, finds none, and nothing is done
 -- for that batch. It is random: after a failover that lost commits the same id may be another batch.
 --
--- Returns the fences of the batches that were still ours; where there is none, NULL.
+-- Returns one row: owned, the fences of the batches that were still ours, and due, whether a job of their queue has come
+-- since the oldest was claimed, or a second before (commits land out of order); NULL where that is not `asked`. Who
+-- settles need not claim to learn that nothing came.
 --
 -- Locks: the batches, in no stated order: rescue passes over what is locked, so nobody who holds one of them waits for
 -- this.
 CREATE OR REPLACE FUNCTION mailroom.settle(
-    closing_ids bigint[], closing_fences uuid[], action text, tokens bigint[], accounts bigint[], places
-    integer[], attempts smallint[], outcomes text[], message_ids text[], error_codes text[], errors text[],
-    again_tokens bigint[], again_places integer[], again_attempts smallint[], again_after interval[]
+    closing_ids bigint[], closing_fences uuid[], action text, tokens bigint[], accounts bigint[],
+    places integer[], attempts smallint[], outcomes text[], message_ids text[], error_codes text[], errors text[],
+    again_tokens bigint[], again_places integer[], again_attempts smallint[], again_after interval[],
+    asked boolean
 )
     RETURNS TABLE (
-        fence uuid
+        owned uuid[], due boolean
     )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
@@ -32,7 +37,8 @@ BEGIN
          USING unnest(settle.closing_ids, settle.closing_fences)
                WITH ORDINALITY AS closing (id, fence, place)
          WHERE batches.id = closing.id AND batches.fence = closing.fence
-        RETURNING batches.id, batches.fence, CAST(place AS integer) AS place, queue, action, priority, due_at, tokens, attempts
+        RETURNING batches.id, batches.fence, CAST(place AS integer) AS place, queue, action, priority, due_at, tokens, attempts,
+                  claimed_at
     ),
     results AS MATERIALIZED (
         SELECT *
@@ -65,5 +71,17 @@ BEGIN
                )
         ON CONFLICT (token) DO NOTHING
     )
-    SELECT fence FROM closed;
+    SELECT ARRAY(SELECT fence FROM closed),
+           CASE WHEN settle.asked THEN EXISTS (
+               SELECT
+                 FROM (SELECT queue, min(claimed_at) - interval '1 second' AS since FROM closed GROUP BY queue) AS working
+                CROSS JOIN generate_series(0, 3) AS lane (priority)
+                CROSS JOIN unnest(enum_range(NULL::token_action)) AS of (action)
+                CROSS JOIN LATERAL (
+                      SELECT
+                        FROM jobs
+                       WHERE jobs.queue = working.queue AND jobs.priority = lane.priority AND jobs.action = of.action
+                         AND jobs.due_at >= working.since AND jobs.due_at <= clock_timestamp()
+                       LIMIT 1) AS came
+           ) END;
 END $$;

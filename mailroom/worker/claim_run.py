@@ -19,6 +19,7 @@ from mailroom.fleet.permits import Permit
 from mailroom.job import Batch, Job
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
+from mailroom.queue.settle import Judged
 from mailroom.queue.verdict import Verdict, judge
 from mailroom.worker.bisection import Bisection
 from mailroom.worker.claim_size import MAX_SENDING, ClaimSize
@@ -28,11 +29,12 @@ log = logging.getLogger(__name__)
 
 MAX_SETTLE_WAIT: Final = timedelta(seconds=5)
 
-Judged = tuple[Batch, Sequence[Verdict]]
-
 
 class ClaimRun:
-    """The batches of a claim, what came of them so far, and how much of that is settled. `work` once."""
+    """The batches of a claim, what came of them so far, and how much of that is settled. `work` once.
+
+    After that `due` says whether there may be more to claim.
+    """
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class ClaimRun:
         self._interpret = interpret
         self._answers: list[Sequence[Outcome]] = []
         self._settled = 0
+        self.due = True
         # Batches that are returned before the end, or perhaps were: they must not be sent any more.
         self._returning: Sequence[Batch] = ()
 
@@ -209,7 +212,8 @@ class ClaimRun:
 
     def _settle_once(self, judged: Sequence[Judged]) -> set[UUID]:
         with self._shared.engine.connect() as connection:
-            return queue.settle(connection, judged)
+            owned, self.due = queue.settle_and_look(connection, judged)
+        return owned
 
     def _note(self, closed: Sequence[Judged], *, owned: set[UUID]) -> None:
         self._settled, self._returning = len(self._answers), ()

@@ -2,7 +2,7 @@
 
 import time
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from sqlalchemy.exc import DBAPIError
@@ -19,14 +19,16 @@ from mailroom.worker.shared import Shared
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What became of one claim: how many jobs it took, and whether that is all it might, so that there may be more.
+    """What became of one claim: how many jobs it took, and whether it was `full`, or there is more.
 
-    Some may be `busy`: somebody has locked what they need, and they come again in a moment.
+    `due`: there may be more, and nobody else may know. Some may be `busy`: somebody has locked what they need, and they
+    come again in a moment.
     """
 
     taken: int
     full: bool
     busy: int = 0
+    due: bool = field(default=True, compare=False)
 
 
 class Sender:
@@ -56,12 +58,15 @@ class Sender:
                 since = time.monotonic()
                 claim = self._claim(permit, limit)
             log_finished(claim)
+            due = True
             if claim.batches:
-                ClaimRun(self._shared, claim.batches, permit=permit, size=self.size, since=since).work()
+                run = ClaimRun(self._shared, claim.batches, permit=permit, size=self.size, since=since)
+                run.work()
                 self.claimer.settled()
+                due = run.due
             # Of recoveries a claim takes one batch, whatever was wanted.
-            full = claim.taken > 0 and claim.taken % min(limit, permit.count) == 0
-            return Work(claim.taken, full=full, busy=claim.busy)
+            full = claim.others or (claim.taken > 0 and claim.taken % min(limit, permit.count) == 0)
+            return Work(claim.taken, full=full, busy=claim.busy, due=due or full or claim.busy > 0)
 
     def permit_wait(self) -> timedelta:
         """How long until there may be a permit for mail that is not urgent."""

@@ -21,23 +21,26 @@ from mailroom.mail.transport import Transport
 from mailroom.ops.maintenance import Maintenance
 from mailroom.queue.clock_repair import ClockRepair
 from mailroom.queue.limits import Limits
-from mailroom.queue.listener import STEP, URGENT, Listener
+from mailroom.queue.listener import NORMAL, STEP, URGENT, Listener
 from mailroom.queue.look import View
 from mailroom.queue.rescue import Rescue
 from mailroom.worker.outage import Outage
-from mailroom.worker.sender import Sender
+from mailroom.worker.sender import Sender, Work
 from mailroom.worker.shared import Shared
 
 log = logging.getLogger(__name__)
 
-# After work the next look comes soon, and then later and later: a commit may have seen a queue that was not yet empty
-# and so not have notified.
-FIRST_LOOK: Final = timedelta(milliseconds=100)
+# After work a look comes in a while, and then later and later: a commit may have seen a queue that was not yet empty,
+# and so not have notified, and have come too late for who settled last to see it.
+FIRST_LOOK: Final = timedelta(seconds=1)
+# While the pages of the queue are looked at, or a clock is repaired, some at a time.
+NEXT_STEP: Final = timedelta(milliseconds=100)
 OUTAGE_WAIT: Final = timedelta(seconds=1)
 # What is more than a look takes its turn: who waits for a look must not wait for that.
 MAX_LOOK: Final = timedelta(seconds=0.25)
 LOOK: Final = "look"
 WORKED: Final = "worked"
+WAITS: Final = "waits"
 # A sender waits for a permit, but not for the next day's quota.
 MAX_PERMIT_WAIT: Final = timedelta(seconds=5)
 
@@ -66,6 +69,7 @@ class Worker:
         names = f"{socket.gethostname()}/{os.getpid()}"
         self._senders = [Sender(self._shared, name=f"{names}/{number}") for number in range(concurrency)]
         self._probeable = threading.Event()
+        self._came = threading.Event()
         self._failure: MailroomError | None = None
         self._claims = self._shared.claims
         self._rescue = Rescue(resend_after=limits.resend_after)
@@ -108,9 +112,14 @@ class Worker:
             self._work_tokens.put(False)
 
     def woken(self, payload: str) -> None:
-        """Take a notification: an urgent one starts a sender at once, or frees one; any other is worth a look."""
+        """Take a notification: one of a job starts a sender at once; an urgent one also frees one.
+
+        Any other is worth a look: something may have been missed.
+        """
         if payload == URGENT:
             self._shared.urgent_came.set()
+        if payload in {URGENT, NORMAL}:
+            self._came.set()
             self._start_senders(1)
         else:
             self._wakeups.put(payload)
@@ -143,12 +152,13 @@ class Worker:
             while view.rescuable and not self._shared.stopping.is_set() and self._rescue.step(connection):
                 view = self._see(connection, None)
         rest = self._rescue.rest if view.rescuable else None
-        waits = [wait for wait in (view.next, rest, FIRST_LOOK if self._claims.is_scanning or ahead else None) if wait]
+        waits = [wait for wait in (view.next, rest, NEXT_STEP if self._claims.is_scanning or ahead else None) if wait]
         return min(waits, default=None)
 
     def _see(self, connection: Connection, from_start: Callable[[], bool] | None) -> View:
         """Look, and start as many senders as there is work for. A sender that failed is to try again."""
         claims = self._claims
+        self._came.clear()
         view = claims.look(connection) if from_start is None else claims.look_from_start(connection, from_start)
         if view.probeable:
             self._probeable.set()
@@ -165,8 +175,9 @@ class Worker:
             upcoming = self._look_if_possible(sweep=sweep)
             if sweep and LOOK not in self._outage.failing:
                 self._maintenance.step(time.monotonic())
-            wait = min(soon, upcoming or soon, timedelta(seconds=max(0.0, sweep_at - time.monotonic())))
-            soon = FIRST_LOOK if self._wait_for_wakeup(wait) else min(soon * 2, self._sweep_interval)
+            ends = min(time.monotonic() + min(soon, upcoming or soon).total_seconds(), sweep_at)
+            worked = self._wait_for_wakeup(ends)
+            soon = FIRST_LOOK if worked else min(soon * 2, self._sweep_interval)
 
     def _look_if_possible(self, *, sweep: bool) -> timedelta | None:
         try:
@@ -177,15 +188,25 @@ class Worker:
         self._outage.works(LOOK)
         return upcoming
 
-    def _wait_for_wakeup(self, wait: timedelta) -> bool:
-        """Wait, at most so long, until something asks for a look; whether that was because a sender has worked."""
-        try:
-            wakeups = {self._wakeups.get(timeout=wait.total_seconds())}
-        except mailbox.Empty:
-            return False
-        while not self._wakeups.empty():
-            wakeups.add(self._wakeups.get())
-        return WORKED in wakeups
+    def _wait_for_wakeup(self, ends: float) -> bool:
+        """Wait, until a monotonic moment, for what asks for a look; whether a sender has worked.
+
+        That alone, and a job that may have to wait, ask for one in a while: one for all of them.
+        """
+        worked = False
+        while (wait := ends - time.monotonic()) > 0:
+            try:
+                wakeups = {self._wakeups.get(timeout=wait)}
+            except mailbox.Empty:
+                break
+            while not self._wakeups.empty():
+                wakeups.add(self._wakeups.get())
+            worked |= WORKED in wakeups
+            if wakeups - {WORKED, WAITS}:
+                break
+            soon = NEXT_STEP if WAITS in wakeups else FIRST_LOOK
+            ends = min(ends, time.monotonic() + soon.total_seconds())
+        return worked
 
     def _serve(self, sender: Sender) -> None:
         """Be one sender's thread. Should it die, the process stops, so that whoever supervises it sees."""
@@ -209,20 +230,29 @@ class Worker:
                 worked |= self._probe_if_due(sender)  # what is paused must not wait for the end of what is not
                 if work is None and self._await_permit(sender):
                     continue
-                if work is not None:
-                    self._outage.works(sender)
-                if work is None or work.taken + work.busy == 0:
-                    self._shared.breaker.nothing_to_try()
+                if work is None or not self._note(sender, work):
                     break
                 worked = True
-                if work.full:
-                    self._start_senders(1)
+                if not work.due:
+                    break
         except DBAPIError as error:
             self._note_failure(sender, error)
         except MailroomError as error:
             self._fail(error)
         if worked:
             self._wakeups.put(WORKED)
+
+    def _note(self, sender: Sender, work: Work) -> bool:
+        """Take note of what a claim came to; whether there was anything to claim."""
+        self._outage.works(sender)
+        if work.taken + work.busy == 0:
+            self._shared.breaker.nothing_to_try()
+            if self._came.is_set():  # what came waits for a batch to fill, perhaps: a look tells for how long
+                self._wakeups.put(WAITS)
+            return False
+        if work.full:
+            self._start_senders(1)
+        return True
 
     def _probe_if_due(self, sender: Sender) -> bool:
         if not self._probeable.is_set():

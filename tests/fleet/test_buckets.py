@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, text
 
 from mailroom.fleet import buckets
-from mailroom.fleet.buckets import CAPACITY, UNKNOWN_RATE, Bucket, Granted
+from mailroom.fleet.buckets import CAPACITY, HOLD, LONG_HOLD, UNKNOWN_RATE, Bucket, Granted
 from tests.rating import excess, let_pass, ours, tell_account
 from tests.running import eventually
 from tests.world import rows
@@ -95,25 +95,29 @@ def clock(connection: Connection) -> float:
 
 STEP = st.tuples(
     st.floats(0, 0.3),
-    st.sampled_from([1, 5, ENOUGH]),
+    st.sampled_from([1, 5, 20, ENOUGH]),
     st.sampled_from([0.0, 0.3, 1.0]),
     st.sampled_from([0.1, 0.35, 0.5]),
+    st.sampled_from([0.0, 0.5, 0.99]),
 )
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(max_send_rate=st.sampled_from([0.5, 1.0, 3.0, 14.0, 100.0]), steps=st.lists(STEP, min_size=3, max_size=25))
 def test_whatever_comes_back_and_when_the_bound_holds_for_what_is_used(
-    conn: Connection, max_send_rate: float, steps: list[tuple[float, int, float, float]]
+    conn: Connection, max_send_rate: float, steps: list[tuple[float, int, float, float, float]]
 ) -> None:
-    """Blocks are taken, and a share of each comes back, some time later. Time is let pass, and passes."""
+    """Blocks are taken, and a share of each comes back, some time later. Time is let pass, and passes.
+
+    What may be held for long is used at once, later, or at the last moment.
+    """
     with conn.begin_nested() as nested:
         tell_account(conn, max_send_rate)
         fill(conn)
         passed = 0.0
         used: list[float] = []
         held: list[tuple[float, Granted, int, float]] = []
-        for pause, wanted, share, hold in steps:
+        for pause, wanted, share, hold, late in steps:
             let_pass(conn, pause)
             passed += pause
             for due in [block for block in held if block[0] <= passed]:
@@ -124,13 +128,25 @@ def test_whatever_comes_back_and_when_the_bound_holds_for_what_is_used(
                 buckets.return_unused(conn, Bucket.MAILS, moved, unused)
             granted = take(conn, wanted)
             unused = int(granted.count * share)
-            used += [granted.granted_at.timestamp() + passed] * (granted.count - unused)
+            held_for = late * LONG_HOLD.total_seconds() if granted.hold == LONG_HOLD else 0.0
+            used += [granted.granted_at.timestamp() + passed + held_for] * (granted.count - unused)
             if unused:
                 held.append((passed + hold, granted, unused, passed))
         rate = ours(max_send_rate)
         if used:
-            assert excess(used, rate, max(1, rate * CAPACITY.total_seconds())) < 1e-3
+            assert excess(sorted(used), rate, max(1, rate * CAPACITY.total_seconds())) < 1e-3
         nested.rollback()
+
+
+def test_of_a_full_bucket_half_can_be_held_for_long(conn: Connection) -> None:
+    tell_account(conn, 100)
+    fill(conn)
+    assert take(conn, 20).hold == LONG_HOLD
+    assert take(conn, 20).hold == HOLD  # that would be more than half
+    let_pass(conn, 2)
+    assert take(conn, 20).hold == LONG_HOLD
+    let_pass(conn, 1)
+    assert take(conn).count == 45 - 20
 
 
 def test_what_comes_back_at_once_can_be_taken_again(conn: Connection) -> None:

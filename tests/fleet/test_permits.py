@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
+import pytest
 from sqlalchemy import Engine
 
-from mailroom.fleet.buckets import HOLD
+from mailroom.fleet.buckets import LONG_HOLD
 from mailroom.fleet.permits import ASK_AGAIN, NO_LIMIT, Permit
 from mailroom.job import Action
 from mailroom.mail.transport import Mail
@@ -13,6 +14,7 @@ from mailroom.outcome import Outcome
 from mailroom.worker.claim_size import INTENDED, MAX_SENDING
 from mailroom.worker.sender import Work
 from tests.fleet.permitting import Clock, account, granted, permits, sender
+from tests.rating import let_pass
 from tests.running import Scripted, accept
 from tests.world import add_accounts, ask_recovery, misplaced, rows
 
@@ -29,9 +31,38 @@ def test_a_block_serves_several_claims_and_its_size_follows_what_is_used(engine:
         held.take(10, urgent_waits=nobody_urgent)
         taken.append(granted(engine))
     assert sorted(set(taken)) == [10, 30, 70, 150]
-    clock.now += HOLD.total_seconds()
+    clock.now += LONG_HOLD.total_seconds()
     held.take(10, urgent_waits=nobody_urgent)
     assert granted(engine) == 230  # as many as were used of the last
+
+
+def untils(engine: Engine, clock: Clock, *, rate: float, gap: float) -> int:
+    """Of how many blocks come the permits of mails that are sent one by one, so many seconds apart, in ten seconds.
+
+    Not counted are the first seconds, in which the process learns how many it needs.
+    """
+    account(engine, rate)
+    held = permits(engine, clock)
+    blocks: dict[float, float] = {}
+    began = clock.now
+    while clock.now < began + 15:
+        permit = held.take(10, urgent_waits=nobody_urgent)
+        assert permit is not None
+        with permit:
+            permit.keep([1])
+            permit.spend()
+        blocks.setdefault(permit.until, clock.now)
+        clock.now += gap
+        with engine.connect() as connection:
+            let_pass(connection, gap)
+    return sum(first > began + 5 for first in blocks.values())
+
+
+@pytest.mark.parametrize(("rate", "gap"), [(-1, 0.02), (1000, 0.02), (100, 0.1)])
+def test_mails_that_come_one_by_one_ask_less_than_once_a_second(
+    engine: Engine, clock: Clock, rate: float, gap: float
+) -> None:
+    assert untils(engine, clock, rate=rate, gap=gap) <= 10
 
 
 def test_what_was_held_too_long_is_not_used(engine: Engine, clock: Clock) -> None:
@@ -40,7 +71,7 @@ def test_what_was_held_too_long_is_not_used(engine: Engine, clock: Clock) -> Non
     first = held.take(10, urgent_waits=nobody_urgent)
     assert first is not None
     first.keep([1])
-    clock.now += HOLD.total_seconds()
+    clock.now += LONG_HOLD.total_seconds()
     again = held.take(1, urgent_waits=nobody_urgent)
     assert again is not None
     assert again.until > first.until
