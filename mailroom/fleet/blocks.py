@@ -95,6 +95,11 @@ class FleetPermits:
             factor = buckets.slow_down(connection)
         return None if self._mails.is_unlimited else factor
 
+    @property
+    def are_scarce(self) -> bool:
+        """See `Permits.are_scarce`."""
+        return self._mails.wait_to_ask() > 0
+
     def wait(self) -> timedelta:
         """See `Permits.wait`."""
         return self._mails.wait()
@@ -147,7 +152,7 @@ class _Block:
                 count = min(count, 1 if calls is None else calls.count * per_call)
             self._left -= count
             self._out += count
-            return Permit(count, self._urgent, self._granted.only_urgent, self._until, calls)
+            return Permit(count, self._urgent, self._granted.only_urgent, now < self._ask_again_at, self._until, calls)
 
     def take_back(self, permit: Permit, unused: int) -> None:
         """Hold again what a sender did not use; of a block that is gone, nothing."""
@@ -182,6 +187,10 @@ class _Block:
     def is_unlimited(self) -> bool:
         """Whether the last answer said that there is no rate that could be cut."""
         return self._granted is not None and self._granted.per_second is None
+
+    def wait_to_ask(self) -> float:
+        """For how many seconds the bucket is left to fill, since it had less than was asked for."""
+        return self._ask_again_at - self._clock()
 
     def wait(self) -> timedelta:
         """How long until it is worth asking: nothing while something is held."""

@@ -17,7 +17,8 @@ class Permit:
 
     A call that is not made at once has to be made before it `ends`.
 
-    `urgent`: meant for urgent mail; `only_urgent`: for nothing else, also where others would have their turn.
+    `urgent`: meant for urgent mail; `only_urgent`: for nothing else, also where others would have their turn. Where
+    permits are `scarce` it is worth waiting until a batch is full.
 
     A context: what of it was not used when it ends goes back to where it came from, `pool`.
     """
@@ -25,6 +26,7 @@ class Permit:
     count: int
     urgent: bool = False
     only_urgent: bool = False
+    scarce: bool = False
     until: float = inf
     calls: "Permit | None" = None
     pool: "Permits | None" = None
@@ -97,6 +99,11 @@ class Permits(Protocol):
         """Take note that SES asks to send more slowly; return the rate factor that is left if that is new."""
         ...  # pragma: no cover
 
+    @property
+    def are_scarce(self) -> bool:
+        """Whether there were fewer than were asked for, a moment ago."""
+        ...  # pragma: no cover
+
     def wait(self) -> timedelta:
         """How long until there may be a permit for mail that is not urgent."""
         ...  # pragma: no cover
@@ -122,6 +129,8 @@ class NoLimit:
     def throttled(self) -> float | None:
         """There is no rate to cut."""
         return None
+
+    are_scarce = False
 
     def wait(self) -> timedelta:
         """None at all."""

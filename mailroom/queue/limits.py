@@ -29,6 +29,10 @@ class Limits:
     recoveries: RecoveryLimits = RECOVERY_LIMITS
     claim_limit: int = MAX_CLAIM_JOBS
 
+    def longest_wait(self, *, scarce: bool) -> timedelta:
+        """For how long a job waits until a batch is full: only where permits are scarce does one wait at all."""
+        return self.batch_timeout if scarce else timedelta(0)
+
     @property
     def max_wait(self) -> timedelta:
         """For how long a job may wait for another attempt, unless it is held."""

@@ -81,16 +81,19 @@ class Claimer:
         """Claim what is urgent first, and after a run of that, once, what is not."""
         batch_limit = min(limit, permit.count)
         others_first = self._urgent_run >= URGENT_RUN and not permit.only_urgent
-        claim = self._claim_due(OTHER_LANES, batch_limit) if others_first else NOTHING
+        claim = self._claim_due(OTHER_LANES, batch_limit, scarce=permit.scarce) if others_first else NOTHING
         if claim.lane is None:
             self._urgent_came.clear()  # this claim will see it
             whole = permit.count - permit.count % batch_limit  # what is locked and left, others would pass over
-            claim = self._claim_due(URGENT_LANES if permit.urgent else LANES, batch_limit, job_limit=whole)
+            lanes = URGENT_LANES if permit.urgent else LANES
+            claim = self._claim_due(lanes, batch_limit, scarce=permit.scarce, job_limit=whole)
         self._urgent_run = self._urgent_run + 1 if claim.lane in URGENT_LANES and not others_first else 0
         return claim
 
-    def _claim_due(self, lanes: Sequence[Lane], batch_limit: int, *, job_limit: int | None = None) -> Claim:
-        limits = replace(self._limits, batch_limit=batch_limit)
+    def _claim_due(
+        self, lanes: Sequence[Lane], batch_limit: int, *, scarce: bool, job_limit: int | None = None
+    ) -> Claim:
+        limits = replace(self._limits, batch_limit=batch_limit, batch_timeout=self._limits.longest_wait(scarce=scarce))
         flood = self._flooded and (self._flooded, self._flood.size)
         return self._claim(
             lambda connection: self._claims.claim(

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, func, select
 from mailroom import queue
 from mailroom.db import schema
 from mailroom.fleet import pauses
+from mailroom.fleet.permits import NO_LIMIT, Permits
 from mailroom.job import Batch, Position
 from mailroom.queue.claim import Claim
 from mailroom.queue.floors import Floors, floors_at
@@ -24,11 +25,11 @@ class Claims:
     But for `look_from_start`, which is for one thread of the process.
     """
 
-    def __init__(self, engine: Engine, limits: Limits) -> None:
+    def __init__(self, engine: Engine, limits: Limits, permits: Permits = NO_LIMIT) -> None:
         self._engine = engine
         self._limits = limits
         self._floors = Floors()
-        self._scan = Scan(limits, self._floors)
+        self._scan = Scan(limits, self._floors, permits)
 
     def claim(
         self,

@@ -14,6 +14,7 @@ from mailroom import queue
 from mailroom.db.engine import first_line
 from mailroom.db.functions import statement
 from mailroom.db.step_size import StepSize, is_cut_off
+from mailroom.fleet.permits import NO_LIMIT, Permits
 from mailroom.job import Action, Position, Priority
 from mailroom.queue.floors import SLACK, Floors
 from mailroom.queue.lanes import LANES, Lane
@@ -48,8 +49,9 @@ class Scan:
     comes new leaves; and the pages of the table are looked at, some at a time, for what lies below.
     """
 
-    def __init__(self, limits: Limits, floors: Floors) -> None:
+    def __init__(self, limits: Limits, floors: Floors, permits: Permits = NO_LIMIT) -> None:
         self._limits = limits
+        self._permits = permits
         self._floors = floors
         self._step_size = StepSize(PAGES)
         self._walk: _Walk | None = None
@@ -85,7 +87,7 @@ class Scan:
             connection,
             queue=self._limits.queue,
             batch_limit=batch_limit,
-            batch_timeout=self._limits.batch_timeout,
+            batch_timeout=self._limits.longest_wait(scarce=self._permits.are_scarce),
             floors=self._floors,
             lanes=lanes,
             from_start=from_start,

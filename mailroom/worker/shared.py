@@ -40,7 +40,7 @@ class Shared:
         self.limits = limits
         self.permits = permits
         self.clock = clock
-        self.claims = Claims(engine, limits)
+        self.claims = Claims(engine, limits, permits)
         self.sharing = CallSharing()
         self.breaker = Breaker()
         self.refusals = Refusals(engine, queue=limits.queue)

@@ -2,15 +2,19 @@
 
 import statistics
 import threading
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event, text
 
 from mailroom.db.engine import connect_engine
+from mailroom.fleet.permits import NoLimit, Permit
+from mailroom.mail.transport import Mail
 from mailroom.simulator import Fault, Simulator
 from tests.proxy import HalfOpenProxy
-from tests.running import eventually, transport, working
+from tests.running import Answer, Scripted, accept, eventually, transport, working
 from tests.world import add_accounts, ask_recovery, count, drained, misplaced, rows
 
 THROUGH_PGBOUNCER = True
@@ -114,12 +118,64 @@ def test_a_sender_does_not_hang_in_a_connection_that_is_silently_dead(
         through.dispose()
 
 
-def test_a_lone_activation_waits_for_company_only_so_long(
+class Scarce(NoLimit):
+    """Permits enough, and yet fewer than were asked for."""
+
+    are_scarce = True
+
+    def take(self, wanted: int, *, per_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit | None:
+        return Permit(wanted, scarce=True)
+
+
+def test_a_lone_activation_leaves_at_once(
     engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sends = transport(simulator, monkeypatch)
+    with (
+        engine.connect() as connection,
+        working(engine, sends, listen=direct_url, sweep_interval=600, batch_timeout=timedelta(hours=1)),
+    ):
+        eventually(lambda: rows(connection, LISTENING), "the worker listens")
+        add_accounts(connection, 1)
+        eventually(lambda: simulator.ledger.counts().mails == 1, "it leaves alone")
+
+
+def test_batches_form_while_all_senders_are_in_calls(engine: Engine, direct_url: str) -> None:
+    sends, may_answer = Scripted(), threading.Event()
+
+    def in_a_call(mails: Sequence[Mail]) -> Sequence[Answer]:
+        may_answer.wait(60)
+        return accept(mails)
+
+    sends.answers = [in_a_call]
+    with (
+        engine.connect() as connection,
+        working(engine, sends, concurrency=2, listen=direct_url, sweep_interval=600, batch_timeout=timedelta(hours=1)),
+    ):
+        add_accounts(connection, 1, prefix="first")
+        eventually(lambda: len(sends.calls) == 1, "one sender is in a call")
+        add_accounts(connection, 1, prefix="second")
+        eventually(lambda: len(sends.calls) == 2, "both senders are in calls")
+        for number in range(7):
+            add_accounts(connection, 1, prefix=f"n{number}-")
+        may_answer.set()
+        eventually(lambda: drained(connection), "all are sent")
+    assert sum(mails for _, mails in sends.calls) == 9
+    assert len(sends.calls) <= 4
+
+
+def test_where_permits_are_scarce_a_lone_activation_waits_for_company_only_so_long(
+    engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sends = transport(simulator, monkeypatch)
+    given: dict[str, Any] = {
+        "listen": direct_url,
+        "sweep_interval": 600,
+        "batch_timeout": timedelta(seconds=1),
+        "permits": Scarce(),
+    }
     with engine.connect() as connection:
-        with working(engine, sends, listen=direct_url, sweep_interval=600, batch_timeout=timedelta(seconds=1)):
+        with working(engine, sends, listen=direct_url, **given):
             add_accounts(connection, 1)
             eventually(lambda: simulator.ledger.counts().mails == 1, "it leaves after the batch timeout")
         [row] = rows(
@@ -128,13 +184,19 @@ def test_a_lone_activation_waits_for_company_only_so_long(
         assert row.waited >= 1
 
 
-def test_a_full_batch_and_a_recovery_do_not_wait(
+def test_there_a_full_batch_and_a_recovery_do_not_wait(
     engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sends = transport(simulator, monkeypatch)
+    given: dict[str, Any] = {
+        "listen": direct_url,
+        "sweep_interval": 600,
+        "batch_timeout": timedelta(hours=1),
+        "permits": Scarce(),
+    }
     with engine.connect() as connection:
         [account] = add_accounts(connection, 1, status="active", prefix="active")
-        with working(engine, sends, listen=direct_url, sweep_interval=600, batch_timeout=timedelta(hours=1)):
+        with working(engine, sends, listen=direct_url, **given):
             eventually(lambda: rows(connection, LISTENING), "the worker listens")
             add_accounts(connection, 9)
             ask_recovery(connection, account)
