@@ -115,7 +115,8 @@ def migrate(connection: Connection) -> None:
         connection.rollback()
         configure(connection, fn=steps, on_version_apply=keep_functions)
         context.run_migrations()
-        with connection.begin():  # also where there was no step: a function may have been lost
+        connection.commit()  # where there was no step, it has only looked
+        with connection.begin():  # a function may have been lost all the same
             keep_functions(ctx=context.get_context(), heads=set(context.get_context().get_current_heads()))
 
     trying = Retrying(
