@@ -1,7 +1,7 @@
-"""The functions of `sql/`: how they are called, installed, and taken away."""
+"""The functions of `sql/` and the views of `sql/views/`: how they are called, installed, and taken away."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
@@ -11,6 +11,18 @@ from sqlalchemy import Connection, TextClause, text
 
 _SIGNATURE: Final = re.compile(r"^CREATE OR REPLACE FUNCTION mailroom\.(\w+)\(([^)]*)\)$", re.MULTILINE)
 _PATH: Final = "SET search_path = mailroom, pg_temp"
+_VIEW: Final = re.compile(r"^CREATE OR REPLACE VIEW mailroom\.(\w+) AS$", re.MULTILINE)
+
+_FUNCTIONS: Final = (
+    "SELECT CAST(CAST(pg_proc.oid AS regprocedure) AS text) FROM pg_proc"
+    " JOIN pg_namespace ON pg_namespace.oid = pronamespace"
+    " WHERE nspname = :schema AND proname = ANY (CAST(:names AS name[]))"
+)
+_VIEWS: Final = (
+    "SELECT CAST(CAST(pg_class.oid AS regclass) AS text) FROM pg_class"
+    " JOIN pg_namespace ON pg_namespace.oid = relnamespace"
+    " WHERE nspname = :schema AND relname = ANY (CAST(:names AS name[])) AND relkind = 'v'"
+)
 
 
 @cache
@@ -22,32 +34,38 @@ def statement(name: str) -> TextClause:
     [(found, arguments)] = _SIGNATURE.findall(_source(name))
     given = (argument.split(maxsplit=1) for argument in arguments.split(",") if argument.strip())
     binds = ", ".join(f"CAST(:{argument} AS {kind.strip()})" for argument, kind in given)
-    return text(f"SELECT * FROM {found}({binds})")
+    return text(f"SELECT * FROM {found}({binds})")  # noqa: S608 - our own file  # nosec B608
 
 
 def names() -> list[str]:
     """Return the names of the functions, one of each file."""
-    return sorted(file.name.removesuffix(".sql") for file in files("mailroom").joinpath("sql").iterdir())
+    return _files("sql")
+
+
+def views() -> list[str]:
+    """Return the names of the views, one of each file."""
+    return _files("sql/views")
 
 
 def install(connection: Connection, schema: str) -> None:
-    """Make every function anew, in this schema. Whoever had the right to call one keeps it; nobody gets it."""
+    """Make every function and view anew, in this schema, where this connection finds the tables.
+
+    Whoever had the right to use one keeps it; nobody gets it.
+    """
     _run(connection, (_in_schema(_source(name), schema) for name in names()))
-    _run(connection, _for_each(connection, schema, "REVOKE EXECUTE ON FUNCTION {} FROM PUBLIC"))
+    _run(connection, _for_each(connection, "REVOKE EXECUTE ON FUNCTION {} FROM PUBLIC", _FUNCTIONS, schema, names()))
+    _run(connection, (_in_schema(_source(f"views/{name}"), schema) for name in views()))
 
 
 def remove(connection: Connection, schema: str) -> None:
-    """Take every function away, whatever its arguments are."""
-    _run(connection, _for_each(connection, schema, "DROP FUNCTION {}"))
+    """Take every function away, whatever its arguments are, and every view."""
+    _run(connection, _for_each(connection, "DROP VIEW {}", _VIEWS, schema, views()))
+    _run(connection, _for_each(connection, "DROP FUNCTION {}", _FUNCTIONS, schema, names()))
 
 
-def _for_each(connection: Connection, schema: str, statement: str) -> list[str]:
-    found = text(
-        "SELECT CAST(CAST(pg_proc.oid AS regprocedure) AS text) FROM pg_proc"
-        " JOIN pg_namespace ON pg_namespace.oid = pronamespace"
-        " WHERE nspname = :schema AND proname = ANY (CAST(:names AS name[]))"
-    )
-    return [statement.format(each) for each in connection.scalars(found, {"schema": schema, "names": names()})]
+def _for_each(connection: Connection, statement: str, query: str, schema: str, known: Sequence[str]) -> list[str]:
+    found = connection.scalars(text(query), {"schema": schema, "names": known})
+    return [statement.format(each) for each in found]
 
 
 def _run(connection: Connection, statements: Iterable[str]) -> None:
@@ -58,9 +76,14 @@ def _run(connection: Connection, statements: Iterable[str]) -> None:
 
 def _in_schema(source: str, schema: str) -> str:
     quoted = sql.Identifier(schema).as_string()
-    return _SIGNATURE.sub(lambda found: f"CREATE OR REPLACE FUNCTION {quoted}.{found[1]}({found[2]})", source).replace(
-        _PATH, f"SET search_path = {quoted}, pg_temp"
-    )
+    source = _SIGNATURE.sub(lambda found: f"CREATE OR REPLACE FUNCTION {quoted}.{found[1]}({found[2]})", source)
+    source = _VIEW.sub(lambda found: f"CREATE OR REPLACE VIEW {quoted}.{found[1]} AS", source)
+    return source.replace(_PATH, f"SET search_path = {quoted}, pg_temp")
+
+
+def _files(folder: str) -> list[str]:
+    found = (file.name for file in files("mailroom").joinpath(folder).iterdir())
+    return sorted(name.removesuffix(".sql") for name in found if name.endswith(".sql"))
 
 
 def _source(name: str) -> str:

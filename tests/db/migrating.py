@@ -11,6 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
 from mailroom.db.engine import VERSION_TABLE, check_revision, connect_engine
+from mailroom.db.functions import views
 from tests.machine import ROOT
 from tests.world import rows
 
@@ -25,6 +26,7 @@ UNION ALL SELECT 'type', typname FROM pg_type
 UNION ALL SELECT 'operator', oprname FROM pg_operator WHERE oprnamespace = CAST(:schema AS regnamespace)
 """
 TABLES = {"locks", "accounts", "tokens", "guesses", "jobs", "batches", "deliveries", "pauses", "permits", "ses_account"}
+RELATIONS = TABLES | {VERSION_TABLE} | set(views())
 ONLY_VERSIONS = {("relation", VERSION_TABLE)}
 
 
@@ -42,7 +44,7 @@ def objects(url: str, schema_name: str = "public") -> set[tuple[str, str]]:
         return {(row.kind, row.name) for row in rows(connection, OBJECTS, schema=schema_name)}
 
 
-def tables(url: str, schema_name: str = "public") -> set[str]:
+def relations(url: str, schema_name: str = "public") -> set[str]:
     return {name for kind, name in objects(url, schema_name) if kind == "relation"}
 
 

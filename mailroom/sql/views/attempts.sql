@@ -1,0 +1,10 @@
+-- Attempts on record. The state is `finished` if it decided, `retried` if that was taken back, `late` if it came too
+-- late to decide, and `tried` if another one followed. `at` is when it was recorded.
+CREATE OR REPLACE VIEW mailroom.attempts AS
+SELECT id, token, account, action,
+       CASE WHEN late THEN 'late'
+            WHEN retried_at IS NOT NULL THEN 'retried'
+            WHEN outcome IN ('deferred', 'unconfirmed') THEN 'tried'
+            ELSE 'finished' END AS state,
+       created_at AS at, attempt, batch, outcome, error_code AS code, message_id, error
+  FROM deliveries;
