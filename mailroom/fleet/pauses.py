@@ -9,11 +9,10 @@ from datetime import datetime, timedelta
 from itertools import product
 from typing import Final
 
-from sqlalchemy import Connection, delete, func, select
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, select
 
 from mailroom.db.functions import statement
-from mailroom.db.schema import pauses
+from mailroom.db.views import open_pauses
 from mailroom.job import Action, Position, Priority
 from mailroom.outcome import Scope
 from mailroom.queue.lanes import Lane
@@ -73,13 +72,8 @@ def open_pause(
 
     Without `probed` it stays until it is resumed by hand, also if it was paused before with probes.
     """
-    probe_at = func.clock_timestamp() + probe_after if probed else None
-    row = insert(pauses).values(scope=scope, code=code, reason=reason, probe_at=probe_at)
-    if probed:
-        return connection.execute(row.on_conflict_do_nothing().returning(pauses.c.scope)).first() is not None
-    by_hand = {"code": code, "reason": reason, "probe_at": None}
-    connection.execute(row.on_conflict_do_update(index_elements=["scope"], set_=by_hand))
-    return True
+    binds = {"scope": scope, "code": code, "reason": reason, "probe_after": probe_after if probed else None}
+    return connection.execute(statement("pause_open"), binds).first() is not None
 
 
 def probe(connection: Connection, *, queue: str, refusals: Collection[str]) -> str | None:
@@ -113,16 +107,14 @@ def places(
 
 def close_pause(connection: Connection, scope: str, *, by_hand: bool = False) -> bool:
     """End a pause; return whether there was one. A pause that was made by hand ends by hand."""
-    gone = delete(pauses).where(pauses.c.scope == scope)
-    if not by_hand:
-        gone = gone.where(pauses.c.probe_at.is_not(None))
-    return connection.execute(gone.returning(pauses.c.scope)).first() is not None
+    return connection.execute(statement("pause_close"), {"scope": scope, "by_hand": by_hand}).first() is not None
 
 
 def read(connection: Connection) -> list[Pause]:
     """Return what is paused, the oldest first."""
-    columns = (pauses.c.scope, pauses.c.code, pauses.c.reason, pauses.c.opened_at, pauses.c.probe_at)
-    return [Pause(*row) for row in connection.execute(select(*columns).order_by(pauses.c.opened_at))]
+    paused = open_pauses.c
+    columns = (paused.scope, paused.code, paused.reason, paused.opened_at, paused.probe_at)
+    return [Pause(*row) for row in connection.execute(select(*columns).order_by(paused.opened_at))]
 
 
 def _lanes(lanes: Sequence[Lane]) -> dict[str, list[str] | list[int]]:

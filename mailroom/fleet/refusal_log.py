@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection, and_, func, literal, select, true
+from sqlalchemy import Connection, select
 
 from mailroom.db.functions import statement
-from mailroom.db.schema import deliveries
+from mailroom.db.views import attempts
 from mailroom.job import Action, Job
 from mailroom.queue import by_hand
 
@@ -83,30 +83,13 @@ def refused_since_accepted(
 
     With `before`, after the newest that was accepted before that. Of each its token. Lately: within LATELY.
     """
-    lately = (func.now() if before is None else literal(before)) - LATELY
-    of_action = and_(deliveries.c.action == action.value, deliveries.c.created_at > lately)
-    accepted = select(deliveries.c.id, deliveries.c.fence).where(
-        # A mail that the claim found to be accepted long ago has a code, and says nothing of now.
-        *(of_action, deliveries.c.outcome == "sent", deliveries.c.error_code.is_(None), deliveries.c.late.is_(False))
-    )
-    if before is not None:
-        accepted = accepted.where(deliveries.c.created_at < before)
-    newest = accepted.order_by(deliveries.c.id.desc()).limit(1).cte()
-    refused = select(deliveries.c.token).where(
-        of_action,
-        deliveries.c.id > func.coalesce(select(newest.c.id).scalar_subquery(), 0),
-        # What left in one call with a mail that was accepted was refused for its own sake.
-        func.coalesce(deliveries.c.fence != select(newest.c.fence).scalar_subquery(), true()),
-        deliveries.c.outcome.in_(["rejected", "failed"]),
-        deliveries.c.error_code.in_(codes),
-        deliveries.c.retried_at.is_(None),
-    )
-    return list(connection.execute(refused).scalars())
+    binds = {"action": action.value, "codes": list(codes), "before": before, "lately": LATELY}
+    return list(connection.execute(statement("refusals_since"), binds).scalars())
 
 
 def put_back_once(connection: Connection, wanted: Iterable[int], *, queue: str) -> list[int]:
     """Put back those of these jobs that were never put back before, as `retry` does; return their tokens."""
     some = list(wanted)
-    earlier = select(deliveries.c.token).where(deliveries.c.token.in_(some), deliveries.c.retried_at.is_not(None))
+    earlier = select(attempts.c.token).where(attempts.c.token.in_(some), attempts.c.state == "retried")
     again = set(connection.execute(earlier).scalars())
     return by_hand.retry(connection, [token for token in some if token not in again], queue=queue).put_back

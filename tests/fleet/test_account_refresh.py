@@ -15,7 +15,7 @@ from tests.running import aws, eventually
 from tests.trouble import statements
 from tests.world import rows
 
-CLAIM_REFRESH = "-- Take over asking SES"
+CLAIM_REFRESH = "account_claim_refresh("
 
 
 def test_what_ses_says_of_the_account_is_kept(
