@@ -7,7 +7,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Final
 
-from sqlalchemy import Connection, Engine, func, select, text
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.engine import first_line
@@ -24,10 +24,6 @@ SCAN_LIMIT: Final = 5_000
 # What nobody asked for goes no further back: that a week-old activation is still wanted is for a person to say.
 HORIZON: Final = timedelta(days=7)
 MINUTE: Final = timedelta(minutes=1)
-# Milliseconds, for another reconcile: it must not keep mails from leaving.
-MAX_LOCK_WAIT: Final = 2_000
-# In its own way alone. Only who works for mailroom may lock this table, and nothing is ever in it.
-LOCK: Final = text("LOCK TABLE locks IN SHARE UPDATE EXCLUSIVE MODE")
 LATE: Final = "late acceptances"
 # Between two steps of a prune, and between two prunes.
 PRUNE_STEP: Final = timedelta(seconds=5)
@@ -63,12 +59,9 @@ def reconcile(
 ) -> Reconciled:
     """Enqueue those of `scan_limit` tokens, the newest first, in no place, unless they are older than `horizon`.
 
-    The one transition that is a transaction of two statements: the lock comes first, so that what another reconcile
-    enqueued, and a worker has sent since, is in the snapshot of the second. Raises DBAPIError if it is not to be had.
+    Raises DBAPIError if another one is at work for too long.
     """
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection, connection.begin():
-        connection.execute(select(func.set_config("lock_timeout", str(MAX_LOCK_WAIT), True)))
-        connection.execute(LOCK)
         row = connection.execute(
             statement("reconcile"), {"queue": queue, "below": below, "horizon": horizon, "scan_limit": scan_limit}
         ).one()

@@ -1,18 +1,22 @@
--- Enqueue tokens that are in no place: no job, no batch, no final delivery. A trigger was disabled, or a backup restored.
+-- Enqueue tokens that are in no place: no job, no batch, no final delivery. A trigger was disabled, or a backup was
+-- restored.
 --
--- Arguments: below (look at tokens with lower ids; NULL: from the newest), scan_limit (how many tokens to look at), horizon (an
--- interval: leave older ones alone; NULL: there is none), queue (which the jobs go to: nobody knows which they were for).
+-- Arguments: below (look at tokens with lower ids; NULL: from the newest), scan_limit (how many tokens to look at),
+-- horizon (an interval: leave older ones alone; NULL: there is none), queue (which the jobs go to: nobody knows which
+-- they were for).
 --
--- It must run alone (see reconcile in ops/maintenance.py): another one might enqueue a token after this statement's snapshot, and have
--- it sent before this one's insert. Everything else moves a token from one place to another in one commit, so that one
--- snapshot always finds it.
+-- It runs alone: another one might enqueue a token after this one's snapshot, and have it sent before this one's insert.
+-- So the lock is a statement of its own, and comes first: what another one enqueued, and a worker has sent since, is in
+-- the snapshot of the second statement. That is so at READ COMMITTED alone. Everything else moves a token from one place
+-- to another in one commit, so that one snapshot always finds it.
 --
 -- A consumed token needs no mail. A recovery that has run out is enqueued, and the claim puts it on record as expired.
 -- One that was tried before counts as tried, so that the claim looks for a late acceptance.
 --
 -- Returns one row: the tokens enqueued, and below which id to go on (NULL: that was all).
 --
--- Locks: nothing but the new jobs.
+-- Locks: the table locks, in which nothing ever is, in a mode that is in its own way alone. It waits no longer than the
+-- lock_timeout for another one, which must not keep mails from leaving.
 CREATE OR REPLACE FUNCTION mailroom.reconcile(
     below bigint, scan_limit integer, horizon interval, queue text
 )
@@ -21,9 +25,14 @@ CREATE OR REPLACE FUNCTION mailroom.reconcile(
     )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
-    SET row_security = off AS $$
+    SET row_security = off SET lock_timeout = '2s' AS $$
 #variable_conflict use_column
 BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE invalid_transaction_state
+            USING MESSAGE = 'reconcile needs READ COMMITTED, where its second statement has a new snapshot';
+    END IF;
+    LOCK TABLE locks IN SHARE UPDATE EXCLUSIVE MODE;
     RETURN QUERY
     WITH looked AS MATERIALIZED (
         SELECT id, action, consumed_at, created_at,

@@ -48,7 +48,7 @@ def test_whoever_holds_the_lock_of_reconcile_keeps_it_no_longer_than_a_moment(
     engine: Engine, connection: Connection
 ) -> None:
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as other, other.begin():
-        other.execute(maintenance.LOCK)
+        other.execute(text("LOCK TABLE locks IN SHARE UPDATE EXCLUSIVE MODE"))
         with pytest.raises(DBAPIError, match="lock timeout"):
             maintenance.reconcile(engine, queue="mailroom")
     assert maintenance.reconcile(engine, queue="mailroom").enqueued == ()

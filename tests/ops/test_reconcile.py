@@ -4,7 +4,9 @@ import threading
 
 import pytest
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
+from mailroom.db.functions import statement
 from mailroom.ops import maintenance
 from mailroom.ops.maintenance import Reconciled
 from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
@@ -119,12 +121,12 @@ def test_it_goes_on_from_where_it_ended(engine: Engine, connection: Connection) 
 def test_two_at_once_enqueue_a_token_once_though_the_first_was_sent_meanwhile(
     engine: Engine, connection: Connection
 ) -> None:
-    """The second one waits before it scan_limit: its snapshot has what became of the job that the first one made."""
+    """The second one waits before it looks: its snapshot has what became of the job that the first one made."""
     lost = lose_jobs(connection, "activation", count=2)
     second: list[Reconciled] = []
     thread = threading.Thread(target=lambda: second.append(maintenance.reconcile(engine, queue="mailroom")))
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as first, first.begin():
-        first.execute(maintenance.LOCK)
+        first.execute(text("LOCK TABLE locks IN SHARE UPDATE EXCLUSIVE MODE"))
         thread.start()
         eventually(lambda: count(connection, "pg_locks WHERE NOT granted"), "it waits")
         connection.execute(
@@ -135,3 +137,11 @@ def test_two_at_once_enqueue_a_token_once_though_the_first_was_sent_meanwhile(
     assert second == [Reconciled((), None)]
     assert rows(connection, "SELECT token, outcome FROM deliveries") == [(token, "sent") for token in lost]
     assert misplaced(connection) == []
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_where_its_second_statement_would_see_what_was_before_the_lock_it_refuses(engine: Engine, level: str) -> None:
+    given = {"queue": "mailroom", "below": None, "horizon": None, "scan_limit": 10}
+    with engine.connect().execution_options(isolation_level=level) as caller, caller.begin():
+        with pytest.raises(DBAPIError, match="needs READ COMMITTED"):
+            caller.execute(statement("reconcile"), given)
