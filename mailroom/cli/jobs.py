@@ -57,7 +57,9 @@ def list_jobs(  # noqa: PLR0913 - an option each
     filters = Filters(tuple(token or ()), account, outcomes, code, *moments, queue, held)
     _check(filters)
     with _open(writes=False) as connection:
-        found = list(jobs.find(connection, filters, limit=limit, addresses=show_addresses))
+        found = list(jobs.find(connection, filters, limit=limit))
+        if show_addresses:
+            found = jobs.with_addresses(connection, found)
     if as_json:
         print_json([_as_json(row, addresses=show_addresses) for row in found])
     else:
@@ -77,7 +79,9 @@ def show(
     """
     with _open(writes=False) as connection:
         known = jobs.find_token(connection, token)
-        found = jobs.history(connection, token, addresses=show_addresses)
+        found = jobs.history(connection, token)
+        if show_addresses:
+            found = jobs.with_addresses(connection, found)
     if known is None and not found:
         raise MailroomError(f"nothing is known of token {token}")
     if as_json:

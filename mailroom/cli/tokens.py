@@ -4,7 +4,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import ColumnElement, Row, func, select
+from sqlalchemy import Row
 
 from mailroom import settings
 from mailroom import tokens as signing
@@ -12,7 +12,7 @@ from mailroom.cli.ids import positive
 from mailroom.cli.manual import ending
 from mailroom.cli.terminal import say
 from mailroom.cli.wiring import open_database
-from mailroom.db.schema import tokens as table
+from mailroom.db.functions import statement
 from mailroom.errors import MailroomError, SettingsError
 from mailroom.job import Action
 from mailroom.settings import Settings
@@ -50,7 +50,7 @@ def verify(
     secret = signing.verify(text, action=action, key=given.secret_key, code=code)
     say(f"signature valid for {action}")
     if given.database_url:
-        say(_state(_find(given, table.c.secret == secret)))
+        say(_state(_find(given, secret=secret)))
 
 
 @app.command(epilog=ending("mailroom tokens sign 42"))
@@ -60,7 +60,7 @@ def sign(token: Annotated[int, typer.Argument(metavar="ID", callback=positive, h
     For a recovery, its code is printed on a second line. Keep both secret: they open the account.
     """
     given = settings.load("database_url", "secret_key")
-    row = _find(given, table.c.id == token)
+    row = _find(given, token=token)
     if row is None:
         raise MailroomError(f"there is no token {token}")
     action = Action(row.action)
@@ -69,11 +69,9 @@ def sign(token: Annotated[int, typer.Argument(metavar="ID", callback=positive, h
         say(row.code)
 
 
-def _find(given: Settings, condition: ColumnElement[bool]) -> Row[Any] | None:
+def _find(given: Settings, *, token: int | None = None, secret: bytes | None = None) -> Row[Any] | None:
     with open_database(given) as engine, engine.connect() as connection:
-        return connection.execute(
-            select(table, (table.c.expires_at <= func.now()).label("expired")).where(condition)
-        ).first()
+        return connection.execute(statement("token_find"), {"by_id": token, "by_secret": secret}).first()
 
 
 def _state(row: Row[Any] | None) -> str:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from sqlalchemy import Connection, Integer, Interval, cast, func, literal, select
+from sqlalchemy import Connection, Interval, cast, func, literal, select
 
-from mailroom.db.schema import batches, deliveries, jobs, pauses
+from mailroom.db.views import attempts, jobs_in_flight, open_pauses, waiting_jobs
 from mailroom.job import Action, Priority
 from mailroom.ops import health
 from mailroom.ops.health import Health
@@ -75,9 +75,10 @@ def read(connection: Connection) -> Status:
 
 
 def _waiting(connection: Connection) -> tuple[Waiting, ...]:
-    is_due = jobs.c.due_at <= func.now()
-    oldest = func.coalesce(func.extract("epoch", func.now() - func.min(jobs.c.due_at).filter(is_due)), 0)
-    lane = (jobs.c.queue, jobs.c.priority, jobs.c.action)
+    jobs = waiting_jobs.c
+    is_due = jobs.due_at <= func.now()
+    oldest = func.coalesce(func.extract("epoch", func.now() - func.min(jobs.due_at).filter(is_due)), 0)
+    lane = (jobs.queue, jobs.priority, jobs.action)
     rows = connection.execute(
         select(*lane, func.count(), func.count().filter(is_due), oldest).group_by(*lane).order_by(*lane)
     )
@@ -88,33 +89,30 @@ def _waiting(connection: Connection) -> tuple[Waiting, ...]:
 
 
 def _paused(connection: Connection) -> tuple[Paused, ...]:
-    seconds = func.extract("epoch", func.now() - pauses.c.opened_at)
-    by_hand = pauses.c.probe_at.is_(None)
-    rows = connection.execute(
-        select(pauses.c.scope, pauses.c.code, pauses.c.reason, seconds, by_hand).order_by(pauses.c.opened_at)
-    )
+    paused = open_pauses.c
+    seconds = func.extract("epoch", func.now() - paused.opened_at)
+    columns = (paused.scope, paused.code, paused.reason, seconds, paused.probe_at.is_(None))
+    rows = connection.execute(select(*columns).order_by(paused.opened_at))
     return tuple(Paused(scope, code, reason, float(age), held) for scope, code, reason, age, held in rows)
 
 
 def _in_flight(connection: Connection) -> InFlight:
-    overdue = func.count().filter(batches.c.lease_until < func.now())
-    held = func.coalesce(func.sum(func.cardinality(batches.c.tokens)), 0)
-    count, tokens, late = connection.execute(
-        select(func.count(), cast(held, Integer), overdue).select_from(batches)
-    ).one()
-    return InFlight(count, tokens, late)
+    batches, lease_until = func.count(jobs_in_flight.c.batch.distinct()), jobs_in_flight.c.lease_until
+    overdue = batches.filter(lease_until < func.now())
+    return InFlight(*connection.execute(select(batches, func.count(), overdue).select_from(jobs_in_flight)).one())
 
 
 def _outcomes(connection: Connection, age: timedelta) -> dict[str, int]:
     since = func.now() - cast(literal(age), Interval)
+    recorded = attempts.c
     rows = connection.execute(
-        select(deliveries.c.outcome, deliveries.c.late, func.count())
-        .where(deliveries.c.created_at > since)
-        .group_by(deliveries.c.outcome, deliveries.c.late)
-        .order_by(deliveries.c.outcome)
+        select(recorded.outcome, recorded.state, func.count())
+        .where(recorded.at > since)
+        .group_by(recorded.outcome, recorded.state)
+        .order_by(recorded.outcome)
     )
     counts: dict[str, int] = {}
-    for outcome, late, count in rows:
-        name = "late" if late else outcome
+    for outcome, state, count in rows:
+        name = state if state == "late" else outcome
         counts[name] = counts.get(name, 0) + count
     return counts
