@@ -10,10 +10,12 @@ from sqlalchemy import Engine, text
 
 from mailroom import settings
 from mailroom.cli import wiring
+from mailroom.db import functions
 from mailroom.db.engine import REVISION, VERSION_TABLE, check_revision, connect_engine, connection_string
 from mailroom.demo.postgres import free_port
 from mailroom.errors import DatabaseError, SettingsError
 from mailroom.queue.limits import MAX_CLAIM_JOBS
+from tests.servers import migrate
 from tests.world import KEY, KEY_HEX
 
 EACH_SERVER = False
@@ -328,8 +330,19 @@ def test_an_unknown_database_is_said_to_be_unreachable(empty_url: str) -> None:
     assert len(said.splitlines()) == 1
 
 
+NOT_MIGRATED = "the database is not migrated, or functions of mailroom are missing in it: run `mailroom migrate`"
+
+
 def test_a_database_without_tables_is_to_be_migrated(empty_url: str) -> None:
-    assert failure(empty_url) == "the database is not migrated: run `alembic upgrade head`"
+    assert failure(empty_url) == NOT_MIGRATED
+
+
+def test_so_is_one_whose_functions_are_gone(url: str, engine: Engine) -> None:
+    with engine.begin() as connection:
+        functions.remove(connection, "public")
+    assert failure(url) == NOT_MIGRATED
+    migrate(url)
+    check_revision(engine)
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ from weakref import WeakKeyDictionary
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Engine, ExceptionContext, create_engine, event, text
+from sqlalchemy import Engine, ExceptionContext, create_engine, event
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from mailroom.db.functions import statement
 from mailroom.errors import DatabaseError, SettingsError
 
 VERSION_TABLE: Final = "mailroom_alembic_version"
@@ -238,10 +239,12 @@ def check_revision(engine: Engine) -> None:
     """Raise DatabaseError, with the remedy, unless the database answers and is at this version's revision."""
     try:
         with engine.connect() as connection:
-            found = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))  # noqa: S608 - a constant  # nosec B608
+            found = connection.scalar(statement("revision"))
     except DBAPIError as error:
-        if isinstance(error.orig, psycopg.errors.UndefinedTable):
-            raise DatabaseError("the database is not migrated: run `alembic upgrade head`") from error
+        if isinstance(error.orig, psycopg.errors.UndefinedFunction):
+            raise DatabaseError(
+                "the database is not migrated, or functions of mailroom are missing in it: run `mailroom migrate`"
+            ) from error
         raise DatabaseError(f"the database cannot be used: {first_line(error)}") from error
     if found != REVISION:
         older = found is None or found < REVISION

@@ -56,7 +56,7 @@ def test_a_database_that_cannot_be_reached(here: Here, env: dict[str, str], comm
 
 def test_a_database_that_is_not_migrated(here: Here, ses: Simulator, empty_url: str) -> None:
     for command in WITH_DATABASE:
-        here(*command.split(), env=sending(empty_url, ses)).assert_one_line(1, "not migrated", "alembic upgrade head")
+        here(*command.split(), env=sending(empty_url, ses)).assert_one_line(1, "not migrated", "mailroom migrate")
 
 
 def test_a_database_of_another_version(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
@@ -68,10 +68,10 @@ def test_a_database_of_another_version(here: Here, ses: Simulator, url: str, eng
 
 def test_a_database_that_fails_after_it_was_reached(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
     with engine.connect() as connection:
-        connection.execute(text("DROP TABLE deliveries"))
+        connection.execute(text("DROP TABLE deliveries CASCADE"))
         add_accounts(connection, 1)
-    for command in ("status", "sweep"):
-        here(command, env=sending(url, ses)).assert_one_line(1, "the database failed", "deliveries")
+    for command, gone in {"status": "waiting_jobs", "sweep": "deliveries"}.items():
+        here(command, env=sending(url, ses)).assert_one_line(1, "the database failed", gone)
 
 
 def test_a_schema_that_does_not_exist(here: Here, ses: Simulator, empty_url: str) -> None:
