@@ -94,8 +94,8 @@ def faults(connection: Connection) -> Iterator[Fault]:
             )
     if found.hidden:
         yield Fault(
-            f"row-level security hides rows of {', '.join(found.hidden)} from this role: what is hidden looks deleted",
-            "ALTER ROLE … BYPASSRLS, or ALTER TABLE … DISABLE ROW LEVEL SECURITY",
+            f"row-level security hides rows of {', '.join(found.hidden)} from the owner of mailroom's functions",
+            "ALTER TABLE … NO FORCE ROW LEVEL SECURITY, or give the owner BYPASSRLS",
         )
     if found.unlogged:
         message = f"{', '.join(found.unlogged)} would be empty after a crash of the server (UNLOGGED)"

@@ -2,7 +2,8 @@
 --
 -- Arguments: settings (names), relations (names of tables, found by the search_path).
 --
--- Returns one row. Of a setting that this server does not know nothing is said. Reads the catalogs alone.
+-- Returns one row; `hidden` has the tables of which the owner of these functions may not see every row. Of a setting that
+-- this server does not know nothing is said. Reads the catalogs alone.
 CREATE OR REPLACE FUNCTION mailroom.preflight(
     settings text[], relations text[]
 )
