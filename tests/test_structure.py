@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mailroom.db import schema
 from tests.machine import ROOT
 
 MODULES = sorted(path for path in (ROOT / "mailroom").rglob("*.py") if "__pycache__" not in path.parts)
@@ -77,3 +78,48 @@ def test_one_module_decides_whether_a_refusal_is_believed() -> None:
 def test_except_exception_stands_once() -> None:
     found = [name(path) for path in MODULES if "except Exception" in path.read_text()]
     assert found == ["mailroom/worker/claim_run.py"]
+
+
+# It does what an application does.
+WRITES_AS_AN_APPLICATION = {"mailroom/demo/run.py"}
+CHANGES = re.compile(r"\b(INSERT INTO|DELETE FROM|UPDATE \S+ SET|MERGE INTO|TRUNCATE|LOCK TABLE)\b")
+
+
+def changes(tree: ast.AST) -> list[str]:
+    """How a module changes or locks a table by itself: by SQLAlchemy's words for it, or by SQL."""
+    nodes = list(ast.walk(tree))
+    imported = [
+        name.name
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sqlalchemy")
+        for name in node.names
+        if name.name in {"insert", "update", "delete", "merge"}
+    ]
+    called = [
+        node.attr
+        for node in nodes
+        if isinstance(node, ast.Attribute)
+        and node.attr in {"insert", "update", "delete", "with_for_update"}
+        # A dictionary or a set is updated with something; a table, or sqlalchemy's update(), gives what is executed.
+        and (node.attr != "update" or (isinstance(node.value, ast.Name | ast.Attribute) and is_table(node.value)))
+    ]
+    written = [
+        node.value
+        for node in nodes
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and CHANGES.search(node.value)
+    ]
+    return imported + called + written
+
+
+def is_table(node: ast.Name | ast.Attribute) -> bool:
+    return (node.id if isinstance(node, ast.Name) else node.attr) in {*schema.metadata.tables, "sqlalchemy"}
+
+
+def test_what_changes_a_table_is_a_function_of_the_database() -> None:
+    """So no role but an application's needs a right on one."""
+    found = {
+        name(path): changes(ast.parse(path.read_text()))
+        for path in MODULES
+        if "simulator" not in path.parts and path.name != "schema.py"
+    }
+    assert {module: how for module, how in found.items() if how and module not in WRITES_AS_AN_APPLICATION} == {}

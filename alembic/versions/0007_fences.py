@@ -44,24 +44,6 @@ CREATE TABLE locks (
 );
 """
 
-# What cannot be seen is not what is not there. Whoever asks gets true or an error.
-SEES = """
-CREATE FUNCTION sees_every_row() RETURNS boolean
-    LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
-BEGIN
-    IF row_security_active('accounts') OR row_security_active('tokens') OR row_security_active('jobs')
-       OR row_security_active('batches') OR row_security_active('deliveries') OR row_security_active('pauses')
-       OR row_security_active('permits') OR row_security_active('ses_account') THEN
-        RAISE insufficient_privilege USING
-            MESSAGE = format('row-level security may hide rows of mailroom from %I', current_user),
-            HINT = 'Switch it off for the tables of mailroom, or give the role BYPASSRLS.';
-    END IF;
-    RETURN true;
-END $$;
-COMMENT ON FUNCTION sees_every_row IS
-    'True, or an error where row-level security may hide rows of mailroom''s tables from this role.';
-"""
-
 # The row of the account is locked, so that two claims cannot both mail its last recovery: whoever only may connect
 # cannot hold it, and nobody waits for it. VOLATILE: what is read after the lock is read in a new snapshot.
 # A mail that may have gone out twice is one mail: its copies are not the account's doing. `own` is not counted, or a
@@ -139,14 +121,13 @@ GRANT EXECUTE ON FUNCTION recovery_fits TO PUBLIC;
 
 def upgrade() -> None:
     make_index()
-    for statements in (FENCES, LOCKS, SEES, FITS):
+    for statements in (FENCES, LOCKS, FITS):
         op.execute(statements)
 
 
 def downgrade() -> None:
     op.execute("DROP INDEX deliveries_accepted_late_idx")
     op.execute(FITS_BEFORE)
-    op.execute("DROP FUNCTION sees_every_row")
     op.execute("DROP TABLE locks")
     op.execute(NO_FENCES)
 

@@ -410,21 +410,6 @@ ALTER FUNCTION activate_account() SET enable_seqscan = off;
 REVOKE EXECUTE ON FUNCTION good_token FROM PUBLIC;
 """
 
-# Sequences are nobody's to read but their owner's.
-SEQUENCES = """
-CREATE OR REPLACE FUNCTION sequences_behind() RETURNS SETOF text
-    LANGUAGE sql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
-    SELECT name
-      FROM (VALUES ('accounts', (SELECT max(id) FROM accounts)), ('tokens', (SELECT max(id) FROM tokens)),
-                   ('batches', (SELECT max(id) FROM batches)), ('deliveries', (SELECT max(id) FROM deliveries))
-           ) AS filled (name, highest)
-     WHERE highest > coalesce(pg_sequence_last_value(pg_get_serial_sequence(name, 'id')::regclass), 0)
-$$;
-COMMENT ON FUNCTION sequences_behind IS
-    'The tables whose next ids they already have: rows were brought in, and the sequence was not.';
-REVOKE EXECUTE ON FUNCTION sequences_behind FROM PUBLIC;
-"""
-
 # Whoever restores rows wants them as they were: nothing is to follow from them. The two triggers before an insert are
 # not kept still: they mail nobody, and fill in what is missing. A token that should prove any address must not be had
 # by a setting. Where every sign-up passes, the function asks: a WHEN is read anew for each statement.
@@ -466,7 +451,7 @@ ALTER INDEX accounts_login_new RENAME TO accounts_login_key;
 BEFORE = """
 DROP TRIGGER IF EXISTS forget_truncated ON tokens;
 DROP TRIGGER IF EXISTS remember_address ON tokens;
-DROP FUNCTION IF EXISTS forget_truncated, remember_address, sequences_behind;
+DROP FUNCTION IF EXISTS forget_truncated, remember_address;
 
 CREATE OR REPLACE FUNCTION make_activation_tokens() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
@@ -584,7 +569,7 @@ DROP FUNCTION token_address_hash, login_key, address_key, mailbox_key, punycode,
 
 
 def upgrade() -> None:
-    for statements in (ENCODING, KEYS, COLLISIONS, ADDRESS_HASH, ENQUEUE, FORGET, GOOD, CONSUME, SEQUENCES):
+    for statements in (ENCODING, KEYS, COLLISIONS, ADDRESS_HASH, ENQUEUE, FORGET, GOOD, CONSUME):
         op.execute(statements)
     op.execute(TRIGGERS.format(and_on=f" AND {TRIGGERS_ON}"))
     op.execute(TRUNCATED)

@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
+from psycopg.errors import UndefinedFunction
 from sqlalchemy import Connection, Engine, column, func, select, table
 from sqlalchemy.exc import DBAPIError
 
-from mailroom.db import preflight, schema
+from mailroom.db import functions, preflight, schema
 from mailroom.db.engine import check_revision, first_line
 from mailroom.db.functions import statement
 from mailroom.errors import DatabaseError
@@ -27,11 +28,9 @@ TRIGGERS: Final = {
     "remember_address": "tokens",
     "forget_truncated": "tokens",
 }
-FUNCTIONS: Final = (
-    *TRIGGERS,
-    *("consume_token", "count_guess", "good_token", "guesses_left", "recovery_fits", "sees_every_row"),
-    "sequences_behind",
-)
+FUNCTIONS: Final = (*TRIGGERS, "consume_token", "count_guess", "good_token", "guesses_left", "recovery_fits")
+# What makes all functions and views of `sql/` anew.
+MIGRATE: Final = "mailroom migrate"
 # What a server must not risk whose data is to be kept; no role decides these.
 DURABLE: Final = {
     "fsync": "on",
@@ -76,11 +75,13 @@ def examine(engine: Engine, *, listening: str, channel: str, queue: str) -> Iter
 
 
 def _checked(engine: Engine, name: str, check: Callable[[Connection], Iterable[Finding]]) -> list[Finding]:
-    """Make one check; that the database refuses it is a finding too, and the others are still made."""
+    """Make one check; that it cannot be made, or is refused, is a finding too, and the others are still made."""
     try:
         with engine.connect() as connection:
             return list(check(connection))
     except DBAPIError as error:
+        if isinstance(error.orig, UndefinedFunction):
+            return [failed(name, f"a function of mailroom is missing: {first_line(error)}", MIGRATE)]
         return [failed(name, f"the database refuses: {first_line(error)}", "see what it says")]
 
 
@@ -123,10 +124,16 @@ def _triggers(connection: Connection) -> Iterator[Finding]:
 
 
 def _functions(connection: Connection) -> Iterator[Finding]:
-    rows = connection.execute(statement("doctor_functions"), {"functions": list(FUNCTIONS)}).all()
-    missing = [name for name in FUNCTIONS if name not in {row.name for row in rows}]
+    rows = connection.execute(statement("doctor_functions"), {"functions": [*FUNCTIONS, *functions.names()]}).all()
+    there = {row.name for row in rows}
+    lost = [name for name in FUNCTIONS if name not in there]
+    views = [name for name in functions.views() if connection.scalar(select(func.to_regclass(name))) is None]
+    missing = [name for name in functions.names() if name not in there] + views
+    if lost:
+        yield failed("functions", f"missing: {', '.join(lost)}", "restore them from alembic/versions")
     if missing:
-        yield failed("functions", f"missing: {', '.join(missing)}", "restore them from alembic/versions")
+        yield failed("functions", f"missing: {', '.join(missing)}", MIGRATE)
+    if lost or missing:
         return
     loose = [row for row in rows if not row.pinned]
     if loose:
@@ -174,7 +181,7 @@ def _clock(connection: Connection) -> Iterator[Finding]:
 
 def _restore(connection: Connection) -> Iterator[Finding]:
     """What a restore in parts leaves behind; of a long history a few thousand rows at both ends are looked at."""
-    behind = connection.scalars(select(func.sequences_behind())).all()
+    behind = connection.scalars(statement("doctor_sequences")).all()
     if behind:
         last = "SELECT setval(pg_get_serial_sequence('{0}', 'id'), max(id)) FROM {0}"
         remedy = "; ".join(last.format(name) for name in behind)

@@ -1,6 +1,7 @@
 """What each role may do, no more than it needs: the application, the worker, and who only looks.
 
-A table or a function that a role needs and that is not named here is refused to it.
+Functions do their work with the rights of their owner, and so do views: the worker and the viewer have no right on a
+table. What a role needs and is not named here is refused to it.
 """
 
 import re
@@ -11,57 +12,34 @@ from psycopg import errors, sql
 from sqlalchemy import ColumnElement, Connection, cast, func, select, text
 from sqlalchemy.dialects.postgresql import OID
 
+from mailroom.db import functions
 from mailroom.db.engine import VERSION_TABLE
 from mailroom.errors import DatabaseError
 
-# What an address is known by: indexes and comparisons call these for whoever writes or reads.
-_KEYS: Final = {"FUNCTION address_key": "EXECUTE", "FUNCTION mailbox_key": "EXECUTE"}
-# PostgreSQL asks for UPDATE on some column of a row that is locked: due_at of jobs, lease_until of batches.
-# Who adds rows to a table that makes its own ids needs nothing for that.
+# What operators read, and whatever draws curves: no address, secret or code.
+_VIEWS: Final = {f"TABLE {name}": "SELECT" for name in functions.views()}
+# It owns its accounts and asks for tokens. What it may not see of a token is what a mail proves: secret and code. It
+# revokes a token by deleting it. What follows from its rows is done by triggers, with the rights of their owner. What
+# an address or a login is known by is a function: indexes and defaults call these for whoever writes.
+_APP: Final = {
+    "TABLE accounts": "SELECT, INSERT, UPDATE (email, login, status), DELETE",
+    "TABLE tokens": "SELECT (id, action, account, expires_at, consumed_at, created_at),"
+    " INSERT (action, account), DELETE",
+    "FUNCTION token_life": "EXECUTE",
+    "FUNCTION address_key": "EXECUTE",
+    "FUNCTION mailbox_key": "EXECUTE",
+    "FUNCTION login_key": "EXECUTE",
+    "FUNCTION lowered": "EXECUTE",
+    "FUNCTION guesses_left": "EXECUTE",
+    "FUNCTION count_guess": "EXECUTE",
+    "FUNCTION consume_token": "EXECUTE",
+}
 GRANTS: Final[dict[str, dict[str, str]]] = {
-    # It owns its accounts and asks for tokens. What it may not see of a token is what a mail proves: secret and code.
-    # It revokes a token by deleting it. What follows from its rows is done by triggers, with the rights of their owner.
-    "app": {
-        "TABLE accounts": "SELECT, INSERT, UPDATE (email, login, status), DELETE",
-        "TABLE tokens": "SELECT (id, action, account, expires_at, consumed_at, created_at),"
-        " INSERT (action, account), DELETE",
-        "FUNCTION token_life": "EXECUTE",
-        **_KEYS,
-        "FUNCTION login_key": "EXECUTE",
-        "FUNCTION lowered": "EXECUTE",
-        "FUNCTION guesses_left": "EXECUTE",
-        "FUNCTION count_guess": "EXECUTE",
-        "FUNCTION consume_token": "EXECUTE",
-    },
-    # The worker, sweeps, collect and prune, and the commands of an operator.
-    "worker": {
-        "FUNCTION token_life": "EXECUTE",
-        "FUNCTION recovery_fits": "EXECUTE",
-        "FUNCTION sees_every_row": "EXECUTE",
-        **_KEYS,
-        "FUNCTION token_address_hash": "EXECUTE",
-        "FUNCTION sequences_behind": "EXECUTE",
-        "TABLE accounts": "SELECT (id, email, login, status, activated_at)",
-        "TABLE tokens": "SELECT, UPDATE (expires_at, address_hash), DELETE",
-        "TABLE jobs": "SELECT, INSERT, UPDATE (due_at), DELETE",
-        "TABLE batches": "SELECT, INSERT, UPDATE (claimed_at, lease_until), DELETE",
-        "TABLE deliveries": "SELECT, INSERT, UPDATE (retried_at), DELETE",
-        "TABLE pauses": "SELECT, INSERT, UPDATE, DELETE",
-        "TABLE permits": "SELECT, UPDATE",
-        "TABLE ses_account": "SELECT, UPDATE",
-        "TABLE locks": "SELECT, UPDATE",
-        f"TABLE {VERSION_TABLE}": "SELECT",
-    },
-    # `status` and `jobs list`, and whatever draws curves of them: no address, secret or code.
-    "viewer": {
-        "TABLE accounts": "SELECT (id, status)",
-        "TABLE tokens": "SELECT (id, action, account, expires_at, consumed_at, created_at)",
-        "TABLE jobs": "SELECT",
-        "TABLE batches": "SELECT",
-        "TABLE deliveries": "SELECT",
-        "TABLE pauses": "SELECT",
-        f"TABLE {VERSION_TABLE}": "SELECT",
-    },
+    "app": _APP,
+    # The worker, sweeps, collect and prune, and the commands of an operator: all that is done to the queue.
+    "worker": {f"FUNCTION {name}": "EXECUTE" for name in functions.names() if f"FUNCTION {name}" not in _APP} | _VIEWS,
+    # `status` and `jobs list`.
+    "viewer": {"FUNCTION revision": "EXECUTE", "FUNCTION health": "EXECUTE", **_VIEWS},
 }
 
 # SQLSTATE of the warning that a GRANT did less than it says.
@@ -105,9 +83,10 @@ def _single(privileges: str) -> Iterator[tuple[str, str]]:
 def _has(kind: str, name: str, privilege: str, column: str) -> ColumnElement[bool]:
     if kind == "FUNCTION":
         return func.has_function_privilege(cast(func.to_regproc(name), OID), privilege)
+    relation = cast(func.to_regclass(name), OID)
     if column:
-        return func.has_column_privilege(name, column, privilege)
-    return func.has_table_privilege(name, privilege)
+        return func.has_column_privilege(relation, column, privilege)
+    return func.has_table_privilege(relation, privilege)
 
 
 def apply(connection: Connection, granting: list[str]) -> None:

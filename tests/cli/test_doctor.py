@@ -5,6 +5,7 @@ import json
 import pytest
 from sqlalchemy import Engine, text
 
+from mailroom.db import functions
 from mailroom.demo.postgres import free_port
 from mailroom.ops.doctor import FUNCTIONS, TRIGGERS
 from mailroom.ses.doctor import variables
@@ -12,6 +13,7 @@ from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.templates import default_content
 from tests.cli.command import sending
 from tests.cli.conftest import Here
+from tests.servers import migrate
 from tests.world import add_accounts, execute, rows
 
 EACH_SERVER = True
@@ -213,7 +215,7 @@ def test_a_role_for_which_no_trigger_fires(here: Here, env: dict[str, str], engi
     assert_one(here, env, "guarantee", "failed", "session_replication_role is replica", "no trigger fires")
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", [*FUNCTIONS, "claim", "doctor_functions"])
 def test_a_function_without_a_path_of_its_own(here: Here, env: dict[str, str], engine: Engine, function: str) -> None:
     for change in ("RESET search_path", "SET search_path = public"):
         execute(engine, f"ALTER FUNCTION {function} {change}")
@@ -223,19 +225,57 @@ def test_a_function_without_a_path_of_its_own(here: Here, env: dict[str, str], e
     assert ill(here, env) == {}
 
 
+@pytest.mark.parametrize(
+    ("function", "checks"),
+    [
+        ("claim", ["functions", "rights"]),
+        ("doctor_functions", ["functions", "rights"]),
+        ("doctor_triggers", ["triggers", "functions", "rights"]),
+        ("doctor_sequences", ["functions", "rights", "restore"]),
+        ("health", ["functions", "rights", "queue"]),
+        ("preflight", ["guarantee", "functions", "rights"]),
+        ("revision", ["database"]),
+    ],
+)
+def test_a_function_that_is_gone(
+    here: Here, env: dict[str, str], url: str, engine: Engine, function: str, checks: list[str]
+) -> None:
+    """Also one that doctor itself calls: what cannot be checked without it says so, and how to have it back."""
+    execute(engine, f"DROP FUNCTION {function}")
+    wrong = ill(here, env)
+    assert list(wrong) == checks
+    wrong.pop("rights", None)  # nobody may call it
+    for level, words in wrong.values():
+        assert (level, "missing" in words, "mailroom migrate" in words) == ("failed", True, True)
+    migrate(url)
+    assert ill(here, env) == {}
+
+
+def test_a_view_that_is_gone(here: Here, env: dict[str, str], url: str, engine: Engine) -> None:
+    execute(engine, "DROP VIEW attempts")
+    assert ill(here, env)["functions"] == ("failed", "missing: attempts -> mailroom migrate")
+    migrate(url)
+    assert ill(here, env) == {}
+
+
+def test_a_function_that_only_a_migration_makes(here: Here, env: dict[str, str], engine: Engine) -> None:
+    execute(engine, "DROP FUNCTION count_guess")
+    assert_one(here, env, "functions", "failed", "missing: count_guess -> restore them from alembic/versions")
+
+
 def test_the_triggers_that_it_knows_are_those_there_are(engine: Engine) -> None:
     with engine.connect() as connection:
         there = rows(
             connection,
             "SELECT tgname, relname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid WHERE NOT tgisinternal",
         )
-        functions = rows(  # an immutable one looks at no table
+        there_too = rows(  # an immutable one looks at no table
             connection,
             "SELECT DISTINCT proname FROM pg_proc WHERE provolatile <> 'i'"
             " AND pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'public')",
         )
     assert {row.tgname: row.relname for row in there} == TRIGGERS
-    assert {row.proname for row in functions} == set(FUNCTIONS)
+    assert {row.proname for row in there_too} == {*FUNCTIONS, *functions.names()}
 
 
 def test_a_queue_that_suffers(here: Here, env: dict[str, str], engine: Engine) -> None:

@@ -1,6 +1,7 @@
 """`grants`: each role logs in, does all of its work, and is refused the rest."""
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,13 +16,14 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import ProgrammingError
 
 from mailroom import tokens
-from mailroom.db import schema
+from mailroom.db import functions, schema
 from mailroom.db.engine import VERSION_TABLE, connect_engine
 from mailroom.errors import TokenError
-from mailroom.fleet import buckets
+from mailroom.fleet import buckets, pauses, refusal_log
 from mailroom.job import Action, SesAccount
 from mailroom.ops import grants, maintenance
-from mailroom.ops.grants import GRANTS
+from mailroom.queue import by_hand
+from mailroom.queue.lanes import LANES
 from mailroom.simulator import Simulator
 from tests.cli.command import sending
 from tests.cli.conftest import Here
@@ -34,7 +36,9 @@ EACH_SERVER = True
 
 PARTS = ("app", "worker", "viewer")
 PASSWORD = "no secret: a role of a test"
-TABLES = {table.name for table in schema.metadata.sorted_tables}
+TABLES = {table.name for table in schema.metadata.sorted_tables} | {VERSION_TABLE}
+# What PostgreSQL can grant on a table.
+PRIVILEGES = "SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER"
 _numbers = count()
 
 
@@ -107,19 +111,47 @@ def refused(connection: Connection, *statements: str) -> list[str]:
     return found
 
 
-def reads(*names: str) -> list[str]:
-    return [f"SELECT * FROM {name} LIMIT 1" for name in names]  # noqa: S608 - the names of tables
-
-
-def writes(*names: str) -> list[str]:
+def touches(*names: str) -> list[str]:
+    """What can be done to tables, each with one of its columns."""
+    columns = {
+        **dict.fromkeys(("tokens", "batches", "deliveries", "jobs"), "action"),
+        "accounts": "id",
+        "guesses": "made",
+        "locks": "name",
+        "pauses": "scope",
+        "permits": "bucket",
+        "ses_account": "one",
+        VERSION_TABLE: "version_num",
+    }
     return [
-        words.format(name)
+        words.format(name, columns[name])
         for name in names
-        for words in ("DELETE FROM {}", "TRUNCATE {}", "INSERT INTO {} DEFAULT VALUES")
+        for words in (
+            "SELECT {1} FROM {0}",
+            "INSERT INTO {0} DEFAULT VALUES",
+            "UPDATE {0} SET {1} = {1}",
+            "DELETE FROM {0}",
+            "TRUNCATE {0}",
+            "DO 'BEGIN LOCK TABLE {0}; END'",
+        )
     ]
 
 
+def tables_within_reach(connection: Connection) -> list[str]:
+    """The tables on which this role has any right at all, or on a column of which."""
+    found = rows(
+        connection,
+        "SELECT name FROM unnest(CAST(:names AS text[])) AS name WHERE has_table_privilege(name, :any)"
+        " OR has_any_column_privilege(name, 'SELECT, INSERT, UPDATE, REFERENCES')",
+        names=sorted(TABLES),
+        any=PRIVILEGES,
+    )
+    return [row.name for row in found]
+
+
 # What is printed
+
+LOOKS = [f"SELECT * FROM {name}" for name in (*functions.views(), "health(true)", "revision()")]  # noqa: S608
 
 
 def test_it_prints_sql_and_grants_nothing(here: Here, roles: dict[str, str], url: str) -> None:
@@ -128,11 +160,11 @@ def test_it_prints_sql_and_grants_nothing(here: Here, roles: dict[str, str], url
     assert (ended.code, ended.err) == (0, "")
     lines = ended.out.splitlines()
     name = '"' + roles["viewer"].replace('"', '""') + '"'
-    assert f'GRANT SELECT ON TABLE "public"."jobs" TO {name};' in lines
+    assert f'GRANT SELECT ON TABLE "public"."waiting_jobs" TO {name};' in lines
     assert f'GRANT USAGE ON SCHEMA "public" TO {name};' in lines
     assert all(line.startswith("GRANT ") and line.endswith(";") for line in lines)
     with session(url, roles["viewer"]) as connection:
-        assert refused(connection, *reads("jobs")) == reads("jobs")
+        assert refused(connection, *LOOKS) == LOOKS
 
 
 def test_what_it_prints_can_be_run(here: Here, roles: dict[str, str], url: str, engine: Engine) -> None:
@@ -140,7 +172,7 @@ def test_what_it_prints_can_be_run(here: Here, roles: dict[str, str], url: str, 
     with engine.connect() as connection:
         connection.execution_options(no_parameters=True).exec_driver_sql(ended.out)
     with session(url, roles["viewer"]) as connection:
-        assert refused(connection, *reads("jobs", "accounts")) == reads("accounts")
+        assert refused(connection, *LOOKS, "SELECT FROM jobs") == ["SELECT FROM jobs"]
 
 
 def test_what_a_role_lacks_is_known(here: Here, granted: dict[str, str], url: str, engine: Engine) -> None:
@@ -150,14 +182,14 @@ def test_what_a_role_lacks_is_known(here: Here, granted: dict[str, str], url: st
         with engine.connect() as owner:
             name = sql.Identifier(granted["worker"]).as_string()
             raw = owner.execution_options(no_parameters=True)
-            raw.exec_driver_sql(f"REVOKE UPDATE (due_at) ON jobs FROM {name}")
-            raw.exec_driver_sql(f"REVOKE EXECUTE ON FUNCTION recovery_fits FROM {name}")
-        assert grants.lacking(connection, "worker") == [
-            "EXECUTE ON FUNCTION recovery_fits",
-            "UPDATE (due_at) ON TABLE jobs",
-        ]
+            raw.exec_driver_sql(f"REVOKE SELECT ON attempts FROM {name}")  # noqa: S608 - a name that is quoted
+            raw.exec_driver_sql(f"REVOKE EXECUTE ON FUNCTION claim FROM {name}")
+            raw.exec_driver_sql("DROP VIEW open_pauses; DROP FUNCTION settle")
+        lacking = ["EXECUTE ON FUNCTION claim", "EXECUTE ON FUNCTION settle"]
+        lacking += ["SELECT ON TABLE attempts", "SELECT ON TABLE open_pauses"]
+        assert grants.lacking(connection, "worker") == lacking
     ended = here("doctor", env={"MAILROOM_DATABASE_URL": log_in(url, granted["worker"])})
-    assert "lacks: EXECUTE ON FUNCTION recovery_fits; UPDATE (due_at) ON TABLE jobs" in ended.out
+    assert f"lacks: {'; '.join(lacking)}" in ended.out
 
 
 def test_it_wants_a_role_that_exists(here: Here, url: str) -> None:
@@ -179,9 +211,9 @@ def test_who_is_not_the_owner_grants_nothing_and_is_told(
     with engine.connect() as owner:
         raw = owner.execution_options(no_parameters=True)
         raw.exec_driver_sql(f"GRANT USAGE ON SCHEMA public TO {name} WITH GRANT OPTION")
-        raw.exec_driver_sql(f"GRANT SELECT (id), UPDATE ON accounts TO {name} WITH GRANT OPTION")
+        raw.exec_driver_sql(f"GRANT EXECUTE ON FUNCTION revision TO {name} WITH GRANT OPTION")
     ended = here("grants", "--viewer", granted["viewer"], "--apply", env=env)
-    ended.assert_one_line(1, 'this role may not GRANT SELECT (id, status) ON TABLE "public"."accounts"')
+    ended.assert_one_line(1, 'this role may not GRANT EXECUTE ON FUNCTION "public"."health"')
 
 
 def test_it_grants_in_the_schema_where_mailroom_is(here: Here, server: Server, empty_url: str) -> None:
@@ -198,14 +230,30 @@ def test_it_grants_in_the_schema_where_mailroom_is(here: Here, server: Server, e
             assert ask_recovery(connection, account)
 
 
-def test_every_table_has_been_thought_of() -> None:
-    """A new one is either for the worker and the viewer, or here as one that they have no business with."""
-    for part, none_of_its_business in {
-        "worker": {"guesses"},
-        "viewer": {"guesses", "locks", "permits", "ses_account"},
-    }.items():
-        named = {name.removeprefix("TABLE ") for name in GRANTS[part] if name.startswith("TABLE ")}
-        assert named == TABLES - none_of_its_business | {VERSION_TABLE}
+@pytest.mark.parametrize("part", ["worker", "viewer"])
+def test_no_table_is_within_reach_but_of_the_application(
+    granted: dict[str, str], url: str, engine: Engine, part: str
+) -> None:
+    forbidden = touches(*sorted(TABLES))
+    with engine.connect() as owner, session(url, granted[part]) as connection:
+        ask_recovery(owner, add_accounts(owner, 1, status="active")[0])
+        assert tables_within_reach(connection) == []
+        assert refused(connection, *forbidden) == forbidden
+    with session(url, granted["app"]) as connection:
+        assert tables_within_reach(connection) == ["accounts", "tokens"]
+
+
+def test_whoever_may_look_sees_no_people_and_no_secrets(engine: Engine) -> None:
+    private = {"email", "login", "address_hash", "secret", "proof", "fence", "made"}
+    with engine.connect() as owner:
+        shown = rows(
+            owner,
+            "SELECT DISTINCT attname AS name FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid"
+            " WHERE relkind = 'v' AND relnamespace = CAST('public' AS regnamespace)",
+        )
+        assert "code" not in rows(owner, "SELECT * FROM token_states RIGHT JOIN (SELECT) AS one ON true")[0]._fields
+    assert len(shown) > 20
+    assert {row.name for row in shown} & private == set()
 
 
 # The application
@@ -238,7 +286,7 @@ def test_an_application_lives_its_life(granted: dict[str, str], url: str, engine
 
 
 def test_an_application_sees_no_secret_and_touches_no_queue(granted: dict[str, str], url: str) -> None:
-    others = sorted(TABLES - {"accounts", "tokens"} | {VERSION_TABLE})
+    others = sorted(TABLES - {"accounts", "tokens"})
     forbidden = [
         "SELECT secret FROM tokens",
         "SELECT code FROM tokens",
@@ -252,8 +300,10 @@ def test_an_application_sees_no_secret_and_touches_no_queue(granted: dict[str, s
         "UPDATE accounts SET activated_at = now()",
         "TRUNCATE accounts",
         "CREATE TABLE mine ()",
-        *reads(*others),
-        *writes(*others),
+        *touches(*others),
+        *LOOKS,
+        "SELECT * FROM token_find(1, NULL)",
+        "SELECT * FROM job_drop('{1}')",
     ]
     with session(url, granted["app"]) as connection:
         [account] = add_accounts(connection, 1, status="active")
@@ -317,6 +367,72 @@ def test_a_worker_sends_sweeps_and_tidies_up(
     own.dispose()
 
 
+def test_a_worker_puts_right_what_went_wrong(
+    granted: dict[str, str],
+    url: str,
+    engine: Engine,
+    here: Here,
+    ses: Simulator,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Tokens without a job, late answers, a clock that was set back."""
+    caplog.set_level(logging.INFO)
+    env = sending(log_in(url, granted["worker"]), ses)
+    with engine.connect() as owner:
+        add_accounts(owner, 3)
+        owner.execute(text("DELETE FROM jobs WHERE token = 1"))
+        owner.execute(text("UPDATE jobs SET due_at = 'infinity' WHERE token = 2"))
+        owner.execute(text("UPDATE jobs SET due_at = now() + interval '1 year' WHERE token = 3"))
+        owner.execute(
+            text(
+                "INSERT INTO deliveries (token, batch, action, outcome, attempt, late, message_id)"
+                " VALUES (2, 9, 'activation', 'sent', 0, true, 'm')"
+            )
+        )
+        assert here("sweep", "--full", env=env).code == 0
+        for said in ("held jobs freed=1", "reconciled tokens=1", "brought back moments=1"):
+            assert said in caplog.text
+        assert ses.ledger.counts().mails == 2
+        assert misplaced(owner) == []
+
+
+def test_a_worker_pauses_the_fleet_and_slows_it_down(granted: dict[str, str], url: str, engine: Engine) -> None:
+    codes = {"MessageRejected"}
+    with engine.connect() as owner, session(url, granted["worker"]) as connection:
+        add_accounts(owner, 2)
+        refused = by_hand.drop(connection, [1])
+        owner.execute(text("UPDATE deliveries SET outcome = 'rejected', error_code = 'MessageRejected'"))
+        assert refusal_log.review(connection, Action.ACTIVATION, codes).unbroken == 1
+        assert refusal_log.refused_since_accepted(connection, Action.ACTIVATION, codes) == refused
+        assert refusal_log.put_back_once(connection, refused, queue="mailroom") == refused
+
+        assert pauses.open_pause(
+            connection, "activation", code="MessageRejected", reason="a reason", probe_after=timedelta(0)
+        )
+        assert pauses.probe(connection, queue="mailroom", refusals=codes) == "activation"
+        assert len(pauses.places(connection, queue="mailroom", lanes=LANES, most=9, refusals=codes)) == 2
+        assert [pause.scope for pause in pauses.read(connection)] == ["activation"]
+        assert pauses.close_pause(connection, "activation")
+        assert buckets.slow_down(connection) == buckets.CUT
+
+
+def test_a_worker_serves_an_operator(
+    granted: dict[str, str], url: str, engine: Engine, here: Here, ses: Simulator
+) -> None:
+    env = sending(log_in(url, granted["worker"]), ses)
+    with engine.connect() as owner:
+        add_accounts(owner, 2)
+        owner.execute(text("UPDATE jobs SET due_at = 'infinity' WHERE token = 1"))
+    assert "user1@example.com" in here("jobs", "list", "--show-addresses", env=env).out
+    assert "user2@example.com" in here("jobs", "show", "2", "--show-addresses", env=env).out
+    assert here("jobs", "release", "1", env=env).out == "released 1\n"
+    signed = here("tokens", "sign", "2", env=env).out.strip()
+    assert "token 2 of account 2: good until" in here("tokens", "verify", signed, env=env).out
+    doctor = here("doctor", env=env).out
+    assert "ok      rights: this role may do what a worker does" in doctor
+    assert "failed" not in doctor
+
+
 def test_a_worker_makes_no_accounts_and_no_tokens(granted: dict[str, str], url: str, engine: Engine) -> None:
     forbidden = [
         "INSERT INTO accounts (email, login) VALUES ('eve@example.com', 'eve')",
@@ -330,9 +446,8 @@ def test_a_worker_makes_no_accounts_and_no_tokens(granted: dict[str, str], url: 
         "SELECT consume_token(sha256(''), 'activation')",
         "SELECT count_guess(sha256(''))",
         "SELECT guesses_left(sha256(''))",
-        "DELETE FROM mailroom_alembic_version",
-        *reads("guesses"),
-        *writes("guesses", "accounts", "ses_account"),
+        "SELECT good_token(sha256(''), 'activation')",
+        "SELECT recovery_fits(1, 1, 1, 1)",
     ]
     with engine.connect() as owner, session(url, granted["worker"]) as connection:
         add_accounts(owner, 1)
@@ -355,18 +470,19 @@ def test_a_viewer_sees_the_status(granted: dict[str, str], url: str, engine: Eng
 
 
 def test_a_viewer_sees_no_people_and_changes_nothing(granted: dict[str, str], url: str, engine: Engine) -> None:
-    everything = sorted(TABLES | {VERSION_TABLE})
-    forbidden = [
-        "SELECT email FROM accounts",
-        "SELECT login FROM accounts",
-        "SELECT secret FROM tokens",
-        "SELECT code FROM tokens",
-        "SELECT consume_token(sha256(''), 'activation')",
-        "UPDATE jobs SET due_at = now()",
-        "UPDATE pauses SET reason = ''",
-        *reads("guesses"),
-        *writes(*everything),
-    ]
     with engine.connect() as owner, session(url, granted["viewer"]) as connection:
         add_accounts(owner, 1)
+        may = rows(
+            connection,
+            "SELECT proname AS name FROM pg_proc WHERE pronamespace = CAST('public' AS regnamespace)"
+            " AND prosecdef AND provolatile <> 'i' AND has_function_privilege(oid, 'EXECUTE') ORDER BY 1",
+        )
+        assert [row.name for row in may] == ["health", "revision"]
+        forbidden = [
+            "SELECT account_addresses('{1}')",
+            "SELECT token_find(1, NULL)",
+            "SELECT pause_close('account', true)",
+        ]
         assert refused(connection, *forbidden) == forbidden
+        changes = ["UPDATE open_pauses SET reason = ''", "DELETE FROM token_states", "DELETE FROM attempts"]
+        assert refused(connection, *changes) == changes

@@ -225,7 +225,7 @@ def test_what_was_dumped_is_restored_and_mails_nobody(
         again = connect_engine(server.database_url(other))
         with again.connect() as connection:
             assert misplaced(connection) == []
-            assert rows(connection, "SELECT sequences_behind()") == []
+            assert rows(connection, "SELECT doctor_sequences()") == []
             add_accounts(connection, 1, prefix="next")
             assert misplaced(connection) == []
         again.dispose()
