@@ -3,8 +3,9 @@
 -- Before it, while they still work, and outside of a transaction, what would take long under the lock:
 --     CREATE UNIQUE INDEX CONCURRENTLY deliveries_by_id ON deliveries (id, created_at);
 -- Then: psql --single-transaction --variable ON_ERROR_STOP=1 --file docs/partition_deliveries.sql
--- and once more `mailroom grants`, since the new table is another table. Each month, add the next partition in good time
--- (what finds none goes to deliveries_other, and keeps its months from being added); see docs/scaling.md for dropping one.
+-- and `mailroom migrate`, which makes the views anew: until then they show the old table. Each month, add the next
+-- partition in good time (what finds none goes to deliveries_other, and keeps its months from being added); see
+-- docs/scaling.md for dropping one.
 --
 -- It holds an exclusive lock on deliveries while it reads the old rows once, to prove that none is of a later month.
 LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE;

@@ -6,13 +6,15 @@ import psycopg
 from sqlalchemy import Connection, Engine
 
 from mailroom import queue
-from mailroom.ops import health
+from mailroom.ops import health, jobs
+from mailroom.ops.jobs import Filters
 from mailroom.ops.maintenance import prune
 from mailroom.outcome import Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue.by_hand import retry
 from mailroom.queue.verdict import judge
 from tests.claiming import claim
 from tests.machine import ROOT
+from tests.servers import migrate
 from tests.world import add_accounts, ask_recovery, count, misplaced, rows
 
 SCRIPT = ROOT / "docs" / "partition_deliveries.sql"
@@ -36,6 +38,7 @@ def test_a_queue_goes_on_with_its_history_in_partitions(engine: Engine, direct_u
         operator.execute(BEFORE)
         with operator.transaction():
             operator.execute(SCRIPT.read_bytes())
+    migrate(direct_url)
     with engine.connect() as connection:
         assert misplaced(connection) == []
         [account] = add_accounts(connection, 1, status="active", prefix="d")
@@ -46,6 +49,7 @@ def test_a_queue_goes_on_with_its_history_in_partitions(engine: Engine, direct_u
         work_through(connection, Sent("m-again"))
 
         assert count(connection, "deliveries WHERE outcome = 'sent'") == 7
+        assert len(list(jobs.find(connection, Filters(outcomes=("sent",))))) == 7
         assert [row.id for row in rows(connection, LAST_BEFORE)] == [before.id + 4]
         assert misplaced(connection) == []
         assert health.read(connection)
