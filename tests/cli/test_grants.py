@@ -405,6 +405,7 @@ def test_a_worker_pauses_the_fleet_and_slows_it_down(granted: dict[str, str], ur
         assert refusal_log.review(connection, Action.ACTIVATION, codes).unbroken == 1
         assert refusal_log.refused_since_accepted(connection, Action.ACTIVATION, codes) == refused
         assert refusal_log.put_back_once(connection, refused, queue="mailroom") == refused
+        assert refusal_log.refused_since_accepted(connection, Action.ACTIVATION, codes) == []
 
         assert pauses.open_pause(
             connection, "activation", code="MessageRejected", reason="a reason", probe_after=timedelta(0)

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import psycopg
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
 from mailroom.ops import health, jobs
@@ -19,6 +19,10 @@ from tests.world import add_accounts, ask_recovery, count, misplaced, rows
 
 SCRIPT = ROOT / "docs" / "partition_deliveries.sql"
 BEFORE = "CREATE UNIQUE INDEX CONCURRENTLY deliveries_by_id ON deliveries (id, created_at)"
+NEXT_MONTH = (
+    "INSERT INTO deliveries (token, action, outcome, attempt, created_at)"
+    " VALUES (1, 'activation', 'deferred', 0, now() + interval '40 days')"
+)
 LAST_BEFORE = "SELECT max(id) AS id FROM deliveries"
 
 
@@ -51,6 +55,8 @@ def test_a_queue_goes_on_with_its_history_in_partitions(engine: Engine, direct_u
         assert count(connection, "deliveries WHERE outcome = 'sent'") == 7
         assert len(list(jobs.find(connection, Filters(outcomes=("sent",))))) == 7
         assert [row.id for row in rows(connection, LAST_BEFORE)] == [before.id + 4]
+        connection.execute(text(NEXT_MONTH))
+        assert [row.token for row in jobs.find(connection, Filters(outcomes=("deferred",)))] == [1]
         assert misplaced(connection) == []
         assert health.read(connection)
         assert prune(connection, older_than=timedelta(days=1)).tokens == 0
