@@ -122,8 +122,18 @@ REVOKE EXECUTE ON FUNCTION enqueue_jobs() FROM PUBLIC;
 """
 
 
+# What a claim knows of a job from one step to the next.
+CLAIMED = """
+CREATE TYPE claimed_job AS (
+    token bigint, due_at timestamptz, attempt smallint, account bigint, email text, login text, secret bytea, code text,
+    resend boolean, created_at timestamptz, accepted_in bigint, accepted_fence uuid, message_id text, ahead bigint,
+    error_code text, surplus boolean, busy boolean
+);
+"""
+
+
 def upgrade() -> None:
-    for statements in (JOBS, DELIVERIES, ENQUEUE):
+    for statements in (JOBS, DELIVERIES, ENQUEUE, CLAIMED):
         op.execute(statements)
 
 
@@ -133,6 +143,6 @@ def downgrade() -> None:
         DROP TRIGGER enqueue_jobs ON tokens;
         DROP FUNCTION enqueue_jobs;
         DROP TABLE deliveries, batches, jobs;
-        DROP TYPE delivery_outcome;
+        DROP TYPE delivery_outcome, claimed_job;
         """
     )

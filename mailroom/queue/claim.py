@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row
 
+from mailroom.db.engine import numbers_literal
 from mailroom.db.functions import statement
 from mailroom.job import Action, Batch, Job, Position, Priority
 from mailroom.queue.floors import SLACK, Floors, as_binds
@@ -77,7 +78,7 @@ def claim(
     seen = floors.read()
     jobs = limits.batch_limit if job_limit is None else job_limit
     scans = [max(jobs, flood[1]) if flood is not None and lane == flood[0] else jobs for lane in lanes]
-    binds: dict[str, Any] = {"worker": worker, "job_limit": jobs, "scans": scans, "probing": probing}
+    binds: dict[str, Any] = {"worker": worker, "job_limit": jobs, "scans": numbers_literal(scans), "probing": probing}
     rows = connection.execute(
         statement("claim"), binds | _as_binds(limits, lanes, seen, scan_limit=max(scans, default=jobs))
     ).all()
@@ -107,7 +108,7 @@ def _as_binds(
         "busy_wait": BUSY_WAIT,
         "max_busy_wait": MAX_BUSY_WAIT,
         "scan_limit": scan_limit,
-        "ranks": [rank(lane).value for lane in lanes],
+        "ranks": numbers_literal(rank(lane).value for lane in lanes),
         **as_binds(floors, lanes),
     }
 

@@ -4,8 +4,10 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Final
+from functools import cache
+from typing import Final
 
+from mailroom.db.engine import numbers_literal, words_literal
 from mailroom.job import Position
 from mailroom.queue.lanes import LANES, Lane
 
@@ -67,12 +69,22 @@ def _is_below(one: Position, other: Position) -> bool:
     return (one.due_at, one.token) < (other.due_at, other.token)
 
 
-def as_binds(floors: dict[Lane, Position], lanes: Sequence[Lane]) -> dict[str, list[Any]]:
+def as_binds(floors: dict[Lane, Position], lanes: Sequence[Lane]) -> dict[str, str]:
     """Return these lanes and their floors as `claim` and `look` bind them."""
     positions = [floors[lane] for lane in lanes]
     return {
-        "priorities": [priority.value for priority, _ in lanes],
-        "actions": [action.value for _, action in lanes],
-        "floors_due_at": [position.due_at for position in positions],
-        "floors_token": [position.token for position in positions],
+        **lanes_as_binds(tuple(lanes)),
+        "floors_due_at": words_literal(
+            None if position.due_at is None else position.due_at.isoformat() for position in positions
+        ),
+        "floors_token": numbers_literal(position.token for position in positions),
+    }
+
+
+@cache
+def lanes_as_binds(lanes: tuple[Lane, ...]) -> dict[str, str]:
+    """Return these lanes as they are bound."""
+    return {
+        "priorities": numbers_literal(priority.value for priority, _ in lanes),
+        "actions": words_literal(action.value for _, action in lanes),
     }

@@ -45,15 +45,17 @@ def _settle(connection: Connection, judged: Iterable[Judged], *, asked: bool) ->
     ]
     again = [(place, job, verdict.again) for place, job, verdict in by_job if verdict.again is not None]
     binds = {
-        "closing_ids": [batch.id for batch, _ in closing],
-        "closing_fences": [batch.fence for batch, _ in closing],
+        "closing_ids": numbers_literal(batch.id for batch, _ in closing),
+        "closing_fences": words_literal(str(batch.fence) for batch, _ in closing),
         "action": closing[0][0].action.value,
         "places": numbers_literal(place for place, _, verdict in by_job for _ in verdict.deliveries),
         **_as_binds([(job, delivery) for _, job, verdict in by_job for delivery in verdict.deliveries]),
-        "again_tokens": [job.token for _, job, _ in again],
-        "again_places": [place for place, _, _ in again],
-        "again_attempts": [retry.attempt for _, _, retry in again],
-        "again_after": [retry.after for _, _, retry in again],
+        "again_tokens": numbers_literal(job.token for _, job, _ in again),
+        "again_places": numbers_literal(place for place, _, _ in again),
+        "again_attempts": numbers_literal(retry.attempt for _, _, retry in again),
+        "again_after": words_literal(
+            None if retry.after is None else f"{retry.after.total_seconds()} s" for _, _, retry in again
+        ),
         "asked": asked,
     }
     row = connection.execute(statement("settle"), binds).one()

@@ -16,102 +16,116 @@
 -- since somebody has locked its account or its token; or not, due as it was, since enough others leave. In each row,
 -- whether there was work in `others` of the lanes.
 --
+-- In steps, each of which is made only where there is something to do: most claims find a job or two that can be mailed as
+-- they are, and the rest would cost them more than that. What the first steps lock is theirs until the end.
+--
 -- Locks: jobs, then accounts (of recoveries) and tokens (late activations), skipping what others hold. Waits for nobody.
+--
+-- Plan: pinned, in the order in which it is written, and by index, whatever the statistics of the moment are at which it
+-- is made.
 CREATE OR REPLACE FUNCTION mailroom.claim(
     queue text, worker text, batch_limit integer, job_limit integer, batch_timeout interval, lease interval,
-    slack interval, busy_wait interval, max_busy_wait interval, priorities smallint[], actions text[], ranks
-    smallint[], scans integer[], floors_due_at timestamptz[], floors_token bigint[], scan_limit integer, probing
-    boolean, recoveries_per_15_minutes integer, recoveries_per_day integer
+    slack interval, busy_wait interval, max_busy_wait interval, priorities smallint[], actions text[], ranks smallint[],
+    scans integer[], floors_due_at timestamptz[], floors_token bigint[], scan_limit integer, probing boolean,
+    recoveries_per_15_minutes integer, recoveries_per_day integer
 )
     RETURNS TABLE (
-        batch bigint, fence uuid, token bigint, due_at timestamptz, priority smallint, action text, attempt
-        smallint, account bigint, email text, login text, secret bytea, code text, resend boolean, outcome
-        text, error_code text, busy boolean, surplus boolean,
-        others boolean
+        batch bigint, fence uuid, token bigint, due_at timestamptz, priority smallint, action text, attempt smallint,
+        account bigint, email text, login text, secret bytea, code text, resend boolean, outcome text, error_code text,
+        busy boolean, surplus boolean, others boolean
     )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
-    SET row_security = off AS $$
+    SET row_security = off SET enable_bitmapscan = off SET enable_material = off SET enable_memoize = off
+    SET join_collapse_limit = 1 AS $$
 #variable_conflict use_column
+DECLARE
+    lane     record;
+    held     claimed_job[];
+    any_lost boolean;
+    any_back boolean;
+    any_late bigint[];
 BEGIN
-    RETURN QUERY
-    WITH lane AS MATERIALIZED (
+    -- The lane to serve: of those in which a batch is full, or has waited long enough, the first in which a job can be
+    -- had, the most urgent first. Where others hold all of a lane, those behind must not wait. Urgent jobs never wait for
+    -- a batch to fill, nor do jobs that come back for another attempt: they have waited. The look at whole batches takes
+    -- no locks, so that one that is not yet due to leave costs next to no writes.
+    WITH given AS MATERIALIZED (
         SELECT given.priority, given.action, given.rank, given.scan,
                least(coalesce(given.floor_due_at, '-infinity'), now() - claim.slack) AS floor_due_at,
                CASE WHEN given.floor_due_at <= now() - claim.slack THEN given.floor_token ELSE 0 END AS floor_token
           FROM unnest(claim.priorities, CAST(claim.actions AS token_action[]), claim.ranks,
                       claim.scans, claim.floors_due_at, claim.floors_token)
                AS given (priority, action, rank, scan, floor_due_at, floor_token)
-         WHERE NOT EXISTS (
-               SELECT FROM pauses
-                WHERE pauses.scope IN ('account', 'configuration_set', 'identity', CAST(given.action AS text), 'queue:' || claim.queue)
-                  AND (pauses.probe_at IS NULL OR NOT claim.probing))
     ),
-    -- The lanes in which a batch is full, or has waited long enough, the most urgent first. Urgent jobs never wait, nor do
-    -- jobs that come back for another attempt: they have waited. This look takes no locks, so that a batch that is not yet
-    -- due to leave costs next to no writes: at most the locks of a last one that is not full.
     ready AS MATERIALIZED (
-        SELECT lane.*
-          FROM lane
+        SELECT given.*
+          FROM given
          CROSS JOIN LATERAL (
                SELECT count(*) AS jobs, min(head.due_at) AS oldest_due_at, bool_or(head.attempt > 0) AS again
                  FROM (SELECT due_at, attempt
                          FROM jobs
-                        WHERE queue = claim.queue AND priority = lane.priority AND action = lane.action AND due_at <= now()
-                          AND (due_at, token) > (lane.floor_due_at, lane.floor_token)
+                        WHERE queue = claim.queue AND priority = given.priority AND action = given.action
+                          AND due_at <= now() AND (due_at, token) > (given.floor_due_at, given.floor_token)
                         ORDER BY due_at, token
                         LIMIT claim.batch_limit) AS head
                ) AS waiting
-         WHERE waiting.jobs >= CASE lane.priority WHEN 0 THEN 1 ELSE claim.batch_limit END
-            OR waiting.again
-            OR waiting.oldest_due_at <= now() - claim.batch_timeout
-         ORDER BY lane.rank, waiting.oldest_due_at
-    ),
-    -- The lane to serve: the first in which a job can be had. Where others hold all of them, the lanes behind must not wait.
-    chosen AS MATERIALIZED (
-        SELECT ready.*
-          FROM ready
-         CROSS JOIN LATERAL (
-               SELECT
-                 FROM jobs
-                WHERE queue = claim.queue AND priority = ready.priority AND action = ready.action AND due_at <= now()
-                  AND (due_at, token) > (ready.floor_due_at, ready.floor_token)
-                ORDER BY due_at, token
-                LIMIT 1
-                  FOR UPDATE SKIP LOCKED) AS first
-         LIMIT 1
-    ),
+         WHERE (waiting.jobs >= CASE given.priority WHEN 0 THEN 1 ELSE claim.batch_limit END
+                OR waiting.again
+                OR waiting.oldest_due_at <= now() - claim.batch_timeout)
+           AND NOT EXISTS (
+               SELECT FROM pauses
+                WHERE pauses.scope IN ('account', 'configuration_set', 'identity', CAST(given.action AS text),
+                                       'queue:' || claim.queue)
+                  AND (pauses.probe_at IS NULL OR NOT claim.probing))
+         ORDER BY given.rank, waiting.oldest_due_at
+    )
+    SELECT ready.*, (SELECT count(*) > 1 FROM ready) AS others
+      INTO lane
+      FROM ready
+     CROSS JOIN LATERAL (
+           SELECT
+             FROM jobs
+            WHERE queue = claim.queue AND priority = ready.priority AND action = ready.action AND due_at <= now()
+              AND (due_at, token) > (ready.floor_due_at, ready.floor_token)
+            ORDER BY due_at, token
+            LIMIT 1
+              FOR UPDATE SKIP LOCKED) AS first
+     LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+
     -- MATERIALIZED: the locking subquery must run once. Run again inside a join, it could lock more rows than its LIMIT.
     --
-    -- A job in quarantine is taken alone: it may be what kills its worker. Of recoveries there is one batch: each has to be
-    -- held against all that are in flight. Rows are locked as the outer LIMIT asks for them: what is locked and not taken,
-    -- another claim passes over, and its floor with it. (The inner one is for the planner, which knows its value.)
-    due AS MATERIALIZED (
+    -- A job in quarantine is taken alone: it may be what kills its worker. Of recoveries there is one batch: each has to
+    -- be held against all that are in flight. Rows are locked as the outer LIMIT asks for them: what is locked and not
+    -- taken, another claim passes over, and its floor with it. (The inner one is for the planner, which knows its value.)
+    WITH due AS MATERIALIZED (
         SELECT *
           FROM (SELECT ctid AS place, token, due_at, attempt
                   FROM jobs
-                 WHERE queue = claim.queue AND due_at <= now()
-                   AND priority = (SELECT priority FROM chosen) AND action = (SELECT action FROM chosen)
-                   AND (due_at, token) > ((SELECT floor_due_at FROM chosen), (SELECT floor_token FROM chosen))
+                 WHERE queue = claim.queue AND priority = lane.priority AND action = lane.action AND due_at <= now()
+                   AND (due_at, token) > (lane.floor_due_at, lane.floor_token)
                  ORDER BY due_at, token
                  LIMIT claim.scan_limit
                    FOR UPDATE SKIP LOCKED) AS head
-         LIMIT (SELECT CASE WHEN priority = 3 THEN 1
-                            WHEN action = 'password_recovery' AND scan = claim.job_limit THEN claim.batch_limit
-                            ELSE scan END
-                  FROM chosen)
+         LIMIT CASE WHEN lane.priority = 3 THEN 1
+                    WHEN lane.action = 'password_recovery' AND lane.scan = claim.job_limit THEN claim.batch_limit
+                    ELSE lane.scan END
     ),
     parted AS (
         SELECT place, token, due_at, attempt, (row_number() OVER (ORDER BY due_at, token) - 1) / claim.batch_limit AS part
           FROM due
     ),
-    -- The lane is ready for its first batch, though others may be taking some of it at this moment. A last one that is not
-    -- full stays, unless it need not wait either.
+    -- The lane is ready for its first batch, though others may be taking some of it at this moment. A last one that is
+    -- not full stays, unless it need not wait either.
     leaving AS (
         SELECT part
           FROM parted
          GROUP BY part
-        HAVING part = 0 OR count(*) = claim.batch_limit OR bool_or(attempt > 0) OR min(due_at) <= now() - claim.batch_timeout
+        HAVING part = 0 OR count(*) = claim.batch_limit OR bool_or(attempt > 0)
+            OR min(due_at) <= now() - claim.batch_timeout
     ),
     -- By place: the rows are locked, so that it is theirs, and no statistics can make this a walk over the table. (Where
     -- somebody changed a row after this statement began, its place is not seen, and the job stays for the next claim.)
@@ -122,15 +136,16 @@ BEGIN
     ),
     -- What is so now decides. An acceptance that arrived after its batch was rescued is kept as a late row: the mail is
     -- out, and is not sent again, whatever the attempt: a failover may have forgotten that there was one. Of several, any.
-    -- LIMIT, and no EXISTS: a look by index for each job, whatever the planner thinks of their number. What few jobs need is
-    -- asked inside the CASE, of those alone.
+    -- LIMIT, and no EXISTS: a look by index for each job, whatever the planner thinks of their number. What few jobs need
+    -- is asked inside the CASE, of those alone.
     --
-    -- A token proves the address that it was made for; one of before that was remembered (NULL) proves any. Who has consumed
-    -- a newer one needs no older one: of recoveries the newest alone is mailed, and who never was active consumed none.
+    -- A token proves the address that it was made for; one of before that was remembered (NULL) proves any. Who has
+    -- consumed a newer one needs no older one: of recoveries the newest alone is mailed, and who never was active
+    -- consumed none.
     examined AS (
         SELECT taken.*, wanted.account, wanted.secret, wanted.code, wanted.email, wanted.login, wanted.created_at,
-               taken.action = 'activation' AND wanted.expires_at < now() + token_life() / 2 AS is_late,
-               wanted.address_hash IS NULL AS proves_any,
+               (taken.action = 'activation' AND wanted.expires_at < now() + token_life() / 2)
+                   OR wanted.address_hash IS NULL AS renews,
                accepted.batch AS accepted_in, accepted.fence AS accepted_fence, accepted.message_id,
                taken.attempt > 0 AND (
                    SELECT true
@@ -165,12 +180,16 @@ BEGIN
                END AS error_code
           FROM taken
           LEFT JOIN LATERAL (
-               SELECT tokens.id, account, secret, code, tokens.created_at, expires_at, consumed_at, address_hash,
-                      email, login, status, activated_at
-                 FROM tokens
-                 JOIN accounts ON accounts.id = tokens.account
-                WHERE tokens.id = taken.token
-                LIMIT 1
+               SELECT token.*, owner.*
+                 FROM (SELECT id, account, secret, code, created_at, expires_at, consumed_at, address_hash
+                         FROM tokens
+                        WHERE tokens.id = taken.token
+                        LIMIT 1) AS token
+                CROSS JOIN LATERAL (
+                      SELECT email, login, status, activated_at
+                        FROM accounts
+                       WHERE accounts.id = token.account
+                       LIMIT 1) AS owner
                ) AS wanted ON true
           LEFT JOIN LATERAL (
                SELECT deliveries.batch, deliveries.fence, coalesce(deliveries.message_id, '') AS message_id
@@ -186,80 +205,87 @@ BEGIN
         SELECT *, row_number() OVER (PARTITION BY error_code IS NULL ORDER BY due_at, token) - 1 AS ahead
           FROM examined
     ),
-    -- Of an account's recoveries only the newest is mailed, and only so many in a time. It is asked last, and of those alone
-    -- that may leave, since it locks the account.
+    -- Of an account's recoveries only the newest is mailed, and only so many in a time. It is asked last, and of those
+    -- alone that may leave, since it locks the account.
     fitting AS MATERIALIZED (
         SELECT *,
                CASE WHEN error_code IS NULL AND action = 'password_recovery' AND ahead < claim.batch_limit
-                    THEN CASE recovery_fits(account, token, claim.recoveries_per_15_minutes, claim.recoveries_per_day)
+                    THEN CASE recovery_fits(
+                             account, token, claim.recoveries_per_15_minutes, claim.recoveries_per_day)
                          WHEN true THEN 'yes' WHEN false THEN 'no' ELSE 'busy' END END AS fits,
                error_code IS NULL
-                   AND ahead >= CASE action WHEN 'password_recovery' THEN claim.batch_limit ELSE claim.job_limit END AS surplus
+                   AND ahead >= CASE action WHEN 'password_recovery' THEN claim.batch_limit ELSE claim.job_limit END
+                   AS surplus
           FROM numbered
-    ),
+    )
+    SELECT array_agg(CAST(ROW(
+               token, due_at, attempt, account, email, login, secret, code, resend, created_at, accepted_in,
+               accepted_fence, message_id, ahead, coalesce(error_code, CASE fits WHEN 'no' THEN 'TooManyRecoveries' END),
+               surplus, coalesce(fits = 'busy', false)) AS claimed_job) ORDER BY due_at, token),
+           bool_or(error_code IS NOT NULL OR fits = 'no'), bool_or(surplus OR fits = 'busy'),
+           array_agg(token) FILTER (WHERE renews AND error_code IS NULL AND NOT surplus AND fits IS DISTINCT FROM 'no')
+      INTO held, any_lost, any_back, any_late
+      FROM fitting;
+
     -- A late activation gets its life back, and a token of before, which remembers no address, proves the one that it is
-    -- mailed to. One that somebody has locked is being consumed or deleted, perhaps: its job goes back, or it would be mailed
-    -- with a dead link.
-    renewable AS MATERIALIZED (
-        SELECT id
-          FROM tokens
-         WHERE id = ANY (ARRAY(
-               SELECT token FROM fitting
-                WHERE error_code IS NULL AND NOT surplus AND (is_late OR proves_any)))
-         ORDER BY id
-           FOR NO KEY UPDATE SKIP LOCKED
-    ),
-    renewed AS (
-        UPDATE tokens
-           SET expires_at = CASE WHEN action = 'activation' AND expires_at < now() + token_life() / 2
-                                 THEN now() + token_life() ELSE expires_at END,
-               address_hash = coalesce(address_hash, (
-                   SELECT token_address_hash(email) FROM accounts WHERE accounts.id = tokens.account))
-         WHERE id = ANY (ARRAY(SELECT id FROM renewable))
-    ),
-    looked_up AS MATERIALIZED (
-        SELECT token, due_at, priority, action, attempt, account, email, login, secret, code, resend, surplus, created_at,
-               accepted_in, accepted_fence, message_id, ahead,
-               coalesce(error_code, CASE fits WHEN 'no' THEN 'TooManyRecoveries' END) AS error_code,
-               CAST(CASE
-                   WHEN error_code = 'AcceptedLate' THEN 'sent'
-                   WHEN error_code = 'TokenExpired' THEN 'expired'
-                   WHEN error_code IS NOT NULL OR fits = 'no' THEN 'cancelled'
-               END AS delivery_outcome) AS outcome,
-               error_code IS NULL AND NOT surplus AND fits IS DISTINCT FROM 'no'
-                   AND (coalesce(fits = 'busy', false)
-                        OR ((is_late OR proves_any) AND token NOT IN (SELECT id FROM renewable))) AS busy
-          FROM fitting
-    ),
-    returned AS (
+    -- mailed to. One that somebody has locked is being consumed or deleted, perhaps: its job goes back, or it would be
+    -- mailed with a dead link.
+    IF any_late IS NOT NULL THEN
+        WITH renewable AS MATERIALIZED (
+            SELECT id FROM tokens WHERE id = ANY (any_late) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+        ),
+        renewed AS (
+            UPDATE tokens
+               SET expires_at = CASE WHEN action = 'activation' AND expires_at < now() + token_life() / 2
+                                     THEN now() + token_life() ELSE expires_at END,
+                   address_hash = coalesce(address_hash, (
+                       SELECT token_address_hash(email) FROM accounts WHERE accounts.id = tokens.account))
+             WHERE id = ANY (ARRAY(SELECT id FROM renewable))
+        )
+        SELECT array_agg(CAST(ROW(
+                   token, due_at, attempt, account, email, login, secret, code, resend, created_at, accepted_in,
+                   accepted_fence, message_id, ahead, error_code, surplus,
+                   busy OR (token = ANY (any_late) AND token NOT IN (SELECT id FROM renewable))) AS claimed_job)
+                   ORDER BY due_at, token),
+               any_back OR bool_or(token = ANY (any_late) AND token NOT IN (SELECT id FROM renewable))
+          INTO held, any_back
+          FROM unnest(held);
+    END IF;
+    IF any_back THEN
         INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
         SELECT token,
                CASE WHEN busy THEN now() + least(claim.max_busy_wait, greatest(claim.busy_wait, (now() - created_at) / 10))
                     ELSE due_at END,
-               action, priority, attempt, claim.queue
-          FROM looked_up
-         WHERE busy OR surplus
-    ),
-    finished AS (
+               lane.action, lane.priority, attempt, claim.queue
+          FROM unnest(held)
+         WHERE (busy OR surplus) AND error_code IS NULL;
+    END IF;
+    IF any_lost THEN
         INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, message_id, error_code)
-        SELECT token, account, accepted_in, accepted_fence, action, outcome, attempt, nullif(message_id, ''), error_code
-          FROM looked_up
-         WHERE outcome IS NOT NULL
-    ),
-    batch AS (
+        SELECT token, account, accepted_in, accepted_fence, lane.action, CAST(CASE error_code WHEN 'AcceptedLate' THEN 'sent' WHEN 'TokenExpired' THEN 'expired' ELSE 'cancelled' END
+                    AS delivery_outcome), attempt,
+               nullif(message_id, ''), error_code
+          FROM unnest(held)
+         WHERE error_code IS NOT NULL;
+    END IF;
+    RETURN QUERY
+    WITH batch AS (
         INSERT INTO batches (queue, worker, action, priority, due_at, tokens, attempts, lease_until)
-        SELECT claim.queue, claim.worker, min(action), min(priority), min(due_at),
+        SELECT claim.queue, claim.worker, lane.action, lane.priority, min(due_at),
                array_agg(token ORDER BY due_at, token), array_agg(attempt ORDER BY due_at, token),
                clock_timestamp() + claim.lease
-          FROM looked_up
-         WHERE outcome IS NULL AND NOT busy AND NOT surplus
+          FROM unnest(held)
+         WHERE error_code IS NULL AND NOT busy AND NOT surplus
          GROUP BY ahead / claim.batch_limit
          ORDER BY ahead / claim.batch_limit
         RETURNING id, fence, tokens[1] AS first
     )
-    SELECT batch.id, batch.fence, token, due_at, priority, CAST(action AS text), attempt, account, email, login, secret,
-           code, resend, CAST(outcome AS text), error_code, busy, surplus, (SELECT count(*) > 1 FROM ready)
-      FROM looked_up
-      LEFT JOIN batch ON batch.first = looked_up.token
+    SELECT batch.id, batch.fence, token, due_at, lane.priority, CAST(lane.action AS text), attempt, account, email, login,
+           secret, code, resend,
+           CASE WHEN error_code = 'AcceptedLate' THEN 'sent' WHEN error_code = 'TokenExpired' THEN 'expired'
+                WHEN error_code IS NOT NULL THEN 'cancelled' END,
+           error_code, busy, surplus, lane.others
+      FROM unnest(held)
+      LEFT JOIN batch ON batch.first = token
      ORDER BY due_at, token;
 END $$;

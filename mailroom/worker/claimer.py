@@ -32,6 +32,7 @@ class Claimer:
         self._claims = shared.claims
         self._urgent_came = shared.urgent_came
         self._urgent_run = 0
+        self._others = False
         self._flooded: Lane | None = None
         self._flood = StepSize(FLOOD_LIMIT)
         self._known: set[UUID] = set()
@@ -78,15 +79,16 @@ class Claimer:
             log.warning("what a claim may have taken is rescued after its lease: %s", first_line(error))
 
     def _claim_in_turn(self, permit: Permit, limit: int) -> Claim:
-        """Claim what is urgent first, and after a run of that, once, what is not."""
+        """Claim what is urgent first, and after a run of that, once, what is not, if there is any."""
         batch_limit = min(limit, permit.count)
-        others_first = self._urgent_run >= URGENT_RUN and not permit.only_urgent
+        others_first = self._urgent_run >= URGENT_RUN and self._others and not permit.only_urgent
         claim = self._claim_due(OTHER_LANES, batch_limit, scarce=permit.scarce) if others_first else NOTHING
         if claim.lane is None:
             self._urgent_came.clear()  # this claim will see it
             whole = permit.count - permit.count % batch_limit  # what is locked and left, others would pass over
             lanes = URGENT_LANES if permit.urgent else LANES
             claim = self._claim_due(lanes, batch_limit, scarce=permit.scarce, job_limit=whole)
+        self._others = claim.others
         self._urgent_run = self._urgent_run + 1 if claim.lane in URGENT_LANES and not others_first else 0
         return claim
 

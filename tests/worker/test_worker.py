@@ -12,9 +12,10 @@ from sqlalchemy import Engine, event, text
 from mailroom.db.engine import connect_engine
 from mailroom.fleet.permits import NoLimit, Permit
 from mailroom.mail.transport import Mail
+from mailroom.outcome import Outcome
 from mailroom.simulator import Fault, Simulator
 from tests.proxy import HalfOpenProxy
-from tests.running import Answer, Scripted, accept, eventually, transport, working
+from tests.running import Scripted, accept, eventually, transport, working
 from tests.world import add_accounts, ask_recovery, count, drained, misplaced, rows
 
 THROUGH_PGBOUNCER = True
@@ -143,7 +144,7 @@ def test_a_lone_activation_leaves_at_once(
 def test_batches_form_while_all_senders_are_in_calls(engine: Engine, direct_url: str) -> None:
     sends, may_answer = Scripted(), threading.Event()
 
-    def in_a_call(mails: Sequence[Mail]) -> Sequence[Answer]:
+    def in_a_call(mails: Sequence[Mail]) -> Sequence[Outcome]:
         may_answer.wait(60)
         return accept(mails)
 
@@ -169,7 +170,6 @@ def test_where_permits_are_scarce_a_lone_activation_waits_for_company_only_so_lo
 ) -> None:
     sends = transport(simulator, monkeypatch)
     given: dict[str, Any] = {
-        "listen": direct_url,
         "sweep_interval": 600,
         "batch_timeout": timedelta(seconds=1),
         "permits": Scarce(),
@@ -189,7 +189,6 @@ def test_there_a_full_batch_and_a_recovery_do_not_wait(
 ) -> None:
     sends = transport(simulator, monkeypatch)
     given: dict[str, Any] = {
-        "listen": direct_url,
         "sweep_interval": 600,
         "batch_timeout": timedelta(hours=1),
         "permits": Scarce(),
