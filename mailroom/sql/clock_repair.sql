@@ -10,6 +10,8 @@
 -- Returns how many were brought back.
 --
 -- Locks: jobs, batches and pauses, skipping what others hold.
+--
+-- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
 CREATE OR REPLACE FUNCTION mailroom.clock_repair(
     queue text, priorities smallint[], actions text[], max_wait interval, untried_wait interval, max_probe_wait
     interval, again_after interval, most integer
@@ -18,7 +20,7 @@ CREATE OR REPLACE FUNCTION mailroom.clock_repair(
         moments bigint
     )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 #variable_conflict use_column
 BEGIN

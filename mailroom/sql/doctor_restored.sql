@@ -7,6 +7,8 @@
 -- a delivery that is older than the token of its id says that one of them was brought in without the other.
 --
 -- Returns one row: how many of each kind, and the first of each.
+--
+-- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
 CREATE OR REPLACE FUNCTION mailroom.doctor_restored(
     scan_limit integer
 )
@@ -15,7 +17,7 @@ CREATE OR REPLACE FUNCTION mailroom.doctor_restored(
         bigint
     )
     LANGUAGE plpgsql STABLE SECURITY DEFINER
-    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 #variable_conflict use_column
 BEGIN

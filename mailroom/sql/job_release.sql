@@ -5,6 +5,8 @@
 -- Returns the token of each job. The claim still ends one that SES is known to have taken meanwhile.
 --
 -- Locks: jobs by token, waiting for who holds them.
+--
+-- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
 CREATE OR REPLACE FUNCTION mailroom.job_release(
     tokens bigint[]
 )
@@ -12,7 +14,7 @@ CREATE OR REPLACE FUNCTION mailroom.job_release(
         token bigint
     )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 #variable_conflict use_column
 BEGIN

@@ -10,6 +10,8 @@
 -- Returns a row for each job: its token, and whether it had been finished.
 --
 -- Locks: jobs by token, then deliveries by id, waiting for who holds them.
+--
+-- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
 CREATE OR REPLACE FUNCTION mailroom.job_retry(
     tokens bigint[], queue text
 )
@@ -17,7 +19,7 @@ CREATE OR REPLACE FUNCTION mailroom.job_retry(
         token bigint, was_finished boolean
     )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 #variable_conflict use_column
 BEGIN

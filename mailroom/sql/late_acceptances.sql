@@ -9,6 +9,8 @@
 -- Returns one row: how many were freed, and how many became sent.
 --
 -- Locks: jobs that are held, by token, then deliveries by id, skipping what others hold: the next sweep sees those.
+--
+-- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
 CREATE OR REPLACE FUNCTION mailroom.late_acceptances(
     horizon interval, most integer
 )
@@ -16,7 +18,7 @@ CREATE OR REPLACE FUNCTION mailroom.late_acceptances(
         freed bigint, amended bigint
     )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 #variable_conflict use_column
 BEGIN

@@ -11,6 +11,8 @@
 -- each lane the last job is asked, so that what lies before one that may wait so long is found later); and a floor for
 -- each lane (heads_priority, heads_action, heads_due_at, heads_token), below which it saw nothing alive, so that one
 -- look walks over what is dead and not each claim after it.
+--
+-- Plan: pinned, in the order in which it is written, whatever the statistics of the moment are at which it is made.
 CREATE OR REPLACE FUNCTION mailroom.look(
     queue text, priorities smallint[], actions text[], floors_due_at timestamptz[], floors_token bigint[], slack
     interval, batch_limit integer, batch_timeout interval, settled_after interval, max_wait interval,
@@ -22,7 +24,7 @@ CREATE OR REPLACE FUNCTION mailroom.look(
     )
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
-    SET row_security = off AS $$
+    SET row_security = off SET enable_material = off SET enable_memoize = off SET join_collapse_limit = 1 AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY

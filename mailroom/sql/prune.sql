@@ -9,6 +9,8 @@
 -- Returns one row: how many deliveries and tokens were deleted, and after_id to go on (NULL: that was all).
 --
 -- Locks: deliveries by id, then tokens by id, skipping what others hold.
+--
+-- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
 CREATE OR REPLACE FUNCTION mailroom.prune(
     older_than interval, after bigint, scan_limit integer
 )
@@ -16,7 +18,7 @@ CREATE OR REPLACE FUNCTION mailroom.prune(
         deliveries bigint, tokens bigint, after_id bigint
     )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 #variable_conflict use_column
 BEGIN

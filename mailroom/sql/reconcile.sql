@@ -17,6 +17,8 @@
 --
 -- Locks: the table locks, in which nothing ever is, in a mode that is in its own way alone. It waits no longer than the
 -- lock_timeout for another one, which must not keep mails from leaving.
+--
+-- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
 CREATE OR REPLACE FUNCTION mailroom.reconcile(
     below bigint, scan_limit integer, horizon interval, queue text
 )
@@ -24,7 +26,7 @@ CREATE OR REPLACE FUNCTION mailroom.reconcile(
         enqueued bigint[], next_below bigint
     )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET jit = off
     SET row_security = off SET lock_timeout = '2s' AS $$
 #variable_conflict use_column
 BEGIN

@@ -14,6 +14,8 @@
 -- tried, those that were refused before at all.
 --
 -- Locks nothing. It walks the log from its newest row backwards, by its primary key.
+--
+-- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
 CREATE OR REPLACE FUNCTION mailroom.refusals_review(
     action text, codes text[], tokens bigint[], accounts bigint[], lately interval, reach bigint, most integer
 )
@@ -21,7 +23,7 @@ CREATE OR REPLACE FUNCTION mailroom.refusals_review(
         unbroken bigint, survived bigint, bad bigint[], tried bigint[]
     )
     LANGUAGE plpgsql STABLE SECURITY DEFINER
-    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 #variable_conflict use_column
 BEGIN

@@ -11,6 +11,8 @@
 -- Returns a row for each job, with the batch it was in and whether it has failed; where there is none, a row of NULLs.
 --
 -- Locks: batches, skipping those that are being settled or rescued.
+--
+-- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
 CREATE OR REPLACE FUNCTION mailroom.rescue(
     batch_limit integer, passed_over integer, max_attempts integer, resend_after interval
 )
@@ -18,7 +20,7 @@ CREATE OR REPLACE FUNCTION mailroom.rescue(
         batch bigint, worker text, action text, token bigint, attempt smallint, failed boolean
     )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 #variable_conflict use_column
 BEGIN

@@ -17,6 +17,9 @@
 --
 -- Locks: the batches, in no stated order: rescue passes over what is locked, so nobody who holds one of them waits for
 -- this.
+--
+-- Plan: pinned. A batch is found by its key, whatever PostgreSQL thinks of their number: in a join with what is to be
+-- closed it would walk over all that are in flight, and over those that are dead.
 CREATE OR REPLACE FUNCTION mailroom.settle(
     closing_ids bigint[], closing_fences uuid[], action text, tokens bigint[], accounts bigint[],
     places integer[], attempts smallint[], outcomes text[], message_ids text[], error_codes text[], errors text[],
@@ -28,17 +31,15 @@ CREATE OR REPLACE FUNCTION mailroom.settle(
     )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
-    SET row_security = off AS $$
+    SET row_security = off SET enable_bitmapscan = off AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
     WITH closed AS MATERIALIZED (
         DELETE FROM batches
-         USING unnest(settle.closing_ids, settle.closing_fences)
-               WITH ORDINALITY AS closing (id, fence, place)
-         WHERE batches.id = closing.id AND batches.fence = closing.fence
-        RETURNING batches.id, batches.fence, CAST(place AS integer) AS place, queue, action, priority, due_at, tokens, attempts,
-                  claimed_at
+         WHERE id = ANY (settle.closing_ids) AND id = settle.closing_ids[array_position(settle.closing_fences, fence)]
+        RETURNING id, fence, array_position(settle.closing_fences, fence) AS place, queue, action, priority, due_at,
+                  tokens, attempts, claimed_at
     ),
     results AS MATERIALIZED (
         SELECT *

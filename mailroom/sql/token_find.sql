@@ -5,6 +5,8 @@
 -- Returns the token and whether it has expired, or no row.
 --
 -- Locks: nothing.
+--
+-- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
 CREATE OR REPLACE FUNCTION mailroom.token_find(
     by_id bigint, by_secret bytea
 )
@@ -13,7 +15,7 @@ CREATE OR REPLACE FUNCTION mailroom.token_find(
         consumed_at timestamptz, expired boolean
     )
     LANGUAGE plpgsql STABLE SECURITY DEFINER
-    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 #variable_conflict use_column
 BEGIN
