@@ -1,69 +1,33 @@
-"""How PostgreSQL runs the statements in sql/: by index, and in constant work however long the queue, or dead rows, are.
+"""How PostgreSQL runs the functions of sql/: by index, and in constant work however long the queue, or dead rows, are.
 
-Each statement is explained on the very cursor, with the very parameters, that it is then run with.
+What is looked at are the plans that are made inside of them, and kept there: by the session that has them, and for as
+long as it has them.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
-from mailroom.job import Batch, Priority
+from mailroom.job import Action, Batch, Priority
 from mailroom.ops import health, maintenance
 from mailroom.outcome import Sent
-from mailroom.queue import by_hand
+from mailroom.queue import by_hand, late_acceptances
 from mailroom.queue.floors import Floors
 from mailroom.queue.lanes import LANES
 from mailroom.queue.limits import MAX_CLAIM_JOBS
-from tests.claiming import batch_of, claim, look, run_out, start_over, take, verdicts
+from tests.claiming import batch_of, claim, enqueue, look, run_out, start_over, take, verdicts
+from tests.plans import Way, explained, watch
 from tests.world import add_accounts, misplaced, transaction
 
 LIMIT = 10
 SENT = Sent("m")
 MANY = 10_000
-
-
-class Plan:
-    """What EXPLAIN says of one statement."""
-
-    def __init__(self, explained: Any) -> None:
-        self._nodes = list(self._walk(explained[0]["Plan"]))
-
-    def scans(self, table: str) -> set[str]:
-        """How a table is read: the index, or the kind of scan where there is none."""
-        return {
-            node.get("Index Name", node["Node Type"])
-            for node in self._nodes
-            if node["Node Type"].endswith("Scan")
-            and node["Node Type"] != "Bitmap Heap Scan"
-            and (node.get("Relation Name") or node.get("Index Name", "").split("_")[0]) == table
-        }
-
-    def _walk(self, node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        yield node
-        for child in node.get("Plans", ()):
-            yield from self._walk(child)
-
-
-@contextmanager
-def explained(connection: Connection) -> Iterator[list[Plan]]:
-    """Collect the plan of each of mailroom's statements that is run."""
-    plans: list[Plan] = []
-
-    def explain(_: Connection, cursor: Any, sql: str, parameters: Any, *__: Any) -> None:
-        if sql.startswith("--"):
-            cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", parameters)
-            plans.append(Plan(cursor.fetchone()[0]))
-
-    event.listen(connection, "before_cursor_execute", explain)
-    try:
-        yield plans
-    finally:
-        event.remove(connection, "before_cursor_execute", explain)
+NINETY_DAYS = timedelta(days=90)
 
 
 def claim_ten(connection: Connection, floors: Floors) -> Batch | None:
@@ -86,7 +50,7 @@ def lose(connection: Connection) -> None:
 
 def leave_alone(connection: Connection) -> None:
     """Keep autovacuum away, so that it neither analyses nor clears anything in the midst of a test."""
-    for table in ("jobs", "tokens", "accounts", "deliveries"):
+    for table in ("jobs", "batches", "tokens", "accounts", "deliveries"):
         connection.execute(text(f"ALTER TABLE {table} SET (autovacuum_enabled = off)"))
 
 
@@ -102,81 +66,167 @@ def fill(connection: Connection, count: int, *, prefix: str = "user") -> None:
     )
 
 
-@pytest.fixture(params=["empty", "unanalysed", "analysed", "outgrown"])
-def used(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Connection]:
-    """A connection that has run everything on empty tables, which it now finds empty still, or full.
+def fill_with_jobs(connection: Connection, count: int) -> None:
+    """Let so many more wait whose tokens are gone, since they are made in seconds."""
+    connection.execute(
+        text(
+            "INSERT INTO jobs (token, due_at, action, priority, attempt, queue)"
+            " SELECT 1000000 + n, now() - interval '30 seconds', 'activation', 2, 1, 'mailroom'"
+            " FROM generate_series(1, :count) AS n"
+        ),
+        {"count": count},
+    )
 
-    Outgrown: analysed when there were but a few rows.
-    """
-    with engine.connect() as connection:
-        leave_alone(connection)
-        look_for_ten(connection, Floors())
-        assert claim_ten(connection, Floors()) is None
-        queue.rescue(connection)
-        if request.param == "outgrown":
-            fill(connection, 20, prefix="early")
-            connection.execute(text("VACUUM ANALYZE"))
-        if request.param != "empty":
-            fill(connection, MANY)
-        if request.param == "analysed":
-            connection.execute(text("VACUUM ANALYZE"))
-        yield connection
+
+def run_everything(connection: Connection) -> None:
+    """Run each function of a worker and of an operator once, as a session does that then keeps its plans."""
+    look_for_ten(connection, Floors())
+    if batch := claim_ten(connection, Floors()):
+        assert settle_sent(connection, batch)
+        assert not settle_sent(connection, batch)
+        lose(connection)
+    queue.rescue(connection)
+    late_acceptances.apply(connection)
+    maintenance.prune(connection, older_than=NINETY_DAYS, scan_limit=LIMIT)
+    maintenance.reconcile(connection.engine, queue="mailroom", scan_limit=LIMIT)
+    health.read(connection)
+    by_hand.retry(connection, [1], queue="mailroom")
+    by_hand.release(connection, [1])
+    by_hand.drop(connection, [1])
 
 
 @pytest.fixture
-def full(engine: Engine) -> Iterator[Connection]:
-    """A connection that finds tables which are full and were never analysed, as after a restore."""
-    with engine.connect() as connection:
+def watched(engine: Engine) -> Engine:
+    """The engine, of which each connection tells the plans that it makes."""
+    watch(engine)
+    return engine
+
+
+# What a session finds that has run everything before, when there was
+#   little: next to nothing, in tables that were never analysed;
+#   nothing: nothing, and they had been analysed like that, as those of a queue that is drained are;
+#   some: a few rows, and they had been analysed like that.
+# A fresh one makes its plans when all is there. The others find a thousand, ten thousand or a million of jobs.
+STATES = ["fresh", "fresh, analysed", "little", "nothing", "some", "analysed since", "a thousand"]
+OF_A_WORKER = pytest.mark.parametrize(
+    "used", [*STATES, pytest.param("a million", marks=pytest.mark.slow)], indirect=True
+)
+
+
+@pytest.fixture(params=STATES)
+def used(request: pytest.FixtureRequest, watched: Engine) -> Iterator[Connection]:
+    """A connection that finds a long queue, in a certain state."""
+    state: str = request.param
+    with watched.connect() as connection:
         leave_alone(connection)
-        fill(connection, MANY)
+        if state == "some":
+            fill(connection, 20, prefix="early")
+        if state in {"nothing", "some"}:
+            connection.execute(text("VACUUM ANALYZE"))
+        if state not in {"fresh", "fresh, analysed"}:
+            run_everything(connection)
+            enqueue(connection, 1, prefix="first")
+            run_everything(connection)
+        fill(connection, 1_000 if state == "a thousand" else MANY)
+        if state == "a million":
+            fill_with_jobs(connection, 1_000_000)
+        if state in {"fresh, analysed", "analysed since"}:
+            connection.execute(text("VACUUM ANALYZE"))
         yield connection
 
 
+@OF_A_WORKER
 def test_a_claim_goes_by_index(used: Connection) -> None:
     floors = Floors()
-    by_place = "Tid Scan" if used.execute(text("SELECT FROM jobs LIMIT 1")).first() is not None else "Seq Scan"
-    with explained(used) as plans:
+    with explained(used.engine) as plans:
         claim_ten(used, floors)
         claim_ten(used, floors)
         claim(used, batch_limit=LIMIT, floors=floors, job_limit=MAX_CLAIM_JOBS)
+    assert len(plans) == 3
     for plan in plans:
-        assert plan.scans("jobs") == {"jobs_claim_idx", by_place}
+        assert plan.scans("jobs") == {"jobs_claim_idx", "TIDSCAN"}
         assert plan.scans("tokens") == {"tokens_pkey", "tokens_recovery_idx", "tokens_consumed_idx"}
         assert plan.scans("accounts") == {"accounts_pkey"}
         assert plan.scans("deliveries") == {"deliveries_token_idx", "deliveries_accepted_late_idx"}
 
 
+def test_a_claim_of_an_empty_queue_goes_by_index(watched: Engine) -> None:
+    with watched.connect() as connection, explained(watched) as plans:
+        assert claim_ten(connection, Floors()) is None
+        connection.execute(text("VACUUM ANALYZE jobs"))
+        assert claim_ten(connection, Floors()) is None
+    for plan in plans:
+        assert plan.scans("jobs") >= {"jobs_claim_idx"}
+        assert plan.scans("jobs") <= {"jobs_claim_idx", "TIDSCAN"}
+
+
+@OF_A_WORKER
 def test_a_look_goes_by_index(used: Connection) -> None:
     floors = Floors()
-    with explained(used) as plans:
+    with explained(used.engine) as plans:
         look_for_ten(used, floors)
-    claim_ten(used, floors)
-    with explained(used) as more_plans:
+        claim_ten(used, floors)
         look_for_ten(used, floors)
-    assert [plan.scans("jobs") for plan in plans + more_plans] == [{"jobs_claim_idx"}] * 2
+    assert [plan.scans("jobs") for plan in (plans[0], plans[2])] == [{"jobs_claim_idx"}] * 2
 
 
-@pytest.mark.parametrize("analysed", [False, True])
-def test_settlements_and_rescues_go_by_index(full: Connection, analysed: bool) -> None:
-    if analysed:
-        full.execute(text("VACUUM ANALYZE"))
-    settled, released, lost = (take(full, batch_limit=LIMIT) for _ in range(3))
-    several = claim(full, batch_limit=LIMIT, floors=Floors(), job_limit=MAX_CLAIM_JOBS).batches
+@OF_A_WORKER
+def test_settlements_and_rescues_go_by_index(used: Connection) -> None:
+    settled, released, lost = (take(used, batch_limit=LIMIT) for _ in range(3))
+    several = claim(used, batch_limit=LIMIT, floors=Floors(), job_limit=MAX_CLAIM_JOBS).batches
     assert len(several) == MAX_CLAIM_JOBS // LIMIT
-    with explained(full) as plans:
-        assert settle_sent(full, settled)
-        assert settle_sent(full, *several)
-        assert queue.settle(full, [(released, [])])
-        lose(full)
-        assert not settle_sent(full, lost)
+    with explained(used.engine) as plans:
+        assert settle_sent(used, settled)
+        assert settle_sent(used, *several)
+        assert queue.settle(used, [(released, [])])
+        lose(used)
+        assert not settle_sent(used, lost)
     *settlements, rescue, too_late, kept = plans
     assert len(settlements) == 3
     for plan in (*settlements, too_late):
-        assert [plan.scans(table) for table in ("deliveries", "jobs", "tokens")] == [set(), set(), set()]
+        assert [plan.scans(table) for table in ("deliveries", "tokens")] == [set(), set()]
+        assert plan.scans("batches") == {"batches_pkey"}
+        assert plan.scans("jobs") <= {"jobs_claim_idx"}
     for plan in (rescue, kept):
         assert plan.scans("tokens") == {"tokens_pkey"}
         assert plan.scans("deliveries") == {"deliveries_token_idx"}
         assert plan.scans("jobs") == set()
+
+
+NOBODYS = Batch(1, uuid4(), Action.ACTIVATION, Priority.NORMAL, (), datetime.now(UTC))
+
+
+def ways(engine: Engine) -> dict[str, dict[str, list[Way]]]:
+    """How a session that is new looks, claims and settles, if there is anything to claim."""
+    with engine.connect() as connection, explained(engine) as plans:
+        look_for_ten(connection, Floors())
+        batch = claim_ten(connection, Floors())
+        queue.settle(connection, [(batch or NOBODYS, [])])
+        connection.detach()  # it ends with this
+    return {name: plan.ways() for name, plan in zip(("look", "claim", "settle"), plans, strict=True)}
+
+
+def test_how_a_worker_comes_to_rows_is_the_same_whatever_there_is_and_whatever_is_known_of_it(watched: Engine) -> None:
+    """So it is enough to know that it is good once, and a plan that is kept is as good as a new one."""
+    found = [ways(watched)]
+    with watched.connect() as connection:
+        leave_alone(connection)
+        for count in (0, 1, 20, 100, MANY):
+            if count:
+                fill(connection, count, prefix=f"of{count}-")
+                found.append(ways(watched))
+            connection.execute(text("VACUUM ANALYZE"))
+            found.append(ways(watched))
+        for _ in range(100):
+            assert claim_ten(connection, Floors())
+        connection.execute(text("VACUUM ANALYZE"))
+        found.append(ways(watched))
+    last = found[-1]
+    for each in found:
+        # Where there is nothing to claim, it does not come to the other statements.
+        known = {statement: last["claim"][statement] for statement in each["claim"]}
+        assert each == last | {"claim": known}
+    assert all(each["claim"].keys() == last["claim"].keys() for each in found[2:])
 
 
 def entries_read(connection: Connection) -> int:
@@ -280,53 +330,34 @@ def finish_old(connection: Connection) -> None:
     connection.execute(text("UPDATE tokens SET expires_at = now() - interval '100 days'"))
 
 
-def plans_of(engine: Engine, act: Callable[[], object]) -> list[Plan]:
-    """Collect the plans of what takes an engine, and opens its own connection."""
-    plans: list[Plan] = []
-
-    def explain(_: Connection, cursor: Any, sql: str, parameters: Any, *__: Any) -> None:
-        if sql.startswith("--"):
-            cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", parameters)
-            plans.append(Plan(cursor.fetchone()[0]))
-
-    event.listen(engine, "before_cursor_execute", explain)
-    try:
-        act()
-    finally:
-        event.remove(engine, "before_cursor_execute", explain)
-    return plans
-
-
-@pytest.mark.parametrize("analysed", [False, True])
-def test_maintenance_goes_by_index(engine: Engine, full: Connection, analysed: bool) -> None:
-    finish_old(full)
-    if analysed:
-        full.execute(text("VACUUM ANALYZE"))
-    [reconciled] = plans_of(engine, lambda: maintenance.reconcile(engine, queue="mailroom", scan_limit=LIMIT))
+def test_maintenance_goes_by_index(used: Connection) -> None:
+    finish_old(used)
+    with explained(used.engine) as plans:
+        maintenance.reconcile(used.engine, queue="mailroom", scan_limit=LIMIT)
+        pruned = maintenance.prune(used, older_than=NINETY_DAYS, scan_limit=LIMIT)
+        late_acceptances.apply(used)
+    assert pruned.deliveries >= pruned.tokens >= LIMIT / 2
+    reconciled, forgotten, accepted = plans
     assert reconciled.scans("tokens") == {"tokens_pkey"}
     assert reconciled.scans("jobs") == {"jobs_pkey"}
     assert reconciled.scans("deliveries") == {"deliveries_token_idx"}
-    with explained(full) as plans:
-        pruned = maintenance.prune(full, older_than=timedelta(days=90), scan_limit=LIMIT)
-    assert (pruned.deliveries, pruned.tokens) == (LIMIT / 2, LIMIT / 2)
-    assert plans[0].scans("tokens") == {"tokens_pkey"}
-    assert plans[0].scans("jobs") == {"jobs_pkey"}
-    assert plans[0].scans("deliveries") == {"deliveries_pkey", "deliveries_token_idx"}
+    assert forgotten.scans("tokens") == {"tokens_pkey"}
+    assert forgotten.scans("jobs") == {"jobs_pkey"}
+    assert forgotten.scans("deliveries") == {"deliveries_pkey", "deliveries_token_idx"}
+    assert accepted.scans("jobs") == {"jobs_pkey"}
 
 
-@pytest.mark.parametrize("analysed", [False, True])
-def test_what_operators_do_goes_by_index(full: Connection, analysed: bool) -> None:
-    full.execute(text("UPDATE deliveries SET outcome = 'failed' WHERE token % 2 = 0"))
-    full.execute(text("DELETE FROM jobs WHERE token % 2 = 0"))
-    if analysed:
-        full.execute(text("VACUUM ANALYZE"))
-    with explained(full) as plans:
-        health.read(full)
-        assert by_hand.retry(full, [1, 2], queue="mailroom").put_back == [2]
-        assert by_hand.release(full, [3]) == []
-        assert by_hand.drop(full, [1]) == [1]
+def test_what_operators_do_goes_by_index(used: Connection) -> None:
+    used.execute(text("UPDATE deliveries SET outcome = 'failed' WHERE token % 2 = 0"))
+    used.execute(text("DELETE FROM jobs WHERE token % 2 = 0"))
+    [failed, waiting] = used.scalars(text("SELECT max(token) FROM deliveries GROUP BY token % 2 ORDER BY token % 2"))
+    with explained(used.engine) as plans:
+        health.read(used)
+        assert by_hand.retry(used, [waiting, failed], queue="mailroom").put_back == [failed]
+        assert by_hand.release(used, [waiting]) == []
+        assert by_hand.drop(used, [waiting]) == [waiting]
     looked, retried, released, dropped = plans
-    assert looked.scans("jobs") == {"jobs_claim_idx"}
+    assert looked.scans("jobs") <= {"jobs_claim_idx", "all of jobs_claim_idx"}
     assert (retried.scans("jobs"), retried.scans("deliveries")) == (
         {"jobs_pkey"},
         {"deliveries_token_idx", "deliveries_pkey"},
@@ -355,7 +386,7 @@ def test_a_prune_reads_no_more_than_it_looks_at_of_a_long_log(engine: Engine) ->
         connection.execute(text("VACUUM deliveries"))
     with transaction(engine) as connection:
         before = log_read(connection)
-        assert maintenance.prune(connection, older_than=timedelta(days=90), scan_limit=LIMIT).deliveries == LIMIT / 2
+        assert maintenance.prune(connection, older_than=NINETY_DAYS, scan_limit=LIMIT).deliveries == LIMIT / 2
         assert log_read(connection) - before <= 4 * LIMIT
         connection.rollback()
 
@@ -366,6 +397,6 @@ def test_a_prune_with_nothing_to_do_does_not_look_for_it_to_the_end(engine: Engi
         fill(connection, MANY)
     with transaction(engine) as connection:
         before = log_read(connection)
-        assert maintenance.prune(connection, older_than=timedelta(days=90), scan_limit=LIMIT).after is None
+        assert maintenance.prune(connection, older_than=NINETY_DAYS, scan_limit=LIMIT).after is None
         assert log_read(connection) - before <= 4 * LIMIT
         connection.rollback()
