@@ -140,21 +140,24 @@ def test_rows_that_are_hidden_are_not_taken_for_gone(
 ) -> None:
     """From the owner, with whose rights functions see; from an owner they are hidden only where that is forced."""
     url = make_conninfo(empty_url, options="-csearch_path=mail")
-    with a_role(server) as (owner, own), a_role(server) as (worker, log_in):
-        with psycopg.connect(url, autocommit=True) as superuser:
-            superuser.execute(f"CREATE SCHEMA mail AUTHORIZATION {owner}")
-            migrate(own(url))
-            assert here("grants", "--worker", worker, "--apply", env={"MAILROOM_DATABASE_URL": own(url)}).code == 0
-            env = sending(log_in(url), ses)
-            superuser.execute("ALTER TABLE tokens ENABLE ROW LEVEL SECURITY")
-            assert here("sweep", env=env).code == 0
-            superuser.execute("ALTER TABLE accounts ENABLE ROW LEVEL SECURITY")
-            superuser.execute("ALTER TABLE accounts FORCE ROW LEVEL SECURITY")
-            said = "row-level security hides rows of accounts from the owner of mailroom's functions"
-            here("sweep", env=env).assert_one_line(1, said)
-            assert said in here("doctor", env=env).out
-            superuser.execute(f"ALTER ROLE {owner} BYPASSRLS")
-            assert here("sweep", env=env).code == 0
+    with (
+        a_role(server) as (owner, own),
+        a_role(server) as (worker, log_in),
+        psycopg.connect(url, autocommit=True) as superuser,
+    ):
+        superuser.execute(f"CREATE SCHEMA mail AUTHORIZATION {owner}")
+        migrate(own(url))
+        assert here("grants", "--worker", worker, "--apply", env={"MAILROOM_DATABASE_URL": own(url)}).code == 0
+        env = sending(log_in(url), ses)
+        superuser.execute("ALTER TABLE tokens ENABLE ROW LEVEL SECURITY")
+        assert here("sweep", env=env).code == 0
+        superuser.execute("ALTER TABLE accounts ENABLE ROW LEVEL SECURITY")
+        superuser.execute("ALTER TABLE accounts FORCE ROW LEVEL SECURITY")
+        said = "row-level security hides rows of accounts from the owner of mailroom's functions"
+        here("sweep", env=env).assert_one_line(1, said)
+        assert said in here("doctor", env=env).out
+        superuser.execute(f"ALTER ROLE {owner} BYPASSRLS")
+        assert here("sweep", env=env).code == 0
 
 
 def test_tables_that_a_crash_empties_are_refused(engine: Engine) -> None:

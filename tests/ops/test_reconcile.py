@@ -142,6 +142,8 @@ def test_two_at_once_enqueue_a_token_once_though_the_first_was_sent_meanwhile(
 @pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
 def test_where_its_second_statement_would_see_what_was_before_the_lock_it_refuses(engine: Engine, level: str) -> None:
     given = {"queue": "mailroom", "below": None, "horizon": None, "scan_limit": 10}
-    with engine.connect().execution_options(isolation_level=level) as caller, caller.begin():
-        with pytest.raises(DBAPIError, match="needs READ COMMITTED"):
-            caller.execute(statement("reconcile"), given)
+    with (
+        engine.connect().execution_options(isolation_level=level) as caller,
+        pytest.raises(DBAPIError, match="needs READ COMMITTED"),
+    ):
+        caller.execute(statement("reconcile"), given)
