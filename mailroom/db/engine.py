@@ -194,6 +194,7 @@ def connect_engine(
         pool_size=pool_size,
         max_overflow=0,
         pool_recycle=_RECYCLE_SECONDS,
+        pool_use_lifo=True,  # a server process that has just worked has the plans and the pages at hand
         use_native_hstore=False,
     )
     event.listen(engine, "handle_error", _leave_if_useless)
