@@ -223,7 +223,7 @@ def test_what_a_claim_took_whose_answer_was_lost_is_given_back_uncharged(
     before = len(sends.mailed)
     with engine.connect() as connection:
         waiting = left(connection)[0]
-        lose_one_answer(engine, "-- Claim up to")
+        lose_one_answer(engine, "FROM claim(")
         with pytest.raises(OperationalError):
             sender.work_claim()
         assert left(connection)[2] > 0  # in flight, and nobody sends it
@@ -237,12 +237,12 @@ def test_what_a_claim_took_whose_answer_was_lost_is_given_back_uncharged(
 def test_what_another_sender_has_in_flight_is_not_given_back(engine: Engine, sends: Scripted, sender: Sender) -> None:
     """Not even by one whose host and process have the same name: they come again, in containers above all."""
     other = running.sender(engine, sends, batch_limit=LIMIT)
-    lose_one_answer(engine, "-- Claim up to")
+    lose_one_answer(engine, "FROM claim(")
     with pytest.raises(OperationalError):
         other.work_claim()
     with engine.connect() as connection:
         batches = count(connection, "batches")
-        lose_one_answer(engine, "-- Claim up to")
+        lose_one_answer(engine, "FROM claim(")
         with pytest.raises(OperationalError):
             sender.work_claim()
         sender.work_claim()
