@@ -133,7 +133,7 @@ def test_what_was_perhaps_given_back_is_not_sent(engine: Engine, sender: Sender,
     """The answer of the settlement is lost, and others have claimed what it gave back."""
 
     def lose(connection: Connection, cursor: object, statement: str, *_: object) -> None:
-        if "DELETE FROM batches" in statement:
+        if "FROM settle(" in statement:
             event.remove(engine, "after_cursor_execute", lose)
             raise psycopg.OperationalError("the connection is lost")
 
@@ -145,6 +145,7 @@ def test_what_was_perhaps_given_back_is_not_sent(engine: Engine, sender: Sender,
     with engine.connect() as connection:
         before = count(connection, "deliveries")
         sender.work_claim()
+        assert not event.contains(engine, "after_cursor_execute", lose)  # it was lost
         assert count(connection, "deliveries WHERE outcome = 'sent' AND NOT late") - before == 2 * LIMIT
         assert left(connection) == (JOBS - 2 * LIMIT, 0, 0)
         while (work := sender.work_claim()) is not None and work.taken:
