@@ -51,6 +51,7 @@ DEMANDS: Final = {
     ),
     "array_nulls": _Demand("NULL in a list would be a word", ("on",)),
     "extra_float_digits": _Demand("rates would be read rounded", least=0),
+    "restrict_nonsystem_relation_kind": _Demand("no view of mailroom's can be read", ("", "foreign-table")),
     "statement_timeout": _Demand(_TOO_SHORT, least=10),
     "transaction_timeout": _Demand(_TOO_SHORT, least=10),
     "idle_in_transaction_session_timeout": _Demand(_TOO_SHORT, least=10),
