@@ -26,7 +26,8 @@ UNION ALL SELECT 'type', typname FROM pg_type
 UNION ALL SELECT 'operator', oprname FROM pg_operator WHERE oprnamespace = CAST(:schema AS regnamespace)
 """
 TABLES = {"locks", "accounts", "tokens", "guesses", "jobs", "batches", "deliveries", "pauses", "permits", "ses_account"}
-RELATIONS = TABLES | {VERSION_TABLE} | set(views())
+# A type of rows is a relation to PostgreSQL.
+RELATIONS = TABLES | {VERSION_TABLE, "claimed_job"} | set(views())
 ONLY_VERSIONS = {("relation", VERSION_TABLE)}
 
 
