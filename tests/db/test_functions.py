@@ -1,0 +1,239 @@
+"""The functions: as their files have them, and as a migration installs them, in any schema and for any caller."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from psycopg.conninfo import make_conninfo
+from sqlalchemy import Connection, Engine, event, text
+
+from mailroom import queue
+from mailroom.db import functions
+from mailroom.db.engine import connect_engine
+from mailroom.ops import health, maintenance
+from mailroom.outcome import Sent
+from tests.claiming import claim, look, settle, take
+from tests.db.migrating import ONLY_VERSIONS, connected, objects
+from tests.db.test_enqueue import client
+from tests.db.test_migrations import configured
+from tests.machine import ROOT
+from tests.roles import a_role
+from tests.servers import Server, migrate
+from tests.world import add_accounts, misplaced, rows
+
+FILES = sorted((ROOT / "mailroom" / "sql").glob("*.sql"))
+ODD = 'we"ird Name'
+INSTALLED = """
+SELECT proname AS name, pg_get_functiondef(pg_proc.oid) AS source, proowner AS owner, prosecdef AS definer,
+       proconfig AS settings, CAST(proacl AS text[]) AS rights
+  FROM pg_proc
+  JOIN pg_namespace ON pg_namespace.oid = pronamespace
+ WHERE nspname = :schema AND proname = ANY (:names)
+ ORDER BY proname, pg_proc.oid
+"""
+
+
+def installed(connection: Connection, schema: str = "public") -> list[Any]:
+    return rows(connection, INSTALLED, schema=schema, names=functions.names())
+
+
+def in_schema(url: str, name: str) -> str:
+    """Return the URL with the search_path that chooses a schema of any name, which is made."""
+    quoted = '"' + name.replace('"', '""') + '"'
+    with connected(url) as connection:
+        connection.execute(text(f"CREATE SCHEMA {quoted}"))
+    return make_conninfo(url, options=f"-csearch_path={quoted}".replace(" ", "\\ "))
+
+
+# The files
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_file_says_what_its_function_is_for_and_makes_it_and_nothing_else(file: Path) -> None:
+    first, *lines = file.read_text(encoding="utf-8").splitlines()
+    assert first.startswith("-- ")
+    begins = next(number for number, line in enumerate(lines) if not line.startswith("--"))
+    assert lines[begins].startswith(f"CREATE OR REPLACE FUNCTION mailroom.{file.stem}(")
+    assert [number for number, line in enumerate(lines) if "$$" in line][1:] == [len(lines) - 1]
+    assert lines[-1] == "END $$;"
+
+
+def test_psql_runs_each_file_as_it_stands(server: Server, empty_url: str) -> None:
+    url = in_schema(empty_url, "mailroom")
+    migrate(url)
+    with connected(url) as connection:
+        by_migration = [row.source for row in installed(connection, "mailroom")]
+        functions.remove(connection, "mailroom")
+    files = [word for file in FILES for word in ("-f", str(file))]
+    client(server, "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", empty_url, *files)
+    with connected(url) as connection:
+        assert [row.source for row in installed(connection, "mailroom")] == by_migration
+
+
+# What a migration installs
+
+
+@pytest.fixture
+def all_of_them(conn: Connection) -> list[Any]:
+    found = installed(conn)
+    assert [row.name for row in found] == [file.stem for file in FILES]
+    return found
+
+
+def test_each_does_its_work_with_the_rights_of_its_owner_and_the_settings_that_it_relies_on(
+    all_of_them: list[Any],
+) -> None:
+    pinned = {"search_path=public, pg_temp", "enable_seqscan=off", "jit=off", "row_security=off"}
+    for row in all_of_them:
+        settings = set(row.settings)
+        assert (row.name, row.definer, pinned - settings) == (row.name, True, set())
+        assert {"plan_cache_mode=force_generic_plan", "plan_cache_mode=force_custom_plan"} & settings, row.name
+
+
+def test_nobody_but_their_owner_may_call_one(conn: Connection, all_of_them: list[Any]) -> None:
+    conn.execute(text("CREATE ROLE nobody_in_particular"))
+    may = "SELECT oid FROM pg_proc WHERE proname = ANY (:names) AND has_function_privilege(:role, oid, 'EXECUTE')"
+    names = [row.name for row in all_of_them]
+    assert rows(conn, may, names=names, role="nobody_in_particular") == []
+    assert len(rows(conn, may, names=names, role=conn.scalar(text("SELECT current_user")))) == len(FILES)
+
+
+CHANGES = [
+    "DROP FUNCTION claim",
+    "CREATE OR REPLACE FUNCTION revision() RETURNS TABLE (revision text) LANGUAGE sql AS 'SELECT ''9999'''",
+    "ALTER FUNCTION look SECURITY INVOKER",
+    "ALTER FUNCTION settle RESET ALL",
+    "ALTER FUNCTION settle SET enable_seqscan = on",
+    "GRANT EXECUTE ON FUNCTION claim TO PUBLIC",
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=[" ".join(change.split()[:6]) for change in CHANGES])
+def test_an_upgrade_that_finds_no_step_to_take_makes_them_anew(url: str, engine: Engine, change: str) -> None:
+    with engine.connect() as connection:
+        before = installed(connection)
+        connection.execute(text(change))
+        assert installed(connection) != before
+        migrate(url)
+        assert installed(connection) == before
+
+
+def test_who_may_call_one_may_do_so_after_an_upgrade(server: Server, url: str, engine: Engine) -> None:
+    with a_role(server) as (role, log_in), engine.connect() as connection:
+        role_url = log_in(url)
+        connection.execute(text(f"GRANT EXECUTE ON FUNCTION revision TO {role}"))
+        before = installed(connection)
+        migrate(url)
+        assert installed(connection) == before
+        with connected(role_url) as theirs:
+            assert len(rows(theirs, "SELECT * FROM revision()")) == 1
+            assert not theirs.scalar(text("SELECT has_function_privilege(to_regproc('look')::oid, 'EXECUTE')"))
+
+
+def test_below_the_revision_that_they_are_for_there_are_none(server: Server, empty_url: str) -> None:
+    """Though somebody may call them, and one of the same name takes something else."""
+    with a_role(server) as (role, log_in):
+        log_in(empty_url)
+        for step in ("-1", "base"):
+            migrate(empty_url)
+            with connected(empty_url) as connection:
+                connection.execute(
+                    text("CREATE FUNCTION claim(queue text) RETURNS text LANGUAGE sql AS 'SELECT queue'")
+                )
+                connection.execute(text(f"GRANT EXECUTE ON FUNCTION look TO {role}"))
+            with configured(empty_url) as config:
+                command.downgrade(config, step)
+            with connected(empty_url) as connection:
+                assert installed(connection) == []
+        assert objects(empty_url) == ONLY_VERSIONS
+
+
+# In any schema, for any caller
+
+
+def work(engine: Engine) -> None:
+    """Do what a worker does where one mail waits."""
+    with engine.connect() as connection:
+        assert look(connection).ready == 1
+        assert settle(connection, take(connection), Sent("m"))
+        assert queue.rescue(connection) == []
+        assert claim(connection).taken == 0
+        health.read(connection)
+    assert maintenance.reconcile(engine, queue="mailroom").enqueued == ()
+
+
+@pytest.fixture
+def odd_url(empty_url: str) -> str:
+    """The URL of a database in which mailroom is in a schema with an odd name."""
+    url = in_schema(empty_url, ODD)
+    migrate(url)
+    return url
+
+
+def test_a_schema_of_any_name_will_do(odd_url: str) -> None:
+    engine = connect_engine(odd_url)
+    with engine.connect() as connection:
+        found = installed(connection, ODD)
+        add_accounts(connection, 1)
+    assert [row.name for row in found] == functions.names()
+    assert all('search_path="we""ird Name", pg_temp' in row.settings for row in found)
+    work(engine)
+    with engine.connect() as connection:
+        assert misplaced(connection) == []
+    engine.dispose()
+    migrate(odd_url, "base")
+    assert objects(odd_url, '"we""ird Name"') == ONLY_VERSIONS
+
+
+@pytest.fixture
+def naming(engine: Engine) -> Engine:
+    """An engine whose sessions have an empty search_path, and which names the schema in each call."""
+
+    def name(_: object, __: object, statement: str, parameters: Any, *___: object) -> tuple[str, Any]:
+        return statement.replace("SELECT * FROM ", "SELECT * FROM public."), parameters
+
+    event.listen(engine, "connect", lambda driver, _: driver.execute("SET search_path = ''"))
+    event.listen(engine, "before_cursor_execute", name, retval=True)
+    return engine
+
+
+def test_a_caller_that_names_the_schema_needs_it_on_no_path(url: str, naming: Engine) -> None:
+    with connected(url) as application:
+        add_accounts(application, 1)
+        work(naming)
+        assert misplaced(application) == []
+    with naming.connect() as connection:
+        assert connection.scalar(text("SHOW search_path")) == '""'
+
+
+TEMPORARY = "; ".join(
+    [
+        *(f"CREATE TEMP TABLE {table} (LIKE public.{table})" for table in ("jobs", "batches", "tokens", "pauses")),
+        "CREATE TYPE pg_temp.token_action AS ENUM ('nothing')",
+    ]
+)
+
+
+def test_what_a_caller_has_for_itself_is_not_looked_at(url: str, engine: Engine) -> None:
+    event.listen(engine, "connect", lambda driver, _: driver.execute(TEMPORARY))
+    with connected(url) as application:
+        add_accounts(application, 1)
+        work(engine)
+        assert misplaced(application) == []
+    with engine.connect() as connection:
+        assert rows(connection, "SELECT FROM jobs") == []
+        assert rows(connection, "SELECT FROM public.deliveries") != []
+
+
+def test_two_schemas_in_one_session_are_two_mailrooms(url: str, engine: Engine) -> None:
+    """Though a session keeps the plans of both."""
+    other = in_schema(url, "other")
+    migrate(other)
+    with connected(other) as theirs, engine.connect() as connection:
+        add_accounts(theirs, 1)
+        for _ in range(2):
+            connection.execute(text("SET search_path = public"))
+            assert look(connection).ready == 0
+            connection.execute(text("SET search_path = other"))
+            assert look(connection).ready == 1
