@@ -21,6 +21,7 @@ from mailroom.cli.worker import (
     run_until_stopped,
 )
 from mailroom.errors import LineError, SettingsError
+from mailroom.fleet.permits import NoLimit
 from mailroom.job import Action
 from mailroom.mail.pipe import MAX_LINE, PipeTransport, parse
 from mailroom.mail.transport import MAX_CALL_TIME, Mail, Transport
@@ -64,6 +65,7 @@ def collect(
             limits=limits(given, into_pipe=True),
             concurrency=1,
             sweep_interval=given.sweep_interval,
+            permits=NoLimit(batches_wait=True),
         )
         run_until_stopped(work, listener(given, work) if listen else None)
 

@@ -94,7 +94,6 @@ def take(
             "quota_reserve": QUOTA_RESERVE,
             "quota_stale_after": QUOTA_STALE_AFTER,
             "recovery_per_second": RECOVERY_PER_SECOND,
-            "short_hold": HOLD,
             "long_hold": LONG_HOLD,
             "ended": ended,
         },
@@ -104,7 +103,8 @@ def take(
             f"the row {bucket.value} of permits is gone, and without it nothing is sent: insert it again"
         )
     wait = timedelta(seconds=row.wait_seconds)
-    return Granted(row.grants, row.only_urgent, row.per_second, row.granted_at, wait, row.hold)
+    hold = LONG_HOLD if row.for_long else HOLD
+    return Granted(row.grants, row.only_urgent, row.per_second, row.granted_at, wait, hold)
 
 
 def return_unused(connection: Connection, bucket: Bucket, granted: Granted, unused: int) -> None:

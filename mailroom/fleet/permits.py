@@ -110,11 +110,14 @@ class Permits(Protocol):
 
 
 class NoLimit:
-    """Permits without end, for what does not go to SES."""
+    """Permits without end, for what does not go to SES. Where that knows no rate, batches wait until they are full."""
+
+    def __init__(self, *, batches_wait: bool = False) -> None:
+        self.are_scarce = batches_wait
 
     def take(self, wanted: int, *, per_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit | None:
         """As many as are wanted."""
-        return Permit(wanted)
+        return Permit(wanted, scarce=self.are_scarce)
 
     def take_again(self, permit: Permit, count: int, until: float) -> bool:
         """At once."""
@@ -129,8 +132,6 @@ class NoLimit:
     def throttled(self) -> float | None:
         """There is no rate to cut."""
         return None
-
-    are_scarce = False
 
     def wait(self) -> timedelta:
         """None at all."""

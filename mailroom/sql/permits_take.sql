@@ -4,13 +4,13 @@
 -- the rate: default_share (of the account's rate, where the settings say nothing), unknown_rate (before the account is
 -- known), capacity_seconds (how much the bucket holds), reserve (the share of it that is for urgent mail), quota_reserve
 -- (the share of the 24-hour quota that is), recovery_per_second (how fast the rate creeps back), quota_stale_after (an
--- interval: what SES said of the quota counts no longer, and then SES has to say when it is used up); and for how long
--- permits may be held, short_hold, or where nobody is in need long_hold; and how many are `ended`: held for long by whoever
--- asks, and used or given up.
+-- interval: what SES said of the quota counts no longer, and then SES has to say when it is used up); and long_hold, for
+-- how long permits may be held where nobody is in need, and how many are `ended`: held for long by whoever asks, and used
+-- or given up.
 --
 -- Returns one row: how many were granted; whether the quota leaves anything to other than urgent mail; the rate that
--- counts when permits come back, NULL without a limit; the moment; the seconds after which to ask again; and for how long
--- the permits may be held. Where the bucket is gone there is no row.
+-- counts when permits come back, NULL without a limit; the moment; the seconds after which to ask again; and whether the
+-- permits may be held for long. Where the bucket is gone there is no row.
 --
 -- Locks: the bucket. The clock is read after the lock: whoever waited for it must not count the wait twice. Moments that
 -- are ahead of it were written before it was set back: from then on it is now that counts.
@@ -18,11 +18,11 @@ CREATE OR REPLACE FUNCTION mailroom.permits_take(
     bucket text, wanted integer, own_rate double precision, urgent boolean, default_share double precision,
     unknown_rate double precision, capacity_seconds double precision, reserve double precision,
     quota_reserve double precision, quota_stale_after interval, recovery_per_second double precision,
-    short_hold interval, long_hold interval, ended integer
+    long_hold interval, ended integer
 )
     RETURNS TABLE (
         grants integer, only_urgent boolean, per_second double precision, granted_at timestamptz,
-        wait_seconds double precision, hold interval
+        wait_seconds double precision, for_long boolean
     )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
@@ -111,6 +111,6 @@ BEGIN
     SELECT grants, coalesce(quota_left - quota_reserved < 1, false) AS only_urgent, cap AS per_second, now AS granted_at,
            CAST(CASE WHEN quota < 1 THEN refresh_seconds
                      ELSE greatest(0, (1 + reserved - filled + grants) / rate) END AS double precision) AS wait_seconds,
-           CASE WHEN for_long THEN permits_take.long_hold ELSE permits_take.short_hold END
+           for_long
       FROM held_long;
 END $$;

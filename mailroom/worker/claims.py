@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy import Connection, Engine, func, select
 
 from mailroom import queue
-from mailroom.db import schema
+from mailroom.db import views
 from mailroom.fleet import pauses
 from mailroom.fleet.permits import NO_LIMIT, Permits
 from mailroom.job import Batch, Position
@@ -82,7 +82,7 @@ class Claims:
     def is_paused(self) -> bool:
         """Whether there are due jobs of this queue and something is paused: they wait for that."""
         with self._engine.connect() as connection:
-            waiting = schema.jobs.c
+            waiting = views.waiting_jobs.c
             of_queue = waiting.queue == self._limits.queue
             due = select(waiting.token).where(of_queue, waiting.due_at <= func.now()).limit(1)
             return bool(pauses.read(connection)) and connection.execute(due).first() is not None

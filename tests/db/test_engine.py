@@ -114,6 +114,7 @@ def test_of_a_statement_whose_connection_breaks_nobody_knows(url: str, direct_ur
         psycopg.connect(direct_url, autocommit=True) as watcher,
         ThreadPoolExecutor() as beside,
     ):
+        watcher.execute("INSERT INTO accounts (email, login) VALUES ('user@example.com', 'user')")
         holder.execute("LOCK TABLE batches")
         through = connect_engine(proxy.url, answer_within=timedelta(seconds=20))
         given_up = beside.submit(give_up_a_claim, through)

@@ -2,7 +2,7 @@
 
 import statistics
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, event, text
 
 from mailroom.db.engine import connect_engine
-from mailroom.fleet.permits import NoLimit, Permit
+from mailroom.fleet.permits import NoLimit
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Outcome
 from mailroom.simulator import Fault, Simulator
@@ -119,15 +119,6 @@ def test_a_sender_does_not_hang_in_a_connection_that_is_silently_dead(
         through.dispose()
 
 
-class Scarce(NoLimit):
-    """Permits enough, and yet fewer than were asked for."""
-
-    are_scarce = True
-
-    def take(self, wanted: int, *, per_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit | None:
-        return Permit(wanted, scarce=True)
-
-
 def test_a_lone_activation_leaves_at_once(
     engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,7 +163,7 @@ def test_where_permits_are_scarce_a_lone_activation_waits_for_company_only_so_lo
     given: dict[str, Any] = {
         "sweep_interval": 600,
         "batch_timeout": timedelta(seconds=1),
-        "permits": Scarce(),
+        "permits": NoLimit(batches_wait=True),
     }
     with engine.connect() as connection:
         with working(engine, sends, listen=direct_url, **given):
@@ -191,7 +182,7 @@ def test_there_a_full_batch_and_a_recovery_do_not_wait(
     given: dict[str, Any] = {
         "sweep_interval": 600,
         "batch_timeout": timedelta(hours=1),
-        "permits": Scarce(),
+        "permits": NoLimit(batches_wait=True),
     }
     with engine.connect() as connection:
         [account] = add_accounts(connection, 1, status="active", prefix="active")
