@@ -18,6 +18,7 @@ from mailroom.job import Action
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Sent, Unconfirmed
 from mailroom.simulator import Fault, Simulator
+from tests.running import eventually
 from tests.ses.calls import (
     AFTER_ACCEPTANCE,
     SOURCE,
@@ -54,6 +55,7 @@ def test_what_may_have_been_accepted_is_never_sent_again(
             simulator.reset()
             simulator.faults.add(fault)
             assert kinds(send(impatient, mails(count))) == ["unconfirmed"] * count, name
+            eventually(lambda: simulator.ledger.requests, f"{name}: it has come, though nobody waits any more")
             assert len(simulator.ledger.requests) == 1, name
             assert simulator.ledger.counts().mails == count, name
 
@@ -63,6 +65,7 @@ def test_nor_is_what_got_no_answer(simulator: Simulator, connect: Connect, deliv
     simulator.faults.add(Fault(before=delivery))  # type: ignore[arg-type]
     impatient = ses.SesTransport(connect(simulator.url, read_timeout=0.2), source=SOURCE)
     assert kinds(send(impatient, mails(2))) == ["unconfirmed"] * 2
+    eventually(lambda: simulator.ledger.requests, "it has come, though nobody waits any more")
     assert len(simulator.ledger.requests) == 1
 
 
