@@ -132,15 +132,12 @@ def test_who_may_call_one_may_do_so_after_an_upgrade(server: Server, url: str, e
 
 
 def test_below_the_revision_that_they_are_for_there_are_none(server: Server, empty_url: str) -> None:
-    """Though somebody may call them, and one of the same name takes something else."""
+    """Though somebody may call them."""
     with a_role(server) as (role, log_in):
         log_in(empty_url)
         for step in ("-1", "base"):
             migrate(empty_url)
             with connected(empty_url) as connection:
-                connection.execute(
-                    text("CREATE FUNCTION claim(queue text) RETURNS text LANGUAGE sql AS 'SELECT queue'")
-                )
                 connection.execute(text(f"GRANT EXECUTE ON FUNCTION look TO {role}"))
             with configured(empty_url) as config:
                 command.downgrade(config, step)
