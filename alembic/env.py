@@ -108,6 +108,8 @@ def migrate(connection: Connection) -> None:
         if left is None:  # once: `-2` must not be two more when the second of them is tried again
             left = list(ordered(heads, migration))
         while left:
+            if left[0].is_downgrade:
+                remove_functions(connection)
             yield left[0]
             del left[0]
 
@@ -130,14 +132,20 @@ def migrate(connection: Connection) -> None:
 
 
 def keep_functions(*, ctx: MigrationContext, heads: Collection[str], **_: object) -> None:
-    """Install the functions with the revision that they are for, in its transaction; take them away below it."""
+    """Install the functions with the revision that they are for, in its transaction.
+
+    On the way up they stay as they are until then: a worker that runs goes on calling them.
+    """
     connection = ctx.connection
     assert connection is not None  # noqa: S101 - there is no offline mode
-    schema = connection.scalar(text("SELECT current_schema()"))
     if set(heads) == set(context.script.get_heads()):
-        functions.install(connection, schema)
-    else:
-        functions.remove(connection, schema)
+        functions.install(connection, connection.scalar(text("SELECT current_schema()")))
+
+
+def remove_functions(connection: Connection) -> None:
+    """Take them away before a step down, which may take away what they use, or views show."""
+    functions.remove(connection, connection.scalar(text("SELECT current_schema()")))
+    connection.commit()
 
 
 def configure(connection: Connection, **more: Any) -> None:

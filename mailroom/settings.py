@@ -128,9 +128,7 @@ class Settings(BaseSettings):
     healthcheck_interval: Milliseconds = Field(
         timedelta(milliseconds=270_000), description="how often an idle LISTEN connection is tested"
     )
-    batch_timeout: Milliseconds = Field(
-        timedelta(milliseconds=5_000), description="maximum wait for a batch to fill"
-    )
+    batch_timeout: Milliseconds = Field(timedelta(milliseconds=5_000), description="maximum wait for a batch to fill")
     batch_limit: int = Field(10, ge=1, le=50, description="maximum number of jobs in a batch, 1 to 50")
     sweep_interval: Milliseconds = Field(timedelta(milliseconds=5_000), description="how often a worker sweeps")
     lease: Milliseconds = Field(timedelta(milliseconds=30_000), description="how long a claim holds its jobs")

@@ -17,11 +17,13 @@ _FUNCTIONS: Final = (
     "SELECT CAST(CAST(pg_proc.oid AS regprocedure) AS text) FROM pg_proc"
     " JOIN pg_namespace ON pg_namespace.oid = pronamespace"
     " WHERE nspname = :schema AND proname = ANY (CAST(:names AS name[]))"
+    " AND obj_description(pg_proc.oid, 'pg_proc') LIKE 'mailroom: %'"
 )
 _VIEWS: Final = (
     "SELECT CAST(CAST(pg_class.oid AS regclass) AS text) FROM pg_class"
     " JOIN pg_namespace ON pg_namespace.oid = relnamespace"
     " WHERE nspname = :schema AND relname = ANY (CAST(:names AS name[])) AND relkind = 'v'"
+    " AND obj_description(pg_class.oid, 'pg_class') LIKE 'mailroom: %'"
 )
 
 
@@ -50,15 +52,16 @@ def views() -> list[str]:
 def install(connection: Connection, schema: str) -> None:
     """Make every function and view anew, in this schema, where this connection finds the tables.
 
-    Whoever had the right to use one keeps it; nobody gets it.
+    Whoever had the right to use one keeps it; nobody gets it. Each has a comment that says what it is and whose: others
+    may have functions of the same name, with other arguments.
     """
-    _run(connection, (_in_schema(_source(name), schema) for name in names()))
+    _run(connection, (_ours(name, schema) for name in names()))
     _run(connection, _for_each(connection, "REVOKE EXECUTE ON FUNCTION {} FROM PUBLIC", _FUNCTIONS, schema, names()))
-    _run(connection, (_in_schema(_source(f"views/{name}"), schema) for name in views()))
+    _run(connection, (_ours(f"views/{name}", schema) for name in views()))
 
 
 def remove(connection: Connection, schema: str) -> None:
-    """Take every function away, whatever its arguments are, and every view."""
+    """Take every function of ours away, whatever its arguments are, and every view."""
     _run(connection, _for_each(connection, "DROP VIEW {}", _VIEWS, schema, views()))
     _run(connection, _for_each(connection, "DROP FUNCTION {}", _FUNCTIONS, schema, names()))
 
@@ -79,6 +82,23 @@ def _in_schema(source: str, schema: str) -> str:
     source = _SIGNATURE.sub(lambda found: f"CREATE OR REPLACE FUNCTION {quoted}.{found[1]}({found[2]})", source)
     source = _VIEW.sub(lambda found: f"CREATE OR REPLACE VIEW {quoted}.{found[1]} AS", source)
     return source.replace(_PATH, f"SET search_path = {quoted}, pg_temp")
+
+
+def _ours(name: str, schema: str) -> str:
+    return _in_schema(_source(name), schema) + _comment(name, schema)
+
+
+def _comment(name: str, schema: str) -> str:
+    """Return the statement that marks a function or a view as ours, with the first line of its file."""
+    source = _source(name)
+    title = source.split("\n", 1)[0].removeprefix("-- ")
+    if name.startswith("views/"):
+        what = sql.SQL("VIEW {}").format(sql.Identifier(schema, name.removeprefix("views/")))
+    else:
+        [(found, arguments)] = _SIGNATURE.findall(source)
+        kinds = ", ".join(each.split(maxsplit=1)[1] for each in arguments.split(",") if each.strip())
+        what = sql.SQL("FUNCTION {}({})").format(sql.Identifier(schema, found), sql.SQL(kinds))
+    return sql.SQL("\nCOMMENT ON {} IS {};").format(what, sql.Literal(f"mailroom: {title}")).as_string()
 
 
 def _files(folder: str) -> list[str]:

@@ -8,7 +8,7 @@
 -- back as normal: a day of it may be waiting, and who was in flight has waited already. A job whose batch is lost for the
 -- second time may be what kills its worker: it goes to quarantine (priority 3), and takes no others along.
 --
--- Returns a row for each job, with the batch it was in and whether it has failed; where there is none, a row of NULLs.
+-- Returns a row for each job, with the batch it was in and whether it has failed.
 --
 -- Locks: batches, skipping those that are being settled or rescued.
 --

@@ -112,7 +112,7 @@ class Worker:
             self._work_tokens.put(False)
 
     def woken(self, payload: str) -> None:
-        """Take a notification: one of a job starts a sender, an urgent one also frees one; any other is worth a look."""
+        """Take a notification: a job starts a sender, an urgent one also frees one; any other is worth a look."""
         if payload == URGENT:
             self._shared.urgent_came.set()
         if payload in {URGENT, NORMAL}:

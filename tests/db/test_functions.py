@@ -146,6 +146,24 @@ def test_below_the_revision_that_they_are_for_there_are_none(server: Server, emp
         assert objects(empty_url) == ONLY_VERSIONS
 
 
+def test_what_others_have_by_the_same_name_is_left_alone(empty_url: str) -> None:
+    def theirs() -> list[Any]:
+        with connected(empty_url) as connection:
+            found = rows(connection, INSTALLED, schema="public", names=["health"])
+            assert connection.scalar(text("SELECT has_function_privilege('health(integer)', 'EXECUTE')"))
+            return [row for row in found if not row.definer]
+
+    with connected(empty_url) as connection:
+        connection.execute(text("CREATE FUNCTION health(details integer) RETURNS integer RETURN details"))
+        connection.execute(text("COMMENT ON FUNCTION health IS 'how we are'"))
+    before = theirs()
+    migrate(empty_url)
+    migrate(empty_url)
+    assert theirs() == before
+    migrate(empty_url, "base")
+    assert theirs() == before
+
+
 # In any schema, for any caller
 
 
