@@ -5,8 +5,9 @@ On which server a test runs that uses a database:
 - What asks the server something of which the answer may be another one in another version (SQL, triggers, migrations,
   plans, locks, sessions) runs on each: PostgreSQL 18 from the wheel and Debian's 15. These are the folders db, queue,
   fleet, ops and worker, what lies at the root, and of the others what says EACH_SERVER = True.
-- What is about our own words (the commands, the simulator, the transport, the demo) runs once, on PostgreSQL 18; so
-  does, elsewhere, what says EACH_SERVER = False.
+- What is about our own words (the commands, the simulator, the transport, the demo) runs once, on PostgreSQL 18. So
+  does, elsewhere, what says EACH_SERVER = False: what processes do with the answers of functions and statements that
+  are tested on each.
 - A module that says THROUGH_PGBOUNCER = True runs behind PgBouncer as well.
 
 If MAILROOM_TEST_DATABASE_URL names a server, everything runs once, on that. The second PostgreSQL and PgBouncer count

@@ -15,8 +15,6 @@ from tests.cli.conftest import Here
 from tests.running import eventually
 from tests.world import add_accounts, ask_recovery, count, execute, misplaced, rows
 
-EACH_SERVER = True
-
 CLAIM = (
     "WITH taken AS (DELETE FROM jobs WHERE token = 1 RETURNING *)"
     " INSERT INTO batches (queue, worker, action, priority, due_at, tokens, attempts, lease_until)"

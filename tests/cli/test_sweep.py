@@ -19,8 +19,6 @@ from tests.running import eventually
 from tests.trouble import let_statements_take, many_dead_jobs, statements
 from tests.world import add_accounts, ask_recovery, misplaced, rows
 
-EACH_SERVER = True
-
 LONG_BATCHES = {"MAILROOM_BATCH_TIMEOUT": "200000"}
 
 

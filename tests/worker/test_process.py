@@ -17,6 +17,8 @@ from tests.running import Processes, eventually
 from tests.servers import BINARIES, GIVEN, Server, migrate
 from tests.world import add_accounts, count, drained, misplaced, rows
 
+EACH_SERVER = False
+
 pytestmark = pytest.mark.slow
 
 BULK = "SendBulkEmail"  # not the look at the account, which a worker begins with
