@@ -1,6 +1,7 @@
 """One sender: claim batches, within its permits, and have them sent and settled."""
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -34,8 +35,10 @@ class Work:
 class Sender:
     """Works one claim at a time."""
 
-    def __init__(self, shared: Shared, *, name: str) -> None:
+    def __init__(self, shared: Shared, *, name: str, start_another: Callable[[], None] = lambda: None) -> None:
+        """`start_another` is called as soon as a claim was full, or there is work in other lanes: before the call."""
         self._shared = shared
+        self._start_another = start_another
         self.claimer = Claimer(shared, name=name)
         self.size = ClaimSize(shared.limits.batch_limit, claim_limit=shared.limits.claim_limit)
         self.prober = Prober(shared, self.claimer, self.size, serve_urgent=self.work_claim)
@@ -57,6 +60,10 @@ class Sender:
                 stack.enter_context(permit)
                 since = time.monotonic()
                 claim = self._claim(permit, limit)
+            # Of recoveries a claim takes one batch, whatever was wanted.
+            full = claim.others or (claim.taken > 0 and claim.taken % min(limit, permit.count) == 0)
+            if full:
+                self._start_another()
             log_finished(claim)
             due = True
             if claim.batches:
@@ -64,8 +71,6 @@ class Sender:
                 run.work()
                 self.claimer.settled()
                 due = run.due
-            # Of recoveries a claim takes one batch, whatever was wanted.
-            full = claim.others or (claim.taken > 0 and claim.taken % min(limit, permit.count) == 0)
             return Work(claim.taken, full=full, busy=claim.busy, due=due or full or claim.busy > 0)
 
     def permit_wait(self) -> timedelta:

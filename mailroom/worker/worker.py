@@ -67,7 +67,10 @@ class Worker:
         self._maintenance = Maintenance(engine, queue=limits.queue, prune_after=prune_after)
         self._shared = Shared(engine, transport, key=key, limits=limits, permits=permits)
         names = f"{socket.gethostname()}/{os.getpid()}"
-        self._senders = [Sender(self._shared, name=f"{names}/{number}") for number in range(concurrency)]
+        self._senders = [
+            Sender(self._shared, name=f"{names}/{number}", start_another=lambda: self._start_senders(1))
+            for number in range(concurrency)
+        ]
         self._probeable = threading.Event()
         self._came = threading.Event()
         self._failure: MailroomError | None = None
@@ -218,7 +221,7 @@ class Worker:
                 self._fail(MailroomError("a sender died; the log says why"))
 
     def _drain(self, sender: Sender) -> None:
-        """Work until nothing is left to claim. A full claim starts another sender: where it came from is more."""
+        """Work until nothing is left to claim."""
         worked = False
         try:
             worked = self._probe_if_due(sender)
@@ -247,8 +250,6 @@ class Worker:
             if self._came.is_set():  # what came waits for a batch to fill, perhaps: a look tells for how long
                 self._wakeups.put(WAITS)
             return False
-        if work.full:
-            self._start_senders(1)
         return True
 
     def _probe_if_due(self, sender: Sender) -> bool:

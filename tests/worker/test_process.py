@@ -65,8 +65,10 @@ def test_sigterm_lets_slow_calls_finish_and_settles_them(
         worker.signal(signal.SIGTERM)
         assert worker.wait(20) == 0, worker.log.read_text()
         assert count(connection, "batches") == 0
-        assert count(connection, "deliveries WHERE outcome = 'sent'") == simulator.ledger.counts().mails == 40
-        assert count(connection, "jobs WHERE attempt = 0") == 160
+        sent = simulator.ledger.counts().mails
+        assert 40 <= sent < 200
+        assert count(connection, "deliveries WHERE outcome = 'sent'") == sent
+        assert count(connection, "jobs WHERE attempt = 0") == 200 - sent
         assert misplaced(connection) == []
     assert worker.says("worker stopped")
 

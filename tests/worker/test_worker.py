@@ -156,6 +156,23 @@ def test_batches_form_while_all_senders_are_in_calls(engine: Engine, direct_url:
     assert len(sends.calls) <= 4
 
 
+def test_a_full_claim_starts_another_sender_before_its_call(engine: Engine) -> None:
+    """Nobody notifies of bulk, and a call may take long."""
+    sends, may_answer = Scripted(), threading.Event()
+
+    def in_a_call(mails: Sequence[Mail]) -> Sequence[Outcome]:
+        may_answer.wait(60)
+        return accept(mails)
+
+    sends.answers = [in_a_call]
+    with engine.connect() as connection:
+        add_accounts(connection, 100)
+        with working(engine, sends, concurrency=4, sweep_interval=600):
+            eventually(lambda: len(sends.calls) == 4, "all senders are in calls", seconds=20)
+            may_answer.set()
+            eventually(lambda: drained(connection), "all are sent")
+
+
 def test_where_permits_are_scarce_a_lone_activation_waits_for_company_only_so_long(
     engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +240,7 @@ def test_a_throttled_account_costs_no_attempt_and_is_said_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
-    simulator.faults.add(Fault(error="TooManyRequestsException", times=3))
+    simulator.faults.add(Fault(error="TooManyRequestsException", times=4))  # as many as there are senders
     with engine.connect() as connection, working(engine, transport(simulator, monkeypatch), concurrency=4):
         add_accounts(connection, 200)
         eventually(lambda: "resumed" in caplog.text, "it resumes by itself")
@@ -232,7 +249,7 @@ def test_a_throttled_account_costs_no_attempt_and_is_said_once(
         assert count(connection, "deliveries WHERE outcome = 'sent' AND attempt > 0") == 0
         assert misplaced(connection) == []
     assert caplog.text.count("backing off code=TooManyRequestsException") == 1
-    assert simulator.ledger.counts().requests <= 3 + 4 + 20 + 4
+    assert simulator.ledger.counts().requests <= 4 + 4 + 20 + 4
 
 
 @pytest.mark.early
