@@ -1,7 +1,8 @@
-"""Run the migrations on the database of MAILROOM_DATABASE_URL, in the schema that its search_path names first.
+"""Run the migrations on the database of MAILROOM_DATABASE_URL, in MAILROOM_SCHEMA, which is made if it is missing.
 
 Each is a transaction of its own, and made again from its beginning when it cannot have a lock. What one does outside of
-a transaction (`autocommit_block`, for CREATE INDEX CONCURRENTLY) it must therefore be able to do twice.
+a transaction (`autocommit_block`, for CREATE INDEX CONCURRENTLY) it must therefore be able to do twice, and with the
+schema named: only in a transaction is the search_path that schema, whatever else it is.
 """
 
 import re
@@ -19,8 +20,9 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential, wait_fixed
 
 from mailroom import settings
-from mailroom.db import functions
+from mailroom.db import functions, schema
 from mailroom.db.engine import VERSION_TABLE, connect_engine, first_line
+from mailroom.db.namespace import quoted, quoted_in_text, schema_of
 from mailroom.errors import DatabaseError, MailroomError, SettingsError
 
 # While a migration waits for a lock, everybody who comes after it waits too, sign-ups among them.
@@ -32,8 +34,8 @@ LONGEST_PAUSE: Final = timedelta(seconds=20)
 # Whatever a role or a database sets, a migration makes the same schema, sees all rows or fails, and is not cut off.
 PINNED: Final = """
 SELECT set_config(name, setting, true)
-  FROM (VALUES ('search_path', coalesce(quote_ident(current_schema()) || ', pg_temp', current_setting('search_path'))),
-               ('lock_timeout', :lock_within), ('statement_timeout', '0'), ('transaction_timeout', '0'),
+  FROM (VALUES ('search_path', quote_ident(:schema) || ', pg_temp'), ('lock_timeout', :lock_within),
+               ('statement_timeout', '0'), ('transaction_timeout', '0'),
                ('idle_in_transaction_session_timeout', '0'), ('synchronous_commit', 'on'), ('row_security', 'off'),
                ('array_nulls', 'on'), ('transform_null_equals', 'off'), ('intervalstyle', 'postgres'),
                ('xmloption', 'content'), ('check_function_bodies', 'on'), ('default_table_access_method', 'heap'),
@@ -41,21 +43,42 @@ SELECT set_config(name, setting, true)
        AS pinned (name, setting)
  WHERE name LIKE 'plpgsql.%' OR lower(name) IN (SELECT lower(pg_settings.name) FROM pg_settings)
 """
+# What the migrations are to make, and whatever has such a name in the schema before they ever ran there.
+NAMES: Final = {
+    *schema.metadata.tables,
+    *(str(index.name) for table in schema.metadata.tables.values() for index in table.indexes),
+    *schema.TYPES,
+    *functions.names(),
+    *functions.views(),
+}
+STRANGERS: Final = """
+SELECT string_agg(DISTINCT name, ', ' ORDER BY name)
+  FROM (SELECT relname, relnamespace FROM pg_class
+        UNION ALL SELECT typname, typnamespace FROM pg_type
+        UNION ALL SELECT proname, pronamespace FROM pg_proc) AS found (name, home)
+  JOIN pg_namespace ON pg_namespace.oid = home
+ WHERE nspname = :schema AND name = ANY (CAST(:names AS name[]))
+   AND NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = home AND relname = :versions)
+"""
 # As Alembic would make it: what is locked must be there.
 VERSIONS: Final = f"""
-CREATE TABLE IF NOT EXISTS {VERSION_TABLE} (
+CREATE TABLE IF NOT EXISTS {{schema}}.{VERSION_TABLE} (
     version_num varchar(32) NOT NULL CONSTRAINT {VERSION_TABLE}_pkc PRIMARY KEY
 )
 """
 # A mode that is in its own way and in that of no reader. Only who owns the table may take it, or who may change it.
-LOCK: Final = f"LOCK TABLE {VERSION_TABLE} IN SHARE UPDATE EXCLUSIVE MODE"
+LOCK: Final = f"LOCK TABLE {{schema}}.{VERSION_TABLE} IN SHARE UPDATE EXCLUSIVE MODE"
 
 
 def pin(connection: Connection) -> None:
     """Pin, as a transaction begins, what its statements rely on; outside of one nothing may be set (PgBouncer)."""
     driver: Any = connection.connection.driver_connection
     if not driver.autocommit:
-        connection.execute(text(PINNED), {"lock_within": f"{LOCK_WITHIN // timedelta(milliseconds=1)}ms"})
+        given = {
+            "schema": schema_of(connection),
+            "lock_within": f"{LOCK_WITHIN // timedelta(milliseconds=1)}ms",
+        }
+        connection.execute(text(PINNED), given)
 
 
 @contextmanager
@@ -84,17 +107,55 @@ def alone(connection: Connection) -> Iterator[None]:
             )
             waiting(lock_versions, own)
             yield
+            if is_unused(own):
+                trying()(leave, own)
     finally:
         pool.dispose()
 
 
 def lock_versions(own: Connection) -> None:
+    """Lock the table of versions, which is made if it is missing, and the schema too."""
     own.rollback()
-    if own.scalar(text("SELECT current_schema()")) is None:
-        raise DatabaseError("the search_path of this connection names no schema that exists; create one first")
-    own.execute(text(VERSIONS))
+    refuse_strangers(own)
+    home = quoted_in_text(schema_of(own))
+    if not own.scalar(text("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :name)"), {"name": schema_of(own)}):
+        own.execute(text(f"CREATE SCHEMA IF NOT EXISTS {home}"))
+    own.execute(text(VERSIONS.format(schema=home)))
     own.commit()
-    own.execute(text(LOCK))
+    own.execute(text(LOCK.format(schema=home)))
+
+
+def refuse_strangers(own: Connection) -> None:
+    """Raise DatabaseError if the application has something in this schema that has a name of ours."""
+    found = own.scalar(text(STRANGERS), {"schema": schema_of(own), "names": list(NAMES), "versions": VERSION_TABLE})
+    if found is not None:
+        raise DatabaseError(
+            f"schema {quoted(schema_of(own))} has something of these names that is not mailroom's: {found};"
+            " name another schema in MAILROOM_SCHEMA, or move it"
+        )
+
+
+def is_unused(own: Connection) -> bool:
+    """Whether nothing is migrated."""
+    versions = f"{quoted_in_text(schema_of(own))}.{VERSION_TABLE}"
+    return not own.scalar(text(f"SELECT EXISTS (SELECT FROM {versions})"))  # noqa: S608 - our own name
+
+
+def leave(own: Connection) -> None:
+    """Take away the table of versions, and the schema if nothing else is in it and it is not everybody's."""
+    lock_versions(own)
+    if not is_unused(own):
+        return
+    home = quoted_in_text(schema_of(own))
+    own.execute(text(f"DROP TABLE {home}.{VERSION_TABLE}"))
+    if schema_of(own) != "public":
+        try:
+            with own.begin_nested():
+                own.execute(text(f"DROP SCHEMA {home}"))
+        except DBAPIError as error:
+            if not isinstance(error.orig, errors.DependentObjectsStillExist | errors.InsufficientPrivilege):
+                raise
+    own.commit()
 
 
 def migrate(connection: Connection) -> None:
@@ -121,14 +182,18 @@ def migrate(connection: Connection) -> None:
         with connection.begin():  # a function may have been lost all the same
             keep_functions(ctx=context.get_context(), heads=set(context.get_context().get_current_heads()))
 
-    trying = Retrying(
+    trying()(attempt)
+
+
+def trying() -> Retrying:
+    """Return what tries again where others hold a lock, each time after a longer pause."""
+    return Retrying(
         retry=retry_if_exception(is_in_the_way),
         wait=wait_exponential(multiplier=0.5, max=LONGEST_PAUSE.total_seconds()),
         stop=stop_after_delay(patience().total_seconds()),
         before_sleep=lambda state: say(f"a lock is held by others, trying again in {state.upcoming_sleep:g} s"),
         retry_error_callback=lambda state: give_up(state, "others still hold a lock that is needed"),
     )
-    trying(attempt)
 
 
 def keep_functions(*, ctx: MigrationContext, heads: Collection[str], **_: object) -> None:
@@ -139,17 +204,23 @@ def keep_functions(*, ctx: MigrationContext, heads: Collection[str], **_: object
     connection = ctx.connection
     assert connection is not None  # noqa: S101 - there is no offline mode
     if set(heads) == set(context.script.get_heads()):
-        functions.install(connection, connection.scalar(text("SELECT current_schema()")))
+        functions.install(connection)
 
 
 def remove_functions(connection: Connection) -> None:
     """Take them away before a step down, which may take away what they use, or views show."""
-    functions.remove(connection, connection.scalar(text("SELECT current_schema()")))
+    functions.remove(connection)
     connection.commit()
 
 
 def configure(connection: Connection, **more: Any) -> None:
-    context.configure(connection=connection, version_table=VERSION_TABLE, transaction_per_migration=True, **more)
+    context.configure(
+        connection=connection,
+        version_table=VERSION_TABLE,
+        version_table_schema=schema_of(connection),
+        transaction_per_migration=True,
+        **more,
+    )
 
 
 def is_in_the_way(error: BaseException) -> bool:
@@ -158,9 +229,10 @@ def is_in_the_way(error: BaseException) -> bool:
 
 
 def is_in_the_way_at_first(error: BaseException) -> bool:
-    """The same, and of two who make the first table at once, one finds that of the other."""
-    made = errors.UniqueViolation | errors.DuplicateTable
-    return is_in_the_way(error) or (isinstance(error, DBAPIError) and isinstance(error.orig, made))
+    """The same, and of two who make the first table at once, one finds that of the other, or that it took it away."""
+    made = errors.UniqueViolation | errors.DuplicateTable | errors.DuplicateSchema
+    gone = errors.UndefinedTable | errors.InvalidSchemaName
+    return is_in_the_way(error) or (isinstance(error, DBAPIError) and isinstance(error.orig, made | gone))
 
 
 def is_second(state: RetryCallState) -> bool:
@@ -207,7 +279,8 @@ def main() -> None:
 
 
 def run_from_settings() -> None:
-    engine = connect_engine(settings.load("database_url").database_url, isolation_level="READ COMMITTED")
+    given = settings.load("database_url")
+    engine = connect_engine(given.database_url, schema=given.schema_name, isolation_level="READ COMMITTED")
     with engine.connect() as connection:
         run(connection)
     engine.dispose()

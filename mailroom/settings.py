@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, Va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mailroom.db.engine import URL_FORMS, connection_string
+from mailroom.db.namespace import DEFAULT_SCHEMA
 from mailroom.errors import SettingsError
 from mailroom.job import RECOVERY_LIMITS, RecoveryLimits
 from mailroom.mail.transport import MAX_CALL_TIME
@@ -19,7 +20,7 @@ PREFIX: Final = "MAILROOM_"
 SECRET: Final = {"database_url", "listen_database_url", "secret_key"}
 MIN_SWEEP_INTERVAL: Final = timedelta(milliseconds=10)
 MIN_RATE: Final = 0.01
-MAX_CHANNEL_BYTES: Final = 63  # PostgreSQL's, for any name
+MAX_NAME_BYTES: Final = 63  # PostgreSQL's
 
 
 def _milliseconds(value: object) -> timedelta:
@@ -85,9 +86,18 @@ def _database_url(value: str, info: ValidationInfo) -> str:
 
 def _channel(value: str) -> str:
     # LISTEN cuts a longer name off, and NOTIFY refuses it: nothing would be heard.
-    if re.fullmatch(r"\S+", value) is None or len(value.encode(errors="replace")) > MAX_CHANNEL_BYTES:
+    if re.fullmatch(r"\S+", value) is None or len(value.encode(errors="replace")) > MAX_NAME_BYTES:
+        raise ValueError(f"1 to {MAX_NAME_BYTES} characters without blanks, at most {MAX_NAME_BYTES} bytes in UTF-8")
+    return value
+
+
+def _schema(value: str) -> str:
+    # PostgreSQL keeps the first two for itself, and reads the third in a search_path as the name of the role.
+    kept = value.startswith("pg_") or value in ("information_schema", "$user")
+    unwritable = re.search(r"[\0\ud800-\udfff]", value)  # a surrogate: the environment is not UTF-8
+    if kept or unwritable or not 1 <= len(value.encode(errors="replace")) <= MAX_NAME_BYTES:
         raise ValueError(
-            f"1 to {MAX_CHANNEL_BYTES} characters without blanks, at most {MAX_CHANNEL_BYTES} bytes in UTF-8"
+            f"the name of a schema, 1 to {MAX_NAME_BYTES} bytes in UTF-8, not pg_…, information_schema or $user"
         )
     return value
 
@@ -114,6 +124,12 @@ class Settings(BaseSettings):
         "",
         repr=False,
         description="direct connection for LISTEN, if the other goes through PgBouncer; by default the same database",
+    )
+    # pydantic has a `schema` of its own.
+    schema_name: Annotated[str, AfterValidator(_schema)] = Field(
+        DEFAULT_SCHEMA,
+        validation_alias=f"{PREFIX}SCHEMA",
+        description="schema of the tables and functions; `mailroom migrate` makes it",
     )
     secret_key: Annotated[tuple[bytes, ...], NoDecode, BeforeValidator(_secret_keys)] = Field(
         (),
@@ -220,13 +236,19 @@ def load(*required: str, **overrides: Any) -> Settings:
     for name in required:
         if not getattr(settings, name):
             meaning = Settings.model_fields[name].description
-            raise SettingsError(f"{PREFIX}{name.upper()} is not set: {meaning}")
+            raise SettingsError(f"{variable(name)} is not set: {meaning}")
     return settings
+
+
+def variable(name: str) -> str:
+    """Return the variable of a field."""
+    alias = Settings.model_fields[name].validation_alias
+    return str(alias) if alias else f"{PREFIX}{name.upper()}"
 
 
 def unknown_variables() -> list[str]:
     """Return the MAILROOM_ variables of the environment that nothing reads: most likely misspelt."""
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    known = {variable(name) for name in Settings.model_fields}
     ours = {name for name in os.environ if name.upper().startswith(PREFIX) and not name.startswith(f"{PREFIX}TEST_")}
     return sorted(name for name in ours if name.upper() not in known)
 
@@ -235,6 +257,6 @@ def _explain(detail: Any) -> str:
     accepted = str(detail["msg"]).removeprefix("Value error, ")
     if not detail["loc"]:
         return accepted
-    name = str(detail["loc"][0])
+    name = str(detail["loc"][0])  # of the field, or of the variable where that is another
     shown = "its value" if name in SECRET else repr(detail["input"])
-    return f"{PREFIX}{name.upper()}: {shown} is not accepted: {accepted}"
+    return f"{variable(name) if name in Settings.model_fields else name}: {shown} is not accepted: {accepted}"

@@ -6,14 +6,14 @@ The message is the action's path and the secret, and for a recovery also the fiv
 
 import base64
 import hmac
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Final, TypeGuard
 
-from sqlalchemy import Connection, Function, func, literal, select
+from sqlalchemy import Connection, TextClause, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from mailroom.db import schema
+from mailroom.db.namespace import DEFAULT_SCHEMA, quoted_in_text
 from mailroom.errors import TokenError
 from mailroom.job import Action
 
@@ -25,6 +25,13 @@ SIGNED_CHARACTERS: Final = 86
 Keys = bytes | Sequence[bytes]
 
 _NO_KEY: Final = f"a key is {KEY_BYTES} bytes"
+# In the schema, which is filled in; consume_token is told that a guess was counted, as far as there is one to count.
+_GUESSES_LEFT: Final = "SELECT {schema}.guesses_left(CAST(:secret AS bytea))"
+_COUNT_GUESS: Final = "SELECT {schema}.count_guess(CAST(:secret AS bytea))"
+_CONSUME: Final = (
+    "SELECT {schema}.consume_token("
+    "CAST(:secret AS bytea), CAST(:action AS {schema}.token_action), CAST(:code AS text), true)"
+)
 _PATHS: Final = {Action.ACTIVATION: b"/activate", Action.PASSWORD_RECOVERY: b"/recover"}
 
 
@@ -59,8 +66,19 @@ def verify(token: str, *, action: Action, key: Keys, code: str | None = None) ->
     return secret
 
 
-def consume(connection: Connection, token: str, *, action: Action, key: Keys, code: str | None = None) -> int:
+def consume(
+    connection: Connection,
+    token: str,
+    *,
+    action: Action,
+    key: Keys,
+    code: str | None = None,
+    schema: str = DEFAULT_SCHEMA,
+) -> int:
     """Verify a token, mark it consumed, and return the id of its account. `key`: one, or all that may have signed it.
+
+    `schema` is where mailroom's functions are, if MAILROOM_SCHEMA says otherwise than its default; no search_path is
+    needed.
 
     The mark is atomic: of any number of callers one succeeds. Consuming an activation token activates a provisioned
     account in the same transaction, which is the caller's to commit. Raises TokenError when the token does not
@@ -78,40 +96,41 @@ def consume(connection: Connection, token: str, *, action: Action, key: Keys, co
     made outside the engine's pool, and only for a token that exists and has guesses left.
     """
     _checked(key)  # before a guess is spent on it
-    if action is Action.PASSWORD_RECOVERY and not (_is_code(code) and _count_guess(connection, _split(token)[0])):
+    is_recovery = action is Action.PASSWORD_RECOVERY
+    if is_recovery and not (_is_code(code) and _count_guess(connection, schema, _split(token)[0])):
         raise TokenError
     secret = verify(token, action=action, key=key, code=code)
-    consumed = func.consume_token(
-        secret,
-        literal(action.value, schema.token_action),
-        code if action is Action.PASSWORD_RECOVERY else None,
-        True,  # counted, as far as there is something to count
-    )
+    given = {"secret": secret, "action": action.value, "code": code if is_recovery else None}
     with _refused(connection):
-        account: int | None = _ask(connection, consumed)
+        account: int | None = _ask(connection, _in_schema(_CONSUME, schema), given)
     if account is None:
         raise TokenError
     return account
 
 
-def _count_guess(connection: Connection, secret: bytes) -> bool:
+def _count_guess(connection: Connection, schema: str, secret: bytes) -> bool:
     """Count a guess at a recovery's code, for good; whether there was one left."""
+    given = {"secret": secret}
+    counting = _in_schema(_COUNT_GUESS, schema)
     with _refused(connection):
-        if not _ask(connection, func.guesses_left(secret)):
+        if not _ask(connection, _in_schema(_GUESSES_LEFT, schema), given):
             return False
-        counted = func.count_guess(secret)
         with _beside(connection) as own:
-            answer: bool | None = own.scalar(select(counted))
+            answer: bool | None = own.scalar(counting, given)
         # False: the last guess was taken meanwhile; or the token is one that the caller has not committed, so that
         # nobody else can have it, and its guesses may go the way of the token. NULL: nothing was counted, and what the
         # caller may roll back must not stand for it.
-        return bool(_ask(connection, counted) if answer is False else answer)
+        return bool(_ask(connection, counting, given) if answer is False else answer)
 
 
-def _ask(connection: Connection, function: Function[Any]) -> Any:
+def _in_schema(call: str, schema: str) -> TextClause:
+    return text(call.format(schema=quoted_in_text(schema)))
+
+
+def _ask(connection: Connection, call: TextClause, given: Mapping[str, object]) -> Any:
     """Call a function; one that fails takes nothing with it of a transaction that the caller has."""
     with nullcontext() if _commits_by_itself(connection) else connection.begin_nested():
-        return connection.scalar(select(function))
+        return connection.scalar(call, given)
 
 
 def _commits_by_itself(connection: Connection) -> bool:

@@ -34,10 +34,10 @@ DECLARE
 BEGIN
     FOR change IN
         SELECT format('ALTER TABLE %s OWNER TO {owner}', oid::regclass) FROM pg_class
-         WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')
+         WHERE relnamespace = 'mailroom'::regnamespace AND relkind IN ('r', 'v')
         UNION ALL
         SELECT format('ALTER FUNCTION %s OWNER TO {owner}', oid::regprocedure) FROM pg_proc
-         WHERE pronamespace = 'public'::regnamespace
+         WHERE pronamespace = 'mailroom'::regnamespace
     LOOP
         EXECUTE change;
     END LOOP;
@@ -51,7 +51,7 @@ def superuser(engine: Engine) -> Iterator[Connection]:
     with engine.connect() as connection:
         for role in (OWNER, WORKER):
             connection.execute(text(f"DROP ROLE IF EXISTS {role}"))
-            connection.execute(text(f"CREATE ROLE {role}"))
+            connection.execute(text(f"CREATE ROLE {role}; GRANT USAGE ON SCHEMA mailroom TO {role}"))
         connection.execute(text(GIVE_AWAY.format(owner=OWNER)))
         grants.apply(connection, grants.statements(connection, "worker", WORKER))
         yield connection

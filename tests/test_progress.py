@@ -253,5 +253,5 @@ def test_connections_that_are_of_no_use_are_left_whatever_their_error_is_called(
         add_accounts(connection, 1)
         with working(anew, transport(simulator, monkeypatch), sweep_interval=0.2):
             eventually(lambda: sum(LOOK in one for one in seen) > 1, "it has tried")
-            set_for_all(connection, "search_path", "public")
+            set_for_all(connection, "search_path", "mailroom")
             eventually(lambda: count_sent(connection) == 1, "it is sent")

@@ -4,6 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Engine, text
@@ -40,6 +41,7 @@ def complaint(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> str:
 DEFAULTS = {
     "database_url": "",
     "listen_database_url": "",
+    "schema_name": "mailroom",
     "secret_key": (),
     "channel_name": "token_insert",
     "queue_name": "mailroom",
@@ -89,6 +91,11 @@ def test_an_empty_environment_gives_the_defaults() -> None:
     [
         ("DATABASE_URL", URL, URL),
         ("LISTEN_DATABASE_URL", URL, URL),
+        ("SCHEMA", "Mail Room", "Mail Room"),
+        ("SCHEMA", 'we"ird N\u00e4me: 100%s', 'we"ird N\u00e4me: 100%s'),
+        ("SCHEMA", "public", "public"),
+        ("SCHEMA", "PG_mail", "PG_mail"),
+        ("SCHEMA", "x" * 63, "x" * 63),
         ("SECRET_KEY", KEY_HEX, (KEY,)),
         ("SECRET_KEY", KEY_HEX.upper(), (KEY,)),
         ("SECRET_KEY", f"{'00' * 32},{KEY_HEX}", (bytes(32), KEY)),
@@ -119,7 +126,9 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 def test_a_variable_replaces_its_default(monkeypatch: pytest.MonkeyPatch, name: str, value: str, read: object) -> None:
     monkeypatch.setenv(f"MAILROOM_{name}", value)
 
-    assert settings.load().model_dump() == DEFAULTS | {name.lower(): read}
+    field = {"SCHEMA": "schema_name"}.get(name, name.lower())
+    assert settings.load().model_dump() == DEFAULTS | {field: read}
+    assert (settings.variable(field), settings.unknown_variables()) == (f"MAILROOM_{name}", [])
 
 
 def test_the_region_is_that_of_every_other_program(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +140,10 @@ def test_the_region_is_that_of_every_other_program(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("name", "value", "accepted"),
     [
+        *(
+            ("SCHEMA", name, "1 to 63 bytes in UTF-8, not pg_…, information_schema or $user")
+            for name in ("", "x" * 64, "\u00e4" * 32, "pg_mail", "information_schema", "$user", "caf\udce9")
+        ),
         ("CHANNEL_NAME", "", "1 to 63 characters without blanks"),
         ("CHANNEL_NAME", "x" * 64, "1 to 63 characters without blanks"),
         ("CHANNEL_NAME", "\u00e4" * 32, "at most 63 bytes in UTF-8"),
@@ -330,16 +343,25 @@ def test_an_unknown_database_is_said_to_be_unreachable(empty_url: str) -> None:
     assert len(said.splitlines()) == 1
 
 
-NOT_MIGRATED = "the database is not migrated, or functions of mailroom are missing in it: run `mailroom migrate`"
+NOT_MIGRATED = (
+    'the database is not migrated, or functions of mailroom are missing in its schema "mailroom":'
+    " run `mailroom migrate`, or name the schema where they are in MAILROOM_SCHEMA"
+)
 
 
 def test_a_database_without_tables_is_to_be_migrated(empty_url: str) -> None:
     assert failure(empty_url) == NOT_MIGRATED
 
 
+def test_so_is_one_with_an_empty_schema(empty_url: str) -> None:
+    with psycopg.connect(empty_url, autocommit=True) as owner:
+        owner.execute("CREATE SCHEMA mailroom")
+    assert failure(empty_url) == NOT_MIGRATED
+
+
 def test_so_is_one_whose_functions_are_gone(url: str, engine: Engine) -> None:
     with engine.begin() as connection:
-        functions.remove(connection, "public")
+        functions.remove(connection)
     assert failure(url) == NOT_MIGRATED
     migrate(url)
     check_revision(engine)

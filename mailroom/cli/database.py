@@ -13,6 +13,7 @@ from mailroom.cli.log import start_log
 from mailroom.cli.manual import setting
 from mailroom.cli.wiring import open_database, progress
 from mailroom.db.engine import REVISION, connect_engine, first_line
+from mailroom.db.namespace import DEFAULT_SCHEMA
 from mailroom.errors import DatabaseError
 from mailroom.ops.maintenance import prune_all
 
@@ -20,10 +21,12 @@ from mailroom.ops.maintenance import prune_all
 def migrate() -> None:
     """Bring the schema to this version.
 
-    The database is that of MAILROOM_DATABASE_URL. `alembic upgrade head` does the same in a checkout.
+    It is MAILROOM_SCHEMA in the database of MAILROOM_DATABASE_URL, and is made if it is missing. `alembic upgrade head`
+    does the same in a checkout.
     """
     start_log()
-    upgrade(settings.load("database_url").database_url)
+    given = settings.load("database_url")
+    upgrade(given.database_url, given.schema_name)
     typer.echo(f"the database is at revision {REVISION}")
 
 
@@ -50,7 +53,7 @@ def prune(
     typer.echo(f"deleted {deliveries:,} deliveries and {tokens:,} tokens")
 
 
-def upgrade(url: str) -> None:
+def upgrade(url: str, schema: str = DEFAULT_SCHEMA) -> None:
     """Run the migrations that come with the package. Raises DatabaseError if that cannot be done."""
     from alembic import command  # noqa: PLC0415 - 8 MB: only who migrates pays
     from alembic.config import Config  # noqa: PLC0415
@@ -59,7 +62,7 @@ def upgrade(url: str) -> None:
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # which it has is no news
     config = Config()
     config.set_main_option("script_location", str(_scripts()).replace("%", "%%"))
-    engine = connect_engine(url, isolation_level="READ COMMITTED")
+    engine = connect_engine(url, schema=schema, isolation_level="READ COMMITTED")
     try:
         with engine.connect() as connection:
             config.attributes["connection"] = connection

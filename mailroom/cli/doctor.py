@@ -71,7 +71,7 @@ def _database(given: Settings) -> Iterator[Finding]:
     if not given.database_url:
         yield failed("database", "MAILROOM_DATABASE_URL is not set", "set it, as in postgresql://user@host/name")
         return
-    engine = connect_engine(given.database_url, answer_within=ANSWER_WITHIN, writes=False)
+    engine = connect_engine(given.database_url, schema=given.schema_name, answer_within=ANSWER_WITHIN, writes=False)
     listening = connection_string(given.listen_database_url or given.database_url)
     try:
         channel, queue = given.channel_name, given.queue_name

@@ -27,7 +27,7 @@ def grant(
 ) -> None:
     """Print the SQL for the rights of roles.
 
-    Each ROLE is granted what it needs and no more, in the schema of MAILROOM_DATABASE_URL. Rights that it already has
+    Each ROLE is granted what it needs and no more, in MAILROOM_SCHEMA. Rights that it already has
     are not taken away.
 
     The roles must exist. MAILROOM_DATABASE_URL must log in as the role that migrated: it owns the tables. Repeat

@@ -6,7 +6,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
-from mailroom.settings import PREFIX, Settings
+from mailroom.settings import Settings, variable
 
 EXIT_CODES: Final = "Exit codes: 0 fine, 1 failed, 2 wrong settings or usage."
 
@@ -18,7 +18,7 @@ class Manual(TyperGroup):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write the settings, and then the epilog."""
         with formatter.section("Settings"):
-            formatter.write_dl([(_variable(name), _meaning(name)) for name in Settings.model_fields])
+            formatter.write_dl([(variable(name), _meaning(name)) for name in Settings.model_fields])
         super().format_epilog(ctx, formatter)
 
 
@@ -29,13 +29,8 @@ def ending(example: str, *, exit_codes: str = EXIT_CODES) -> str:
 
 def setting(name: str, metavar: str, *, words: str | None = None) -> Any:
     """Return an option that overrides a setting. Its value is text, which the settings check."""
-    shown = ", or ".join(filter(None, (_variable(name), _default(name))))
+    shown = ", or ".join(filter(None, (variable(name), _default(name))))
     return typer.Option(metavar=metavar, help=words or _sentence(name), show_default=shown)
-
-
-def _variable(name: str) -> str:
-    alias = Settings.model_fields[name].validation_alias
-    return str(alias) if alias else f"{PREFIX}{name.upper()}"
 
 
 def _meaning(name: str) -> str:

@@ -12,7 +12,7 @@ from mailroom.cli.ids import positive
 from mailroom.cli.manual import ending
 from mailroom.cli.terminal import say
 from mailroom.cli.wiring import open_database
-from mailroom.db.functions import statement
+from mailroom.db import functions
 from mailroom.errors import MailroomError, SettingsError
 from mailroom.job import Action
 from mailroom.settings import Settings
@@ -71,7 +71,7 @@ def sign(token: Annotated[int, typer.Argument(metavar="ID", callback=positive, h
 
 def _find(given: Settings, *, token: int | None = None, secret: bytes | None = None) -> Row[Any] | None:
     with open_database(given) as engine, engine.connect() as connection:
-        return connection.execute(statement("token_find"), {"by_id": token, "by_secret": secret}).first()
+        return functions.call(connection, "token_find", {"by_id": token, "by_secret": secret}).first()
 
 
 def _state(row: Row[Any] | None) -> str:

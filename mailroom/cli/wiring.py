@@ -44,7 +44,13 @@ def open_database(
 
     Who `writes` gets it only where what is written is kept, and what is read is all there is.
     """
-    engine = connect_engine(settings.database_url, pool_size=pool_size, answer_within=answer_within, writes=writes)
+    engine = connect_engine(
+        settings.database_url,
+        schema=settings.schema_name,
+        pool_size=pool_size,
+        answer_within=answer_within,
+        writes=writes,
+    )
     try:
         if writes:
             preflight.check(engine)

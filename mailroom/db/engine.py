@@ -14,7 +14,7 @@ from sqlalchemy import Engine, ExceptionContext, create_engine, event
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from mailroom.db.functions import statement
+from mailroom.db import functions, namespace
 from mailroom.errors import DatabaseError, SettingsError
 
 VERSION_TABLE: Final = "mailroom_alembic_version"
@@ -173,12 +173,13 @@ def connect(conninfo: str, *, answer_within: timedelta | None = None, writes: bo
 def connect_engine(
     url: str,
     *,
+    schema: str = namespace.DEFAULT_SCHEMA,
     pool_size: int = 1,
     isolation_level: str = "AUTOCOMMIT",
     answer_within: timedelta | None = None,
     writes: bool = True,
 ) -> Engine:
-    """Return an engine on which every statement is a transaction of its own, unless another level is asked for.
+    """Return an engine for the mailroom in a schema, each statement a transaction unless another level is asked for.
 
     Its connections are those of `connect`; parameters stay out of error messages. A statement to which no answer comes
     for `answer_within` is cancelled: it fails, or OutcomeUnknownError is raised (as `orig` of an OperationalError) if
@@ -190,6 +191,7 @@ def connect_engine(
         "postgresql+psycopg://",
         creator=lambda: connect(conninfo, answer_within=answer_within, writes=writes),
         isolation_level=isolation_level,
+        execution_options=namespace.options(schema),
         hide_parameters=True,
         pool_size=pool_size,
         max_overflow=0,
@@ -240,11 +242,13 @@ def check_revision(engine: Engine) -> None:
     """Raise DatabaseError, with the remedy, unless the database answers and is at this version's revision."""
     try:
         with engine.connect() as connection:
-            found = connection.scalar(statement("revision"))
+            found = functions.call(connection, "revision").scalar()
     except DBAPIError as error:
-        if isinstance(error.orig, psycopg.errors.UndefinedFunction):
+        if isinstance(error.orig, psycopg.errors.UndefinedFunction | psycopg.errors.InvalidSchemaName):
+            where = namespace.quoted(namespace.schema_of(engine))
             raise DatabaseError(
-                "the database is not migrated, or functions of mailroom are missing in it: run `mailroom migrate`"
+                f"the database is not migrated, or functions of mailroom are missing in its schema {where}:"
+                " run `mailroom migrate`, or name the schema where they are in MAILROOM_SCHEMA"
             ) from error
         raise DatabaseError(f"the database cannot be used: {first_line(error)}") from error
     if found != REVISION:

@@ -1,13 +1,14 @@
 """The functions of `sql/` and the views of `sql/views/`: how they are called, installed, and taken away."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
-from psycopg import sql
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, CursorResult, TextClause, text
+
+from mailroom.db.namespace import quoted, quoted_in_text, schema_of
 
 _SIGNATURE: Final = re.compile(r"^CREATE OR REPLACE FUNCTION mailroom\.(\w+)\(([^)]*)\)$", re.MULTILINE)
 _PATH: Final = "SET search_path = mailroom, pg_temp"
@@ -27,16 +28,21 @@ _VIEWS: Final = (
 )
 
 
-@cache
-def statement(name: str) -> TextClause:
-    """Return a call of the function in `sql/NAME.sql`, ready for its arguments as bind parameters.
+def call(connection: Connection, name: str, arguments: Mapping[str, Any] | None = None) -> CursorResult[Any]:
+    """Call the function in `sql/NAME.sql`, in the schema that this connection is for, and return its rows.
 
-    Each is cast to the type that the function asks for, so that none depends on how the driver writes a value.
+    Each argument is cast to the type that the function asks for, so that none depends on how the driver writes a value.
     """
+    return connection.execute(_statement(name, schema_of(connection)), arguments)
+
+
+@cache
+def _statement(name: str, schema: str) -> TextClause:
     [(found, arguments)] = _SIGNATURE.findall(_source(name))
-    given = (argument.split(maxsplit=1) for argument in arguments.split(",") if argument.strip())
-    binds = ", ".join(f"CAST(:{argument} AS {kind.strip()})" for argument, kind in given)
-    return text(f"SELECT * FROM {found}({binds})")  # noqa: S608 - our own file  # nosec B608
+    wanted = (argument.split(maxsplit=1) for argument in arguments.split(",") if argument.strip())
+    binds = ", ".join(f"CAST(:{argument} AS {kind.strip()})" for argument, kind in wanted)
+    called = f"{quoted_in_text(schema)}.{found}({binds})"
+    return text(f"SELECT * FROM {called}")  # noqa: S608 - our own file  # nosec B608
 
 
 def names() -> list[str]:
@@ -49,25 +55,26 @@ def views() -> list[str]:
     return _files("sql/views")
 
 
-def install(connection: Connection, schema: str) -> None:
-    """Make every function and view anew, in this schema, where this connection finds the tables.
+def install(connection: Connection) -> None:
+    """Make every function and view anew in the schema that this connection is for, where the tables are.
 
     Whoever had the right to use one keeps it; nobody gets it. Each has a comment that says what it is and whose: others
     may have functions of the same name, with other arguments.
     """
+    schema = schema_of(connection)
     _run(connection, (_ours(name, schema) for name in names()))
-    _run(connection, _for_each(connection, "REVOKE EXECUTE ON FUNCTION {} FROM PUBLIC", _FUNCTIONS, schema, names()))
+    _run(connection, _for_each(connection, "REVOKE EXECUTE ON FUNCTION {} FROM PUBLIC", _FUNCTIONS, names()))
     _run(connection, (_ours(f"views/{name}", schema) for name in views()))
 
 
-def remove(connection: Connection, schema: str) -> None:
+def remove(connection: Connection) -> None:
     """Take every function of ours away, whatever its arguments are, and every view."""
-    _run(connection, _for_each(connection, "DROP VIEW {}", _VIEWS, schema, views()))
-    _run(connection, _for_each(connection, "DROP FUNCTION {}", _FUNCTIONS, schema, names()))
+    _run(connection, _for_each(connection, "DROP VIEW {}", _VIEWS, views()))
+    _run(connection, _for_each(connection, "DROP FUNCTION {}", _FUNCTIONS, names()))
 
 
-def _for_each(connection: Connection, statement: str, query: str, schema: str, known: Sequence[str]) -> list[str]:
-    found = connection.scalars(text(query), {"schema": schema, "names": known})
+def _for_each(connection: Connection, statement: str, query: str, known: Sequence[str]) -> list[str]:
+    found = connection.scalars(text(query), {"schema": schema_of(connection), "names": known})
     return [statement.format(each) for each in found]
 
 
@@ -78,10 +85,10 @@ def _run(connection: Connection, statements: Iterable[str]) -> None:
 
 
 def _in_schema(source: str, schema: str) -> str:
-    quoted = sql.Identifier(schema).as_string()
-    source = _SIGNATURE.sub(lambda found: f"CREATE OR REPLACE FUNCTION {quoted}.{found[1]}({found[2]})", source)
-    source = _VIEW.sub(lambda found: f"CREATE OR REPLACE VIEW {quoted}.{found[1]} AS", source)
-    return source.replace(_PATH, f"SET search_path = {quoted}, pg_temp")
+    home = quoted(schema)
+    source = _SIGNATURE.sub(lambda found: f"CREATE OR REPLACE FUNCTION {home}.{found[1]}({found[2]})", source)
+    source = _VIEW.sub(lambda found: f"CREATE OR REPLACE VIEW {home}.{found[1]} AS", source)
+    return source.replace(_PATH, f"SET search_path = {home}, pg_temp")
 
 
 def _ours(name: str, schema: str) -> str:

@@ -7,9 +7,8 @@ from typing import Final
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from mailroom.db import schema
+from mailroom.db import functions, schema
 from mailroom.db.engine import check_revision, first_line
-from mailroom.db.functions import statement
 from mailroom.errors import DatabaseError
 
 
@@ -77,8 +76,8 @@ def check(engine: Engine) -> None:
 
 def faults(connection: Connection) -> Iterator[Fault]:
     """Yield what is wrong with the server, the session as its role and database set it, and the tables."""
-    row = connection.execute(
-        statement("preflight"), {"settings": list(DEMANDS), "relations": list(schema.metadata.tables)}
+    row = functions.call(
+        connection, "preflight", {"settings": list(DEMANDS), "relations": list(schema.metadata.tables)}
     )
     found = row.one()
     if found.in_recovery:

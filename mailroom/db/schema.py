@@ -1,5 +1,7 @@
 """The tables as SQLAlchemy sees them. The migrations make them; a test holds the two together."""
 
+from typing import Final
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -32,6 +34,7 @@ delivery_outcome = ENUM(
     name="delivery_outcome",
     metadata=metadata,
 )
+TYPES: Final = ("account_status", "token_action", "delivery_outcome", "claimed_job")  # and one of rows
 moment = DateTime(timezone=True)
 
 accounts = Table(

@@ -21,7 +21,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from mailroom.db.functions import statement
+from mailroom.db import functions
 from mailroom.errors import DatabaseError
 from mailroom.job import SesAccount
 
@@ -80,8 +80,9 @@ def take(
 
     `ended`: how many permits of the block before, which still holds, will not be used any more.
     """
-    row = connection.execute(
-        statement("permits_take"),
+    row = functions.call(
+        connection,
+        "permits_take",
         {
             "bucket": bucket.value,
             "wanted": wanted,
@@ -109,8 +110,9 @@ def take(
 
 def return_unused(connection: Connection, bucket: Bucket, granted: Granted, unused: int) -> None:
     """Return some of what was granted. The longer it was held, the less it is worth; after HOLD, nothing."""
-    connection.execute(
-        statement("permits_return"),
+    functions.call(
+        connection,
+        "permits_return",
         {
             "bucket": bucket.value,
             "unused": unused,
@@ -126,8 +128,9 @@ def slow_down(connection: Connection) -> float | None:
     None if it was cut within the last second: the answers of calls that were in flight together tell one thing. The
     rate creeps back by itself.
     """
-    factor: float | None = connection.execute(
-        statement("permits_cut"),
+    factor: float | None = functions.call(
+        connection,
+        "permits_cut",
         {
             "cut": CUT,
             "min_rate_factor": MIN_RATE_FACTOR,
@@ -140,8 +143,8 @@ def slow_down(connection: Connection) -> float | None:
 
 def claim_refresh(connection: Connection) -> Refresh:
     """Take over asking SES for the account, if that is due."""
-    row = connection.execute(
-        statement("account_claim_refresh"), {"every": REFRESH_EVERY, "first_tries": FIRST_TRIES}
+    row = functions.call(
+        connection, "account_claim_refresh", {"every": REFRESH_EVERY, "first_tries": FIRST_TRIES}
     ).one()
     due_in = REFRESH_EVERY if row.due_seconds is None else timedelta(seconds=max(0.0, row.due_seconds))
     return Refresh(row.granted, min(due_in, REFRESH_EVERY))
@@ -149,8 +152,9 @@ def claim_refresh(connection: Connection) -> Refresh:
 
 def store(connection: Connection, account: SesAccount, *, granted_before: int) -> None:
     """Keep what SES said of the account when so many permits had been granted."""
-    connection.execute(
-        statement("account_store"),
+    functions.call(
+        connection,
+        "account_store",
         {
             "max_send_rate": account.max_send_rate,
             "max_24_hour_send": account.max_24_hour_send,

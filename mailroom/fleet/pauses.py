@@ -11,7 +11,7 @@ from typing import Final
 
 from sqlalchemy import Connection, select
 
-from mailroom.db.functions import statement
+from mailroom.db import functions
 from mailroom.db.views import open_pauses
 from mailroom.job import Action, Position, Priority
 from mailroom.outcome import Scope
@@ -73,7 +73,7 @@ def open_pause(
     Without `probed` it stays until it is resumed by hand, also if it was paused before with probes.
     """
     binds = {"scope": scope, "code": code, "reason": reason, "probe_after": probe_after if probed else None}
-    return connection.execute(statement("pause_open"), binds).first() is not None
+    return functions.call(connection, "pause_open", binds).first() is not None
 
 
 def probe(connection: Connection, *, queue: str, refusals: Collection[str]) -> str | None:
@@ -82,8 +82,9 @@ def probe(connection: Connection, *, queue: str, refusals: Collection[str]) -> s
     `refusals`: the codes with which a mail is refused for its own sake, for which a pause is probed more often.
     """
     lanes = list(product(Priority, Action))
-    scope: str | None = connection.execute(
-        statement("pause_probe"),
+    scope: str | None = functions.call(
+        connection,
+        "pause_probe",
         {
             "first_wait": FIRST_PROBE,
             "max_wait": MAX_PROBE_WAIT,
@@ -101,13 +102,13 @@ def places(
 ) -> list[tuple[Lane, Position]]:
     """Return where jobs wait in these lanes that a probe should try, spread over all: first those never refused."""
     binds = {"queue": queue, "codes": list(refusals), "most": most, "again": TRIED_AGAIN, **_lanes(lanes)}
-    rows = connection.execute(statement("pause_probe_places"), binds)
+    rows = functions.call(connection, "pause_probe_places", binds)
     return [((Priority(row.priority), Action(row.action)), Position(row.due_at, row.token)) for row in rows]
 
 
 def close_pause(connection: Connection, scope: str, *, by_hand: bool = False) -> bool:
     """End a pause; return whether there was one. A pause that was made by hand ends by hand."""
-    return connection.execute(statement("pause_close"), {"scope": scope, "by_hand": by_hand}).first() is not None
+    return functions.call(connection, "pause_close", {"scope": scope, "by_hand": by_hand}).first() is not None
 
 
 def read(connection: Connection) -> list[Pause]:

@@ -21,7 +21,7 @@ from typing import Final
 
 from sqlalchemy import Connection, select
 
-from mailroom.db.functions import statement
+from mailroom.db import functions
 from mailroom.db.views import attempts
 from mailroom.job import Action, Job
 from mailroom.queue import by_hand
@@ -61,8 +61,9 @@ class Record:
 
 def review(connection: Connection, action: Action, codes: Collection[str], refused: Sequence[Job] = ()) -> Record:
     """Review refusals of an action, by such codes: those on record, and those that these jobs have just met."""
-    row = connection.execute(
-        statement("refusals_review"),
+    row = functions.call(
+        connection,
+        "refusals_review",
         {
             "action": action.value,
             "codes": list(codes),
@@ -84,7 +85,7 @@ def refused_since_accepted(
     With `before`, after the newest that was accepted before that. Of each its token. Lately: within LATELY.
     """
     binds = {"action": action.value, "codes": list(codes), "before": before, "lately": LATELY}
-    return list(connection.execute(statement("refusals_since"), binds).scalars())
+    return list(functions.call(connection, "refusals_since", binds).scalars())
 
 
 def put_back_once(connection: Connection, wanted: Iterable[int], *, queue: str) -> list[int]:

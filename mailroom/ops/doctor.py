@@ -4,15 +4,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from psycopg.errors import UndefinedFunction
-from sqlalchemy import Connection, Engine, column, func, select, table
+from psycopg.sql import Literal
+from sqlalchemy import ColumnElement, Connection, Engine, column, func, select, table
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db import functions, preflight, schema
 from mailroom.db.engine import check_revision, first_line
-from mailroom.db.functions import statement
+from mailroom.db.namespace import qualified
 from mailroom.errors import DatabaseError
 from mailroom.finding import Finding, failed, ok, warning
 from mailroom.ops import grants, health
@@ -104,7 +105,7 @@ def _server(connection: Connection) -> Iterator[Finding]:
 
 
 def _triggers(connection: Connection) -> Iterator[Finding]:
-    there = {row.name: row for row in connection.execute(statement("doctor_triggers"), {"triggers": list(TRIGGERS)})}
+    there = {row.name: row for row in functions.call(connection, "doctor_triggers", {"triggers": list(TRIGGERS)})}
     missing = [name for name in TRIGGERS if name not in there or not there[name].calls_its_function]
     if missing:
         remedy = "make them again as alembic/versions has them; then `mailroom sweep --full`"
@@ -112,10 +113,11 @@ def _triggers(connection: Connection) -> Iterator[Finding]:
         return
     disabled = [name for name, trigger in there.items() if not trigger.enabled]
     if disabled:
-        remedy = "; ".join(f"ALTER TABLE {TRIGGERS[name]} ENABLE TRIGGER {name}" for name in disabled)
+        tables = {name: qualified(connection, TRIGGERS[name]) for name in disabled}
+        remedy = "; ".join(f"ALTER TABLE {table} ENABLE TRIGGER {name}" for name, table in tables.items())
         yield failed("triggers", f"disabled: {', '.join(disabled)}", f"{remedy}; then `mailroom sweep --full`")
         return
-    off = connection.execute(statement("doctor_triggers_off")).scalars().all()
+    off = functions.call(connection, "doctor_triggers_off").scalars().all()
     if off:
         message = f"mailroom.triggers is off, and nothing is mailed, for {', '.join(off)}"
         yield failed("triggers", message, "ALTER ROLE or DATABASE … RESET mailroom.triggers; `mailroom sweep --full`")
@@ -124,10 +126,10 @@ def _triggers(connection: Connection) -> Iterator[Finding]:
 
 
 def _functions(connection: Connection) -> Iterator[Finding]:
-    rows = connection.execute(statement("doctor_functions"), {"functions": [*FUNCTIONS, *functions.names()]}).all()
+    rows = functions.call(connection, "doctor_functions", {"functions": [*FUNCTIONS, *functions.names()]}).all()
     there = {row.name for row in rows}
     lost = [name for name in FUNCTIONS if name not in there]
-    views = [name for name in functions.views() if connection.scalar(select(func.to_regclass(name))) is None]
+    views = [name for name in functions.views() if connection.scalar(select(_relation(connection, name))) is None]
     missing = [name for name in functions.names() if name not in there] + views
     if lost:
         yield failed("functions", f"missing: {', '.join(lost)}", "restore them from alembic/versions")
@@ -137,20 +139,25 @@ def _functions(connection: Connection) -> Iterator[Finding]:
         return
     loose = [row for row in rows if not row.pinned]
     if loose:
-        remedy = "; ".join(f"ALTER FUNCTION {row.name} SET search_path = {row.path}" for row in loose)
+        named = {qualified(connection, row.name): row.path for row in loose}
+        remedy = "; ".join(f"ALTER FUNCTION {name} SET search_path = {path}" for name, path in named.items())
         names = ", ".join(row.name for row in loose)
         yield failed("functions", f"without a search_path of mailroom's schema and then pg_temp: {names}", remedy)
         return
     yield ok("functions", "each has its search_path pinned")
 
 
+def _relation(connection: Connection, name: str) -> ColumnElement[Any]:
+    return func.to_regclass(qualified(connection, name))
+
+
 def _indexes(connection: Connection) -> Iterator[Finding]:
     """Without the claim's index everything works, for as long as the queue is short."""
-    index, relation = table("pg_index", column("indexrelid"), column("indisvalid")), func.to_regclass
+    index = table("pg_index", column("indexrelid"), column("indisvalid"), schema="pg_catalog")
     missing = [
         name
         for name in sorted(str(index.name) for each in schema.metadata.tables.values() for index in each.indexes)
-        if not connection.scalar(select(index.c.indisvalid).where(index.c.indexrelid == relation(name)))
+        if not connection.scalar(select(index.c.indisvalid).where(index.c.indexrelid == _relation(connection, name)))
     ]
     if missing:
         remedy = "make them again as alembic/versions has them, CONCURRENTLY"
@@ -181,13 +188,14 @@ def _clock(connection: Connection) -> Iterator[Finding]:
 
 def _restore(connection: Connection) -> Iterator[Finding]:
     """What a restore in parts leaves behind; of a long history a few thousand rows at both ends are looked at."""
-    behind = connection.scalars(statement("doctor_sequences")).all()
+    behind = functions.call(connection, "doctor_sequences").scalars().all()
     if behind:
-        last = "SELECT setval(pg_get_serial_sequence('{0}', 'id'), max(id)) FROM {0}"
-        remedy = "; ".join(last.format(name) for name in behind)
+        last = "SELECT setval(pg_get_serial_sequence({}, 'id'), max(id)) FROM {}"
+        tables = [qualified(connection, name) for name in behind]
+        remedy = "; ".join(last.format(Literal(name).as_string(), name) for name in tables)
         yield failed("restore", f"rows have ids that come again: {', '.join(behind)}", remedy)
         return
-    found = connection.execute(statement("doctor_restored"), {"scan_limit": RESTORE_SCAN_LIMIT}).one()
+    found = functions.call(connection, "doctor_restored", {"scan_limit": RESTORE_SCAN_LIMIT}).one()
     if found.twice:
         message = f"{found.twice} jobs are of tokens whose mails are finished, the first of token {found.first_twice}"
         yield failed("restore", message, "they would be mailed again: mailroom jobs drop; docs/operating.md, Restoring")

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from psycopg import errors, sql
-from sqlalchemy import ColumnElement, Connection, cast, func, select, text
+from sqlalchemy import ColumnElement, Connection, cast, func, select
 from sqlalchemy.dialects.postgresql import OID
 
 from mailroom.db import functions
-from mailroom.db.engine import VERSION_TABLE
+from mailroom.db.namespace import qualified, schema_of
 from mailroom.errors import DatabaseError
 
 # What operators read, and whatever draws curves: no address, secret or code.
@@ -47,14 +47,8 @@ _NOT_GRANTED: Final = "01007"
 
 
 def statements(connection: Connection, part: str, role: str) -> list[str]:
-    """Return the GRANTs that let a role play a part of GRANTS, in the schema where this connection finds mailroom."""
-    schema = connection.execute(
-        text(
-            "SELECT nspname FROM pg_namespace JOIN pg_class ON relnamespace = pg_namespace.oid"
-            " WHERE pg_class.oid = CAST(:table AS regclass)"
-        ),
-        {"table": VERSION_TABLE},
-    ).scalar_one()
+    """Return the GRANTs that let a role play a part of GRANTS, in the schema that this connection is for."""
+    schema = schema_of(connection)
     rights = [(privileges, *named.split(" ")) for named, privileges in GRANTS[part].items()]
     return [
         _grant("USAGE", "SCHEMA", sql.Identifier(schema), role),
@@ -69,7 +63,7 @@ def lacking(connection: Connection, part: str) -> list[str]:
         for named, privileges in GRANTS[part].items()
         for kind, name in [named.split(" ")]
         for privilege, column in _single(privileges)
-        if not connection.scalar(select(_has(kind, name, privilege, column)))
+        if not connection.scalar(select(_has(kind, qualified(connection, name), privilege, column)))
     ]
 
 

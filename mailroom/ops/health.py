@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from mailroom.db.functions import statement
+from mailroom.db import functions
 from mailroom.db.step_size import is_cut_off
 from mailroom.job import Priority
 
@@ -57,7 +57,7 @@ def read_what_can_be(connection: Connection) -> Health:
 
 def read(connection: Connection, *, waits: bool = True) -> Health:
     """Read it, with how long jobs have waited or not; a few milliseconds, however long the queue."""
-    row = connection.execute(statement("health"), {"waits": waits}).one()
+    row = functions.call(connection, "health", {"waits": waits}).one()
     return Health(
         holder=row.holder,
         held_seconds=row.held_seconds,

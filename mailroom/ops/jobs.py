@@ -21,7 +21,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from mailroom.db.functions import statement
+from mailroom.db import functions
 from mailroom.db.schema import moment
 from mailroom.db.views import attempts, jobs_in_flight, token_states, waiting_jobs
 
@@ -117,7 +117,7 @@ def with_addresses(connection: Connection, found: Iterable[Found]) -> list[Found
     """Return them with the address and login of each account that is there. A viewer may not ask for that."""
     shown = list(found)
     accounts = {row.account for row in shown if row.account is not None}
-    rows = connection.execute(statement("account_addresses"), {"accounts": list(accounts)})
+    rows = functions.call(connection, "account_addresses", {"accounts": list(accounts)})
     who = {row.account: {"email": row.email, "login": row.login} for row in rows}
     return [replace(row, **who.get(row.account, {})) for row in shown]
 

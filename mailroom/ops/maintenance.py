@@ -10,8 +10,8 @@ from typing import Final
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
+from mailroom.db import functions
 from mailroom.db.engine import first_line
-from mailroom.db.functions import statement
 from mailroom.db.step_size import StepSize
 from mailroom.ops import health
 from mailroom.queue import late_acceptances
@@ -62,8 +62,8 @@ def reconcile(
     Raises DBAPIError if another one is at work for too long.
     """
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection, connection.begin():
-        row = connection.execute(
-            statement("reconcile"), {"queue": queue, "below": below, "horizon": horizon, "scan_limit": scan_limit}
+        row = functions.call(
+            connection, "reconcile", {"queue": queue, "below": below, "horizon": horizon, "scan_limit": scan_limit}
         ).one()
     return Reconciled(tuple(row.enqueued), row.next_below)
 
@@ -92,8 +92,8 @@ def prune(connection: Connection, *, older_than: timedelta, after: int = 0, scan
 
     `older_than` is at least MIN_HISTORY.
     """
-    row = connection.execute(
-        statement("prune"), {"older_than": older_than, "after": after, "scan_limit": scan_limit}
+    row = functions.call(
+        connection, "prune", {"older_than": older_than, "after": after, "scan_limit": scan_limit}
     ).one()
     return Pruned(row.deliveries, row.tokens, row.after_id)
 

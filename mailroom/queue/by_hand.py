@@ -7,7 +7,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from mailroom.db.functions import statement
+from mailroom.db import functions
 
 # Jobs changed by one statement, and so in one commit.
 CHANGED_AT_ONCE: Final = 1_000
@@ -28,7 +28,7 @@ def retry(connection: Connection, wanted: Iterable[int], *, queue: str) -> Retri
     """
     done = Retried([], [])
     for some in _chunks(wanted):
-        for row in connection.execute(statement("job_retry"), {"tokens": some, "queue": queue}):
+        for row in functions.call(connection, "job_retry", {"tokens": some, "queue": queue}):
             (done.put_back if row.was_finished else done.made_due).append(row.token)
     return done
 
@@ -46,7 +46,7 @@ def drop(connection: Connection, wanted: Iterable[int]) -> list[int]:
 def _changed(connection: Connection, change: str, wanted: Iterable[int]) -> list[int]:
     changed: list[int] = []
     for some in _chunks(wanted):
-        changed += connection.execute(statement(change), {"tokens": some}).scalars()
+        changed += functions.call(connection, change, {"tokens": some}).scalars()
     return changed
 
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row
 
+from mailroom.db import functions
 from mailroom.db.engine import numbers_literal
-from mailroom.db.functions import statement
 from mailroom.job import Action, Batch, Job, Position, Priority
 from mailroom.queue.floors import SLACK, Floors, as_binds
 from mailroom.queue.lanes import LANES, Lane, rank
@@ -79,8 +79,8 @@ def claim(
     jobs = limits.batch_limit if job_limit is None else job_limit
     scans = [max(jobs, flood[1]) if flood is not None and lane == flood[0] else jobs for lane in lanes]
     binds: dict[str, Any] = {"worker": worker, "job_limit": jobs, "scans": numbers_literal(scans), "probing": probing}
-    rows = connection.execute(
-        statement("claim"), binds | _as_binds(limits, lanes, seen, scan_limit=max(scans, default=jobs))
+    rows = functions.call(
+        connection, "claim", binds | _as_binds(limits, lanes, seen, scan_limit=max(scans, default=jobs))
     ).all()
     if not rows:
         return NOTHING

@@ -7,8 +7,8 @@ from typing import Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from mailroom.db import functions
 from mailroom.db.engine import first_line
-from mailroom.db.functions import statement
 from mailroom.db.step_size import StepSize
 from mailroom.queue.lanes import LANES
 from mailroom.queue.limits import MAX_PROBE_WAIT, Limits
@@ -52,8 +52,9 @@ class ClockRepair:
 def repair(connection: Connection, limits: Limits, *, most: int = MAX_REPAIRED) -> int:
     """Bring back at most so many jobs of each lane, batches and pauses; return how many it was."""
     again_after: timedelta = GRACE if limits.resend_after is None else limits.resend_after
-    brought: int = connection.execute(
-        statement("clock_repair"),
+    brought: int = functions.call(
+        connection,
+        "clock_repair",
         {
             "queue": limits.queue,
             "priorities": [priority.value for priority, _ in LANES],

@@ -7,7 +7,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from mailroom.db.functions import statement
+from mailroom.db import functions
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,8 @@ def apply(connection: Connection, *, most: int = MAX_APPLIED) -> Applied:
 
     At most so many of each at a time; what somebody has locked is left to the next time.
     """
-    found = Applied(*connection.execute(statement("late_acceptances"), {"horizon": HORIZON, "most": most}).one())
+    row = functions.call(connection, "late_acceptances", {"horizon": HORIZON, "most": most}).one()
+    found = Applied(row.freed, row.amended)
     if found != Applied(0, 0):
         log.info("accepted late: held jobs freed=%d failures that were sent=%d", found.freed, found.amended)
     return found

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Row
 
-from mailroom.db.functions import statement
+from mailroom.db import functions
 from mailroom.job import Action, Position, Priority
 from mailroom.queue.floors import SLACK, Floors, as_binds
 from mailroom.queue.lanes import LANES, Lane
@@ -53,8 +53,9 @@ def look(
     """
     seen = floors.read()
     start = dict.fromkeys(lanes, Position(None, 0)) if from_start else seen
-    row = connection.execute(
-        statement("look"),
+    row = functions.call(
+        connection,
+        "look",
         {
             "queue": queue,
             "batch_limit": batch_limit,

@@ -10,8 +10,8 @@ from typing import Final
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from mailroom.db import functions
 from mailroom.db.engine import first_line
-from mailroom.db.functions import statement
 from mailroom.db.step_size import StepSize
 from mailroom.job import Action
 from mailroom.queue.verdict import GRACE, MAX_ATTEMPTS
@@ -47,8 +47,8 @@ def rescue(
     They come due after `resend_after`; None holds them until somebody decides.
     """
     binds = {"batch_limit": batch_limit, "passed_over": passed_over}
-    rows = connection.execute(
-        statement("rescue"), {**binds, "max_attempts": MAX_ATTEMPTS, "resend_after": resend_after}
+    rows = functions.call(
+        connection, "rescue", {**binds, "max_attempts": MAX_ATTEMPTS, "resend_after": resend_after}
     ).all()
     return [Rescued(r.batch, r.worker, Action(r.action), r.token, r.attempt, r.failed) for r in rows]
 

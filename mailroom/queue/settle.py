@@ -7,8 +7,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
+from mailroom.db import functions
 from mailroom.db.engine import numbers_literal, words_literal
-from mailroom.db.functions import statement
 from mailroom.job import Action, Batch, Job, Priority
 from mailroom.queue.verdict import Delivery, Verdict
 
@@ -58,7 +58,7 @@ def _settle(connection: Connection, judged: Iterable[Judged], *, asked: bool) ->
         ),
         "asked": asked,
     }
-    row = connection.execute(statement("settle"), binds).one()
+    row = functions.call(connection, "settle", binds).one()
     owned = set(row.owned)
     for batch, verdicts in closing:
         recorded = [
@@ -67,7 +67,7 @@ def _settle(connection: Connection, judged: Iterable[Judged], *, asked: bool) ->
         if recorded and batch.fence not in owned:
             proofs = words_literal("\\x" + _proof(job.secret).hex() for job, _ in recorded)
             late = {"batch": batch.id, "fence": batch.fence, "action": batch.action.value, "proofs": proofs}
-            connection.execute(statement("settle_late"), late | _as_binds(recorded))
+            functions.call(connection, "settle_late", late | _as_binds(recorded))
     return owned, not owned or row.due is True
 
 
@@ -89,7 +89,7 @@ def return_abandoned(connection: Connection, *, worker: str, known: Collection[U
     Their claim was given up before its answer came, and was made all the same. `worker` is a name that no other sender
     ever had; what it has claimed and not settled is `known`.
     """
-    rows = connection.execute(statement("batches_abandoned"), {"worker": worker, "known": list(known)}).all()
+    rows = functions.call(connection, "batches_abandoned", {"worker": worker, "known": list(known)}).all()
     found = (Batch(r.id, r.fence, Action(r.action), Priority(r.priority), (), r.due_at) for r in rows)
     return sum(len(settle(connection, [(batch, [])])) for batch in found)
 

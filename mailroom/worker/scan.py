@@ -11,8 +11,8 @@ from sqlalchemy import Connection, Row
 from sqlalchemy.exc import DBAPIError
 
 from mailroom import queue
+from mailroom.db import functions
 from mailroom.db.engine import first_line
-from mailroom.db.functions import statement
 from mailroom.db.step_size import StepSize, is_cut_off
 from mailroom.fleet.permits import NO_LIMIT, Permits
 from mailroom.job import Action, Position, Priority
@@ -158,7 +158,7 @@ class Scan:
 
     def _begin(self, connection: Connection) -> _Walk:
         self._doubts = False
-        row = connection.execute(statement("scan_pages"), {"slack": SLACK}).one()
+        row = functions.call(connection, "scan_pages", {"slack": SLACK}).one()
         for lane, floor in self._floors.read().items():
             if floor.due_at is None:
                 self._floors.advance(lane, seen=floor, end=Position(row.moment, 0))
@@ -169,7 +169,7 @@ class Scan:
             last = walk.page + pages
             tids = {"first": f"({walk.page},0)", "last": f"({last},0)"}
             binds = {"queue": self._limits.queue, "moment": walk.moment, **tids}
-            return last, list(connection.execute(statement("scan_walk"), binds))
+            return last, list(functions.call(connection, "scan_walk", binds))
 
         walk.page, rows = self._step_size.take(look_at)
         for row in rows:

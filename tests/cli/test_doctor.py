@@ -217,9 +217,9 @@ def test_a_role_for_which_no_trigger_fires(here: Here, env: dict[str, str], engi
 
 @pytest.mark.parametrize("function", [*FUNCTIONS, "claim", "doctor_functions"])
 def test_a_function_without_a_path_of_its_own(here: Here, env: dict[str, str], engine: Engine, function: str) -> None:
-    for change in ("RESET search_path", "SET search_path = public"):
+    for change in ("RESET search_path", "SET search_path = mailroom"):
         execute(engine, f"ALTER FUNCTION {function} {change}")
-        remedy = f"ALTER FUNCTION {function} SET search_path = public, pg_temp"
+        remedy = f'ALTER FUNCTION "mailroom".{function} SET search_path = mailroom, pg_temp'
         assert_one(here, env, "functions", "failed", remedy)
     execute(engine, remedy)
     assert ill(here, env) == {}
@@ -272,7 +272,7 @@ def test_the_triggers_that_it_knows_are_those_there_are(engine: Engine) -> None:
         there_too = rows(  # an immutable one looks at no table
             connection,
             "SELECT DISTINCT proname FROM pg_proc WHERE provolatile <> 'i'"
-            " AND pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'public')",
+            " AND pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'mailroom')",
         )
     assert {row.tgname: row.relname for row in there} == TRIGGERS
     assert {row.proname for row in there_too} == {*FUNCTIONS, *functions.names()}

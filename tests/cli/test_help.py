@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 from typer.main import get_command
 
 from mailroom.cli.app import app
-from mailroom.settings import PREFIX, Settings
+from mailroom.settings import Settings, variable
 from tests.cli.conftest import Here
 from tests.world import KEY_HEX, add_accounts
 
@@ -125,7 +125,7 @@ def test_verify_tells_what_a_wrong_token_is(here: Here) -> None:
 def test_every_variable_is_told_with_its_default(here: Here) -> None:
     text = manual(here, "")
     for name, field in Settings.model_fields.items():
-        told = entry(text, "AWS_REGION" if name == "aws_region" else f"{PREFIX}{name.upper()}")
+        told = entry(text, variable(name))
         assert "default" in told or "required" in told
         if isinstance(field.default, (int, str)) and field.default:
             assert f"[default: {field.default}]" in told

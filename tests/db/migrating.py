@@ -12,45 +12,47 @@ from sqlalchemy import Connection
 
 from mailroom.db.engine import VERSION_TABLE, check_revision, connect_engine
 from mailroom.db.functions import views
+from mailroom.db.namespace import DEFAULT_SCHEMA
 from tests.machine import ROOT
 from tests.world import rows
 
 SCRIPTS = ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))
 # All that a schema can hold of ours, but for what belongs to a table and goes with it.
 OBJECTS = """
-SELECT 'relation' AS kind, relname AS name FROM pg_class
- WHERE relnamespace = CAST(:schema AS regnamespace) AND relkind NOT IN ('i', 'S')
-UNION ALL SELECT 'function', proname FROM pg_proc WHERE pronamespace = CAST(:schema AS regnamespace)
-UNION ALL SELECT 'type', typname FROM pg_type
- WHERE typnamespace = CAST(:schema AS regnamespace) AND typtype <> 'c' AND typelem = 0
-UNION ALL SELECT 'operator', oprname FROM pg_operator WHERE oprnamespace = CAST(:schema AS regnamespace)
+SELECT kind, name
+  FROM (SELECT 'relation', relname, relnamespace FROM pg_class WHERE relkind NOT IN ('i', 'S')
+        UNION ALL SELECT 'function', proname, pronamespace FROM pg_proc
+        UNION ALL SELECT 'type', typname, typnamespace FROM pg_type WHERE typtype <> 'c' AND typelem = 0
+        UNION ALL SELECT 'operator', oprname, oprnamespace FROM pg_operator
+        UNION ALL SELECT 'schema', nspname, oid FROM pg_namespace) AS found (kind, name, home)
+  JOIN pg_namespace ON pg_namespace.oid = home
+ WHERE nspname = :schema
 """
 TABLES = {"locks", "accounts", "tokens", "guesses", "jobs", "batches", "deliveries", "pauses", "permits", "ses_account"}
 # A type of rows is a relation to PostgreSQL.
 RELATIONS = TABLES | {VERSION_TABLE, "claimed_job"} | set(views())
-ONLY_VERSIONS = {("relation", VERSION_TABLE)}
 
 
 @contextmanager
-def connected(url: str) -> Iterator[Connection]:
+def connected(url: str, schema: str = DEFAULT_SCHEMA) -> Iterator[Connection]:
     """A connection for one look, on which every statement commits."""
-    engine = connect_engine(url)
+    engine = connect_engine(url, schema=schema)
     with engine.connect() as connection:
         yield connection
     engine.dispose()
 
 
-def objects(url: str, schema_name: str = "public") -> set[tuple[str, str]]:
+def objects(url: str, schema_name: str = DEFAULT_SCHEMA) -> set[tuple[str, str]]:
     with connected(url) as connection:
         return {(row.kind, row.name) for row in rows(connection, OBJECTS, schema=schema_name)}
 
 
-def relations(url: str, schema_name: str = "public") -> set[str]:
+def relations(url: str, schema_name: str = DEFAULT_SCHEMA) -> set[str]:
     return {name for kind, name in objects(url, schema_name) if kind == "relation"}
 
 
-def assert_at_revision(url: str) -> None:
-    engine = connect_engine(url)
+def assert_at_revision(url: str, schema: str = DEFAULT_SCHEMA) -> None:
+    engine = connect_engine(url, schema=schema)
     check_revision(engine)
     engine.dispose()
 

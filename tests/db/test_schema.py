@@ -78,7 +78,7 @@ def test_every_column_of_the_code_is_filled_as_in_the_database(conn: Connection)
           FROM pg_attribute
           JOIN pg_class ON pg_class.oid = attrelid
           LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
-         WHERE relnamespace = 'public'\\:\\:regnamespace AND relkind = 'r' AND attnum > 0 AND NOT attisdropped
+         WHERE relnamespace = 'mailroom'\\:\\:regnamespace AND relkind = 'r' AND attnum > 0 AND NOT attisdropped
            AND relname <> :versions
         """,
         versions=VERSION_TABLE,

@@ -85,9 +85,9 @@ def test_the_oldest_transaction_is_found_with_its_session(engine: Engine) -> Non
 def test_an_owner_without_rights_sees_how_many_transactions_ago(engine: Engine) -> None:
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as old, engine.connect() as connection:
         old.execute(text("SELECT FROM accounts"))
-        connection.execute(text("CREATE ROLE plain_owner"))
+        connection.execute(text("CREATE ROLE plain_owner; GRANT USAGE ON SCHEMA mailroom TO plain_owner"))
         try:
-            connection.execute(text("GRANT SELECT ON ALL TABLES IN SCHEMA public TO plain_owner"))
+            connection.execute(text("GRANT SELECT ON ALL TABLES IN SCHEMA mailroom TO plain_owner"))
             connection.execute(text("ALTER FUNCTION health OWNER TO plain_owner"))
             add_accounts(connection, 1)
             found = health.read(connection)

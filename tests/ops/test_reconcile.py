@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from mailroom.db.functions import statement
+from mailroom.db import functions
 from mailroom.ops import maintenance
 from mailroom.ops.maintenance import Reconciled
 from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
@@ -146,4 +146,4 @@ def test_where_its_second_statement_would_see_what_was_before_the_lock_it_refuse
         engine.connect().execution_options(isolation_level=level) as caller,
         pytest.raises(DBAPIError, match="needs READ COMMITTED"),
     ):
-        caller.execute(statement("reconcile"), given)
+        functions.call(caller, "reconcile", given)
