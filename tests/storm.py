@@ -29,7 +29,7 @@ from tests.clock import WrongClockPostgres
 from tests.front import Front, certify
 from tests.proxy import HalfOpenProxy
 from tests.running import Process, Processes, eventually
-from tests.servers import migrate
+from tests.servers import TESTS_PATH, migrate
 from tests.world import MISPLACED, count, drained, rows
 
 WORKERS = 4
@@ -82,6 +82,7 @@ def faults() -> Iterator[Fault]:
 # So far the server's clock is put wrong: less than mailroom's own waits, and more than any of them.
 CLOCK_STEPS = tuple(timedelta(seconds=seconds) for seconds in (-600, -40, 40, 600))
 # Connections of the storm's own stay writable, whatever the server says of those that are made now.
+SERVER = {"max_connections": "300", "search_path": TESTS_PATH}
 WRITABLE = "-c default_transaction_read_only=off"
 
 
@@ -327,7 +328,9 @@ def run(*, seed: int, seconds: float, goal: int, say: Callable[[str], None]) -> 
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        postgres = stack.enter_context(WrongClockPostgres(settings={"max_connections": "300"}))
+        postgres = stack.enter_context(
+            WrongClockPostgres(settings={"max_connections": "300", "search_path": TESTS_PATH})
+        )
         migrate(postgres.url())
         pooler = stack.enter_context(pgbouncer.PgBouncer(postgres))
         pooled = stack.enter_context(HalfOpenProxy(pooler.url(postgres.url())))

@@ -20,8 +20,8 @@ END_OTHERS = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
     " WHERE pid <> pg_backend_pid() AND datname = current_database()"
 )
-RESCUE = "FROM rescue("
-LOOK = "FROM look("
+RESCUE = ".rescue("
+LOOK = ".look("
 
 
 def lose_batches(connection: Connection, batches: int) -> None:
@@ -163,7 +163,7 @@ def test_an_outage_is_over_when_what_failed_works_again(
         add_accounts(connection, 5)
         connection.execute(text("ALTER TABLE batches ADD CONSTRAINT full_disk CHECK (false) NOT VALID"))
         with working(anew, sends, sweep_interval=0.2):
-            eventually(lambda: sum("FROM claim(" in one for one in seen) > 3, "it has tried some times")
+            eventually(lambda: sum(".claim(" in one for one in seen) > 3, "it has tried some times")
             assert caplog.text.count("database error") == 1
             assert "database back" not in caplog.text
             connection.execute(text("ALTER TABLE batches DROP CONSTRAINT full_disk"))
@@ -247,11 +247,11 @@ def test_warnings_are_told_though_how_long_jobs_wait_cannot_be_read(
 def test_connections_that_are_of_no_use_are_left_whatever_their_error_is_called(
     engine: Engine, anew: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They were made while the role's path led nowhere; what was mended since only new ones have."""
+    """They were made while another role was theirs; what was mended since only new ones have."""
     with engine.connect() as connection, statements(anew) as seen:
-        set_for_all(connection, "search_path", "nowhere")
+        set_for_all(connection, "role", "pg_monitor")
         add_accounts(connection, 1)
         with working(anew, transport(simulator, monkeypatch), sweep_interval=0.2):
             eventually(lambda: sum(LOOK in one for one in seen) > 1, "it has tried")
-            set_for_all(connection, "search_path", "mailroom")
+            set_for_all(connection, "role", "none")
             eventually(lambda: count_sent(connection) == 1, "it is sent")

@@ -17,9 +17,10 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from mailroom.demo.postgres import EmbeddedPostgres
+from tests.servers import TESTS_PATH
 
 # Durable, unlike the tests' server: what a commit costs is part of what is measured.
-SETTINGS: Final = {"shared_buffers": "1GB", "max_wal_size": "4GB", "max_connections": "200"}
+SETTINGS: Final = {"shared_buffers": "1GB", "max_wal_size": "4GB", "max_connections": "200", "search_path": TESTS_PATH}
 PATIENCE_SECONDS: Final = 3600.0
 ROOT: Final = Path(__file__).parent.parent.parent
 

@@ -4,14 +4,16 @@ import shutil
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 from sqlalchemy import Engine, text
 
 from mailroom.demo.postgres import free_port
 from mailroom.simulator import Simulator
 from tests.cli.command import MAILROOM, NO_AWS, Ended, run, sending, start
 from tests.cli.conftest import Here
+from tests.roles import a_role
+from tests.servers import Server
 from tests.world import KEY_HEX, add_accounts
 
 ROOT = Path(__file__).parents[2]
@@ -74,9 +76,16 @@ def test_a_database_that_fails_after_it_was_reached(here: Here, ses: Simulator, 
         here(command, env=sending(url, ses)).assert_one_line(1, "the database failed", gone)
 
 
-def test_a_schema_that_does_not_exist(here: Here, ses: Simulator, empty_url: str) -> None:
-    url = make_conninfo(empty_url, options="-c search_path=nowhere")
-    here("migrate", env=sending(url, ses)).assert_one_line(1, "search_path")
+def test_a_schema_that_is_not_migrated_is_named(here: Here, ses: Simulator, url: str) -> None:
+    env = sending(url, ses) | {"MAILROOM_SCHEMA": 'else"where'}
+    for command in WITH_DATABASE:
+        here(*command.split(), env=env).assert_one_line(1, 'its schema "else""where"', "`mailroom migrate`")
+
+
+def test_a_schema_that_cannot_be_made(here: Here, server: Server, empty_url: str) -> None:
+    with a_role(server) as (_, log_in):
+        env = {"MAILROOM_DATABASE_URL": log_in(empty_url)}
+        here("migrate", env=env).assert_one_line(1, "cannot be migrated: permission denied for database")
 
 
 @pytest.mark.parametrize("command", SIGNING)
@@ -171,6 +180,10 @@ def test_alembic_ends_so_too(empty_url: str) -> None:
     ended = upgrade_by_alembic(refused)
     ended.assert_one_line(1, "the database cannot be migrated", "Connection refused")
     assert "hunter2" not in ended.err
-    nowhere = make_conninfo(empty_url, options="-c search_path=nowhere")
-    upgrade_by_alembic({"MAILROOM_DATABASE_URL": nowhere}).assert_one_line(1, "search_path")
+    reserved = {"MAILROOM_DATABASE_URL": empty_url, "MAILROOM_SCHEMA": "pg_mail"}
+    upgrade_by_alembic(reserved).assert_one_line(2, "MAILROOM_SCHEMA: 'pg_mail' is not accepted")
+    with psycopg.connect(empty_url, autocommit=True) as application:
+        application.execute("CREATE TABLE jobs ()")
+    taken = {"MAILROOM_DATABASE_URL": empty_url, "MAILROOM_SCHEMA": "public"}
+    upgrade_by_alembic(taken).assert_one_line(1, "jobs", "another schema in MAILROOM_SCHEMA")
     assert upgrade_by_alembic({"MAILROOM_DATABASE_URL": empty_url}).code == 0

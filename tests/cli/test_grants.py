@@ -29,7 +29,7 @@ from tests.cli.command import sending
 from tests.cli.conftest import Here
 from tests.machine import missing
 from tests.running import eventually, transport, working
-from tests.servers import Server, migrate
+from tests.servers import Server
 from tests.world import KEY, add_accounts, ask_recovery, drained, misplaced, rows
 
 EACH_SERVER = True

@@ -166,7 +166,7 @@ def test_a_mail_that_ses_rejects_is_over(here: Here, ses: Simulator, url: str, e
     assert outcomes(engine) == ["rejected"]
 
 
-CLAIM = "FROM claim("
+CLAIM = ".claim("
 
 
 def test_a_due_job_that_somebody_holds_is_left_after_some_tries(

@@ -57,12 +57,12 @@ def assert_at_revision(url: str, schema: str = DEFAULT_SCHEMA) -> None:
     engine.dispose()
 
 
-def alembic(url: str, *arguments: str) -> subprocess.Popen[str]:
+def alembic(url: str, *arguments: str, **settings: str) -> subprocess.Popen[str]:
     """Start `alembic` as an operator does."""
     return subprocess.Popen(
         [sys.executable, "-m", "alembic", *arguments],
         cwd=ROOT,
-        env=os.environ | {"MAILROOM_DATABASE_URL": url},
+        env=os.environ | {"MAILROOM_DATABASE_URL": url} | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -5,16 +5,15 @@ from typing import Any
 
 import pytest
 from alembic import command
-from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, Engine, event, text
 
 from mailroom import queue
-from mailroom.db import functions
-from mailroom.db.engine import connect_engine
+from mailroom.db import functions, namespace
+from mailroom.db.namespace import DEFAULT_SCHEMA
 from mailroom.ops import health, maintenance
 from mailroom.outcome import Sent
 from tests.claiming import claim, look, settle, take
-from tests.db.migrating import ONLY_VERSIONS, connected, objects
+from tests.db.migrating import connected, objects
 from tests.db.test_enqueue import client
 from tests.db.test_migrations import configured
 from tests.machine import ROOT
@@ -23,7 +22,6 @@ from tests.servers import Server, migrate
 from tests.world import add_accounts, misplaced, rows
 
 FILES = sorted((ROOT / "mailroom" / "sql").glob("*.sql"))
-ODD = 'we"ird Name'
 INSTALLED = """
 SELECT proname AS name, pg_get_functiondef(pg_proc.oid) AS source, proowner AS owner, prosecdef AS definer,
        proconfig AS settings, CAST(proacl AS text[]) AS rights
@@ -34,16 +32,8 @@ SELECT proname AS name, pg_get_functiondef(pg_proc.oid) AS source, proowner AS o
 """
 
 
-def installed(connection: Connection, schema: str = "public") -> list[Any]:
+def installed(connection: Connection, schema: str = DEFAULT_SCHEMA) -> list[Any]:
     return rows(connection, INSTALLED, schema=schema, names=functions.names())
-
-
-def in_schema(url: str, name: str) -> str:
-    """Return the URL with the search_path that chooses a schema of any name, which is made."""
-    quoted = '"' + name.replace('"', '""') + '"'
-    with connected(url) as connection:
-        connection.execute(text(f"CREATE SCHEMA {quoted}"))
-    return make_conninfo(url, options=f"-csearch_path={quoted}".replace(" ", "\\ "))
 
 
 # The files
@@ -60,15 +50,14 @@ def test_a_file_says_what_its_function_is_for_and_makes_it_and_nothing_else(file
 
 
 def test_psql_runs_each_file_as_it_stands(server: Server, empty_url: str) -> None:
-    url = in_schema(empty_url, "mailroom")
-    migrate(url)
-    with connected(url) as connection:
-        by_migration = [row.source for row in installed(connection, "mailroom")]
-        functions.remove(connection, "mailroom")
+    migrate(empty_url)
+    with connected(empty_url) as connection:
+        by_migration = [row.source for row in installed(connection)]
+        functions.remove(connection)
     files = [word for file in FILES for word in ("-f", str(file))]
     client(server, "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", empty_url, *files)
-    with connected(url) as connection:
-        assert [row.source for row in installed(connection, "mailroom")] == by_migration
+    with connected(empty_url) as connection:
+        assert [row.source for row in installed(connection)] == by_migration
 
 
 # What a migration installs
@@ -84,7 +73,7 @@ def all_of_them(conn: Connection) -> list[Any]:
 def test_each_does_its_work_with_the_rights_of_its_owner_and_the_settings_that_it_relies_on(
     all_of_them: list[Any],
 ) -> None:
-    pinned = {"search_path=public, pg_temp", "enable_seqscan=off", "jit=off", "row_security=off"}
+    pinned = {"search_path=mailroom, pg_temp", "enable_seqscan=off", "jit=off", "row_security=off"}
     for row in all_of_them:
         settings = set(row.settings)
         assert (row.name, row.definer, pinned - settings) == (row.name, True, set())
@@ -122,6 +111,7 @@ def test_an_upgrade_that_finds_no_step_to_take_makes_them_anew(url: str, engine:
 def test_who_may_call_one_may_do_so_after_an_upgrade(server: Server, url: str, engine: Engine) -> None:
     with a_role(server) as (role, log_in), engine.connect() as connection:
         role_url = log_in(url)
+        connection.execute(text(f"GRANT USAGE ON SCHEMA mailroom TO {role}"))
         connection.execute(text(f"GRANT EXECUTE ON FUNCTION revision TO {role}"))
         before = installed(connection)
         migrate(url)
@@ -143,7 +133,7 @@ def test_below_the_revision_that_they_are_for_there_are_none(server: Server, emp
                 command.downgrade(config, step)
             with connected(empty_url) as connection:
                 assert installed(connection) == []
-        assert objects(empty_url) == ONLY_VERSIONS
+        assert objects(empty_url) == set()
 
 
 def test_what_others_have_by_the_same_name_is_left_alone(empty_url: str) -> None:
@@ -178,53 +168,9 @@ def work(engine: Engine) -> None:
     assert maintenance.reconcile(engine, queue="mailroom").enqueued == ()
 
 
-@pytest.fixture
-def odd_url(empty_url: str) -> str:
-    """The URL of a database in which mailroom is in a schema with an odd name."""
-    url = in_schema(empty_url, ODD)
-    migrate(url)
-    return url
-
-
-def test_a_schema_of_any_name_will_do(odd_url: str) -> None:
-    engine = connect_engine(odd_url)
-    with engine.connect() as connection:
-        found = installed(connection, ODD)
-        add_accounts(connection, 1)
-    assert [row.name for row in found] == functions.names()
-    assert all('search_path="we""ird Name", pg_temp' in row.settings for row in found)
-    work(engine)
-    with engine.connect() as connection:
-        assert misplaced(connection) == []
-    engine.dispose()
-    migrate(odd_url, "base")
-    assert objects(odd_url, '"we""ird Name"') == ONLY_VERSIONS
-
-
-@pytest.fixture
-def naming(engine: Engine) -> Engine:
-    """An engine whose sessions have an empty search_path, and which names the schema in each call."""
-
-    def name(_: object, __: object, statement: str, parameters: Any, *___: object) -> tuple[str, Any]:
-        return statement.replace("SELECT * FROM ", "SELECT * FROM public."), parameters
-
-    event.listen(engine, "connect", lambda driver, _: driver.execute("SET search_path = ''"))
-    event.listen(engine, "before_cursor_execute", name, retval=True)
-    return engine
-
-
-def test_a_caller_that_names_the_schema_needs_it_on_no_path(url: str, naming: Engine) -> None:
-    with connected(url) as application:
-        add_accounts(application, 1)
-        work(naming)
-        assert misplaced(application) == []
-    with naming.connect() as connection:
-        assert connection.scalar(text("SHOW search_path")) == '""'
-
-
 TEMPORARY = "; ".join(
     [
-        *(f"CREATE TEMP TABLE {table} (LIKE public.{table})" for table in ("jobs", "batches", "tokens", "pauses")),
+        *(f"CREATE TEMP TABLE {table} (LIKE mailroom.{table})" for table in ("jobs", "batches", "tokens", "pauses")),
         "CREATE TYPE pg_temp.token_action AS ENUM ('nothing')",
     ]
 )
@@ -238,17 +184,14 @@ def test_what_a_caller_has_for_itself_is_not_looked_at(url: str, engine: Engine)
         assert misplaced(application) == []
     with engine.connect() as connection:
         assert rows(connection, "SELECT FROM jobs") == []
-        assert rows(connection, "SELECT FROM public.deliveries") != []
+        assert rows(connection, "SELECT FROM mailroom.deliveries") != []
 
 
 def test_two_schemas_in_one_session_are_two_mailrooms(url: str, engine: Engine) -> None:
     """Though a session keeps the plans of both."""
-    other = in_schema(url, "other")
-    migrate(other)
-    with connected(other) as theirs, engine.connect() as connection:
-        add_accounts(theirs, 1)
+    migrate(url, schema="other")
+    with engine.connect() as connection:
+        connection.execute(text("INSERT INTO other.accounts (email, login) VALUES ('ada@example.com', 'ada')"))
         for _ in range(2):
-            connection.execute(text("SET search_path = public"))
-            assert look(connection).ready == 0
-            connection.execute(text("SET search_path = other"))
-            assert look(connection).ready == 1
+            for schema, ready in ((DEFAULT_SCHEMA, 0), ("other", 1)):
+                assert look(connection.execution_options(**namespace.options(schema))).ready == ready

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -28,7 +28,7 @@ from tests.cli.command import sending
 from tests.cli.conftest import Here, here, ses
 from tests.machine import ROOT, missing
 from tests.roles import a_role
-from tests.servers import Server, migrate
+from tests.servers import TESTS_PATH, Server, migrate
 from tests.world import KEY, ask_recovery, misplaced, rows
 
 __all__ = ["here", "ses"]
@@ -53,6 +53,7 @@ class Setter:
 
     def reset(self) -> None:
         self._server.execute(f"ALTER DATABASE {self._name} RESET ALL")
+        self.set_path(TESTS_PATH)
 
 
 @pytest.fixture
@@ -127,7 +128,6 @@ def test_a_database_of_another_encoding_is_refused(server: Server, empty_url: st
     try:
         with engine.connect() as connection:
             connection.execute(text("CREATE SCHEMA mailroom"))
-            connection.execute(text("SET search_path = mailroom"))
             connection.exec_driver_sql(PREFLIGHT.read_text(encoding="utf-8"))
             [fault] = preflight.faults(connection)
         assert fault.message.startswith(f"server_encoding is {encoding}")
@@ -140,16 +140,15 @@ def test_rows_that_are_hidden_are_not_taken_for_gone(
     here: Here, ses: Simulator, server: Server, empty_url: str
 ) -> None:
     """From the owner, with whose rights functions see; from an owner they are hidden only where that is forced."""
-    url = make_conninfo(empty_url, options="-csearch_path=mail")
     with (
         a_role(server) as (owner, own),
         a_role(server) as (worker, log_in),
-        psycopg.connect(url, autocommit=True) as superuser,
+        psycopg.connect(empty_url, autocommit=True) as superuser,
     ):
-        superuser.execute(f"CREATE SCHEMA mail AUTHORIZATION {owner}")
-        migrate(own(url))
-        assert here("grants", "--worker", worker, "--apply", env={"MAILROOM_DATABASE_URL": own(url)}).code == 0
-        env = sending(log_in(url), ses)
+        superuser.execute(f"CREATE SCHEMA mailroom AUTHORIZATION {owner}")
+        migrate(own(empty_url))
+        assert here("grants", "--worker", worker, "--apply", env={"MAILROOM_DATABASE_URL": own(empty_url)}).code == 0
+        env = sending(log_in(empty_url), ses)
         superuser.execute("ALTER TABLE tokens ENABLE ROW LEVEL SECURITY")
         assert here("sweep", env=env).code == 0
         superuser.execute("ALTER TABLE accounts ENABLE ROW LEVEL SECURITY")
@@ -229,7 +228,7 @@ STRINGS = {
     "timezone_abbreviations": ("India",),
     "default_text_search_config": ("pg_catalog.german",),
 }
-PATHS = ("public, pg_catalog", "pg_temp, public", "information_schema, public")
+PATHS = ("mailroom, pg_catalog", "pg_temp, mailroom", "information_schema, mailroom")
 # Without track_counts nothing is vacuumed, and a warning says so.
 CARRIED = """
 SELECT name, vartype, setting, enumvals, min_val, max_val FROM pg_settings

@@ -12,7 +12,7 @@ from mailroom.demo.postgres import EmbeddedPostgres
 from mailroom.simulator import Fault, Simulator
 from tests.machine import missing
 from tests.running import Processes, eventually
-from tests.servers import BINARIES, GIVEN, migrate
+from tests.servers import BINARIES, GIVEN, TESTS_PATH, migrate
 from tests.world import add_accounts, count, drained, misplaced, rows
 
 pytestmark = pytest.mark.slow
@@ -26,9 +26,9 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[EmbeddedPostgres, Emb
         pytest.skip("a server that was given is not ours to stop")
     if binaries is not None and not binaries.exists():
         missing(f"Debian's PostgreSQL in {binaries}")
-    with EmbeddedPostgres(binaries, settings={}) as primary:
+    with EmbeddedPostgres(binaries, settings={"search_path": TESTS_PATH}) as primary:
         migrate(primary.url())
-        standby = EmbeddedPostgres(binaries, settings={}, password=primary.password)
+        standby = EmbeddedPostgres(binaries, settings={"search_path": TESTS_PATH}, password=primary.password)
         source = ("-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres")
         known = {"PGPASSWORD": primary.password}
         standby.run("pg_basebackup", *source, "-R", "-X", "stream", "--checkpoint=fast", environment=known)

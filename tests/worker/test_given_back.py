@@ -133,7 +133,7 @@ def test_what_was_perhaps_given_back_is_not_sent(engine: Engine, sender: Sender,
     """The answer of the settlement is lost, and others have claimed what it gave back."""
 
     def lose(connection: Connection, cursor: object, statement: str, *_: object) -> None:
-        if "FROM settle(" in statement:
+        if ".settle(" in statement:
             event.remove(engine, "after_cursor_execute", lose)
             raise psycopg.OperationalError("the connection is lost")
 
@@ -224,7 +224,7 @@ def test_what_a_claim_took_whose_answer_was_lost_is_given_back_uncharged(
     before = len(sends.mailed)
     with engine.connect() as connection:
         waiting = left(connection)[0]
-        lose_one_answer(engine, "FROM claim(")
+        lose_one_answer(engine, ".claim(")
         with pytest.raises(OperationalError):
             sender.work_claim()
         assert left(connection)[2] > 0  # in flight, and nobody sends it
@@ -238,12 +238,12 @@ def test_what_a_claim_took_whose_answer_was_lost_is_given_back_uncharged(
 def test_what_another_sender_has_in_flight_is_not_given_back(engine: Engine, sends: Scripted, sender: Sender) -> None:
     """Not even by one whose host and process have the same name: they come again, in containers above all."""
     other = running.sender(engine, sends, batch_limit=LIMIT)
-    lose_one_answer(engine, "FROM claim(")
+    lose_one_answer(engine, ".claim(")
     with pytest.raises(OperationalError):
         other.work_claim()
     with engine.connect() as connection:
         batches = count(connection, "batches")
-        lose_one_answer(engine, "FROM claim(")
+        lose_one_answer(engine, ".claim(")
         with pytest.raises(OperationalError):
             sender.work_claim()
         sender.work_claim()

@@ -79,10 +79,10 @@ def test_when_the_quota_is_gone_nothing_spins_and_work_resumes_by_itself(
         event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
         given = FleetPermits(engine, mail_rate=None, bulk_rate=None)
         with working(engine, transport(simulator, monkeypatch), concurrency=4, sweep_interval=1, permits=given):
-            eventually(lambda: any("FROM permits_take(" in one for one in statements), "it has asked")
-            asked = sum("FROM permits_take(" in one for one in statements)
-            eventually(lambda: sum("FROM look(" in one for one in statements) > 12, "it looks on")
-            assert sum("FROM permits_take(" in one for one in statements) <= asked + 8
+            eventually(lambda: any(".permits_take(" in one for one in statements), "it has asked")
+            asked = sum(".permits_take(" in one for one in statements)
+            eventually(lambda: sum(".look(" in one for one in statements) > 12, "it looks on")
+            assert sum(".permits_take(" in one for one in statements) <= asked + 8
             assert simulator.ledger.counts().mails == 0
             account(engine, -1, daily=200, sent=100)
             given._mails._ask_again_at = 0.0  # as if the minute were over

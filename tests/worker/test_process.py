@@ -14,7 +14,7 @@ from mailroom.demo.postgres import EmbeddedPostgres
 from mailroom.simulator import Fault, Simulator
 from tests.machine import missing
 from tests.running import Processes, eventually
-from tests.servers import BINARIES, GIVEN, Server, migrate
+from tests.servers import BINARIES, GIVEN, TESTS_PATH, Server, migrate
 from tests.world import add_accounts, count, drained, misplaced, rows
 
 EACH_SERVER = False
@@ -138,7 +138,7 @@ def own_postgres(request: pytest.FixtureRequest) -> Iterator[EmbeddedPostgres]:
         pytest.skip("a server that was given is not ours to stop")
     if binaries is not None and not binaries.exists():
         missing(f"Debian's PostgreSQL in {binaries}")
-    with EmbeddedPostgres(binaries, settings={}) as postgres:
+    with EmbeddedPostgres(binaries, settings={"search_path": TESTS_PATH}) as postgres:
         migrate(postgres.url())
         yield postgres
 
