@@ -1,13 +1,16 @@
 -- Partition the history by month: for a history of a hundred million rows and more, once, with the workers stopped.
 --
 -- Before it, while they still work, and outside of a transaction, what would take long under the lock:
---     CREATE UNIQUE INDEX CONCURRENTLY deliveries_by_id ON deliveries (id, created_at);
+--     CREATE UNIQUE INDEX CONCURRENTLY deliveries_by_id ON mailroom.deliveries (id, created_at);
 -- Then: psql --single-transaction --variable ON_ERROR_STOP=1 --file docs/partition_deliveries.sql
 -- and `mailroom migrate`, which makes the views anew: until then they show the old table. Each month, add the next
 -- partition in good time (what finds none goes to deliveries_other, and keeps its months from being added); see
 -- docs/scaling.md for dropping one.
 --
+-- With another MAILROOM_SCHEMA, write its name there and in the first line below.
+--
 -- It holds an exclusive lock on deliveries while it reads the old rows once, to prove that none is of a later month.
+SET LOCAL search_path = mailroom, pg_temp;
 LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE;
 ALTER TABLE deliveries RENAME TO deliveries_before;
 ALTER INDEX deliveries_token_idx RENAME TO deliveries_before_token_idx;

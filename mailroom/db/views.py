@@ -1,67 +1,75 @@
 """The views of `sql/views/` as SQLAlchemy sees them: what an operator reads, without addresses, secrets or codes."""
 
-from sqlalchemy import BigInteger, Integer, SmallInteger, Text, column, table
+from sqlalchemy import BigInteger, Column, Integer, MetaData, SmallInteger, Table, Text
 
 from mailroom.db.schema import delivery_outcome, moment, token_action
 
-waiting_jobs = table(
+# Not that of the tables, which are all that migrations compare.
+_metadata = MetaData()
+
+waiting_jobs = Table(
     "waiting_jobs",
-    column("token", BigInteger),
-    column("action", token_action),
-    column("state", Text),
-    column("at", moment),
-    column("attempt", SmallInteger),
-    column("queue", Text),
-    column("priority", SmallInteger),
-    column("due_at", moment),
+    _metadata,
+    Column("token", BigInteger),
+    Column("action", token_action),
+    Column("state", Text),
+    Column("at", moment),
+    Column("attempt", SmallInteger),
+    Column("queue", Text),
+    Column("priority", SmallInteger),
+    Column("due_at", moment),
 )
 
-jobs_in_flight = table(
+jobs_in_flight = Table(
     "jobs_in_flight",
-    column("token", BigInteger),
-    column("action", token_action),
-    column("state", Text),
-    column("at", moment),
-    column("attempt", SmallInteger),
-    column("queue", Text),
-    column("priority", SmallInteger),
-    column("batch", BigInteger),
-    column("worker", Text),
-    column("lease_until", moment),
+    _metadata,
+    Column("token", BigInteger),
+    Column("action", token_action),
+    Column("state", Text),
+    Column("at", moment),
+    Column("attempt", SmallInteger),
+    Column("queue", Text),
+    Column("priority", SmallInteger),
+    Column("batch", BigInteger),
+    Column("worker", Text),
+    Column("lease_until", moment),
 )
 
-attempts = table(
+attempts = Table(
     "attempts",
-    column("id", BigInteger),
-    column("token", BigInteger),
-    column("account", BigInteger),
-    column("action", token_action),
-    column("state", Text),
-    column("at", moment),
-    column("attempt", SmallInteger),
-    column("batch", BigInteger),
-    column("outcome", delivery_outcome),
-    column("code", Text),
-    column("message_id", Text),
-    column("error", Text),
+    _metadata,
+    Column("id", BigInteger),
+    Column("token", BigInteger),
+    Column("account", BigInteger),
+    Column("action", token_action),
+    Column("state", Text),
+    Column("at", moment),
+    Column("attempt", SmallInteger),
+    Column("batch", BigInteger),
+    Column("outcome", delivery_outcome),
+    Column("code", Text),
+    Column("message_id", Text),
+    Column("error", Text),
 )
 
-open_pauses = table(
+open_pauses = Table(
     "open_pauses",
-    column("scope", Text),
-    column("code", Text),
-    column("reason", Text),
-    column("opened_at", moment),
-    column("probe_at", moment),
-    column("probes", Integer),
+    _metadata,
+    Column("scope", Text),
+    Column("code", Text),
+    Column("reason", Text),
+    Column("opened_at", moment),
+    Column("probe_at", moment),
+    Column("probes", Integer),
 )
 
-token_states = table(
+token_states = Table(
     "token_states",
-    column("id", BigInteger),
-    column("action", token_action),
-    column("account", BigInteger),
-    column("created_at", moment),
-    column("expires_at", moment),
-    column("consumed_at", moment),
+    _metadata,
+    Column("id", BigInteger),
+    Column("action", token_action),
+    Column("account", BigInteger),
+    Column("created_at", moment),
+    Column("expires_at", moment),
+    Column("consumed_at", moment),
 )

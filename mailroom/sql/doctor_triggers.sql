@@ -1,4 +1,4 @@
--- See which of these triggers there are on the tables that this search_path finds, whether they fire, and whether each
+-- See which of these triggers there are on the tables of this schema, whether they fire, and whether each
 -- calls the function of its name.
 --
 -- Arguments: triggers (an array of names).

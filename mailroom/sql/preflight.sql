@@ -1,6 +1,6 @@
 -- See on what ground mailroom stands: the server, what is set for this session, and what its tables keep and show.
 --
--- Arguments: settings (names), relations (names of tables, found by the search_path).
+-- Arguments: settings (names), relations (names of tables of this schema).
 --
 -- Returns one row; `hidden` has the tables of which the owner of these functions may not see every row. Of a setting that
 -- this server does not know nothing is said. Reads the catalogs alone.

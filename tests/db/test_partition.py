@@ -18,7 +18,7 @@ from tests.servers import migrate
 from tests.world import add_accounts, ask_recovery, count, misplaced, rows
 
 SCRIPT = ROOT / "docs" / "partition_deliveries.sql"
-BEFORE = "CREATE UNIQUE INDEX CONCURRENTLY deliveries_by_id ON deliveries (id, created_at)"
+BEFORE = "CREATE UNIQUE INDEX CONCURRENTLY deliveries_by_id ON mailroom.deliveries (id, created_at)"
 NEXT_MONTH = (
     "INSERT INTO deliveries (token, action, outcome, attempt, created_at)"
     " VALUES (1, 'activation', 'deferred', 0, now() + interval '40 days')"
@@ -39,6 +39,8 @@ def test_a_queue_goes_on_with_its_history_in_partitions(engine: Engine, direct_u
             work_through(connection, outcome)
         [before] = rows(connection, LAST_BEFORE)
     with psycopg.connect(direct_url, autocommit=True) as operator:
+        assert f"--     {BEFORE};\n" in SCRIPT.read_text()
+        operator.execute("SET search_path = ''")
         operator.execute(BEFORE)
         with operator.transaction():
             operator.execute(SCRIPT.read_bytes())
