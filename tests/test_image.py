@@ -111,7 +111,7 @@ def test_the_services_do_their_work_in_their_roles(made: EmbeddedPostgres, simul
         ended = service(name, SERVICES[name]["command"])
         assert ended.code == 0, ended.err
     with psycopg.connect(made.url("app"), autocommit=True) as connection:
-        add = "INSERT INTO accounts (email, login) VALUES ('ada@example.com', 'ada')"
+        add = "INSERT INTO mailroom.accounts (email, login) VALUES ('ada@example.com', 'ada')"
         connection.execute(add)
         assert connection.execute(
             "SELECT rolname FROM pg_roles WHERE rolsuper AND NOT rolname ~ '^pg_'"

@@ -114,10 +114,10 @@ def test_no_collation_makes_two_of_one_address(server: Server, empty_url: str) -
         migrate(server.database_url(name))
         with psycopg.connect(server.database_url(name), autocommit=True) as turkish:
             assert turkish.execute("SELECT lower('INFO')").fetchone() == ("ınfo",)
-            turkish.execute("INSERT INTO accounts (email, login) VALUES ('INFO@I.com', 'INFO')")
+            turkish.execute("INSERT INTO mailroom.accounts (email, login) VALUES ('INFO@I.com', 'INFO')")
             for email, login in (("info@i.com", "other"), ("other@i.com", "info")):
                 with pytest.raises(psycopg.errors.UniqueViolation):
-                    turkish.execute("INSERT INTO accounts (email, login) VALUES (%s, %s)", (email, login))
+                    turkish.execute("INSERT INTO mailroom.accounts (email, login) VALUES (%s, %s)", (email, login))
     finally:
         server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 

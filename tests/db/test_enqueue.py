@@ -7,7 +7,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DataError, IntegrityError
 
@@ -207,9 +206,7 @@ def test_what_was_dumped_is_restored_and_mails_nobody(
         connection.execute(text("UPDATE accounts SET status = 'suspended' WHERE id = :a"), {"a": active[1]})
     dump, entries, wanted = (str(tmp_path / name) for name in ("dump", "entries", "wanted"))
     client(server, "pg_dump", "-Fc", "-f", dump, url)
-    other = f"restored_{conninfo_to_dict(url)['dbname']}"
-    server.execute(f"CREATE DATABASE {other} TEMPLATE {template}")
-    try:
+    with server.database("restored", of=template) as other:
         client(server, "pg_restore", "--data-only", "-l", "-f", entries, dump)
         listed = Path(entries).read_text().splitlines()
         left_out = ("permits", "ses_account", VERSION_TABLE)
@@ -229,5 +226,3 @@ def test_what_was_dumped_is_restored_and_mails_nobody(
             add_accounts(connection, 1, prefix="next")
             assert misplaced(connection) == []
         again.dispose()
-    finally:
-        server.execute(f"DROP DATABASE {other} WITH (FORCE)")

@@ -12,7 +12,7 @@ from psycopg import sql
 from sqlalchemy import text
 
 from mailroom.db import functions
-from mailroom.db.engine import VERSION_TABLE
+from mailroom.db.engine import REVISION, VERSION_TABLE
 from mailroom.db.namespace import DEFAULT_SCHEMA
 from mailroom.errors import DatabaseError
 from mailroom.simulator import Simulator
@@ -58,6 +58,8 @@ def test_a_migration_looks_at_no_path(server: Server, empty_url: str, owner: psy
     migrate(empty_url)
     assert relations(empty_url) == RELATIONS
     assert_at_revision(empty_url)
+    said, _ = alembic(empty_url, "current").communicate(timeout=60)  # who only asks pins nothing
+    assert f"{REVISION} (head)" in said
 
     migrate(empty_url, "base")
     assert objects(empty_url) == set()
