@@ -6,6 +6,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
+from psycopg import sql
 from sqlalchemy import Connection, CursorResult, TextClause, text
 
 from mailroom.db.namespace import quoted, quoted_in_text, schema_of
