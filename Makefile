@@ -6,8 +6,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 # In parallel, since most of a test is waiting; what is long comes first, one by one, so that nothing ends late.
 PYTEST := $(BIN)/pytest --numprocesses 6 --dist load --maxschedchunk 2
-# What is measured in seconds, two at a time: most of that is waiting, too.
-ALONE := $(BIN)/pytest --alone --numprocesses 2 --dist load --maxschedchunk 1
+# What is measured in seconds: fleets of processes one after the other, and beside them what mostly waits.
+ALONE := $(BIN)/pytest --alone --numprocesses 2 --dist loadgroup
 
 .PHONY: help demo test test-all lint types check audit storm bench bench-full bench-smoke format lock lock-bench
 .DEFAULT_GOAL := help

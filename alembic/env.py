@@ -138,7 +138,7 @@ def refuse_strangers(own: Connection) -> None:
 def is_unused(own: Connection) -> bool:
     """Whether nothing is migrated."""
     versions = f"{quoted_in_text(schema_of(own))}.{VERSION_TABLE}"
-    return not own.scalar(text(f"SELECT EXISTS (SELECT FROM {versions})"))  # noqa: S608 - our own name
+    return not own.scalar(text(f"SELECT EXISTS (SELECT FROM {versions})"))  # noqa: S608 - our own  # nosec B608
 
 
 def leave(own: Connection) -> None:

@@ -12,7 +12,8 @@ On which server a test runs that uses a database:
 
 If MAILROOM_TEST_DATABASE_URL names a server, everything runs once, on that. The second PostgreSQL and PgBouncer count
 as slow: `make test` leaves them to `make test-all`. What is marked `early` begins before the others, so that nothing
-long ends last; what is marked `alone` is measured in seconds: it waits for all others, and goes two at a time.
+long ends last; what is marked `alone` is measured in seconds, and waits for all others: fleets of processes go one by
+one, and beside them what mostly waits.
 """
 
 import functools

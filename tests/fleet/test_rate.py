@@ -13,7 +13,7 @@ from tests.rating import burst, excess, ours
 from tests.running import Processes, eventually
 from tests.world import add_accounts, ask_recovery, misplaced, rows
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = [pytest.mark.slow, pytest.mark.alone, pytest.mark.xdist_group("fleets")]
 # The pace of our own processes: the statements behind it are tested on each server, in test_buckets and its neighbours.
 EACH_SERVER = False
 
