@@ -236,10 +236,13 @@ def test_warnings_are_told_though_how_long_jobs_wait_cannot_be_read(
     engine: Engine, connection: Connection, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with many_dead_jobs(engine, connection) as walk:
-        let_statements_take(connection, walk / 3)
-        hurried = connect_engine(url, pool_size=2)
-        Maintenance(hurried, queue="mailroom", prune_after=None).step(0)
-        hurried.dispose()
+        for share in (3, 6, 12):  # perhaps the machine was busier when the walk was timed
+            let_statements_take(connection, walk / share)
+            hurried = connect_engine(url, pool_size=2)
+            Maintenance(hurried, queue="mailroom", prune_after=None).step(0)
+            hurried.dispose()
+            if "warning code=QueueUnread" in caplog.text:
+                break
     assert "warning code=NoAutovacuum" in caplog.text
     assert "warning code=QueueUnread" in caplog.text
 
