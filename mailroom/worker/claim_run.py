@@ -59,6 +59,7 @@ class ClaimRun:
         self._answers: list[Sequence[Outcome]] = []
         self._settled = 0
         self.due = True
+        self._gave_back = False
         # Batches that are returned before the end, or perhaps were: they must not be sent any more.
         self._returning: Sequence[Batch] = ()
 
@@ -75,6 +76,7 @@ class ClaimRun:
             self._settle()
             raise
         self._settle()
+        self.due |= self._gave_back  # a settlement does not see what it gives back
         for batch, outcomes in zip(self._batches, self._answers, strict=False):
             self._shared.reactions.react(batch.action, outcomes)
         return self._answers
@@ -220,6 +222,7 @@ class ClaimRun:
         for batch, verdicts in closed:
             if not verdicts or not all(verdict.deliveries for verdict in verdicts):  # some are returned
                 self._shared.claims.returned(batch)
+                self._gave_back = True
             _log_batch(batch, verdicts, owned=batch.fence in owned, seconds=time.monotonic() - self._since)
 
 

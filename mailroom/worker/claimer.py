@@ -88,7 +88,7 @@ class Claimer:
             whole = permit.count - permit.count % batch_limit  # what is locked and left, others would pass over
             lanes = URGENT_LANES if permit.urgent else LANES
             claim = self._claim_due(lanes, batch_limit, scarce=permit.scarce, job_limit=whole)
-        self._others = claim.others
+        self._others = claim.others or permit.urgent  # of lanes that were not asked nobody knows
         self._urgent_run = self._urgent_run + 1 if claim.lane in URGENT_LANES and not others_first else 0
         return claim
 

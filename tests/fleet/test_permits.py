@@ -1,13 +1,13 @@
 """What a process holds of the fleet's permits, and who is served with them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import Engine
 
 from mailroom.fleet.buckets import LONG_HOLD
-from mailroom.fleet.permits import ASK_AGAIN, NO_LIMIT, Permit
+from mailroom.fleet.permits import ASK_AGAIN, NO_LIMIT, NoLimit, Permit
 from mailroom.job import Action
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Outcome
@@ -150,6 +150,25 @@ def test_a_flood_of_recoveries_leaves_every_fifth_claim_to_others(engine: Engine
     assert actions[:4] == [Action.PASSWORD_RECOVERY] * 4
 
 
+class OfTheReserve(NoLimit):
+    """Where all permits are those of the reserve."""
+
+    def take(self, wanted: int, *, per_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit | None:
+        return Permit(wanted, urgent=True)
+
+
+def test_so_it_does_where_there_is_but_the_reserve(engine: Engine) -> None:
+    sends = Scripted(INTENDED)
+    works = sender(engine, sends, OfTheReserve(), batch_limit=1)
+    with engine.connect() as connection:
+        for person in add_accounts(connection, 40, status="active", prefix="person"):
+            ask_recovery(connection, person)
+        add_accounts(connection, 20)
+    for _ in range(20):
+        works.work_claim()
+    assert [action for action, _ in sends.calls].count(Action.ACTIVATION) == 4
+
+
 def test_the_last_of_the_quota_is_not_for_those_whose_turn_it_is(engine: Engine, clock: Clock) -> None:
     account(engine, -1, daily=1000, sent=960)
     sends = Scripted(INTENDED)
@@ -209,7 +228,9 @@ def test_permits_of_batches_that_are_given_back_are_not_lost(engine: Engine, clo
         add_accounts(connection, 83)
         assert [works.work_claim() for _ in range(2)] == [Work(10, full=True), Work(20, full=True)]
         sends.answers = [meanwhile, accept]
-        assert works.work_claim() == Work(40, full=True)
+        work = works.work_claim()
+        assert work == Work(40, full=True)
+        assert work.due  # what came back waits
         assert len(sends.calls) == 4
         while (work := works.work_claim()) is not None and work.taken:
             pass
