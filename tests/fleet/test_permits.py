@@ -228,15 +228,31 @@ def test_permits_of_batches_that_are_given_back_are_not_lost(engine: Engine, clo
         add_accounts(connection, 83)
         assert [works.work_claim() for _ in range(2)] == [Work(10, full=True), Work(20, full=True)]
         sends.answers = [meanwhile, accept]
-        work = works.work_claim()
-        assert work == Work(40, full=True)
-        assert work.due  # what came back waits
+        assert works.work_claim() == Work(40, full=True)
         assert len(sends.calls) == 4
         while (work := works.work_claim()) is not None and work.taken:
             pass
         assert sum(mails for _, mails in sends.calls) == 83
         spent = {row.bucket: row.granted for row in rows(connection, "SELECT bucket, granted FROM permits")}
     assert spent == {"mails": 83, "bulk_calls": len(sends.calls)}
+
+
+def test_what_is_given_back_is_claimed_again_at_once(engine: Engine) -> None:
+    sends = Scripted()
+
+    def slowly(mails: Sequence[Mail]) -> Sequence[Outcome]:
+        sends.spent += 2 * MAX_SENDING.total_seconds()
+        return accept(mails)
+
+    works = sender(engine, sends, NO_LIMIT)
+    with engine.connect() as connection:
+        add_accounts(connection, 53)
+    assert [works.work_claim() for _ in range(2)] == [Work(10, full=True), Work(20, full=True)]
+    sends.answers = [slowly]
+    work = works.work_claim()
+    assert work == Work(23, full=False)
+    assert len(sends.calls) == 4
+    assert work.due
 
 
 def test_mails_that_go_one_by_one_take_no_bulk_calls(engine: Engine, clock: Clock) -> None:
