@@ -2,16 +2,9 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import IntEnum, StrEnum
-from typing import Final
+from enum import IntEnum
+from typing import Self
 from uuid import UUID
-
-
-class Action(StrEnum):
-    """What a token is for. The values are those of the SQL type `token_action`."""
-
-    ACTIVATION = "activation"
-    PASSWORD_RECOVERY = "password_recovery"  # noqa: S105 - the name of an action
 
 
 class Priority(IntEnum):
@@ -23,12 +16,38 @@ class Priority(IntEnum):
     QUARANTINE = 3
 
 
+class Action(str):
+    """A kind of mail: its name, with what its row of `actions` says of how a mail is written and sent.
+
+    It is equal to its name, whatever else was changed in the row since. `number` stands for it in lines of `collect`.
+    """
+
+    __slots__ = ("has_code", "number", "path", "priority", "template")
+
+    number: int
+    template: str
+    path: str
+    has_code: bool
+    priority: Priority
+
+    def __new__(
+        cls, name: str, *, number: int, template: str, path: str, has_code: bool = False, priority: int = 1
+    ) -> Self:
+        action = super().__new__(cls, name)
+        action.number = number
+        action.template = template
+        action.path = path
+        action.has_code = has_code
+        action.priority = Priority(priority)
+        return action
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One mail that a token asks for, with all that is needed to write it. Its identity is the token's id.
 
-    `attempt` counts the charged attempts before this one; `resend` says that the mail may be out already. Personal
-    data and secrets stay out of `repr`.
+    `attempt` counts the charged attempts before this one; `resend` says that the mail may be out already. `data` is a
+    JSON object for the template. Personal data and secrets stay out of `repr`.
     """
 
     token: int
@@ -40,6 +59,7 @@ class Job:
     secret: bytes = field(repr=False)
     code: str = field(repr=False)
     resend: bool = False
+    data: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +76,6 @@ class Batch:
     priority: Priority
     jobs: tuple[Job, ...]
     due_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class RecoveryLimits:
-    """How many recovery mails one account gets in any 15 minutes and in any 24 hours; 0: none at all."""
-
-    per_15_minutes: int
-    per_day: int
-
-
-RECOVERY_LIMITS: Final = RecoveryLimits(per_15_minutes=3, per_day=10)
 
 
 @dataclass(frozen=True, slots=True)

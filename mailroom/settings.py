@@ -12,7 +12,6 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from mailroom.db.engine import URL_FORMS, connection_string
 from mailroom.db.namespace import DEFAULT_SCHEMA
 from mailroom.errors import SettingsError
-from mailroom.job import RECOVERY_LIMITS, RecoveryLimits
 from mailroom.mail.transport import MAX_CALL_TIME
 
 PREFIX: Final = "MAILROOM_"
@@ -158,18 +157,6 @@ class Settings(BaseSettings):
         timedelta(milliseconds=5_000),
         description="how long to wait for a late answer before an unconfirmed mail is sent again",
     )
-    recoveries_per_15_minutes: int = Field(
-        RECOVERY_LIMITS.per_15_minutes,
-        ge=0,
-        le=1_000_000,
-        description="maximum number of recovery mails to one account in 15 minutes; 0 sends none",
-    )
-    recoveries_per_day: int = Field(
-        RECOVERY_LIMITS.per_day,
-        ge=0,
-        le=1_000_000,
-        description="maximum number of recovery mails to one account in 24 hours; 0 sends none",
-    )
     debug: bool = Field(False, description="print each request to stdout instead of sending it")
     ses_config_set: Annotated[str, _matching(r"[A-Za-z0-9_-]{0,64}", "at most 64 letters, digits, _ or -")] = Field(
         "default", description="configuration set of SES; empty for none"
@@ -198,11 +185,6 @@ class Settings(BaseSettings):
     def signing_key(self) -> bytes:
         """The key that signs. There must be one."""
         return self.secret_key[0]
-
-    @property
-    def recovery_limits(self) -> RecoveryLimits:
-        """How many recovery mails one account gets."""
-        return RecoveryLimits(self.recoveries_per_15_minutes, self.recoveries_per_day)
 
     @model_validator(mode="after")
     def _hold_together(self) -> Self:

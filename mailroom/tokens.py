@@ -1,21 +1,24 @@
 """Signing, verifying and consuming the tokens that travel in mails.
 
 A signed token is `base64url(secret || HMAC-SHA256(key, message))` without padding: 64 bytes, 86 characters.
-The message is the action's path and the secret, and for a recovery also the five ASCII digits of its code.
+The message is the path of the action and the secret, and where the action has a code also its five ASCII digits.
 """
 
 import base64
 import hmac
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeGuard
 
-from sqlalchemy import Connection, TextClause, text
+from sqlalchemy import Connection, Row, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from mailroom.db.namespace import DEFAULT_SCHEMA, quoted_in_text
 from mailroom.errors import TokenError
-from mailroom.job import Action
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 SECRET_BYTES: Final = 32
 KEY_BYTES: Final = 32
@@ -26,41 +29,58 @@ Keys = bytes | Sequence[bytes]
 
 _NO_KEY: Final = f"a key is {KEY_BYTES} bytes"
 # In the schema, which is filled in; consume_token is told that a guess was counted, as far as there is one to count.
+_ACTION: Final = "SELECT path, has_code FROM {schema}.action_path(CAST(:action AS text))"
 _GUESSES_LEFT: Final = "SELECT {schema}.guesses_left(CAST(:secret AS bytea))"
 _COUNT_GUESS: Final = "SELECT {schema}.count_guess(CAST(:secret AS bytea))"
 _CONSUME: Final = (
-    "SELECT {schema}.consume_token("
-    "CAST(:secret AS bytea), CAST(:action AS {schema}.token_action), CAST(:code AS text), true)"
+    "SELECT account, reference, address FROM {schema}.consume_token("
+    "CAST(:secret AS bytea), CAST(:action AS text), CAST(:code AS text), true)"
 )
-_PATHS: Final = {Action.ACTIVATION: b"/activate", Action.PASSWORD_RECOVERY: b"/recover"}
 
 
-def sign(secret: bytes, *, action: Action, key: bytes, code: str | None = None) -> str:
+class Account(NamedTuple):
+    """Whose token was consumed: the account's id, the application's own key for it, and the address that is proven."""
+
+    id: int
+    reference: str | None
+    address: str
+
+
+def key(words: str) -> bytes:
+    """Read a key as MAILROOM_SECRET_KEY has it: 64 hex digits. Raises ValueError, which never repeats them."""
+    if re.fullmatch(r"[0-9A-Fa-f]{64}", words, re.ASCII) is None:
+        raise ValueError("a key is 64 hex digits")
+    return bytes.fromhex(words)
+
+
+def sign(secret: bytes, *, path: str, key: bytes, code: str | None = None) -> str:
     """Return the 86 characters that go into a link.
 
-    `secret` and `key` are 32 bytes each. A recovery needs its `code`; an activation ignores it.
-    Raises ValueError when they have another shape, which is a fault of the caller.
+    `secret` and `key` are 32 bytes each; `path` is the action's. Give its `code` where the action has one, and only
+    there. Raises ValueError when they have another shape, which is a fault of the caller.
     """
     if len(secret) != SECRET_BYTES:
         raise ValueError("a secret is 32 bytes")
     if len(key) != KEY_BYTES:
         raise ValueError(_NO_KEY)
-    return _encode(secret + _mac(secret, action=action, key=key, code=code))
+    if code is not None and not _is_code(code):
+        raise ValueError("a code is five ASCII digits")
+    return _encode(secret + _mac(secret, path=path, key=key, code=code))
 
 
-def verify(token: str, *, action: Action, key: Keys, code: str | None = None) -> bytes:
-    """Return the 32-byte secret of a token that `sign` made with the same action, code and key, or one of these keys.
+def verify(token: str, *, path: str, key: Keys, code: str | None = None) -> bytes:
+    """Return the 32-byte secret of a token that `sign` made with the same path, code and key, or one of these keys.
 
     Raises TokenError, always the same, for everything else: wrong length or alphabet, padding, base64 that is not
-    canonical, another action, code or key. The comparison takes the same time wherever the difference is, and
-    whichever key it is. This proves who made the token, not that it is still good: see `consume`.
+    canonical, another path, code or key. The comparison takes the same time wherever the difference is, and whichever
+    key it is. This proves who made the token, not that it is still good: see `consume`.
     Raises ValueError for no key or one that is not 32 bytes: with an empty one, anybody's token would verify.
     """
     keys = _checked(key)
     secret, mac = _split(token)
-    if action is Action.PASSWORD_RECOVERY and not _is_code(code):
+    if code is not None and not _is_code(code):
         raise TokenError
-    fits = [hmac.compare_digest(mac, _mac(secret, action=action, key=each, code=code)) for each in keys]
+    fits = [hmac.compare_digest(mac, _mac(secret, path=path, key=each, code=code)) for each in keys]
     if not any(fits):
         raise TokenError
     return secret
@@ -70,67 +90,88 @@ def consume(
     connection: Connection,
     token: str,
     *,
-    action: Action,
+    action: str,
     key: Keys,
     code: str | None = None,
     schema: str = DEFAULT_SCHEMA,
-) -> int:
-    """Verify a token, mark it consumed, and return the id of its account. `key`: one, or all that may have signed it.
+) -> Account:
+    """Verify a token, mark it consumed, and return whose it is. `key`: one, or all that may have signed it.
 
-    `schema` is where mailroom's functions are, if MAILROOM_SCHEMA says otherwise than its default; no search_path is
-    needed.
+    `action` is the name of a row of `actions`; `schema` is where mailroom's functions are, if MAILROOM_SCHEMA says
+    otherwise than its default; no search_path is needed.
 
-    The mark is atomic: of any number of callers one succeeds. Consuming an activation token activates a provisioned
-    account in the same transaction, which is the caller's to commit. Raises TokenError when the token does not
-    verify, does not exist, has expired or was consumed before, when a newer one of its action was consumed, when its
-    account has another address by now, or a status that its action has nothing to do with. Call it on POST, never on
-    GET: link scanners fetch every address they see.
+    The mark is atomic: of any number of callers one succeeds. Where the action activates, that activates a provisioned
+    account in the same transaction, which is the caller's to commit. Raises TokenError when the token does not verify,
+    does not exist, has expired or was consumed before, when a newer one of its action was consumed, when its account
+    has another address by now, or a status that its action has nothing to do with. Call it on POST, never on GET: link
+    scanners fetch every address they see. Raises ValueError where there is no such action.
 
     Whatever the database raises is a TokenError as well, from its cause: the same moment's deletion of the account, a
     time-out, a connection that is gone. A transaction stays usable wherever PostgreSQL lets it; at SERIALIZABLE it may
     still be refused when it commits.
 
-    A recovery stands few guesses at its code (`most_guesses` in SQL); when they are used up it is refused, also with
-    the right code. What is not five digits is refused uncounted. A guess is counted before anything is compared, and
+    A token stands few guesses at its code (`most_guesses` in SQL); when they are used up it is refused, also with the
+    right code. What is not five digits is refused uncounted. A guess is counted before anything is compared, and
     committed on a connection of its own, so it counts whatever becomes of the caller's transaction. That connection is
     made outside the engine's pool, and only for a token that exists and has guesses left.
     """
     _checked(key)  # before a guess is spent on it
-    is_recovery = action is Action.PASSWORD_RECOVERY
-    if is_recovery and not (_is_code(code) and _count_guess(connection, schema, _split(token)[0])):
+    given = {"secret": _split(token)[0], "action": action}
+    path, has_code = _find_action(connection, schema, action)
+    if has_code and not (_is_code(code) and _count_guess(connection, schema, given["secret"])):
         raise TokenError
-    secret = verify(token, action=action, key=key, code=code)
-    given = {"secret": secret, "action": action.value, "code": code if is_recovery else None}
+    verify(token, path=path, key=key, code=code if has_code else None)
     with _refused(connection):
-        account: int | None = _ask(connection, _in_schema(_CONSUME, schema), given)
-    if account is None:
+        row = _ask(connection, _CONSUME, schema, given | {"code": code if has_code else None})
+    if row is None:
         raise TokenError
-    return account
+    return Account(row.account, row.reference, row.address)
 
 
-def _count_guess(connection: Connection, schema: str, secret: bytes) -> bool:
-    """Count a guess at a recovery's code, for good; whether there was one left."""
+async def consume_async(
+    connection: "AsyncConnection",
+    token: str,
+    *,
+    action: str,
+    key: Keys,
+    code: str | None = None,
+    schema: str = DEFAULT_SCHEMA,
+) -> Account:
+    """Do what `consume` does, on a connection of an engine that SQLAlchemy's `create_async_engine` made."""
+    return await connection.run_sync(consume, token, action=action, key=key, code=code, schema=schema)
+
+
+def _find_action(connection: Connection, schema: str, action: str) -> tuple[str, bool]:
+    """Return the path of an action, and whether it has a code."""
+    with _refused(connection):
+        row = _ask(connection, _ACTION, schema, {"action": action})
+    if row is None:
+        raise ValueError(f"there is no action {action!r}")
+    return row.path, row.has_code
+
+
+def _count_guess(connection: Connection, schema: str, secret: object) -> bool:
+    """Count a guess at a token's code, for good; whether there was one left."""
     given = {"secret": secret}
-    counting = _in_schema(_COUNT_GUESS, schema)
     with _refused(connection):
-        if not _ask(connection, _in_schema(_GUESSES_LEFT, schema), given):
+        left = _ask(connection, _GUESSES_LEFT, schema, given)
+        if left is None or not left[0]:
             return False
         with _beside(connection) as own:
-            answer: bool | None = own.scalar(counting, given)
+            answer: bool | None = own.scalar(text(_COUNT_GUESS.format(schema=quoted_in_text(schema))), given)
         # False: the last guess was taken meanwhile; or the token is one that the caller has not committed, so that
         # nobody else can have it, and its guesses may go the way of the token. NULL: nothing was counted, and what the
         # caller may roll back must not stand for it.
-        return bool(_ask(connection, counting, given) if answer is False else answer)
+        if answer is False:
+            counted = _ask(connection, _COUNT_GUESS, schema, given)
+            answer = counted is not None and counted[0]
+    return bool(answer)
 
 
-def _in_schema(call: str, schema: str) -> TextClause:
-    return text(call.format(schema=quoted_in_text(schema)))
-
-
-def _ask(connection: Connection, call: TextClause, given: Mapping[str, object]) -> Any:
+def _ask(connection: Connection, call: str, schema: str, given: Mapping[str, object]) -> Row[Any] | None:
     """Call a function; one that fails takes nothing with it of a transaction that the caller has."""
     with nullcontext() if _commits_by_itself(connection) else connection.begin_nested():
-        return connection.scalar(call, given)
+        return connection.execute(text(call.format(schema=quoted_in_text(schema))), given).first()
 
 
 def _commits_by_itself(connection: Connection) -> bool:
@@ -171,13 +212,8 @@ def _is_code(code: str | None) -> TypeGuard[str]:
     return isinstance(code, str) and len(code) == 5 and code.isascii() and code.isdigit()
 
 
-def _mac(secret: bytes, *, action: Action, key: bytes, code: str | None) -> bytes:
-    message = _PATHS[action] + secret
-    if action is Action.PASSWORD_RECOVERY:
-        if not _is_code(code):
-            raise ValueError("a recovery code is five ASCII digits")
-        message += code.encode("ascii")
-    return hmac.digest(key, message, "sha256")
+def _mac(secret: bytes, *, path: str, key: bytes, code: str | None) -> bytes:
+    return hmac.digest(key, path.encode() + secret + (code or "").encode("ascii"), "sha256")
 
 
 def _split(token: str) -> tuple[bytes, bytes]:

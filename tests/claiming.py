@@ -12,9 +12,9 @@ from mailroom.job import Batch, Position
 from mailroom.outcome import Outcome
 from mailroom.queue.claim import Claim
 from mailroom.queue.floors import Floors
-from mailroom.queue.lanes import LANES
 from mailroom.queue.limits import Limits
 from mailroom.queue.verdict import MAX_ATTEMPTS, Verdict, judge
+from tests.kinds import KINDS, LANES
 from tests.world import add_accounts, ask_recovery, rows
 
 NOTHING = timedelta(0)
@@ -39,7 +39,7 @@ def claim(connection: Connection, **how: Any) -> Claim:
     """Claim as a worker would that lets nothing wait; `how` differs from that."""
     usual = Limits(queue="mailroom", batch_limit=50, batch_timeout=NOTHING, lease=LEASE)
     limits = replace(usual, **{name: how.pop(name) for name in list(how) if hasattr(usual, name)})
-    return queue.claim(connection, limits, **{"worker": "test", "floors": Floors(), **how})
+    return queue.claim(connection, limits, **{"worker": "test", "floors": Floors(), "lanes": KINDS, **how})
 
 
 def batch_of(claim: Claim) -> Batch | None:
@@ -58,6 +58,7 @@ def take(connection: Connection, **how: Any) -> Batch:
 def look(connection: Connection, **how: Any) -> queue.View:
     """Look as a worker would that lets nothing wait; `how` differs from that."""
     usual: dict[str, Any] = {"queue": "mailroom", "batch_limit": 50, "batch_timeout": NOTHING, "floors": Floors()}
+    usual["lanes"] = LANES
     return queue.look(connection, **usual | how)
 
 

@@ -16,10 +16,10 @@ from mailroom import tokens
 from mailroom.db.engine import connect_engine
 from mailroom.db.namespace import DEFAULT_SCHEMA, quoted
 from mailroom.errors import TokenError
-from mailroom.job import Action
 from mailroom.simulator import Simulator
 from tests.cli.command import sending
 from tests.cli.conftest import Here, here, ses
+from tests.kinds import ACTIVATION, RECOVERY
 from tests.roles import a_role
 from tests.running import Processes, eventually
 from tests.servers import UNLIMITED, Server, migrate
@@ -105,19 +105,19 @@ def test_a_worker_is_woken_sends_and_sweeps(home: Home, simulator: Simulator, pr
 def test_an_application_consumes(home: Home, application: Engine) -> None:
     [account] = add_accounts(home.owner, 1)
     [row] = rows(home.owner, "SELECT secret FROM tokens")
-    link = tokens.sign(row.secret, action=Action.ACTIVATION, key=KEY)
+    link = tokens.sign(row.secret, path=ACTIVATION.path, key=KEY)
     with application.begin() as connection:
-        assert tokens.consume(connection, link, action=Action.ACTIVATION, key=KEY, schema=home.schema) == account
+        assert tokens.consume(connection, link, action=ACTIVATION, key=KEY, schema=home.schema).id == account
 
     recovery = ask_recovery(home.owner, account)
     [row] = rows(home.owner, "SELECT secret, code FROM tokens WHERE id = :id", id=recovery)
-    link = tokens.sign(row.secret, action=Action.PASSWORD_RECOVERY, key=KEY, code=row.code)
-    given: dict[str, Any] = {"action": Action.PASSWORD_RECOVERY, "key": KEY, "schema": home.schema}
+    link = tokens.sign(row.secret, path=RECOVERY.path, key=KEY, code=row.code)
+    given: dict[str, Any] = {"action": RECOVERY, "key": KEY, "schema": home.schema}
     with application.begin() as connection:
         with pytest.raises(TokenError):
             tokens.consume(connection, link, code=f"{(int(row.code) + 1) % 100_000:05}", **given)
         assert rows(home.owner, "SELECT token, made FROM guesses") == [(recovery, 1)]
-        assert tokens.consume(connection, link, code=row.code, **given) == account
+        assert tokens.consume(connection, link, code=row.code, **given).id == account
 
 
 def test_collect_prints_what_is_due(home: Home, simulator: Simulator, processes: Processes) -> None:
@@ -204,9 +204,9 @@ def test_each_role_does_its_work_with_what_it_is_granted(
         assert here("jobs", "list", "--show-addresses", env=looks).code == 1
         [row] = rows(home.owner, "SELECT secret, account FROM tokens")
         engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(as_app(home.direct_url)))
-        link = tokens.sign(row.secret, action=Action.ACTIVATION, key=KEY)
+        link = tokens.sign(row.secret, path=ACTIVATION.path, key=KEY)
         with engine.begin() as connection:
-            found = tokens.consume(connection, link, action=Action.ACTIVATION, key=KEY, schema=home.schema)
+            found = tokens.consume(connection, link, action=ACTIVATION, key=KEY, schema=home.schema)
         engine.dispose()
     assert (found, len(ses.ledger.mails)) == (row.account, 1)
 

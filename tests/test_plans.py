@@ -13,14 +13,14 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
-from mailroom.job import Action, Batch, Priority
+from mailroom.job import Batch, Priority
 from mailroom.ops import health, maintenance
 from mailroom.outcome import Sent
 from mailroom.queue import by_hand, late_acceptances
 from mailroom.queue.floors import Floors
-from mailroom.queue.lanes import LANES
 from mailroom.queue.limits import MAX_CLAIM_JOBS
 from tests.claiming import batch_of, claim, enqueue, look, run_out, start_over, take, verdicts
+from tests.kinds import ACTIVATION, LANES
 from tests.plans import Way, explained, watch
 from tests.world import add_accounts, misplaced, transaction
 
@@ -193,7 +193,7 @@ def test_settlements_and_rescues_go_by_index(used: Connection) -> None:
         assert plan.scans("jobs") == set()
 
 
-NOBODYS = Batch(1, uuid4(), Action.ACTIVATION, Priority.NORMAL, (), datetime.now(UTC))
+NOBODYS = Batch(1, uuid4(), ACTIVATION, Priority.NORMAL, (), datetime.now(UTC))
 
 
 def ways(engine: Engine) -> dict[str, dict[str, list[Way]]]:

@@ -23,14 +23,14 @@ from sqlalchemy import Connection, Engine, text
 from mailroom import ses as ses_transport
 from mailroom.db.engine import connect_engine
 from mailroom.errors import TokenError
-from mailroom.job import Action
 from mailroom.queue.limits import Limits
 from mailroom.simulator import Fault, Simulator
-from mailroom.tokens import consume, sign
+from mailroom.tokens import consume
 from mailroom.worker.sender import Sender
 from mailroom.worker.shared import Shared
 from mailroom.worker.worker import Worker
 from tests.claiming import start_over
+from tests.kinds import ACTIVATION, RECOVERY, sign
 from tests.running import eventually
 from tests.servers import Server
 from tests.world import KEY, KEY_HEX, misplaced, rows
@@ -95,7 +95,7 @@ class Canaries:
         yield from (KEY_HEX, str(KEY), KEY.decode("latin-1"))
         for token in rows(connection, "SELECT action, secret, code FROM tokens"):
             secret = bytes(token.secret)
-            signed = sign(secret, action=Action(token.action), key=KEY, code=token.code)
+            signed = sign(secret, action=token.action, key=KEY, code=token.code)
             # A signed token is the secret and its signature; neither may be there without the other.
             yield from (secret.hex(), str(secret)[2:-1], signed, signed[:40], signed[-40:], token.code)
 
@@ -173,7 +173,7 @@ def test_the_search_finds_every_form(engine: Engine) -> None:
         json.dumps({"login": LOGIN.format(1)}),
         repr(bytes(secret)),
         f"code={CODES[0]}",
-        sign(bytes(secret), action=Action.ACTIVATION, key=KEY),
+        sign(bytes(secret), action=ACTIVATION, key=KEY),
         KEY_HEX,
     ]
     assert all(canaries.found_in(each) for each in words)
@@ -262,9 +262,9 @@ def test_a_token_that_cannot_be_consumed_is_not_told(engine: Engine) -> None:
         canaries = Canaries(connection)
         connection.execute(text("ALTER FUNCTION consume_token RENAME TO gone"))
         [secret, code] = rows(connection, "SELECT secret, code FROM tokens WHERE action = 'password_recovery'")[0]
-        token = sign(bytes(secret), action=Action.PASSWORD_RECOVERY, key=KEY, code=code)
+        token = sign(bytes(secret), action=RECOVERY, key=KEY, code=code)
         with pytest.raises(TokenError) as failed:
-            consume(connection, token, action=Action.PASSWORD_RECOVERY, key=KEY, code=code)
+            consume(connection, token, action=RECOVERY, key=KEY, code=code)
     assert canaries.found_in("".join(traceback.format_exception(failed.value))) == []
 
 

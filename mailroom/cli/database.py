@@ -12,7 +12,7 @@ from mailroom import settings
 from mailroom.cli.log import start_log
 from mailroom.cli.manual import setting
 from mailroom.cli.wiring import open_database, progress
-from mailroom.db.engine import REVISION, connect_engine, first_line
+from mailroom.db.engine import connect_engine, first_line
 from mailroom.db.namespace import DEFAULT_SCHEMA
 from mailroom.errors import DatabaseError
 from mailroom.ops.maintenance import prune_all
@@ -26,8 +26,8 @@ def migrate() -> None:
     """
     start_log()
     given = settings.load("database_url")
-    upgrade(given.database_url, given.schema_name)
-    typer.echo(f"the database is at revision {REVISION}")
+    revision = upgrade(given.database_url, given.schema_name)
+    typer.echo(f"the database is at revision {revision}")
 
 
 def prune(
@@ -53,10 +53,14 @@ def prune(
     typer.echo(f"deleted {deliveries:,} deliveries and {tokens:,} tokens")
 
 
-def upgrade(url: str, schema: str = DEFAULT_SCHEMA) -> None:
-    """Run the migrations that come with the package. Raises DatabaseError if that cannot be done."""
+def upgrade(url: str, schema: str = DEFAULT_SCHEMA) -> str | None:
+    """Run the migrations that come with the package, and return the revision that they lead to.
+
+    Raises DatabaseError if that cannot be done.
+    """
     from alembic import command  # noqa: PLC0415 - 8 MB: only who migrates pays
     from alembic.config import Config  # noqa: PLC0415
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
     from alembic.util import CommandError  # noqa: PLC0415
 
     logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # which it has is no news
@@ -73,6 +77,7 @@ def upgrade(url: str, schema: str = DEFAULT_SCHEMA) -> None:
         raise DatabaseError(f"the database cannot be migrated: {error}") from error
     finally:
         engine.dispose()
+    return ScriptDirectory.from_config(config).get_current_head()
 
 
 def _scripts() -> Path:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from sqlalchemy.exc import DBAPIError
 
 from mailroom import settings
 from mailroom.cli.terminal import print_json, say
@@ -12,7 +13,9 @@ from mailroom.cli.wiring import ANSWER_WITHIN
 from mailroom.db.engine import connect_engine, connection_string
 from mailroom.errors import SettingsError
 from mailroom.finding import Finding, Level, failed, ok, warning
+from mailroom.job import Action
 from mailroom.ops.doctor import examine
+from mailroom.queue import lanes
 from mailroom.settings import Settings
 
 
@@ -91,4 +94,23 @@ def _ses(given: Settings) -> list[Finding]:
         client = ses.connect_to_ask(region=given.aws_region)
     except SettingsError as error:
         return [failed("ses", str(error), "correct this setting")]
-    return ses.examine(client, source=given.ses_source, config_set=given.ses_config_set)
+    found = _actions(given)
+    unread = [warning("templates", "not checked: the database does not say which there are", "see above")]
+    return [
+        *ses.examine(client, source=given.ses_source, config_set=given.ses_config_set, actions=found or ()),
+        *([] if found else unread),
+    ]
+
+
+def _actions(given: Settings) -> list[Action]:
+    """Return the kinds of mail; none where the database cannot be asked, which is another finding."""
+    if not given.database_url:
+        return []
+    engine = connect_engine(given.database_url, schema=given.schema_name, answer_within=ANSWER_WITHIN, writes=False)
+    try:
+        with engine.connect() as connection:
+            return list(lanes.read(connection).actions.values())
+    except DBAPIError:
+        return []
+    finally:
+        engine.dispose()

@@ -3,7 +3,7 @@
 import io
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Final, TextIO
 
@@ -26,6 +26,7 @@ from mailroom.job import Action
 from mailroom.mail.pipe import MAX_LINE, PipeTransport, parse
 from mailroom.mail.transport import MAX_CALL_TIME, Mail, Transport
 from mailroom.outcome import Rejected, Sent
+from mailroom.queue import lanes
 from mailroom.worker.bisection import Bisection
 from mailroom.worker.call_sharing import CallSharing
 from mailroom.worker.worker import Worker
@@ -73,8 +74,8 @@ def collect(
 def send() -> None:
     """Read lines of `collect` and send them.
 
-    It runs until the input ends. A malformed line is reported with its number and skipped. Raw error answers of SES go
-    to MAILROOM_SES_OUTPUT_PATH.
+    It runs until the input ends. The database says which template an action has. A malformed line is reported with its
+    number and skipped. Raw error answers of SES go to MAILROOM_SES_OUTPUT_PATH.
 
     Exit 1 if any mail failed or any line was malformed. Nothing tries these mails again.
 
@@ -83,20 +84,26 @@ def send() -> None:
     start_log()
     if sys.stdin is None:
         raise SettingsError("the standard input is closed: send has nothing to read")
-    given = settings.load()
+    given = settings.load("database_url")
+    with open_database(given, writes=False) as engine, engine.connect() as connection:
+        actions = {str(action.number): action for action in lanes.read(connection).actions.values()}
     output_path = given.ses_output_path or DEFAULT_OUTPUT_PATH
     with signals.answered_by(lambda: log.info("stopping when the input ends")):
         transport = open_transport(given, connections=1, output_path=output_path)
         sharing = CallSharing()
-        failed = sum(_send_checked(transport, sharing, number, line) for number, line in enumerate(_lines(), start=1))
+        failed = sum(
+            _send_checked(transport, sharing, number, line, actions) for number, line in enumerate(_lines(), start=1)
+        )
     if failed:
         raise typer.Exit(1)
 
 
-def _send_checked(transport: Transport, sharing: CallSharing, number: int, line: str) -> int:
+def _send_checked(
+    transport: Transport, sharing: CallSharing, number: int, line: str, actions: Mapping[str, Action]
+) -> int:
     """Read a line and send its mails; return how many failed, or 1 if it is malformed."""
     try:
-        mails = parse(line)
+        mails = parse(line, actions)
     except LineError as error:
         log.error("line %d skipped: %s", number, error)
         return 1
@@ -121,8 +128,8 @@ def _lines() -> Iterator[str]:
 def _send_line(transport: Transport, sharing: CallSharing, number: int, mails: Sequence[tuple[Action, Mail]]) -> int:
     """Send the mails of a line, a call for each action and 50 of them; return how many failed."""
     failed = 0
-    for action in Action:
-        of_action = [mail for each, mail in mails if each is action]
+    for action in sorted({action for action, _ in mails}, key=lambda action: action.number):
+        of_action = [mail for each, mail in mails if each == action]
         for start in range(0, len(of_action), MAX_CALL):
             part = of_action[start : start + MAX_CALL]
             deadline = time.monotonic() + MAX_LINE_TIME.total_seconds()

@@ -1,6 +1,8 @@
 """`tokens verify` and `tokens sign`: looking at links by hand."""
 
+import contextlib
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -13,8 +15,9 @@ from mailroom.cli.manual import ending
 from mailroom.cli.terminal import say
 from mailroom.cli.wiring import open_database
 from mailroom.db import functions
-from mailroom.errors import MailroomError, SettingsError
+from mailroom.errors import MailroomError, SettingsError, TokenError
 from mailroom.job import Action
+from mailroom.queue import lanes
 from mailroom.settings import Settings
 
 STDIN = "-"
@@ -32,13 +35,17 @@ def verify(
         str, typer.Argument(metavar="TOKEN", help="The 86 characters from a link. With - it is read from stdin.")
     ] = STDIN,
     code: Annotated[
-        str | None, typer.Option(metavar="DIGITS", show_default="none", help="The five digits of a recovery.")
+        str | None, typer.Option(metavar="DIGITS", show_default="none", help="The five digits, if the mail has a code.")
+    ] = None,
+    path: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", show_default="all there are", help="The path of its action, as in /activate."),
     ] = None,
 ) -> None:
     """Check the signature of a token.
 
-    With --code it is checked as a recovery, without it as an activation. If MAILROOM_DATABASE_URL is set, the state of
-    the token is shown too.
+    It is checked for each action of the database that has a code, or has none. With --path no database is needed. If
+    MAILROOM_DATABASE_URL is set, the state of the token is shown too.
 
     Exit 1 if it is not valid.
     """
@@ -46,9 +53,9 @@ def verify(
     if token == STDIN and sys.stdin is None:
         raise SettingsError("the standard input is closed: there is no token to read")
     text = sys.stdin.buffer.readline().decode(errors="replace").strip() if token == STDIN else token
-    action = Action.ACTIVATION if code is None else Action.PASSWORD_RECOVERY
-    secret = signing.verify(text, action=action, key=given.secret_key, code=code)
-    say(f"signature valid for {action}")
+    paths = {path: path} if path is not None else {each.path: each for each in _actions(given, code is not None)}
+    secret, signed = _verified(text, list(paths), given, code)
+    say(f"signature valid for {paths[signed]}")
     if given.database_url:
         say(_state(_find(given, secret=secret)))
 
@@ -57,16 +64,33 @@ def verify(
 def sign(token: Annotated[int, typer.Argument(metavar="ID", callback=positive, help="The id of the token.")]) -> None:
     """Print a token as its mail has it.
 
-    For a recovery, its code is printed on a second line. Keep both secret: they open the account.
+    If its action has a code, that is printed on a second line. Keep both secret: they open the account.
     """
     given = settings.load("database_url", "secret_key")
     row = _find(given, token=token)
     if row is None:
         raise MailroomError(f"there is no token {token}")
-    action = Action(row.action)
-    say(signing.sign(bytes(row.secret), action=action, key=given.signing_key, code=row.code))
-    if action is Action.PASSWORD_RECOVERY:
-        say(row.code)
+    with open_database(given, writes=False) as engine, engine.connect() as connection:
+        action = lanes.read(connection).actions[row.action]
+    code = row.code if action.has_code else None
+    say(signing.sign(bytes(row.secret), path=action.path, key=given.signing_key, code=code))
+    if code is not None:
+        say(code)
+
+
+def _actions(given: Settings, has_code: bool) -> list[Action]:
+    if not given.database_url:
+        raise SettingsError("MAILROOM_DATABASE_URL is not set: name the path of the token's action with --path")
+    with open_database(given, writes=False) as engine, engine.connect() as connection:
+        return [action for action in lanes.read(connection).actions.values() if action.has_code == has_code]
+
+
+def _verified(token: str, paths: Sequence[str], given: Settings, code: str | None) -> tuple[bytes, str]:
+    """Return the secret of a token, and the path that it was signed with."""
+    for path in paths:
+        with contextlib.suppress(TokenError):
+            return signing.verify(token, path=path, key=given.secret_key, code=code), path
+    raise TokenError
 
 
 def _find(given: Settings, *, token: int | None = None, secret: bytes | None = None) -> Row[Any] | None:

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 
 from mailroom.cli.terminal import is_writable
 from mailroom.db import preflight
-from mailroom.db.engine import check_revision, connect_engine
+from mailroom.db.engine import check_contract, connect_engine
 from mailroom.errors import SettingsError
 from mailroom.fleet.account_refresh import AccountRefresh
 from mailroom.fleet.blocks import FleetPermits
@@ -55,7 +55,7 @@ def open_database(
         if writes:
             preflight.check(engine)
         else:
-            check_revision(engine)
+            check_contract(engine)
         yield engine
     finally:
         engine.dispose()
@@ -110,6 +110,5 @@ def limits(settings: Settings, *, into_pipe: bool = False) -> Limits:
         settings.batch_timeout,
         settings.lease,
         resend_after,
-        settings.recovery_limits,
         claim_limit=MAX_CLAIM_JOBS if several else settings.batch_limit,
     )

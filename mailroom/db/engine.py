@@ -18,7 +18,9 @@ from mailroom.db import functions, namespace
 from mailroom.errors import DatabaseError, SettingsError
 
 VERSION_TABLE: Final = "mailroom_alembic_version"
-REVISION: Final = "0008"
+# The version of the functions that this code calls. It is raised by a release that calls one that was not there before;
+# `sql/contract.sql` says with which versions a database can be worked on.
+CONTRACT: Final = 1
 
 URL_FORMS: Final = (
     "a postgresql:// URL or a libpq string such as 'host=… dbname=…'; a password in a URL has %40 for @, %2F for /"
@@ -238,11 +240,11 @@ def words_literal(values: Iterable[str | None]) -> str:
     return "{" + ",".join(elements) + "}"
 
 
-def check_revision(engine: Engine) -> None:
-    """Raise DatabaseError, with the remedy, unless the database answers and is at this version's revision."""
+def check_contract(engine: Engine) -> None:
+    """Raise DatabaseError, with the remedy, unless the database answers and this release may work on it."""
     try:
         with engine.connect() as connection:
-            found = functions.call(connection, "revision").scalar()
+            found = functions.call(connection, "contract").one()
     except DBAPIError as error:
         if isinstance(error.orig, psycopg.errors.UndefinedFunction | psycopg.errors.InvalidSchemaName):
             where = namespace.quoted(namespace.schema_of(engine))
@@ -251,10 +253,10 @@ def check_revision(engine: Engine) -> None:
                 " run `mailroom migrate`, or name the schema where they are in MAILROOM_SCHEMA"
             ) from error
         raise DatabaseError(f"the database cannot be used: {first_line(error)}") from error
-    if found != REVISION:
-        older = found is None or found < REVISION
-        remedy = "run `alembic upgrade head` with it" if older else "install the version that migrated it"
-        raise DatabaseError(f"the database is at revision {found}, this version of mailroom needs {REVISION}: {remedy}")
+    if found.newest < CONTRACT:
+        raise DatabaseError("the database is of an older release of mailroom: run `mailroom migrate` of this one")
+    if found.oldest > CONTRACT:
+        raise DatabaseError("the database was migrated for newer releases of mailroom: install one of those here")
 
 
 def first_line(error: DBAPIError) -> str:

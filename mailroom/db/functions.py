@@ -12,6 +12,8 @@ from sqlalchemy import Connection, CursorResult, TextClause, text
 from mailroom.db.namespace import quoted, quoted_in_text, schema_of
 
 _SIGNATURE: Final = re.compile(r"^CREATE OR REPLACE FUNCTION mailroom\.(\w+)\(([^)]*)\)$", re.MULTILINE)
+_TRIGGER: Final = re.compile(r"^    RETURNS trigger$", re.MULTILINE)
+_DEFAULT: Final = re.compile(r" DEFAULT .*")
 _PATH: Final = "SET search_path = mailroom, pg_temp"
 _VIEW: Final = re.compile(r"^CREATE OR REPLACE VIEW mailroom\.(\w+) AS$", re.MULTILINE)
 
@@ -40,15 +42,26 @@ def call(connection: Connection, name: str, arguments: Mapping[str, Any] | None 
 @cache
 def _statement(name: str, schema: str) -> TextClause:
     [(found, arguments)] = _SIGNATURE.findall(_source(name))
-    wanted = (argument.split(maxsplit=1) for argument in arguments.split(",") if argument.strip())
-    binds = ", ".join(f"CAST(:{argument} AS {kind.strip()})" for argument, kind in wanted)
+    binds = ", ".join(f"CAST(:{argument} AS {kind})" for argument, kind in _arguments(arguments))
     called = f"{quoted_in_text(schema)}.{found}({binds})"
     return text(f"SELECT * FROM {called}")  # noqa: S608 - our own file  # nosec B608
+
+
+def _arguments(source: str) -> list[tuple[str, str]]:
+    """Return the name and the type of each argument, without what it is if it is not given."""
+    given = (argument.split(maxsplit=1) for argument in source.split(",") if argument.strip())
+    return [(name, _DEFAULT.sub("", kind.strip())) for name, kind in given]
 
 
 def names() -> list[str]:
     """Return the names of the functions, one of each file."""
     return _files("sql")
+
+
+@cache
+def triggers() -> list[str]:
+    """Return the names of those that a trigger calls. The triggers are part of the tables, which migrations make."""
+    return [name for name in names() if _TRIGGER.search(_source(name))]
 
 
 def views() -> list[str]:
@@ -69,9 +82,10 @@ def install(connection: Connection) -> None:
 
 
 def remove(connection: Connection) -> None:
-    """Take every function of ours away, whatever its arguments are, and every view."""
+    """Take every function of ours away, whatever its arguments are, and every view; but what triggers call stays."""
+    gone = [name for name in names() if name not in triggers()]
     _run(connection, _for_each(connection, "DROP VIEW {}", _VIEWS, views()))
-    _run(connection, _for_each(connection, "DROP FUNCTION {}", _FUNCTIONS, names()))
+    _run(connection, _for_each(connection, "DROP FUNCTION {}", _FUNCTIONS, gone))
 
 
 def _for_each(connection: Connection, statement: str, query: str, known: Sequence[str]) -> list[str]:
@@ -104,7 +118,7 @@ def _comment(name: str, schema: str) -> str:
         what = sql.SQL("VIEW {}").format(sql.Identifier(schema, name.removeprefix("views/")))
     else:
         [(found, arguments)] = _SIGNATURE.findall(source)
-        kinds = ", ".join(each.split(maxsplit=1)[1] for each in arguments.split(",") if each.strip())
+        kinds = ", ".join(kind for _, kind in _arguments(arguments))
         what = sql.SQL("FUNCTION {}({})").format(sql.Identifier(schema, found), sql.SQL(kinds))
     return sql.SQL("\nCOMMENT ON {} IS {};").format(what, sql.Literal(f"mailroom: {title}")).as_string()
 

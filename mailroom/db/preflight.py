@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db import functions, schema
-from mailroom.db.engine import check_revision, first_line
+from mailroom.db.engine import check_contract, first_line
 from mailroom.errors import DatabaseError
 
 
@@ -64,7 +64,7 @@ def check(engine: Engine) -> None:
 
     For whatever changes something.
     """
-    check_revision(engine)
+    check_contract(engine)
     try:
         with engine.connect() as connection:
             found = next(faults(connection), None)

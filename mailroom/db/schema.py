@@ -7,6 +7,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Computed,
     DateTime,
     Double,
     ForeignKey,
@@ -23,12 +24,12 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, ENUM
+from sqlalchemy.dialects.postgresql import ARRAY, DOMAIN, ENUM, INTERVAL, JSONB
 
 metadata = MetaData()
 
 account_status = ENUM("provisioned", "active", "suspended", name="account_status", metadata=metadata)
-token_action = ENUM("activation", "password_recovery", name="token_action", metadata=metadata)
+token_action = DOMAIN("token_action", Text(collation="C"), metadata=metadata)
 delivery_outcome = ENUM(
     *("sent", "rejected", "failed", "expired", "cancelled", "suppressed", "deferred", "unconfirmed"),
     name="delivery_outcome",
@@ -37,6 +38,32 @@ delivery_outcome = ENUM(
 TYPES: Final = ("account_status", "token_action", "delivery_outcome", "claimed_job")  # and one of rows
 moment = DateTime(timezone=True)
 
+actions = Table(
+    "actions",
+    metadata,
+    Column("name", token_action, CheckConstraint("name ~ '…'"), primary_key=True),
+    Column("number", SmallInteger, nullable=False),
+    Column("template", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("life", INTERVAL, nullable=False, server_default=text("'15 minutes'")),
+    Column("has_code", Boolean, nullable=False, server_default=text("false")),
+    Column("priority", SmallInteger, nullable=False, server_default=text("1")),
+    Column("needs", account_status, nullable=False, server_default="active"),
+    Column("renews", Boolean, nullable=False, server_default=text("false")),
+    Column("newest_only", Boolean, nullable=False, server_default=text("false")),
+    Column("per_15_minutes", Integer),
+    Column("per_day", Integer),
+    Column("activates", Boolean, nullable=False, server_default=text("false")),
+    Column(
+        "limited",
+        Boolean,
+        Computed("per_15_minutes IS NOT NULL OR per_day IS NOT NULL", persisted=True),
+        nullable=False,
+    ),
+    UniqueConstraint("number", name="actions_number_key"),
+    UniqueConstraint("path", name="actions_path_key"),
+)
+
 accounts = Table(
     "accounts",
     metadata,
@@ -44,14 +71,18 @@ accounts = Table(
     Column("email", Text, nullable=False),
     Column("login", Text, nullable=False),
     Column("status", account_status, nullable=False, server_default="provisioned"),
+    Column("language", Text),
+    Column("tenant", Text, nullable=False, server_default=text("''")),
+    Column("reference", Text),
     Column("created_at", moment, nullable=False, server_default=func.now()),
     Column("status_changed_at", moment),
     Column("activated_at", moment),
     Column("suspended_at", moment),
     Column("unsuspended_at", moment),
+    UniqueConstraint("reference", name="accounts_reference_key"),
 )
-Index("accounts_email_key", func.address_key(accounts.c.email), unique=True)
-Index("accounts_login_key", func.login_key(accounts.c.login), unique=True)
+Index("accounts_email_key", func.address_key(accounts.c.email), accounts.c.tenant, unique=True)
+Index("accounts_login_key", func.login_key(accounts.c.login), accounts.c.tenant, unique=True)
 
 tokens = Table(
     "tokens",
@@ -61,18 +92,14 @@ tokens = Table(
     Column("secret", LargeBinary, nullable=False, server_default=text("sha256(...)")),
     Column("code", Text, nullable=False, server_default=text("lpad(...)")),
     Column("account", BigInteger, ForeignKey("accounts.id", ondelete="CASCADE"), nullable=False),
-    Column("expires_at", moment, nullable=False, server_default=text("now() + token_life()")),
+    Column("address", Text),
+    Column("data", JSONB),
+    Column("expires_at", moment, nullable=False),
     Column("consumed_at", moment),
     Column("created_at", moment, nullable=False, server_default=func.now()),
-    Column("address_hash", LargeBinary),
+    Column("address_hash", LargeBinary, nullable=False),
     UniqueConstraint("secret", name="tokens_secret_key"),
-    Index("tokens_account_idx", "account"),
-)
-Index(
-    "tokens_recovery_idx",
-    tokens.c.account,
-    tokens.c.id,
-    postgresql_where=text("action = 'password_recovery'"),
+    Index("tokens_account_idx", "account", "action", "id"),
 )
 Index(
     "tokens_consumed_idx",
@@ -129,6 +156,7 @@ deliveries = Table(
     Column("outcome", delivery_outcome, nullable=False),
     Column("attempt", SmallInteger, nullable=False),
     Column("late", Boolean, nullable=False, server_default=text("false")),
+    Column("limited", Boolean, nullable=False, server_default=text("false")),
     Column("message_id", Text),
     Column("error_code", Text),
     Column("error", Text),
@@ -139,10 +167,11 @@ deliveries = Table(
     Index("deliveries_created_at_idx", "created_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
 )
 Index(
-    "deliveries_recovery_idx",
+    "deliveries_limited_idx",
     deliveries.c.account,
+    deliveries.c.action,
     deliveries.c.created_at,
-    postgresql_where=text("action = 'password_recovery' AND outcome IN ('sent', 'unconfirmed')"),
+    postgresql_where=text("limited"),
 )
 
 Index("deliveries_accepted_late_idx", deliveries.c.token, postgresql_where=text("late AND outcome = 'sent'"))

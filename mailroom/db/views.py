@@ -2,7 +2,7 @@
 
 from sqlalchemy import BigInteger, Column, Integer, MetaData, SmallInteger, Table, Text
 
-from mailroom.db.schema import delivery_outcome, moment, token_action
+from mailroom.db.schema import delivery_outcome, moment
 
 # Not that of the tables, which are all that migrations compare.
 _metadata = MetaData()
@@ -11,7 +11,7 @@ waiting_jobs = Table(
     "waiting_jobs",
     _metadata,
     Column("token", BigInteger),
-    Column("action", token_action),
+    Column("action", Text),
     Column("state", Text),
     Column("at", moment),
     Column("attempt", SmallInteger),
@@ -24,7 +24,7 @@ jobs_in_flight = Table(
     "jobs_in_flight",
     _metadata,
     Column("token", BigInteger),
-    Column("action", token_action),
+    Column("action", Text),
     Column("state", Text),
     Column("at", moment),
     Column("attempt", SmallInteger),
@@ -41,7 +41,7 @@ attempts = Table(
     Column("id", BigInteger),
     Column("token", BigInteger),
     Column("account", BigInteger),
-    Column("action", token_action),
+    Column("action", Text),
     Column("state", Text),
     Column("at", moment),
     Column("attempt", SmallInteger),
@@ -67,7 +67,7 @@ token_states = Table(
     "token_states",
     _metadata,
     Column("id", BigInteger),
-    Column("action", token_action),
+    Column("action", Text),
     Column("account", BigInteger),
     Column("created_at", moment),
     Column("expires_at", moment),

@@ -10,22 +10,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Engine, func, insert, select
+from sqlalchemy import Engine, func, insert, select, text
 
 from mailroom import tokens
 from mailroom.db.engine import connect_engine
 from mailroom.db.schema import accounts
-from mailroom.db.schema import tokens as token_table
 from mailroom.demo.child import Guarded
 from mailroom.demo.postgres import EmbeddedPostgres
 from mailroom.errors import MailroomError
-from mailroom.job import Action
 from mailroom.simulator import Mail, Simulator
 
 RECOVERIES: Final = 3
 PATIENCE_SECONDS: Final = 60
-# A demo need not wait long for a batch to fill.
-BATCH_TIMEOUT: Final = "500"
+# What an application does.
+REQUEST: Final = text("SELECT mailroom.request_mail('password_recovery', account => :account)")
 
 STOPPED: Final = MailroomError("the demo was stopped")
 
@@ -57,9 +55,8 @@ class Demo:
         self.say("")
         self.say(f"{len(activated)} follow their links, and forget their passwords at once:")
         with self.engine.begin() as connection:
-            asked = [{"action": Action.PASSWORD_RECOVERY, "account": account} for account in activated]
-            if asked:
-                connection.execute(insert(token_table), asked)
+            for account in activated:
+                connection.execute(REQUEST, {"account": account})
         arrived += self._show(len(activated), already=arrived)
         self._summarise(count, len(activated), seconds)
         return arrived == count + len(activated) == count + min(count, RECOVERIES)
@@ -86,7 +83,7 @@ class Demo:
         """Do what a person does who clicks: hand the link's token back. Returns the accounts."""
         links = [mail.variables["secret"] for mail in list(self.simulator.ledger.mails)[:count]]
         with self.engine.begin() as connection:
-            return [tokens.consume(connection, link, action=Action.ACTIVATION, key=self.key) for link in links]
+            return [tokens.consume(connection, link, action="activation", key=self.key).id for link in links]
 
     def _summarise(self, activations: int, recoveries: int, seconds: float) -> None:
         counts = self.simulator.ledger.counts()
@@ -104,8 +101,6 @@ def worker_environment(database_url: str, ses_url: str, key: bytes) -> Mapping[s
     return kept | {
         "MAILROOM_DATABASE_URL": database_url,
         "MAILROOM_SECRET_KEY": key.hex(),
-        "MAILROOM_BATCH_TIMEOUT": BATCH_TIMEOUT,
-        "MAILROOM_SES_BULK_RATE": "unlimited",
         "AWS_ENDPOINT_URL_SESV2": ses_url,
         "AWS_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "demo",
@@ -127,7 +122,7 @@ def running_worker(environment: Mapping[str, str]) -> Iterator[Guarded]:
 
 
 @contextlib.contextmanager
-def everything(port: int, migrate: Callable[[str], None], say: Say, stopped: threading.Event) -> Iterator[Demo]:
+def everything(port: int, migrate: Callable[[str], object], say: Say, stopped: threading.Event) -> Iterator[Demo]:
     """Start PostgreSQL, migrate it, start the simulator and a worker; stop them all in the end.
 
     Once it is `stopped`, each step is the last; none takes longer than seconds. Raises MailroomError then.

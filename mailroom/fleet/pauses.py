@@ -6,14 +6,13 @@ The claim and the look pass over what is paused, so a pause holds from the commi
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import product
 from typing import Final
 
 from sqlalchemy import Connection, select
 
 from mailroom.db import functions
 from mailroom.db.views import open_pauses
-from mailroom.job import Action, Position, Priority
+from mailroom.job import Position, Priority
 from mailroom.outcome import Scope
 from mailroom.queue.lanes import Lane
 from mailroom.queue.limits import MAX_PROBE_WAIT
@@ -26,6 +25,8 @@ MAX_REFUSAL_PROBE_WAIT: Final = timedelta(seconds=10)
 TRIED_AGAIN: Final = 3
 # What cannot be probed is paused, and resumed, by hand.
 BY_HAND: Final = "ByHand"
+# The scopes that are not of one action, or of one queue.
+SHARED: Final = tuple(scope.value for scope in Scope if scope is not Scope.ACTION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,12 @@ class Pause:
     probe_at: datetime | None
 
 
-def scope_name(scope: Scope, action: Action) -> str:
+def scope_name(scope: Scope, action: str) -> str:
     """Return what is paused, as the table has it: a fault of one action has the action's name."""
-    return action.value if scope is Scope.ACTION else scope.value
+    return action if scope is Scope.ACTION else scope.value
 
 
-def covering(action: Action) -> list[str]:
+def covering(action: str) -> list[str]:
     """Return the scopes that keep an action's mails from being sent, queues aside."""
     return [scope_name(scope, action) for scope in Scope]
 
@@ -54,9 +55,9 @@ def queue_scope(queue: str) -> str:
     return f"queue:{queue}"
 
 
-def scopes() -> list[str]:
-    """Return the scopes there are, queues aside."""
-    return [*(scope.value for scope in Scope if scope is not Scope.ACTION), *(action.value for action in Action)]
+def is_action(scope: str) -> bool:
+    """Whether a scope is the name of an action: no action has one of the other names."""
+    return scope not in SHARED and not scope.startswith(queue_scope(""))
 
 
 def open_pause(
@@ -76,12 +77,11 @@ def open_pause(
     return functions.call(connection, "pause_open", binds).first() is not None
 
 
-def probe(connection: Connection, *, queue: str, refusals: Collection[str]) -> str | None:
+def probe(connection: Connection, *, queue: str, lanes: Sequence[Lane], refusals: Collection[str]) -> str | None:
     """Take the right to try one scope whose probe is due, with a job of this queue; None if there is none.
 
     `refusals`: the codes with which a mail is refused for its own sake, for which a pause is probed more often.
     """
-    lanes = list(product(Priority, Action))
     scope: str | None = functions.call(
         connection,
         "pause_probe",
@@ -103,7 +103,7 @@ def places(
     """Return where jobs wait in these lanes that a probe should try, spread over all: first those never refused."""
     binds = {"queue": queue, "codes": list(refusals), "most": most, "again": TRIED_AGAIN, **_lanes(lanes)}
     rows = functions.call(connection, "pause_probe_places", binds)
-    return [((Priority(row.priority), Action(row.action)), Position(row.due_at, row.token)) for row in rows]
+    return [((Priority(row.priority), row.action), Position(row.due_at, row.token)) for row in rows]
 
 
 def close_pause(connection: Connection, scope: str, *, by_hand: bool = False) -> bool:
@@ -121,5 +121,5 @@ def read(connection: Connection) -> list[Pause]:
 def _lanes(lanes: Sequence[Lane]) -> dict[str, list[str] | list[int]]:
     return {
         "priorities": [priority.value for priority, _ in lanes],
-        "actions": [action.value for _, action in lanes],
+        "actions": [action for _, action in lanes],
     }

@@ -23,7 +23,7 @@ from sqlalchemy import Connection, select
 
 from mailroom.db import functions
 from mailroom.db.views import attempts
-from mailroom.job import Action, Job
+from mailroom.job import Job
 from mailroom.queue import by_hand
 
 # How far back a row of refusals reaches: the log is not searched beyond that, nor beyond so many rows of all actions,
@@ -59,13 +59,13 @@ class Record:
         return self.unbroken >= min(max(SUSPICIOUS, 2 * self.survived), DAMNING)
 
 
-def review(connection: Connection, action: Action, codes: Collection[str], refused: Sequence[Job] = ()) -> Record:
+def review(connection: Connection, action: str, codes: Collection[str], refused: Sequence[Job] = ()) -> Record:
     """Review refusals of an action, by such codes: those on record, and those that these jobs have just met."""
     row = functions.call(
         connection,
         "refusals_review",
         {
-            "action": action.value,
+            "action": action,
             "codes": list(codes),
             "tokens": [job.token for job in refused],
             "accounts": [job.account for job in refused],
@@ -78,13 +78,13 @@ def review(connection: Connection, action: Action, codes: Collection[str], refus
 
 
 def refused_since_accepted(
-    connection: Connection, action: Action, codes: Collection[str], *, before: datetime | None = None
+    connection: Connection, action: str, codes: Collection[str], *, before: datetime | None = None
 ) -> list[int]:
     """Return an action's jobs that ended with such a code lately, after the newest mail of it that was accepted.
 
     With `before`, after the newest that was accepted before that. Of each its token. Lately: within LATELY.
     """
-    binds = {"action": action.value, "codes": list(codes), "before": before, "lately": LATELY}
+    binds = {"action": action, "codes": list(codes), "before": before, "lately": LATELY}
     return list(functions.call(connection, "refusals_since", binds).scalars())
 
 

@@ -7,7 +7,6 @@ from typing import TextIO
 
 from mailroom.errors import TransportError
 from mailroom.job import Action
-from mailroom.mail import templates
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Outcome, Sent
 
@@ -26,9 +25,9 @@ class DebugTransport:
         """Nothing is known against any."""
 
     def send(self, action: Action, mails: Sequence[Mail], *, batch: str | None) -> Sequence[Outcome]:
-        template = templates.TEMPLATES[action]
         lines = [
-            f"batch={batch} token={mail.token} template={template} to={mail.address} {mail.data(action)}\n"
+            f"batch={batch} token={mail.token} template={action.template} to={mail.address}"
+            f" {mail.template_data(action)}\n"
             for mail in mails
         ]
         try:

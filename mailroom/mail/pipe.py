@@ -1,25 +1,23 @@
 """The line format of `collect` and `send`: a batch is one line, five fields for each mail of it.
 
-`action,email,login,secret,code` over and over; action 1 is an activation, 2 a recovery; fields are quoted as in
-RFC 4180, only where they must be. No field holds a line end: the database refuses control characters.
+`action,email,login,secret,code` over and over; the action is its number; fields are quoted as in RFC 4180, only where
+they must be. No field holds a line end: the database refuses control characters.
 """
 
 import csv
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Final, TextIO
 
 from mailroom.errors import LineError, TransportError
 from mailroom.job import Action
-from mailroom.mail.templates import NUMBERS
 from mailroom.mail.transport import Mail
-from mailroom.outcome import Outcome, Sent
+from mailroom.outcome import Outcome, Rejected, Sent
 
 FIELDS: Final = 5
 # Far more than 50 mails need; whoever sends more than this is not `collect`.
 MAX_LINE: Final = 262_144
-_ACTIONS: Final = {number: action for action, number in NUMBERS.items()}
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{86}")
 # What the database refuses in an account; and lone surrogates, which stand for bytes that are not UTF-8.
 _NEVER: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -36,8 +34,9 @@ class PipeTransport:
     def __init__(self, out: TextIO) -> None:
         self._out = out
 
-    def unmailable(self, mail: Mail) -> None:
-        """Nothing is known against any."""
+    def unmailable(self, mail: Mail) -> Rejected | None:
+        """See `Transport.unmailable`: a line has no field for what a template is given besides."""
+        return None if mail.data is None else Rejected("DataInLine", "a line of collect has no field for data")
 
     def send(self, action: Action, mails: Sequence[Mail], *, batch: str | None) -> Sequence[Outcome]:
         fields = [field for mail in mails for field in _fields(action, mail)]
@@ -49,8 +48,8 @@ class PipeTransport:
         return [Sent(message_id=None)] * len(mails)
 
 
-def parse(line: str) -> list[tuple[Action, Mail]]:
-    """Read a line with its line end. Raises LineError, which never repeats what the line holds.
+def parse(line: str, actions: Mapping[str, Action]) -> list[tuple[Action, Mail]]:
+    """Read a line with its line end; `actions` are by number. Raises LineError, which never repeats what it holds.
 
     A line that does not end has been cut off, wherever that was: its batch has been returned.
     """
@@ -67,17 +66,19 @@ def parse(line: str) -> list[tuple[Action, Mail]]:
         raise LineError("the line is not comma-separated as in RFC 4180") from None
     if not fields or len(fields) % FIELDS:
         raise LineError(f"{len(fields)} fields are not {FIELDS} for each mail")
-    return [_mail(*fields[start : start + FIELDS]) for start in range(0, len(fields), FIELDS)]
+    return [_mail(actions, *fields[start : start + FIELDS]) for start in range(0, len(fields), FIELDS)]
 
 
 def _fields(action: Action, mail: Mail) -> tuple[str, ...]:
-    return (NUMBERS[action], mail.address, mail.login, mail.secret, mail.code)
+    return (str(action.number), mail.address, mail.login, mail.secret, mail.code)
 
 
-def _mail(number: str, address: str, login: str, secret: str, code: str) -> tuple[Action, Mail]:
-    action = _ACTIONS.get(number)
+def _mail(
+    actions: Mapping[str, Action], number: str, address: str, login: str, secret: str, code: str
+) -> tuple[Action, Mail]:
+    action = actions.get(number)
     if action is None:
-        raise LineError("an action is not 1 or 2")
+        raise LineError(f"an action is not one of {', '.join(actions)}")
     if "@" not in address or not login or _TOKEN.fullmatch(secret) is None:
         raise LineError("an address, login or secret is not one")
     if _CODE.fullmatch(code) is None:

@@ -1,26 +1,18 @@
-"""What each action means for its mail: the template at SES, the data it is given, and its number in the line format."""
+"""What a template is given for a mail."""
 
 import html
 import json
-from typing import Final
-
-from mailroom.job import Action
-
-TEMPLATES: Final = {
-    Action.ACTIVATION: "activationv1",
-    Action.PASSWORD_RECOVERY: "passwordrecoveryv1",
-}
-# The numbers that stand for them in the lines of `collect` and `send`, as the original wrote them.
-NUMBERS: Final = {Action.ACTIVATION: "1", Action.PASSWORD_RECOVERY: "2"}
 
 
-def template_data(action: Action, *, login: str, secret: str, code: str) -> str:
-    """Return the JSON object that fills the action's template.
+def template_data(*, login: str, secret: str, code: str | None, data: str | None = None) -> str:
+    """Return the JSON object that fills a template.
 
-    `login` is escaped for the HTML part, since SES escapes nothing; `login_text` is raw, for the text part.
-    `secret` is the signed token. Only a recovery has a `code`. The JSON is ASCII, so its length is its size in bytes.
+    `login` is escaped for the HTML part, since SES escapes nothing; `login_text` is raw, for the text part. So is each
+    string of `data`, a JSON object of the application's. `secret` is the signed token. The JSON is ASCII, so its length
+    is its size in bytes.
     """
-    data = {"login": html.escape(login), "login_text": login, "secret": secret}
-    if action is Action.PASSWORD_RECOVERY:
-        data["code"] = code
-    return json.dumps(data)
+    given = {} if data is None else json.loads(data)
+    filled = {name: html.escape(value) if isinstance(value, str) else value for name, value in given.items()}
+    filled |= {f"{name}_text": value for name, value in given.items() if isinstance(value, str)}
+    filled |= {"login": html.escape(login), "login_text": login, "secret": secret}
+    return json.dumps(filled if code is None else filled | {"code": code})

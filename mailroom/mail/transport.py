@@ -21,7 +21,7 @@ MAX_CALL_TIME: Final = CONNECT_TRIES * CONNECT_TIMEOUT + READ_TIMEOUT + (CONNECT
 class Mail:
     """One mail, ready to be handed over: `secret` is the signed token. `token` is None where it is not known.
 
-    A mail that is to go `alone` shares no call with others.
+    `data` is a JSON object of the application's. A mail that is to go `alone` shares no call with others.
     """
 
     token: int | None
@@ -30,10 +30,12 @@ class Mail:
     secret: str = field(repr=False)
     code: str = field(repr=False)
     alone: bool = False
+    data: str | None = field(default=None, repr=False)
 
-    def data(self, action: Action) -> str:
+    def template_data(self, action: Action) -> str:
         """Return the JSON object that fills the action's template."""
-        return templates.template_data(action, login=self.login, secret=self.secret, code=self.code)
+        code = self.code if action.has_code else None
+        return templates.template_data(login=self.login, secret=self.secret, code=code, data=self.data)
 
 
 # The codes with which a mail is refused for its own sake, as SES says, though a broken template is refused with them

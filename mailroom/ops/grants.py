@@ -18,28 +18,40 @@ from mailroom.errors import DatabaseError
 
 # What operators read, and whatever draws curves: no address, secret or code.
 _VIEWS: Final = {f"TABLE {name}": "SELECT" for name in functions.views()}
-# It owns its accounts and asks for tokens. What it may not see of a token is what a mail proves: secret and code. It
-# revokes a token by deleting it. What follows from its rows is done by triggers, with the rights of their owner. What
-# an address or a login is known by is a function: indexes and defaults call these for whoever writes.
+# What an application asks for. Indexes and checks call functions of their own for whoever writes, and these are
+# everybody's. What it does to its accounts is a function too: it needs no right on a table, and sees no secret.
 _APP: Final = {
-    "TABLE accounts": "SELECT, INSERT, UPDATE (email, login, status), DELETE",
-    "TABLE tokens": "SELECT (id, action, account, expires_at, consumed_at, created_at),"
-    " INSERT (action, account), DELETE",
-    "FUNCTION token_life": "EXECUTE",
-    "FUNCTION address_key": "EXECUTE",
-    "FUNCTION mailbox_key": "EXECUTE",
-    "FUNCTION login_key": "EXECUTE",
-    "FUNCTION lowered": "EXECUTE",
-    "FUNCTION guesses_left": "EXECUTE",
-    "FUNCTION count_guess": "EXECUTE",
-    "FUNCTION consume_token": "EXECUTE",
+    f"FUNCTION {name}": "EXECUTE"
+    for name in (
+        "action_path",
+        "add_account",
+        "change_account",
+        "consume_token",
+        "count_guess",
+        "guesses_left",
+        "remove_account",
+        "request_mail",
+        "revoke_tokens",
+    )
 }
+# What others than the owner never call: triggers call these, or other functions do.
+_INNER: Final = ("action_fits", "good_token", "most_guesses", *functions.triggers())
 GRANTS: Final[dict[str, dict[str, str]]] = {
     "app": _APP,
     # The worker, sweeps, collect and prune, and the commands of an operator: all that is done to the queue.
-    "worker": {f"FUNCTION {name}": "EXECUTE" for name in functions.names() if f"FUNCTION {name}" not in _APP} | _VIEWS,
+    "worker": {
+        f"FUNCTION {name}": "EXECUTE"
+        for name in functions.names()
+        if f"FUNCTION {name}" not in _APP and name not in _INNER
+    }
+    | _VIEWS,
     # `status` and `jobs list`.
-    "viewer": {"FUNCTION revision": "EXECUTE", "FUNCTION health": "EXECUTE", **_VIEWS},
+    "viewer": {
+        "FUNCTION contract": "EXECUTE",
+        "FUNCTION action_list": "EXECUTE",
+        "FUNCTION health": "EXECUTE",
+        **_VIEWS,
+    },
 }
 
 # SQLSTATE of the warning that a GRANT did less than it says.

@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import Connection, Interval, cast, func, literal, select
 
 from mailroom.db.views import attempts, jobs_in_flight, open_pauses, waiting_jobs
-from mailroom.job import Action, Priority
+from mailroom.job import Priority
 from mailroom.ops import health
 from mailroom.ops.health import Health
 
@@ -20,7 +20,7 @@ class Waiting:
 
     queue: str
     priority: Priority
-    action: Action
+    action: str
     jobs: int
     due: int
     oldest_seconds: float
@@ -83,7 +83,7 @@ def _waiting(connection: Connection) -> tuple[Waiting, ...]:
         select(*lane, func.count(), func.count().filter(is_due), oldest).group_by(*lane).order_by(*lane)
     )
     return tuple(
-        Waiting(queue, Priority(priority), Action(action), count, due, float(seconds))
+        Waiting(queue, Priority(priority), action, count, due, float(seconds))
         for queue, priority, action, count, due, seconds in rows
     )
 

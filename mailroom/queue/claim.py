@@ -12,7 +12,7 @@ from mailroom.db import functions
 from mailroom.db.engine import numbers_literal
 from mailroom.job import Action, Batch, Job, Position, Priority
 from mailroom.queue.floors import SLACK, Floors, as_binds
-from mailroom.queue.lanes import LANES, Lane, rank
+from mailroom.queue.lanes import Lane, Lanes
 from mailroom.queue.limits import Limits
 
 # Where the last claim found nothing to mail, this many jobs are looked at: those that are finished are ended quickly.
@@ -27,7 +27,7 @@ class Finished:
     """A job that the claim found to be finished: it is not to be mailed, and its deliveries row says why."""
 
     token: int
-    action: Action
+    action: str
     outcome: str
     error_code: str
 
@@ -60,7 +60,7 @@ def claim(
     *,
     worker: str,
     floors: Floors,
-    lanes: Sequence[Lane] = LANES,
+    lanes: Lanes,
     job_limit: int | None = None,
     flood: tuple[Lane, int] | None = None,
     probing: bool = False,
@@ -69,46 +69,40 @@ def claim(
 
     One batch, or several with at most `job_limit` jobs in all. None is opened before it is full or its oldest job has
     waited `limits.batch_timeout`; urgent jobs and jobs that come back do not wait. Jobs whose token or account no
-    longer asks for the mail are finished in the same statement, and so are recoveries that a newer one supersedes, or
-    of which the account has had its share. `flood` is a lane full of jobs that are finished or busy, and how many jobs
+    longer asks for the mail are finished in the same statement, and so are those that a newer one supersedes, or of
+    which the account has had its share. `flood` is a lane full of jobs that are finished or busy, and how many jobs
     to look at there: what could be mailed beyond `job_limit` goes back as it was.
     What is paused is passed over; when `probing`, only what is paused by hand. Jobs in quarantine are taken alone. A
     job whose account or token somebody has locked goes back for BUSY_WAIT, and longer the older it is.
     """
-    seen = floors.read()
+    seen = floors.read(lanes.all)
     jobs = limits.batch_limit if job_limit is None else job_limit
-    scans = [max(jobs, flood[1]) if flood is not None and lane == flood[0] else jobs for lane in lanes]
+    scans = [max(jobs, flood[1]) if flood is not None and lane == flood[0] else jobs for lane in lanes.all]
     binds: dict[str, Any] = {"worker": worker, "job_limit": jobs, "scans": numbers_literal(scans), "probing": probing}
-    rows = functions.call(
-        connection, "claim", binds | _as_binds(limits, lanes, seen, scan_limit=max(scans, default=jobs))
-    ).all()
+    ranks = numbers_literal(lanes.rank(lane).value for lane in lanes.all)
+    binds |= _as_binds(limits, lanes.all, seen) | {"ranks": ranks, "scan_limit": max(scans, default=jobs)}
+    rows = functions.call(connection, "claim", binds).all()
     if not rows:
         return NOTHING
-    lane = (Priority(rows[0].priority), Action(rows[0].action))
+    lane = (Priority(rows[0].priority), rows[0].action)
     end = _end(rows)
     moved = floors.advance(lane, seen=seen[lane], end=end)
     # It may have locked and left a last part that was not full, and another claim passed over that meanwhile.
     left_some = not moved and len(rows) < jobs and len(rows) % limits.batch_limit == 0
     if left_some or any(row.surplus for row in rows):
         floors.lower(lane, end)
-    return _claimed(rows, lane)
+    return _claimed(rows, lane, lanes.actions[lane[1]])
 
 
-def _as_binds(
-    limits: Limits, lanes: Sequence[Lane], floors: dict[Lane, Position], *, scan_limit: int
-) -> dict[str, Any]:
+def _as_binds(limits: Limits, lanes: Sequence[Lane], floors: dict[Lane, Position]) -> dict[str, Any]:
     return {
         "queue": limits.queue,
         "batch_limit": limits.batch_limit,
         "batch_timeout": limits.batch_timeout,
         "lease": limits.lease,
-        "recoveries_per_15_minutes": limits.recoveries.per_15_minutes,
-        "recoveries_per_day": limits.recoveries.per_day,
         "slack": SLACK,
         "busy_wait": BUSY_WAIT,
         "max_busy_wait": MAX_BUSY_WAIT,
-        "scan_limit": scan_limit,
-        "ranks": numbers_literal(rank(lane).value for lane in lanes),
         **as_binds(floors, lanes),
     }
 
@@ -121,8 +115,7 @@ def _end(rows: Sequence[Row[Any]]) -> Position:
     return Position(kept[-1].due_at, kept[-1].token)
 
 
-def _claimed(rows: Sequence[Row[Any]], lane: Lane) -> Claim:
-    priority, action = lane
+def _claimed(rows: Sequence[Row[Any]], lane: Lane, action: Action) -> Claim:
     finished = [Finished(row.token, action, row.outcome, row.error_code) for row in rows if row.outcome is not None]
     batches: list[tuple[Row[Any], list[Row[Any]]]] = []
     for row in rows:
@@ -131,11 +124,11 @@ def _claimed(rows: Sequence[Row[Any]], lane: Lane) -> Claim:
         if row.outcome is None and not row.busy and not row.surplus:
             batches[-1][1].append(row)
     opened = (
-        Batch(first.batch, first.fence, action, priority, tuple(map(_job, mailed)), first.due_at)
+        Batch(first.batch, first.fence, action, lane[0], tuple(_job(row, action) for row in mailed), first.due_at)
         for first, mailed in batches
     )
     return Claim(tuple(opened), tuple(finished), lane, sum(row.busy for row in rows), rows[0].others)
 
 
-def _job(r: Row[Any]) -> Job:
-    return Job(r.token, r.account, Action(r.action), r.attempt, r.email, r.login, bytes(r.secret), r.code, r.resend)
+def _job(r: Row[Any], action: Action) -> Job:
+    return Job(r.token, r.account, action, r.attempt, r.email, r.login, bytes(r.secret), r.code, r.resend, r.data)

@@ -1,6 +1,7 @@
 """Brings back what waits for a moment that is too far ahead, since the clock of the database was set back meanwhile."""
 
 import logging
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -10,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from mailroom.db import functions
 from mailroom.db.engine import first_line
 from mailroom.db.step_size import StepSize
-from mailroom.queue.lanes import LANES
+from mailroom.queue.lanes import Lane
 from mailroom.queue.limits import MAX_PROBE_WAIT, Limits
 from mailroom.queue.verdict import GRACE, UNCHARGED_DELAY
 
@@ -28,13 +29,13 @@ class ClockRepair:
         self._step_size = StepSize(MAX_REPAIRED)
         self._failing = False
 
-    def step(self, connection: Connection) -> bool:
+    def step(self, connection: Connection, lanes: Sequence[Lane]) -> bool:
         """Bring some back; whether there may be more. What the database refuses is logged once, and tried again later.
 
         Raises DBAPIError only if the connection is lost.
         """
         try:
-            brought = repair(connection, self._limits, most=self._step_size.size)
+            brought = repair(connection, self._limits, lanes, most=self._step_size.size)
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
@@ -49,7 +50,7 @@ class ClockRepair:
         return brought > 0
 
 
-def repair(connection: Connection, limits: Limits, *, most: int = MAX_REPAIRED) -> int:
+def repair(connection: Connection, limits: Limits, lanes: Sequence[Lane], *, most: int = MAX_REPAIRED) -> int:
     """Bring back at most so many jobs of each lane, batches and pauses; return how many it was."""
     again_after: timedelta = GRACE if limits.resend_after is None else limits.resend_after
     brought: int = functions.call(
@@ -57,8 +58,8 @@ def repair(connection: Connection, limits: Limits, *, most: int = MAX_REPAIRED) 
         "clock_repair",
         {
             "queue": limits.queue,
-            "priorities": [priority.value for priority, _ in LANES],
-            "actions": [action.value for _, action in LANES],
+            "priorities": [priority.value for priority, _ in lanes],
+            "actions": [action for _, action in lanes],
             "max_wait": limits.max_wait,
             "untried_wait": UNCHARGED_DELAY,
             "max_probe_wait": MAX_PROBE_WAIT,

@@ -1,7 +1,7 @@
 """Where claims and looks begin in each lane, that is each priority and action: shared by the senders of a process."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
@@ -9,7 +9,7 @@ from typing import Final
 
 from mailroom.db.engine import numbers_literal, words_literal
 from mailroom.job import Position
-from mailroom.queue.lanes import LANES, Lane
+from mailroom.queue.lanes import Lane
 
 # Commits land out of order by this much without a claim missing them; what is later waits for the sweep.
 SLACK: Final = timedelta(seconds=1)
@@ -24,17 +24,17 @@ class Floors:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._floors = {lane: Position(None, 0) for lane in LANES}
+        self._floors: dict[Lane, Position] = {}
 
-    def read(self) -> dict[Lane, Position]:
-        """Return the floors as they are now."""
+    def read(self, lanes: Iterable[Lane]) -> dict[Lane, Position]:
+        """Return the floors of these lanes as they are now; of a new one it is the beginning."""
         with self._lock:
-            return dict(self._floors)
+            return {lane: self._floors.setdefault(lane, Position(None, 0)) for lane in lanes}
 
     def advance(self, lane: Lane, *, seen: Position, end: Position) -> bool:
         """Move a floor up to `end`, unless it has changed since it was `seen`: a lower one must not be undone."""
         with self._lock:
-            moves = _is_below(seen, end) and self._floors[lane] is seen
+            moves = _is_below(seen, end) and self._floors.get(lane) is seen
             if moves:
                 self._floors[lane] = end
         return moves
@@ -45,7 +45,7 @@ class Floors:
         It is another floor then, also where it does not move: a claim under way has not seen what waits.
         """
         with self._lock:
-            now = self._floors[lane]
+            now = self._floors.get(lane, Position(None, 0))
             self._floors[lane] = replace(to if _is_below(to, now) else now)
 
     def found(self, lane: Lane, first: Position, *, seen: Position) -> None:
@@ -59,7 +59,7 @@ class Floors:
 def floors_at(lane: Lane, place: Position) -> Floors:
     """Return floors for a claim that is to begin in a lane with the job at this place."""
     floors = Floors()
-    floors.advance(lane, seen=floors.read()[lane], end=replace(place, token=place.token - 1))
+    floors.advance(lane, seen=floors.read([lane])[lane], end=replace(place, token=place.token - 1))
     return floors
 
 
@@ -86,5 +86,5 @@ def lanes_as_binds(lanes: tuple[Lane, ...]) -> dict[str, str]:
     """Return these lanes as they are bound."""
     return {
         "priorities": numbers_literal(priority.value for priority, _ in lanes),
-        "actions": words_literal(action.value for _, action in lanes),
+        "actions": words_literal(action for _, action in lanes),
     }

@@ -1,23 +1,51 @@
 """Lanes of the queue, each a priority and an action, and which of them goes first."""
 
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from itertools import product
 from typing import Final
 
+from sqlalchemy import Connection
+
+from mailroom.db import functions
 from mailroom.job import Action, Priority
 
-Lane = tuple[Priority, Action]
-LANES: Final[tuple[Lane, ...]] = tuple(product(Priority, Action))
-# After so many urgent claims in a row, the other lanes come first once: a flood of recoveries starves nobody.
+Lane = tuple[Priority, str]
+# After so many urgent claims in a row, the other lanes come first once: a flood of urgent mail starves nobody.
 URGENT_RUN: Final = 4
 
 
-def rank(lane: Lane) -> Priority:
-    """Return the priority with which a lane is served: one in quarantine is claimed alone, not last."""
-    priority, action = lane
-    if priority is not Priority.QUARANTINE:
-        return priority
-    return Priority.URGENT if action is Action.PASSWORD_RECOVERY else Priority.NORMAL
+class Lanes:
+    """The lanes that there are with these kinds of mail: all, those that are served as urgent, and the others."""
+
+    def __init__(self, actions: Iterable[Action]) -> None:
+        self.actions: Mapping[str, Action] = {str(action): action for action in actions}
+        self.all: tuple[Lane, ...] = tuple(product(Priority, self.actions))
+        self.urgent = tuple(lane for lane in self.all if self.rank(lane) is Priority.URGENT)
+        self.others = tuple(lane for lane in self.all if self.rank(lane) is not Priority.URGENT)
+
+    def among(self, some: Sequence[Lane]) -> "Lanes":
+        """Return the same with these lanes alone as all that there are."""
+        lanes = copy(self)
+        lanes.all = tuple(some)
+        return lanes
+
+    def rank(self, lane: Lane) -> Priority:
+        """Return the priority with which a lane is served: one in quarantine is claimed alone, not last."""
+        priority, action = lane
+        return self.actions[action].priority if priority is Priority.QUARANTINE else priority
 
 
-URGENT_LANES: Final = tuple(lane for lane in LANES if rank(lane) is Priority.URGENT)
-OTHER_LANES: Final = tuple(lane for lane in LANES if rank(lane) is not Priority.URGENT)
+def read(connection: Connection) -> Lanes:
+    """Return the lanes of the kinds of mail that the database has now."""
+    return Lanes(
+        Action(
+            row.name,
+            number=row.number,
+            template=row.template,
+            path=row.path,
+            has_code=row.has_code,
+            priority=row.priority,
+        )
+        for row in functions.call(connection, "action_list")
+    )

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from mailroom.job import RECOVERY_LIMITS, RecoveryLimits
 from mailroom.queue.verdict import GRACE, MAX_DELAY
 
 # Beyond this many jobs a claim costs no less for each.
@@ -26,7 +25,6 @@ class Limits:
     batch_timeout: timedelta
     lease: timedelta
     resend_after: timedelta | None = GRACE
-    recoveries: RecoveryLimits = RECOVERY_LIMITS
     claim_limit: int = MAX_CLAIM_JOBS
 
     def longest_wait(self, *, scarce: bool) -> timedelta:

@@ -8,9 +8,9 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row
 
 from mailroom.db import functions
-from mailroom.job import Action, Position, Priority
+from mailroom.job import Position, Priority
 from mailroom.queue.floors import SLACK, Floors, as_binds
-from mailroom.queue.lanes import LANES, Lane
+from mailroom.queue.lanes import Lane
 from mailroom.queue.limits import MAX_PROBE_WAIT
 from mailroom.queue.verdict import MAX_DELAY, UNCHARGED_DELAY
 
@@ -24,7 +24,7 @@ class View:
     """What a look found: lanes with a batch to claim now, when there is more to do (None: nothing waits).
 
     `rescuable`: leases have run out. `probeable`: a pause can be tried. `ahead`: there are moments so far in the future
-    that the clock must have been set back since.
+    that the clock must have been set back since. `kinds` is another one once a kind of mail was added or changed.
     """
 
     ready: int
@@ -32,6 +32,7 @@ class View:
     rescuable: bool
     probeable: bool
     ahead: bool = False
+    kinds: str | None = None
 
 
 def look(
@@ -41,7 +42,7 @@ def look(
     batch_limit: int,
     batch_timeout: timedelta,
     floors: Floors,
-    lanes: Sequence[Lane] = LANES,
+    lanes: Sequence[Lane],
     from_start: bool = False,
     max_wait: timedelta = MAX_DELAY,
 ) -> View:
@@ -51,7 +52,7 @@ def look(
     looks below them as well, for jobs that committed late or came back, and moves them down to those. No job that waits
     for another attempt waits for longer than `max_wait`.
     """
-    seen = floors.read()
+    seen = floors.read(lanes)
     start = dict.fromkeys(lanes, Position(None, 0)) if from_start else seen
     row = functions.call(
         connection,
@@ -70,14 +71,14 @@ def look(
     ).one()
     _move_floors(row, floors, seen, from_start=from_start)
     upcoming = None if row.next_seconds is None else timedelta(seconds=row.next_seconds)
-    return View(row.ready, upcoming, row.rescuable, row.probeable, row.ahead)
+    return View(row.ready, upcoming, row.rescuable, row.probeable, row.ahead, row.kinds)
 
 
 def _move_floors(row: Row[Any], floors: Floors, seen: dict[Lane, Position], *, from_start: bool) -> None:
     """Move the floors to the first job that a look saw in each lane."""
     heads = zip(row.heads_priority, row.heads_action, row.heads_due_at, row.heads_token, strict=True)
     for priority, action, due_at, token in heads:
-        lane, head = (Priority(priority), Action(action)), Position(due_at, token)
+        lane, head = (Priority(priority), action), Position(due_at, token)
         if from_start:
             floors.found(lane, head, seen=seen[lane])
         else:

@@ -13,7 +13,6 @@ from sqlalchemy.exc import DBAPIError
 from mailroom.db import functions
 from mailroom.db.engine import first_line
 from mailroom.db.step_size import StepSize
-from mailroom.job import Action
 from mailroom.queue.verdict import GRACE, MAX_ATTEMPTS
 
 log = logging.getLogger(__name__)
@@ -29,7 +28,7 @@ class Rescued:
 
     batch: int
     worker: str
-    action: Action
+    action: str
     token: int
     attempt: int
     failed: bool
@@ -50,7 +49,7 @@ def rescue(
     rows = functions.call(
         connection, "rescue", {**binds, "max_attempts": MAX_ATTEMPTS, "resend_after": resend_after}
     ).all()
-    return [Rescued(r.batch, r.worker, Action(r.action), r.token, r.attempt, r.failed) for r in rows]
+    return [Rescued(r.batch, r.worker, r.action, r.token, r.attempt, r.failed) for r in rows]
 
 
 class Rescue:

@@ -1,7 +1,7 @@
 """Record what became of the jobs of a batch, and close it: once, by its fence, whatever has happened meanwhile."""
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -47,7 +47,7 @@ def _settle(connection: Connection, judged: Iterable[Judged], *, asked: bool) ->
     binds = {
         "closing_ids": numbers_literal(batch.id for batch, _ in closing),
         "closing_fences": words_literal(str(batch.fence) for batch, _ in closing),
-        "action": closing[0][0].action.value,
+        "action": closing[0][0].action,
         "places": numbers_literal(place for place, _, verdict in by_job for _ in verdict.deliveries),
         **_as_binds([(job, delivery) for _, job, verdict in by_job for delivery in verdict.deliveries]),
         "again_tokens": numbers_literal(job.token for _, job, _ in again),
@@ -66,7 +66,7 @@ def _settle(connection: Connection, judged: Iterable[Judged], *, asked: bool) ->
         ]
         if recorded and batch.fence not in owned:
             proofs = words_literal("\\x" + _proof(job.secret).hex() for job, _ in recorded)
-            late = {"batch": batch.id, "fence": batch.fence, "action": batch.action.value, "proofs": proofs}
+            late = {"batch": batch.id, "fence": batch.fence, "action": batch.action, "proofs": proofs}
             functions.call(connection, "settle_late", late | _as_binds(recorded))
     return owned, not owned or row.due is True
 
@@ -83,14 +83,16 @@ def _as_binds(recorded: Sequence[tuple[Job, Delivery]]) -> dict[str, str]:
     }
 
 
-def return_abandoned(connection: Connection, *, worker: str, known: Collection[UUID]) -> int:
+def return_abandoned(
+    connection: Connection, *, worker: str, known: Collection[UUID], actions: Mapping[str, Action]
+) -> int:
     """Return the batches of a sender that it does not know; return how many there were.
 
     Their claim was given up before its answer came, and was made all the same. `worker` is a name that no other sender
     ever had; what it has claimed and not settled is `known`.
     """
     rows = functions.call(connection, "batches_abandoned", {"worker": worker, "known": list(known)}).all()
-    found = (Batch(r.id, r.fence, Action(r.action), Priority(r.priority), (), r.due_at) for r in rows)
+    found = (Batch(r.id, r.fence, actions[r.action], Priority(r.priority), (), r.due_at) for r in rows)
     return sum(len(settle(connection, [(batch, [])])) for batch in found)
 
 

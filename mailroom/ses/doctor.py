@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from email.utils import parseaddr
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,16 +31,13 @@ _COMMENT: Final = re.compile(r"\{\{~?!--.*?--~?\}\}", re.DOTALL)
 _MARKS: Final = re.compile(r"!|/|else\b")
 
 
-def examine(client: "SESV2Client", *, source: str, config_set: str) -> list[Finding]:
-    """Check the account, the sender, the configuration set and the templates."""
+def examine(client: "SESV2Client", *, source: str, config_set: str, actions: Sequence[Action]) -> list[Finding]:
+    """Check the account, the sender, the configuration set and the template of each action."""
     checks: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
         ("account", lambda: _account(client)),
         ("identity", lambda: [_identity(client, parseaddr(source)[1])]),
         ("configuration set", lambda: [_config_set(client, config_set)]),
-        *(
-            (f"template {name}", lambda action=action: [_template(client, action)])
-            for action, name in templates.TEMPLATES.items()
-        ),
+        *((f"template {action.template}", lambda action=action: [_template(client, action)]) for action in actions),
     ]
     return [finding for name, check in checks for finding in _checked(name, check)]
 
@@ -130,7 +127,7 @@ def _config_set(client: "SESV2Client", name: str) -> Finding:
 
 
 def _template(client: "SESV2Client", action: Action) -> Finding:
-    name = templates.TEMPLATES[action]
+    name = action.template
     check = f"template {name}"
     try:
         content: Any = client.get_email_template(TemplateName=name)["TemplateContent"]
@@ -139,12 +136,12 @@ def _template(client: "SESV2Client", action: Action) -> Finding:
             raise
         return failed(check, "does not exist", f"aws sesv2 create-email-template --template-name {name} …")
     used = {variable for part in content.values() for variable in variables(str(part))}
-    given = set(json.loads(templates.template_data(action, login="", secret="", code="")))
-    if unknown := used - given:
-        message = f"uses {_listed(unknown)}, which mailroom does not give: SES will refuse every mail"
-        return failed(check, message, f"use only {', '.join(sorted(given))}")
+    given = set(json.loads(templates.template_data(login="", secret="", code="" if action.has_code else None)))
     if "secret" not in used:
         return failed(check, "has no {{secret}}: its mails have no link", "put the link in")
+    if unknown := used - given:
+        message = f"uses {_listed(unknown)}: SES will refuse every mail that was not asked for with that in its data"
+        return warning(check, message, f"give it to request_mail, or use only {', '.join(sorted(given))}")
     if not content.get("Text"):
         return warning(check, "has no text part", "add one: some recipients see nothing else")
     return ok(check, f"is there, and uses {_listed(used)}")

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mailroom.job import Action
-from mailroom.mail import templates
 from mailroom.mail.transport import Mail
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ Entry = tuple[Mail, str]
 def single(action: Action, entry: Entry, *, batch: str | None) -> dict[str, Any]:
     """Return what SendEmail is asked for a mail, besides who sends it."""
     mail, address = entry
-    template = {"TemplateName": templates.TEMPLATES[action], "TemplateData": mail.data(action)}
+    template = {"TemplateName": action.template, "TemplateData": mail.template_data(action)}
     return {
         "Destination": {"ToAddresses": [address]},
         "Content": {"Template": template},
@@ -28,7 +27,7 @@ def single(action: Action, entry: Entry, *, batch: str | None) -> dict[str, Any]
 def bulk(action: Action, entries: Sequence[Entry], *, batch: str | None) -> dict[str, Any]:
     """Return what SendBulkEmail is asked for these mails, besides who sends them."""
     # Empty default data: a value left out is then an error of SES, not a mail with a blank link.
-    template = {"TemplateName": templates.TEMPLATES[action], "TemplateData": "{}"}
+    template = {"TemplateName": action.template, "TemplateData": "{}"}
     return {
         "DefaultContent": {"Template": template},
         "BulkEmailEntries": [_bulk_entry(action, mail, address, batch) for mail, address in entries],
@@ -44,5 +43,5 @@ def _bulk_entry(action: Action, mail: Mail, address: str, batch: str | None) -> 
     return {
         "Destination": {"ToAddresses": [address]},
         "ReplacementTags": _tags(mail, batch),
-        "ReplacementEmailContent": {"ReplacementTemplate": {"ReplacementTemplateData": mail.data(action)}},
+        "ReplacementEmailContent": {"ReplacementTemplate": {"ReplacementTemplateData": mail.template_data(action)}},
     }

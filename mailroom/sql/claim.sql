@@ -9,7 +9,7 @@
 -- what committed later than that. Lanes that are paused are passed over; when `probing` (a boolean) only those that are by
 -- hand: where several pauses cover a lane, each alone would keep the others from ever being tried.
 --
--- Of one account's recoveries, at most recoveries_per_15_minutes and recoveries_per_day are mailed.
+-- What a kind of mail asks for is in its row of actions, and is what it is now.
 --
 -- Returns a row for each job looked at: to be sent, the first of each batch with its batch; finished, with its outcome;
 -- or gone back to jobs, with neither: `busy`, due after a tenth of its token's age (from busy_wait to max_busy_wait),
@@ -19,19 +19,18 @@
 -- In steps, each of which is made only where there is something to do: most claims find a job or two that can be mailed as
 -- they are, and the rest would cost them more than that. What the first steps lock is theirs until the end.
 --
--- Locks: jobs, then accounts (of recoveries) and tokens (late activations), skipping what others hold. Waits for nobody.
+-- Locks: jobs, then accounts (of what is limited) and tokens (whose life is renewed), skipping what others hold. Waits for nobody.
 --
 -- Plan: pinned, in the order in which it is written, and by index, whatever the statistics of the moment are at which it
 -- is made.
 CREATE OR REPLACE FUNCTION mailroom.claim(
     queue text, worker text, batch_limit integer, job_limit integer, batch_timeout interval, lease interval,
     slack interval, busy_wait interval, max_busy_wait interval, priorities smallint[], actions text[], ranks smallint[],
-    scans integer[], floors_due_at timestamptz[], floors_token bigint[], scan_limit integer, probing boolean,
-    recoveries_per_15_minutes integer, recoveries_per_day integer
+    scans integer[], floors_due_at timestamptz[], floors_token bigint[], scan_limit integer, probing boolean
 )
     RETURNS TABLE (
         batch bigint, fence uuid, token bigint, due_at timestamptz, priority smallint, action text, attempt smallint,
-        account bigint, email text, login text, secret bytea, code text, resend boolean, outcome text, error_code text,
+        account bigint, email text, login text, data text, secret bytea, code text, resend boolean, outcome text, error_code text,
         busy boolean, surplus boolean, others boolean
     )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -40,6 +39,7 @@ CREATE OR REPLACE FUNCTION mailroom.claim(
 #variable_conflict use_column
 DECLARE
     lane     record;
+    kind     actions;
     held     claimed_job[];
     any_lost boolean;
     any_back boolean;
@@ -94,11 +94,12 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
+    SELECT * INTO STRICT kind FROM actions WHERE name = lane.action;
 
     -- MATERIALIZED: the locking subquery must run once. Run again inside a join, it could lock more rows than its LIMIT.
     --
-    -- A job in quarantine is taken alone: it may be what kills its worker. Of recoveries there is one batch: each has to
-    -- be held against all that are in flight. Rows are locked as the outer LIMIT asks for them: what is locked and not
+    -- A job in quarantine is taken alone: it may be what kills its worker. Of what is limited there is one batch: each has
+    -- to be held against all that are in flight. Rows are locked as the outer LIMIT asks for them: what is locked and not
     -- taken, another claim passes over, and its floor with it. (The inner one is for the planner, which knows its value.)
     WITH due AS MATERIALIZED (
         SELECT *
@@ -110,7 +111,7 @@ BEGIN
                  LIMIT claim.scan_limit
                    FOR UPDATE SKIP LOCKED) AS head
          LIMIT CASE WHEN lane.priority = 3 THEN 1
-                    WHEN lane.action = 'password_recovery' AND lane.scan = claim.job_limit THEN claim.batch_limit
+                    WHEN kind.limited AND lane.scan = claim.job_limit THEN claim.batch_limit
                     ELSE lane.scan END
     ),
     parted AS (
@@ -138,13 +139,12 @@ BEGIN
     -- LIMIT, and no EXISTS: a look by index for each job, whatever the planner thinks of their number. What few jobs need
     -- is asked inside the CASE, of those alone.
     --
-    -- A token proves the address that it was made for; one of before that was remembered (NULL) proves any. Who has
-    -- consumed a newer one needs no older one: of recoveries the newest alone is mailed, and who never was active
-    -- consumed none.
+    -- A token proves the address that its account had when it was made. Who has consumed a newer one needs no older one;
+    -- who was never active consumed none that activates; and where the newest alone is mailed, any newer one counts.
     examined AS (
-        SELECT taken.*, wanted.account, wanted.secret, wanted.code, wanted.email, wanted.login, wanted.created_at,
-               (taken.action = 'activation' AND wanted.expires_at < now() + token_life() / 2)
-                   OR wanted.address_hash IS NULL AS renews,
+        SELECT taken.*, wanted.account, wanted.secret, wanted.code, wanted.login, wanted.created_at,
+               coalesce(wanted.address, wanted.email) AS email, CAST(wanted.data AS text) AS data,
+               kind.renews AND wanted.expires_at < now() + kind.life / 2 AS renews,
                accepted.batch AS accepted_in, accepted.fence AS accepted_fence, accepted.message_id,
                taken.attempt > 0 AND (
                    SELECT true
@@ -157,30 +157,28 @@ BEGIN
                    WHEN wanted.id IS NULL THEN 'TokenGone'
                    WHEN wanted.consumed_at IS NOT NULL THEN 'TokenConsumed'
                    WHEN wanted.address_hash <> token_address_hash(wanted.email) THEN 'AddressChanged'
-                   WHEN wanted.status <> CASE taken.action WHEN 'activation' THEN 'provisioned' ELSE 'active' END
-                        ::account_status THEN 'AccountStatus'
-                   WHEN taken.action = 'activation' AND wanted.activated_at IS NULL THEN NULL
-                   WHEN taken.action = 'activation' THEN (
+                   WHEN wanted.status <> kind.needs THEN 'AccountStatus'
+                   WHEN wanted.expires_at <= now() AND NOT kind.renews THEN 'TokenExpired'
+                   WHEN kind.newest_only THEN (
+                       SELECT 'Superseded'
+                         FROM tokens AS others
+                        WHERE others.account = wanted.account AND others.action = taken.action AND others.id > wanted.id
+                        ORDER BY others.id DESC
+                        LIMIT 1
+                       )
+                   WHEN kind.activates AND wanted.activated_at IS NULL THEN NULL
+                   ELSE (
                        SELECT 'Superseded'
                          FROM tokens AS others
                         WHERE others.account = wanted.account AND others.action = taken.action AND others.id > wanted.id
                           AND others.consumed_at IS NOT NULL
                         LIMIT 1
                        )
-                   WHEN wanted.expires_at <= now() THEN 'TokenExpired'
-                   WHEN taken.action = 'password_recovery' THEN (
-                       SELECT 'Superseded'
-                         FROM tokens AS others
-                        WHERE others.account = wanted.account AND others.id > wanted.id
-                          AND others.action = 'password_recovery'
-                        ORDER BY others.id DESC
-                        LIMIT 1
-                       )
                END AS error_code
           FROM taken
           LEFT JOIN LATERAL (
                SELECT token.*, owner.*
-                 FROM (SELECT id, account, secret, code, created_at, expires_at, consumed_at, address_hash
+                 FROM (SELECT id, account, address, data, secret, code, created_at, expires_at, consumed_at, address_hash
                          FROM tokens
                         WHERE tokens.id = taken.token
                         LIMIT 1) AS token
@@ -204,45 +202,38 @@ BEGIN
         SELECT *, row_number() OVER (PARTITION BY error_code IS NULL ORDER BY due_at, token) - 1 AS ahead
           FROM examined
     ),
-    -- Of an account's recoveries only the newest is mailed, and only so many in a time. It is asked last, and of those
-    -- alone that may leave, since it locks the account.
+    -- Of what is limited only so many are mailed in a time. It is asked last, and of those alone that may leave, since it
+    -- locks the account.
     fitting AS MATERIALIZED (
         SELECT *,
-               CASE WHEN error_code IS NULL AND action = 'password_recovery' AND ahead < claim.batch_limit
-                    THEN CASE recovery_fits(
-                             account, token, claim.recoveries_per_15_minutes, claim.recoveries_per_day)
+               CASE WHEN error_code IS NULL AND kind.limited AND ahead < claim.batch_limit
+                    THEN CASE action_fits(account, token, kind.name, kind.per_15_minutes, kind.per_day)
                          WHEN true THEN 'yes' WHEN false THEN 'no' ELSE 'busy' END END AS fits,
                error_code IS NULL
-                   AND ahead >= CASE action WHEN 'password_recovery' THEN claim.batch_limit ELSE claim.job_limit END
+                   AND ahead >= CASE WHEN kind.limited THEN claim.batch_limit ELSE claim.job_limit END
                    AS surplus
           FROM numbered
     )
     SELECT array_agg(CAST(ROW(
-               token, due_at, attempt, account, email, login, secret, code, resend, created_at, accepted_in,
-               accepted_fence, message_id, ahead, coalesce(error_code, CASE fits WHEN 'no' THEN 'TooManyRecoveries' END),
+               token, due_at, attempt, account, email, login, data, secret, code, resend, created_at, accepted_in,
+               accepted_fence, message_id, ahead, coalesce(error_code, CASE fits WHEN 'no' THEN 'TooMany' END),
                surplus, coalesce(fits = 'busy', false)) AS claimed_job) ORDER BY due_at, token),
            bool_or(error_code IS NOT NULL OR fits = 'no'), bool_or(surplus OR fits = 'busy'),
            array_agg(token) FILTER (WHERE renews AND error_code IS NULL AND NOT surplus AND fits IS DISTINCT FROM 'no')
       INTO held, any_lost, any_back, any_late
       FROM fitting;
 
-    -- A late activation gets its life back, and a token of before, which remembers no address, proves the one that it is
-    -- mailed to. One that somebody has locked is being consumed or deleted, perhaps: its job goes back, or it would be
-    -- mailed with a dead link.
+    -- A late token gets its life back. One that somebody has locked is being consumed or deleted, perhaps: its job goes
+    -- back, or it would be mailed with a dead link.
     IF any_late IS NOT NULL THEN
         WITH renewable AS MATERIALIZED (
             SELECT id FROM tokens WHERE id = ANY (any_late) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
         ),
         renewed AS (
-            UPDATE tokens
-               SET expires_at = CASE WHEN action = 'activation' AND expires_at < now() + token_life() / 2
-                                     THEN now() + token_life() ELSE expires_at END,
-                   address_hash = coalesce(address_hash, (
-                       SELECT token_address_hash(email) FROM accounts WHERE accounts.id = tokens.account))
-             WHERE id = ANY (ARRAY(SELECT id FROM renewable))
+            UPDATE tokens SET expires_at = now() + kind.life WHERE id = ANY (ARRAY(SELECT id FROM renewable))
         )
         SELECT array_agg(CAST(ROW(
-                   token, due_at, attempt, account, email, login, secret, code, resend, created_at, accepted_in,
+                   token, due_at, attempt, account, email, login, data, secret, code, resend, created_at, accepted_in,
                    accepted_fence, message_id, ahead, error_code, surplus,
                    busy OR (token = ANY (any_late) AND token NOT IN (SELECT id FROM renewable))) AS claimed_job)
                    ORDER BY due_at, token),
@@ -279,7 +270,7 @@ BEGIN
          ORDER BY ahead / claim.batch_limit
         RETURNING id, fence, tokens[1] AS first
     )
-    SELECT batch.id, batch.fence, token, due_at, lane.priority, CAST(lane.action AS text), attempt, account, email, login,
+    SELECT batch.id, batch.fence, token, due_at, lane.priority, CAST(lane.action AS text), attempt, account, email, login, data,
            secret, code, resend,
            CASE WHEN error_code = 'AcceptedLate' THEN 'sent' WHEN error_code = 'TokenExpired' THEN 'expired'
                 WHEN error_code IS NOT NULL THEN 'cancelled' END,

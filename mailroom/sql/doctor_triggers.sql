@@ -17,6 +17,6 @@ BEGIN
     SELECT CAST(tgname AS text) AS name, tgenabled IN ('O', 'A') AS enabled, proname = tgname AS calls_its_function
       FROM pg_trigger
       JOIN pg_proc ON pg_proc.oid = tgfoid
-     WHERE tgrelid IN ('accounts'::regclass, 'tokens'::regclass) AND NOT tgisinternal
+     WHERE tgrelid IN ('actions'::regclass, 'accounts'::regclass, 'tokens'::regclass) AND NOT tgisinternal
        AND tgname = ANY (CAST(doctor_triggers.triggers AS name[]));
 END $$;

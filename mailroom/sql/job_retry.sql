@@ -55,11 +55,12 @@ BEGIN
     again AS (
         INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
         SELECT token, clock_timestamp(), action,
-               CASE WHEN action = 'password_recovery' THEN 0
-                    WHEN (SELECT count(*) FROM revived WHERE action = 'activation') > 50 THEN 2
-                    ELSE 1 END,
+               CASE WHEN priority = 1
+                         AND 50 < (SELECT count(*) FROM revived JOIN actions ON name = action WHERE priority = 1) THEN 2
+                    ELSE priority END,
                1, job_retry.queue
           FROM revived
+          JOIN actions ON name = action
         RETURNING token
     )
     SELECT token, false AS was_finished FROM hastened

@@ -58,8 +58,9 @@ BEGIN
         RETURNING deliveries.token, deliveries.account, deliveries.action, deliveries.attempt
     ),
     amended AS (
-        INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, message_id, error_code)
-        SELECT token, account, batch, fence, action, 'sent', attempt, message_id, 'AcceptedLate'
+        INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, limited, message_id, error_code)
+        SELECT token, account, batch, fence, action, 'sent', attempt,
+               (SELECT limited FROM actions WHERE name = taken_back.action), message_id, 'AcceptedLate'
           FROM taken_back
           JOIN accepted USING (token)
         RETURNING token

@@ -10,7 +10,7 @@
 -- probed now with a job of this queue, and whether a moment is so far ahead that the clock must have been set back (of
 -- each lane the last job is asked, so that what lies before one that may wait so long is found later); and a floor for
 -- each lane (heads_priority, heads_action, heads_due_at, heads_token), below which it saw nothing alive, so that one
--- look walks over what is dead and not each claim after it.
+-- look walks over what is dead and not each claim after it; and kinds, which is another once a row of actions is.
 --
 -- Plan: pinned, in the order in which it is written, whatever the statistics of the moment are at which it is made.
 CREATE OR REPLACE FUNCTION mailroom.look(
@@ -20,7 +20,8 @@ CREATE OR REPLACE FUNCTION mailroom.look(
 )
     RETURNS TABLE (
         ready bigint, next_seconds double precision, rescuable boolean, probeable boolean, ahead boolean,
-        heads_priority smallint[], heads_action text[], heads_due_at timestamptz[], heads_token bigint[]
+        heads_priority smallint[], heads_action text[], heads_due_at timestamptz[], heads_token bigint[],
+        kinds text
     )
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
@@ -103,5 +104,6 @@ BEGIN
            ARRAY(SELECT priority FROM leaves ORDER BY priority, action) AS heads_priority,
            ARRAY(SELECT CAST(action AS text) FROM leaves ORDER BY priority, action) AS heads_action,
            ARRAY(SELECT head_due_at FROM leaves ORDER BY priority, action) AS heads_due_at,
-           ARRAY(SELECT head_token FROM leaves ORDER BY priority, action) AS heads_token;
+           ARRAY(SELECT head_token FROM leaves ORDER BY priority, action) AS heads_token,
+           (SELECT md5(string_agg(CAST(actions.* AS text), ' ' ORDER BY number)) FROM actions) AS kinds;
 END $$;

@@ -66,11 +66,12 @@ BEGIN
     found AS (
         INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
         SELECT id, clock_timestamp(), action,
-               CASE WHEN action = 'password_recovery' THEN 0
-                    WHEN (SELECT count(*) FROM lost WHERE action = 'activation') > 50 THEN 2
-                    ELSE 1 END,
+               CASE WHEN priority = 1
+                         AND 50 < (SELECT count(*) FROM lost JOIN actions ON name = action WHERE priority = 1) THEN 2
+                    ELSE priority END,
                CASE WHEN tried THEN 1 ELSE 0 END, reconcile.queue
           FROM lost
+          JOIN actions ON name = action
         ON CONFLICT (token) DO NOTHING
         RETURNING token
     )

@@ -47,12 +47,13 @@ BEGIN
                ) AS lost_before ON held.attempt > 0
     ),
     logged AS (
-        INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, error_code, error)
+        INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, limited, error_code, error)
         SELECT token, account, batch, fence, action, 'unconfirmed'::delivery_outcome, attempt,
+               (SELECT limited FROM actions WHERE name = job.action),
                'LeaseExpired', 'the worker did not settle the batch within its lease'
           FROM job
         UNION ALL
-        SELECT token, account, batch, fence, action, 'failed', attempt, 'LeaseExpired', 'no attempt is left'
+        SELECT token, account, batch, fence, action, 'failed', attempt, false, 'LeaseExpired', 'no attempt is left'
           FROM job
          WHERE failed
     ),

@@ -49,8 +49,11 @@ BEGIN
                AS result (token, account, place, attempt, outcome, message_id, error_code, error)
     ),
     logged AS (
-        INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, message_id, error_code, error)
-        SELECT token, account, closed.id, fence, CAST(settle.action AS token_action), outcome, attempt, message_id, error_code, error
+        INSERT INTO deliveries (
+            token, account, batch, fence, action, outcome, attempt, limited, message_id, error_code, error)
+        SELECT token, account, closed.id, fence, CAST(settle.action AS token_action), outcome, attempt,
+               outcome IN ('sent', 'unconfirmed') AND (SELECT limited FROM actions WHERE name = settle.action),
+               message_id, error_code, error
           FROM results
           JOIN closed USING (place)
     ),
@@ -77,7 +80,7 @@ BEGIN
                SELECT
                  FROM (SELECT queue, min(claimed_at) - interval '1 second' AS since FROM closed GROUP BY queue) AS working
                 CROSS JOIN generate_series(0, 3) AS lane (priority)
-                CROSS JOIN unnest(enum_range(NULL::token_action)) AS of (action)
+                CROSS JOIN (SELECT name AS action FROM actions) AS of
                 CROSS JOIN LATERAL (
                       SELECT
                         FROM jobs

@@ -30,9 +30,12 @@ BEGIN
          WHERE token IS NULL AND fence = settle_late.fence AND proof IS NOT NULL
     ),
     kept AS (
-        INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, late, proof, message_id, error_code, error)
+        INSERT INTO deliveries (
+            token, account, batch, fence, action, outcome, attempt, late, limited, proof, message_id, error_code, error)
         SELECT CASE WHEN mailed.same THEN token END, account, settle_late.batch, settle_late.fence,
-               CAST(settle_late.action AS token_action), outcome, attempt, true, result.proof, message_id, error_code, error
+               CAST(settle_late.action AS token_action), outcome, attempt, true,
+               outcome IN ('sent', 'unconfirmed') AND (SELECT limited FROM actions WHERE name = settle_late.action),
+               result.proof, message_id, error_code, error
           FROM unnest(settle_late.tokens, settle_late.proofs, settle_late.accounts,
                       settle_late.attempts, CAST(settle_late.outcomes AS delivery_outcome[]), settle_late.message_ids,
                       settle_late.error_codes, settle_late.errors)

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Sequence
 from typing import Final
 
-from mailroom.job import Action
 from mailroom.outcome import Outcome, Rejected, Sent
 
 # One bad mail in a call that is refused whole is found in few calls; where there are more, each mail costs less alone.
@@ -18,14 +17,14 @@ class CallSharing:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._apart: dict[Action, int] = {}
+        self._apart: dict[str, int] = {}
 
-    def is_worth_it(self, action: Action) -> bool:
+    def is_worth_it(self, action: str) -> bool:
         """Whether the next mails of this action should share a call."""
         with self._lock:
             return not self._apart.get(action)
 
-    def note(self, action: Action, outcomes: Sequence[Outcome], *, searched: bool) -> None:
+    def note(self, action: str, outcomes: Sequence[Outcome], *, searched: bool) -> None:
         """Note what became of the mails of a batch, and whether a call of it was refused whole."""
         refused = sum(isinstance(outcome, Rejected) for outcome in outcomes)
         with self._lock:

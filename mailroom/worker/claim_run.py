@@ -233,8 +233,16 @@ def _goes_well(outcomes: Sequence[Outcome]) -> bool:
 
 
 def _mail(job: Job, key: bytes) -> Mail:
-    secret = tokens.sign(job.secret, action=job.action, key=key, code=job.code)
-    return Mail(token=job.token, address=job.email, login=job.login, secret=secret, code=job.code, alone=job.resend)
+    secret = tokens.sign(job.secret, path=job.action.path, key=key, code=job.code if job.action.has_code else None)
+    return Mail(
+        token=job.token,
+        address=job.email,
+        login=job.login,
+        secret=secret,
+        code=job.code,
+        data=job.data,
+        alone=job.resend,
+    )
 
 
 def _log_settle_retry(state: RetryCallState, batch: Batch) -> None:

@@ -16,7 +16,7 @@ from mailroom.db.step_size import StepSize
 from mailroom.fleet.permits import Permit
 from mailroom.job import Position
 from mailroom.queue.claim import FLOOD_LIMIT, NOTHING, Claim
-from mailroom.queue.lanes import LANES, OTHER_LANES, URGENT_LANES, URGENT_RUN, Lane
+from mailroom.queue.lanes import URGENT_RUN, Lane
 from mailroom.worker.shared import Shared
 
 log = logging.getLogger(__name__)
@@ -58,9 +58,9 @@ class Claimer:
         self._flooded = None if claim.batches else claim.lane
         return claim
 
-    def claim_one(self, lanes: Sequence[Lane], place: Position | None = None) -> Claim:
+    def claim_one(self, some: Sequence[Lane], place: Position | None = None) -> Claim:
         """Claim one job of these lanes for a probe, that is of what is paused: the first, or the one at a place."""
-        claim = self._claim(lambda connection: self._claims.claim_one(connection, lanes, place, worker=self._name))
+        claim = self._claim(lambda connection: self._claims.claim_one(connection, some, place, worker=self._name))
         log_finished(claim)
         return claim
 
@@ -80,26 +80,26 @@ class Claimer:
 
     def _claim_in_turn(self, permit: Permit, limit: int) -> Claim:
         """Claim what is urgent first, and after a run of that, once, what is not, if there is any."""
-        batch_limit = min(limit, permit.count)
+        batch_limit, lanes = min(limit, permit.count), self._claims.lanes
         others_first = self._urgent_run >= URGENT_RUN and self._others and not permit.only_urgent
-        claim = self._claim_due(OTHER_LANES, batch_limit, scarce=permit.scarce) if others_first else NOTHING
+        claim = self._claim_due(lanes.others, batch_limit, scarce=permit.scarce) if others_first else NOTHING
         if claim.lane is None:
             self._urgent_came.clear()  # this claim will see it
             whole = permit.count - permit.count % batch_limit  # what is locked and left, others would pass over
-            lanes = URGENT_LANES if permit.urgent else LANES
-            claim = self._claim_due(lanes, batch_limit, scarce=permit.scarce, job_limit=whole)
+            some = lanes.urgent if permit.urgent else lanes.all
+            claim = self._claim_due(some, batch_limit, scarce=permit.scarce, job_limit=whole)
         self._others = claim.others or permit.urgent  # of lanes that were not asked nobody knows
-        self._urgent_run = self._urgent_run + 1 if claim.lane in URGENT_LANES and not others_first else 0
+        self._urgent_run = self._urgent_run + 1 if claim.lane in lanes.urgent and not others_first else 0
         return claim
 
     def _claim_due(
-        self, lanes: Sequence[Lane], batch_limit: int, *, scarce: bool, job_limit: int | None = None
+        self, some: Sequence[Lane], batch_limit: int, *, scarce: bool, job_limit: int | None = None
     ) -> Claim:
         limits = replace(self._limits, batch_limit=batch_limit, batch_timeout=self._limits.longest_wait(scarce=scarce))
         flood = self._flooded and (self._flooded, self._flood.size)
         return self._claim(
             lambda connection: self._claims.claim(
-                connection, limits, worker=self._name, lanes=lanes, job_limit=job_limit, flood=flood
+                connection, limits, worker=self._name, some=some, job_limit=job_limit, flood=flood
             )
         )
 
@@ -117,7 +117,9 @@ class Claimer:
         return claim
 
     def _return_abandoned(self, connection: Connection) -> None:
-        returned = queue.return_abandoned(connection, worker=self._name, known=self._known)
+        returned = queue.return_abandoned(
+            connection, worker=self._name, known=self._known, actions=self._claims.lanes.actions
+        )
         if returned:
             log.warning("returned unsent batches=%d: the answers to their claims were lost", returned)
 

@@ -11,9 +11,10 @@ from mailroom.db import views
 from mailroom.fleet import pauses
 from mailroom.fleet.permits import NO_LIMIT, Permits
 from mailroom.job import Batch, Position
+from mailroom.queue import lanes as queue_lanes
 from mailroom.queue.claim import Claim
 from mailroom.queue.floors import Floors, floors_at
-from mailroom.queue.lanes import LANES, URGENT_LANES, Lane
+from mailroom.queue.lanes import Lane, Lanes
 from mailroom.queue.limits import Limits
 from mailroom.queue.look import View
 from mailroom.worker.scan import Scan
@@ -29,7 +30,17 @@ class Claims:
         self._engine = engine
         self._limits = limits
         self._floors = Floors()
+        self._lanes: Lanes | None = None
+        self._kinds: str | None = None
         self._scan = Scan(limits, self._floors, permits)
+
+    @property
+    def lanes(self) -> Lanes:
+        """The lanes of the kinds of mail that there were when a look was made last. Raises DBAPIError."""
+        if self._lanes is None:
+            with self._engine.connect() as connection:
+                self._lanes = queue_lanes.read(connection)
+        return self._lanes
 
     def claim(
         self,
@@ -37,20 +48,26 @@ class Claims:
         limits: Limits,
         *,
         worker: str,
-        lanes: Sequence[Lane] = LANES,
+        some: Sequence[Lane] | None = None,
         job_limit: int | None = None,
         flood: tuple[Lane, int] | None = None,
     ) -> Claim:
         """See `mailroom.queue.claim`."""
         return queue.claim(
-            connection, limits, worker=worker, floors=self._floors, lanes=lanes, job_limit=job_limit, flood=flood
+            connection,
+            limits,
+            worker=worker,
+            floors=self._floors,
+            lanes=self.lanes if some is None else self.lanes.among(some),
+            job_limit=job_limit,
+            flood=flood,
         )
 
-    def claim_one(self, connection: Connection, lanes: Sequence[Lane], place: Position | None, *, worker: str) -> Claim:
+    def claim_one(self, connection: Connection, some: Sequence[Lane], place: Position | None, *, worker: str) -> Claim:
         """Claim one job of these lanes, though they are paused: the first, or the one at a place in the first lane."""
         limits = replace(self._limits, batch_limit=1, batch_timeout=timedelta(0))
-        floors = self._floors if place is None else floors_at(lanes[0], place)
-        return queue.claim(connection, limits, worker=worker, floors=floors, lanes=lanes, probing=True)
+        floors = self._floors if place is None else floors_at(some[0], place)
+        return queue.claim(connection, limits, worker=worker, floors=floors, lanes=self.lanes.among(some), probing=True)
 
     def returned(self, batch: Batch) -> None:
         """Take note that jobs of a batch are back where they were before the claim: behind the floors."""
@@ -59,11 +76,21 @@ class Claims:
 
     def look(self, connection: Connection) -> View:
         """See what there is to do, above the floors. Raises DBAPIError."""
-        return self._scan.look(connection)
+        return self._look(connection, lambda: self._scan.look(connection, self.lanes.all))
 
     def look_from_start(self, connection: Connection, goes_on: Callable[[], bool]) -> View:
         """See what there is to do from the beginning of the queue, as far as that can be seen while it `goes_on`."""
-        return self._scan.look_from_start(connection, goes_on)
+        return self._look(connection, lambda: self._scan.look_from_start(connection, self.lanes.all, goes_on))
+
+    def _look(self, connection: Connection, look: Callable[[], View]) -> View:
+        """Look, and if a kind of mail was added or changed, look again with those that there are now."""
+        self._lanes = self._lanes or queue_lanes.read(connection)
+        view = look()
+        if view.kinds != self._kinds:
+            self._lanes = queue_lanes.read(connection)
+            self._kinds = view.kinds  # of before: if it has changed again since, the next look tells
+            view = look()
+        return view
 
     @property
     def is_scanning(self) -> bool:
@@ -77,7 +104,7 @@ class Claims:
     def urgent_waiting(self) -> bool:
         """Whether urgent mail can be sent now. Raises DBAPIError."""
         with self._engine.connect() as connection:
-            return self._scan.look(connection, lanes=URGENT_LANES).ready > 0
+            return self._scan.look(connection, self.lanes.urgent).ready > 0
 
     def is_paused(self) -> bool:
         """Whether there are due jobs of this queue and something is paused: they wait for that."""

@@ -10,9 +10,9 @@ from sqlalchemy import Connection
 
 from mailroom.fleet import pauses
 from mailroom.fleet.permits import ASK_AGAIN, Permit
-from mailroom.job import Action, Batch, Position
+from mailroom.job import Batch, Position
 from mailroom.outcome import Sent
-from mailroom.queue.lanes import LANES, Lane
+from mailroom.queue.lanes import Lane
 from mailroom.worker.claim_run import ClaimRun
 from mailroom.worker.claim_size import ClaimSize
 from mailroom.worker.claimer import Claimer
@@ -61,12 +61,12 @@ class Prober:
 
     def _begin(self) -> tuple[int, list[tuple[Lane, Position]], list[list[Lane]]] | None:
         """Take the right to probe a scope; return how many mails to try, where they wait, and the lanes to look in."""
-        limits, refusals = self._shared.limits, self._shared.refusals
+        limits, refusals, known = self._shared.limits, self._shared.refusals, self._shared.claims.lanes.all
         with self._shared.engine.connect() as connection:
-            scope = pauses.probe(connection, queue=limits.queue, refusals=refusals.codes)
+            scope = pauses.probe(connection, queue=limits.queue, lanes=known, refusals=refusals.codes)
             if scope is None:
                 return None
-            most, in_turn = refusals.mails_to_probe(connection, scope), _lanes_to_probe(connection, scope)
+            most, in_turn = refusals.mails_to_probe(connection, scope), _lanes_to_probe(connection, scope, known)
             of_queue = partial(pauses.places, connection, queue=limits.queue, most=most, refusals=refusals.codes)
             places = [place for lanes in in_turn for place in of_queue(lanes=lanes)]
         return most, places, in_turn
@@ -118,8 +118,8 @@ class Prober:
                     break
 
 
-def _lanes_to_probe(connection: Connection, scope: str) -> list[list[Lane]]:
+def _lanes_to_probe(connection: Connection, scope: str, known: Sequence[Lane]) -> list[list[Lane]]:
     """The lanes with which to try a scope: what is paused for itself as well cannot tell, and comes last."""
     paused = {pause.scope for pause in pauses.read(connection)}
-    lanes = [lane for lane in LANES if scope not in list(Action) or lane[1] == scope]
+    lanes = [lane for lane in known if not pauses.is_action(scope) or lane[1] == scope]
     return [[lane for lane in lanes if lane[1] not in paused], [lane for lane in lanes if lane[1] in paused]]

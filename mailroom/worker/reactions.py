@@ -11,7 +11,6 @@ from sqlalchemy import Engine
 
 from mailroom.fleet import pauses
 from mailroom.fleet.permits import Permits
-from mailroom.job import Action
 from mailroom.outcome import Deferred, Outcome, Scope, Sent, Unconfirmed, Untried
 from mailroom.worker.breaker import Breaker
 from mailroom.worker.refusals import Refusals
@@ -34,7 +33,7 @@ class Reactions:
         self._permits = permits
         self._refusals = refusals
 
-    def react(self, action: Action, outcomes: Sequence[Outcome]) -> None:
+    def react(self, action: str, outcomes: Sequence[Outcome]) -> None:
         """Pause the fleet for a fault that all would meet, back off for one of this machine, slow down if SES asks.
 
         Raises DBAPIError if the database does not take it.
@@ -49,7 +48,7 @@ class Reactions:
         if any(self._is_throttle(outcome) for outcome in outcomes):
             self._slow_down()
 
-    def resume(self, action: Action) -> None:
+    def resume(self, action: str) -> None:
         """End the pauses that a mail of this action has passed: it went through."""
         with self._engine.connect() as connection:
             for pause in pauses.read(connection):
@@ -64,7 +63,7 @@ class Reactions:
         jitter = random.random()  # noqa: S311 - spreads retries
         self._breaker.trip(fault.code, fault.reason, now=time.monotonic(), jitter=jitter)
 
-    def _react_to_faults(self, action: Action, outcomes: Sequence[Outcome]) -> None:
+    def _react_to_faults(self, action: str, outcomes: Sequence[Outcome]) -> None:
         tried = [outcome for outcome in outcomes if not isinstance(outcome, Untried)]
         scoped = [outcome for outcome in tried if isinstance(outcome, Deferred) and outcome.scope is not None]
         local = [outcome for outcome in tried if self._is_local(outcome)]
@@ -78,7 +77,7 @@ class Reactions:
         elif tried:
             self._breaker.reset()
 
-    def _pause_fleet(self, action: Action, fault: Deferred) -> None:
+    def _pause_fleet(self, action: str, fault: Deferred) -> None:
         scope = pauses.scope_name(fault.scope or Scope.ACCOUNT, action)
         # Whether it is so, mails that were not refused can tell at once.
         after = timedelta(0) if self._refusals.is_doubted(fault) else pauses.FIRST_PROBE

@@ -8,9 +8,9 @@ from typing import Final, TypeGuard
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from mailroom.fleet import refusal_log
+from mailroom.fleet import pauses, refusal_log
 from mailroom.fleet.refusal_log import Record
-from mailroom.job import Action, Batch
+from mailroom.job import Batch
 from mailroom.mail.transport import REFUSALS
 from mailroom.outcome import Deferred, Outcome, Rejected, Scope, Sent
 
@@ -74,7 +74,7 @@ class Refusals:
         """Whether a fault is made of refusals that are not believed."""
         return fault.code in self.codes
 
-    def fault_to_pause_for(self, action: Action, outcomes: Sequence[Outcome]) -> Deferred | None:
+    def fault_to_pause_for(self, action: str, outcomes: Sequence[Outcome]) -> Deferred | None:
         """Return what an action is to be paused for, though each refusal was believed when its batch was reviewed.
 
         What others met at that moment was not on record yet. Raises DBAPIError.
@@ -86,12 +86,12 @@ class Refusals:
             record = refusal_log.review(connection, action, self.codes)
         return _at_fault(refused[0].code) if record.blames_configuration else None
 
-    def pause_begins(self, connection: Connection, action: Action, fault: Deferred) -> None:
+    def pause_begins(self, connection: Connection, action: str, fault: Deferred) -> None:
         """Put back what was refused lately, if a pause begins because of refusals: the action was at fault."""
         if self.is_doubted(fault):
             self._put_back(connection, action)
 
-    def pause_ends(self, connection: Connection, action: Action, *, code: str, opened_at: datetime) -> None:
+    def pause_ends(self, connection: Connection, action: str, *, code: str, opened_at: datetime) -> None:
         """Put back what was refused before a pause with this code, if it was because of refusals.
 
         A call may have been in flight when the pause began, or who opened it died.
@@ -99,7 +99,7 @@ class Refusals:
         if code in self.codes:
             self._put_back(connection, action, before=opened_at)
 
-    def _put_back(self, connection: Connection, action: Action, *, before: datetime | None = None) -> None:
+    def _put_back(self, connection: Connection, action: str, *, before: datetime | None = None) -> None:
         """Put back each refused job once at most: what is refused again after that is bad."""
         found = refusal_log.refused_since_accepted(connection, action, self.codes, before=before)
         put_back = refusal_log.put_back_once(connection, found, queue=self._queue)
@@ -108,9 +108,9 @@ class Refusals:
 
     def mails_to_probe(self, connection: Connection, scope: str) -> int:
         """Return how many mails a probe of a scope may try: as many again as were refused, until that is conclusive."""
-        if scope not in list(Action):
+        if not pauses.is_action(scope):
             return MIN_PROBED
-        record = refusal_log.review(connection, Action(scope), self.codes)
+        record = refusal_log.review(connection, scope, self.codes)
         if record.unbroken >= refusal_log.CONCLUSIVE:
             return MIN_PROBED
         return max(MIN_PROBED, min(max(record.unbroken, record.survived), MAX_PROBED))

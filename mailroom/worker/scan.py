@@ -15,9 +15,9 @@ from mailroom.db import functions
 from mailroom.db.engine import first_line
 from mailroom.db.step_size import StepSize, is_cut_off
 from mailroom.fleet.permits import NO_LIMIT, Permits
-from mailroom.job import Action, Position, Priority
+from mailroom.job import Position, Priority
 from mailroom.queue.floors import SLACK, Floors
-from mailroom.queue.lanes import LANES, Lane
+from mailroom.queue.lanes import Lane
 from mailroom.queue.limits import Limits
 from mailroom.queue.look import View
 
@@ -63,7 +63,7 @@ class Scan:
         """Whether pages are to be looked at: a look from the beginning goes on with them, and should be the next."""
         return self._walk is not None or self._doubts
 
-    def look(self, connection: Connection, *, lanes: tuple[Lane, ...] = LANES) -> View:
+    def look(self, connection: Connection, lanes: tuple[Lane, ...]) -> View:
         """See what there is to do in these lanes, above the floors. Raises DBAPIError.
 
         Where a look at a whole batch is cut off, one job is enough: what is dead may lie behind it, too.
@@ -94,33 +94,33 @@ class Scan:
             max_wait=self._limits.max_wait,
         )
 
-    def look_from_start(self, connection: Connection, goes_on: Callable[[], bool]) -> View:
+    def look_from_start(self, connection: Connection, lanes: tuple[Lane, ...], goes_on: Callable[[], bool]) -> View:
         """See what there is to do from the beginning; what cannot be seen at once, while it `goes_on`, or next time.
 
         Raises DBAPIError if not even a look above the floors succeeds.
         """
-        view = self._try_at_once(connection)
+        view = self._try_at_once(connection, lanes)
         if view is not None:
             return view
-        self._walk_on(connection, goes_on)
+        self._walk_on(connection, lanes, goes_on)
         try:
-            return self.look(connection)
+            return self.look(connection, lanes)
         except DBAPIError:
             if not self._doubts:
                 raise
-        self._walk_on(connection, goes_on)
-        return self.look(connection)
+        self._walk_on(connection, lanes, goes_on)
+        return self.look(connection, lanes)
 
     def doubt(self) -> None:
         """Take note that a claim or a look was cut off: too much is dead above a floor. The pages tell a better one."""
         self._doubts = True
 
-    def _try_at_once(self, connection: Connection) -> View | None:
+    def _try_at_once(self, connection: Connection, lanes: tuple[Lane, ...]) -> View | None:
         began = time.monotonic()
         if self.is_scanning or began < self._look_rests:
             return None
         try:
-            view = self._look(connection, LANES, batch_limit=self._limits.batch_limit, from_start=True)
+            view = self._look(connection, lanes, batch_limit=self._limits.batch_limit, from_start=True)
         except DBAPIError as error:
             ended = time.monotonic()
             self._look_rests = ended + RESTS * (ended - began)
@@ -137,12 +137,12 @@ class Scan:
         self._failing = False
         return view
 
-    def _walk_on(self, connection: Connection, goes_on: Callable[[], bool]) -> None:
+    def _walk_on(self, connection: Connection, lanes: tuple[Lane, ...], goes_on: Callable[[], bool]) -> None:
         began = time.monotonic()
         if not self.is_scanning and began < self._walk_rests:
             return
         try:
-            walk = self._walk = self._walk or self._begin(connection)
+            walk = self._walk = self._walk or self._begin(connection, lanes)
             while walk.page < walk.pages and goes_on():
                 self._step(connection, walk)
         except DBAPIError as error:
@@ -156,13 +156,13 @@ class Scan:
             for lane, seen in walk.seen.items():
                 self._floors.found(lane, walk.found.get(lane, Position(walk.moment, 0)), seen=seen)
 
-    def _begin(self, connection: Connection) -> _Walk:
+    def _begin(self, connection: Connection, lanes: tuple[Lane, ...]) -> _Walk:
         self._doubts = False
         row = functions.call(connection, "scan_pages", {"slack": SLACK}).one()
-        for lane, floor in self._floors.read().items():
+        for lane, floor in self._floors.read(lanes).items():
             if floor.due_at is None:
                 self._floors.advance(lane, seen=floor, end=Position(row.moment, 0))
-        return _Walk(row.moment, row.pages, self._floors.read())
+        return _Walk(row.moment, row.pages, self._floors.read(lanes))
 
     def _step(self, connection: Connection, walk: _Walk) -> None:
         def look_at(pages: int) -> tuple[int, list[Row[Any]]]:
@@ -173,7 +173,7 @@ class Scan:
 
         walk.page, rows = self._step_size.take(look_at)
         for row in rows:
-            lane, first = (Priority(row.priority), Action(row.action)), Position(row.due_at, row.token - 1)
+            lane, first = (Priority(row.priority), row.action), Position(row.due_at, row.token - 1)
             known = walk.found.get(lane)
             if known is None or (known.due_at, known.token) > (first.due_at, first.token):
                 walk.found[lane] = first

@@ -60,7 +60,7 @@ class Sender:
                 stack.enter_context(permit)
                 since = time.monotonic()
                 claim = self._claim(permit, limit)
-            # Of recoveries a claim takes one batch, whatever was wanted.
+            # Of what is limited a claim takes one batch, whatever was wanted.
             full = claim.others or (claim.taken > 0 and claim.taken % min(limit, permit.count) == 0)
             if full:
                 self._start_another()

@@ -115,7 +115,7 @@ def _look(connection: Connection, shared: Shared, goes_on: Callable[[], bool]) -
     if not view.ahead:
         return view
     repair = ClockRepair(shared.limits)
-    while repair.step(connection) and goes_on():
+    while repair.step(connection, shared.claims.lanes.all) and goes_on():
         pass
     return shared.claims.look_from_start(connection, goes_on)
 

@@ -148,7 +148,7 @@ class Worker:
             view = self._see(connection, goes_on if sweep or self._claims.is_scanning else None)
             ahead = view.ahead
             while ahead and goes_on():
-                ahead = self._clock_repair.step(connection)
+                ahead = self._clock_repair.step(connection, self._claims.lanes.all)
             while view.rescuable and not self._shared.stopping.is_set() and self._rescue.step(connection):
                 view = self._see(connection, None)
         rest = self._rescue.rest if view.rescuable else None

@@ -17,7 +17,6 @@ from mailroom.db.engine import connect_engine
 from mailroom.mail.transport import Transport
 from mailroom.outcome import Sent
 from mailroom.queue.floors import Floors
-from mailroom.queue.lanes import LANES
 from mailroom.queue.limits import Limits
 from mailroom.queue.verdict import judge
 from mailroom.simulator import Simulator
@@ -32,6 +31,7 @@ from tests.benchmarks.machine import Server, scalar
 from tests.benchmarks.measures import MEASURES, drain, growth, latency
 from tests.benchmarks.trial import Size, Trial
 from tests.claiming import claim as claim_due
+from tests.kinds import LANES
 from tests.machine import ROOT
 from tests.running import aws
 from tests.world import KEY, misplaced

@@ -20,13 +20,13 @@ from mailroom.db import functions, schema
 from mailroom.db.engine import VERSION_TABLE, connect_engine
 from mailroom.errors import TokenError
 from mailroom.fleet import buckets, pauses, refusal_log
-from mailroom.job import Action, SesAccount
+from mailroom.job import SesAccount
 from mailroom.ops import grants, maintenance
 from mailroom.queue import by_hand
-from mailroom.queue.lanes import LANES
 from mailroom.simulator import Simulator
 from tests.cli.command import sending
 from tests.cli.conftest import Here
+from tests.kinds import ACTIVATION, LANES, RECOVERY
 from tests.machine import missing
 from tests.running import eventually, transport, working
 from tests.servers import Server
@@ -151,7 +151,7 @@ def tables_within_reach(connection: Connection) -> list[str]:
 
 # What is printed
 
-LOOKS = [f"SELECT * FROM {name}" for name in (*functions.views(), "health(true)", "revision()")]  # noqa: S608
+LOOKS = [f"SELECT * FROM {name}" for name in (*functions.views(), "health(true)", "contract()")]  # noqa: S608
 
 
 def test_it_prints_sql_and_grants_nothing(here: Here, roles: dict[str, str], url: str) -> None:
@@ -213,7 +213,7 @@ def test_who_is_not_the_owner_grants_nothing_and_is_told(
     with engine.connect() as owner:
         raw = owner.execution_options(no_parameters=True)
         raw.exec_driver_sql(f"GRANT USAGE ON SCHEMA mailroom TO {name} WITH GRANT OPTION")
-        raw.exec_driver_sql(f"GRANT EXECUTE ON FUNCTION revision TO {name} WITH GRANT OPTION")
+        raw.exec_driver_sql(f"GRANT EXECUTE ON FUNCTION contract TO {name} WITH GRANT OPTION")
     ended = here("grants", "--viewer", granted["viewer"], "--apply", env=env)
     ended.assert_one_line(1, 'this role may not GRANT EXECUTE ON FUNCTION "mailroom"."health"')
 
@@ -256,15 +256,15 @@ def test_an_application_lives_its_life(granted: dict[str, str], url: str, engine
         found = "SELECT id FROM accounts WHERE address_key(email) = address_key('jö@xn--bcher-kva.example')"
         assert rows(connection, found) == [(other,)]
         [(activation, secret)] = rows(owner, "SELECT id, secret FROM tokens WHERE account = :a", a=account)
-        link = tokens.sign(secret, action=Action.ACTIVATION, key=KEY)
-        assert tokens.consume(connection, link, action=Action.ACTIVATION, key=KEY) == account
+        link = tokens.sign(secret, path=ACTIVATION.path, key=KEY)
+        assert tokens.consume(connection, link, action=ACTIVATION, key=KEY).id == account
 
         recovery = ask_recovery(connection, account)
         [(secret, code)] = rows(owner, "SELECT secret, code FROM tokens WHERE id = :t", t=recovery)
-        link = tokens.sign(secret, action=Action.PASSWORD_RECOVERY, key=KEY, code=code)
+        link = tokens.sign(secret, path=RECOVERY.path, key=KEY, code=code)
         with pytest.raises(TokenError):
-            tokens.consume(connection, link, action=Action.PASSWORD_RECOVERY, key=KEY, code=f"{int(code) ^ 1:05}")
-        assert tokens.consume(connection, link, action=Action.PASSWORD_RECOVERY, key=KEY, code=code) == account
+            tokens.consume(connection, link, action=RECOVERY, key=KEY, code=f"{int(code) ^ 1:05}")
+        assert tokens.consume(connection, link, action=RECOVERY, key=KEY, code=code).id == account
 
         connection.execute(text("UPDATE accounts SET email = 'new@example.com' WHERE id = :a"), {"a": account})
         connection.execute(text("UPDATE accounts SET status = 'suspended' WHERE id = :a"), {"a": account})
@@ -390,15 +390,15 @@ def test_a_worker_pauses_the_fleet_and_slows_it_down(granted: dict[str, str], ur
         add_accounts(owner, 2)
         refused = by_hand.drop(connection, [1])
         owner.execute(text("UPDATE deliveries SET outcome = 'rejected', error_code = 'MessageRejected'"))
-        assert refusal_log.review(connection, Action.ACTIVATION, codes).unbroken == 1
-        assert refusal_log.refused_since_accepted(connection, Action.ACTIVATION, codes) == refused
+        assert refusal_log.review(connection, ACTIVATION, codes).unbroken == 1
+        assert refusal_log.refused_since_accepted(connection, ACTIVATION, codes) == refused
         assert refusal_log.put_back_once(connection, refused, queue="mailroom") == refused
-        assert refusal_log.refused_since_accepted(connection, Action.ACTIVATION, codes) == []
+        assert refusal_log.refused_since_accepted(connection, ACTIVATION, codes) == []
 
         assert pauses.open_pause(
             connection, "activation", code="MessageRejected", reason="a reason", probe_after=timedelta(0)
         )
-        assert pauses.probe(connection, queue="mailroom", refusals=codes) == "activation"
+        assert pauses.probe(connection, queue="mailroom", lanes=LANES, refusals=codes) == "activation"
         assert len(pauses.places(connection, queue="mailroom", lanes=LANES, most=9, refusals=codes)) == 2
         assert [pause.scope for pause in pauses.read(connection)] == ["activation"]
         assert pauses.close_pause(connection, "activation")

@@ -9,9 +9,10 @@ from zipfile import ZipFile
 import pytest
 from sqlalchemy import text
 
-from mailroom.db.engine import REVISION, check_revision, connect_engine
+from mailroom.db.engine import check_contract, connect_engine
 from tests.cli.command import Ended, run
 from tests.cli.conftest import Here
+from tests.db.migrating import HEAD
 
 EACH_SERVER = True
 
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 def assert_at_head(url: str) -> None:
     engine = connect_engine(url)
-    check_revision(engine)
+    check_contract(engine)
     with engine.connect() as connection:
         connection.execute(text("INSERT INTO accounts (email, login) VALUES ('ada@example.com', 'ada')"))
         assert connection.scalar(text("SELECT count(*) FROM jobs")) == 1
@@ -32,7 +33,7 @@ def assert_at_head(url: str) -> None:
 def test_a_database_is_migrated_once(here: Here, empty_url: str) -> None:
     for _ in range(2):
         ended = here("migrate", env={"MAILROOM_DATABASE_URL": empty_url})
-        assert (ended.code, ended.out, ended.err) == (0, f"the database is at revision {REVISION}\n", "")
+        assert (ended.code, ended.out, ended.err) == (0, f"the database is at revision {HEAD}\n", "")
         assert_at_head(empty_url)
 
 
@@ -75,6 +76,6 @@ def test_a_wheel_migrates_from_an_empty_folder(installed: Path, empty_url: str, 
     assert Path(where.out.strip()) == installed / "mailroom" / "__init__.py"
     for _ in range(2):
         ended = from_wheel(installed, "-m", "mailroom", "migrate", url=empty_url, cwd=tmp_path)
-        assert (ended.code, ended.out) == (0, f"the database is at revision {REVISION}\n"), ended.err
+        assert (ended.code, ended.out) == (0, f"the database is at revision {HEAD}\n"), ended.err
         assert_at_head(empty_url)
     assert list(tmp_path.iterdir()) == []

@@ -7,16 +7,16 @@ import pytest
 from sqlalchemy import Engine, text
 
 from mailroom.demo.postgres import free_port
-from mailroom.job import Action
 from mailroom.tokens import consume, sign
 from tests.cli.conftest import Here
+from tests.kinds import ACTIVATION, RECOVERY
 from tests.world import KEY, KEY_HEX, add_accounts, ask_recovery, rows
 
 INVALID = "mailroom: the token is not valid\n"
 NO_DATABASE = {"MAILROOM_SECRET_KEY": KEY_HEX}
 SECRET = bytes(range(32))
-ACTIVATION = sign(SECRET, action=Action.ACTIVATION, key=KEY)
-RECOVERY = sign(SECRET, action=Action.PASSWORD_RECOVERY, key=KEY, code="01234")
+ACTIVATE = sign(SECRET, path=ACTIVATION.path, key=KEY)
+RECOVER = sign(SECRET, path=RECOVERY.path, key=KEY, code="01234")
 
 
 def other(character: str) -> str:
@@ -48,15 +48,15 @@ def test_of_several_keys_the_first_signs_and_all_verify(here: Here, url: str, en
         [(token, secret)] = rows(connection, "SELECT id, secret FROM tokens")
     rotating = {"MAILROOM_SECRET_KEY": f"{new},{KEY_HEX}", "MAILROOM_DATABASE_URL": url}
     signed = here("tokens", "sign", str(token), env=rotating).out.strip()
-    assert signed == sign(secret, action=Action.ACTIVATION, key=bytes.fromhex(new))
+    assert signed == sign(secret, path=ACTIVATION.path, key=bytes.fromhex(new))
 
 
 def test_a_token_may_begin_with_a_hyphen(here: Here) -> None:
     secret = b"\xfb" + bytes(31)
-    token = sign(secret, action=Action.ACTIVATION, key=KEY)
+    token = sign(secret, path=ACTIVATION.path, key=KEY)
     assert token.startswith("-")
     assert here("tokens", "verify", token, env=NO_DATABASE).code == 0
-    token = sign(b"\xfb\xef" + bytes(30), action=Action.PASSWORD_RECOVERY, key=KEY, code="01234")
+    token = sign(b"\xfb\xef" + bytes(30), path=RECOVERY.path, key=KEY, code="01234")
     assert token.startswith("--")
     assert here("tokens", "verify", "--code", "01234", token, env=NO_DATABASE).code == 0
 
@@ -89,11 +89,11 @@ def test_a_database_tells_what_became_of_the_token(here: Here, url: str, engine:
     with engine.connect() as connection:
         [account] = add_accounts(connection, 1)
         [first] = rows(connection, "SELECT id, secret FROM tokens")
-    activation = sign(first.secret, action=Action.ACTIVATION, key=KEY)
+    activation = sign(first.secret, path=ACTIVATION.path, key=KEY)
     whose = f"token {first.id} of account {account}"
     assert said(activation).startswith(f"{whose}: good until 2")
     with engine.begin() as connection:
-        consume(connection, activation, action=Action.ACTIVATION, key=KEY)
+        consume(connection, activation, action=ACTIVATION, key=KEY)
         recovery = ask_recovery(connection, account)
     assert said(activation).startswith(f"{whose}: consumed at 2")
     with engine.connect() as connection:

@@ -10,13 +10,14 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from mailroom.db.engine import VERSION_TABLE, check_revision, connect_engine
+from mailroom.db.engine import VERSION_TABLE, check_contract, connect_engine
 from mailroom.db.functions import views
 from mailroom.db.namespace import DEFAULT_SCHEMA
 from tests.machine import ROOT
 from tests.world import rows
 
 SCRIPTS = ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))
+HEAD = str(SCRIPTS.get_current_head())
 # All that a schema can hold of ours, but for what belongs to a table and goes with it.
 OBJECTS = """
 SELECT kind, name
@@ -28,7 +29,19 @@ SELECT kind, name
   JOIN pg_namespace ON pg_namespace.oid = home
  WHERE nspname = :schema
 """
-TABLES = {"locks", "accounts", "tokens", "guesses", "jobs", "batches", "deliveries", "pauses", "permits", "ses_account"}
+TABLES = {
+    "locks",
+    "actions",
+    "accounts",
+    "tokens",
+    "guesses",
+    "jobs",
+    "batches",
+    "deliveries",
+    "pauses",
+    "permits",
+    "ses_account",
+}
 # A type of rows is a relation to PostgreSQL.
 RELATIONS = TABLES | {VERSION_TABLE, "claimed_job"} | set(views())
 
@@ -53,7 +66,7 @@ def relations(url: str, schema_name: str = DEFAULT_SCHEMA) -> set[str]:
 
 def assert_at_revision(url: str, schema: str = DEFAULT_SCHEMA) -> None:
     engine = connect_engine(url, schema=schema)
-    check_revision(engine)
+    check_contract(engine)
     engine.dispose()
 
 

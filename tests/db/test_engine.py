@@ -16,7 +16,7 @@ from mailroom import queue
 from mailroom.db.engine import (
     CANCEL_WITHIN,
     OutcomeUnknownError,
-    check_revision,
+    check_contract,
     connect_engine,
     connection_string,
     first_line,
@@ -80,7 +80,7 @@ def test_a_migration_goes_through_a_pooler(url: str) -> None:
     migrate(url, "base")
     migrate(url)
     engine = connect_engine(url)
-    check_revision(engine)
+    check_contract(engine)
     engine.dispose()
 
 

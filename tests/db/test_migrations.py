@@ -15,8 +15,9 @@ from alembic.config import Config
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
-from mailroom.db.engine import REVISION, connect_engine
+from mailroom.db.engine import connect_engine
 from tests.db.migrating import (
+    HEAD,
     RELATIONS,
     SCRIPTS,
     alembic,
@@ -114,7 +115,7 @@ def test_down_takes_the_rows_along(empty_url: str) -> None:
 def test_the_command_line_migrates_up_and_down(empty_url: str) -> None:
     finish(alembic(empty_url, "upgrade", "head"))
     with connected(empty_url) as connection:
-        assert rows(connection, "SELECT version_num FROM mailroom_alembic_version") == [(REVISION,)]
+        assert rows(connection, "SELECT version_num FROM mailroom_alembic_version") == [(HEAD,)]
 
     finish(alembic(empty_url, "downgrade", "base"))
     assert objects(empty_url) == set()
@@ -203,7 +204,7 @@ def test_a_migration_waits_for_a_reader_and_nobody_waits_for_the_migration(
                 )
     finish(process)
     with connected(empty_url) as connection:
-        wanted = REVISION if start == "0004" else f"{int(REVISION) - 4:04}"
+        wanted = HEAD if start == "0004" else f"{int(HEAD) - 4:04}"
         assert rows(connection, "SELECT version_num FROM mailroom_alembic_version") == [(wanted,)]
         assert rows(connection, "SELECT count(*) FROM jobs") == [(60,)]
 
@@ -223,7 +224,7 @@ def downgrade():
 
 def test_a_migration_may_build_an_index_concurrently_and_be_tried_again(empty_url: str, tmp_path: Path) -> None:
     migrate(empty_url)
-    (tmp_path / "9999_later.py").write_text(CONCURRENT.format(head=REVISION))
+    (tmp_path / "9999_later.py").write_text(CONCURRENT.format(head=HEAD))
     with psycopg.connect(empty_url) as reader, configured(empty_url) as config, ThreadPoolExecutor() as beside:
         config.set_main_option("version_locations", f"{ROOT / 'alembic' / 'versions'}{os.pathsep}{tmp_path}")
         config.set_main_option("path_separator", "os")

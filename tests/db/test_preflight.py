@@ -15,7 +15,6 @@ from mailroom.db import preflight
 from mailroom.db.engine import connect_engine
 from mailroom.errors import DatabaseError
 from mailroom.fleet.blocks import FleetPermits
-from mailroom.job import Action
 from mailroom.ops import health, jobs, status
 from mailroom.ops.jobs import Filters
 from mailroom.ops.maintenance import prune, reconcile
@@ -26,6 +25,7 @@ from mailroom.simulator import Simulator
 from tests.claiming import batch_of, claim
 from tests.cli.command import sending
 from tests.cli.conftest import Here, here, ses
+from tests.kinds import ACTIVATION, LANES, RECOVERY
 from tests.machine import ROOT, missing
 from tests.roles import a_role
 from tests.servers import TESTS_PATH, Server, migrate
@@ -288,7 +288,9 @@ def lived(engine: Engine, connection: Connection) -> Iterator[Any]:
             {"address": address, "name": name},
         )
     yield rows(connection, "SELECT login, email, status FROM accounts ORDER BY id")
-    view = queue.look(connection, queue="mailroom", batch_limit=50, batch_timeout=timedelta(0), floors=Floors())
+    view = queue.look(
+        connection, queue="mailroom", batch_limit=50, batch_timeout=timedelta(0), floors=Floors(), lanes=LANES
+    )
     yield view.ready, view.next is None, view.rescuable
     outcomes = (Sent("m"), Rejected("Code", NAME), Deferred("Throttled", "later", charged=False), Unconfirmed("?", "?"))
     settle(connection, *outcomes)
@@ -300,13 +302,13 @@ def lived(engine: Engine, connection: Connection) -> Iterator[Any]:
     # Some settings make a session so slow that what is deferred for seconds comes due meanwhile.
     connection.execute(text("UPDATE jobs SET due_at = due_at + interval '1 day'"))
     [(secret, account)] = rows(connection, "SELECT secret, account FROM tokens ORDER BY id LIMIT 1")
-    link = tokens.sign(secret, action=Action.ACTIVATION, key=KEY)
-    yield tokens.consume(connection, link, action=Action.ACTIVATION, key=KEY) == account
+    link = tokens.sign(secret, path=ACTIVATION.path, key=KEY)
+    yield tokens.consume(connection, link, action=ACTIVATION, key=KEY) == account
     recovery = ask_recovery(connection, account)
     yield settle(connection, Sent("m")) == [recovery]
     [(secret, code)] = rows(connection, "SELECT secret, code FROM tokens WHERE id = :t", t=recovery)
-    link = tokens.sign(secret, action=Action.PASSWORD_RECOVERY, key=KEY, code=code)
-    yield tokens.consume(connection, link, action=Action.PASSWORD_RECOVERY, key=KEY, code=code) == account
+    link = tokens.sign(secret, path=RECOVERY.path, key=KEY, code=code)
+    yield tokens.consume(connection, link, action=RECOVERY, key=KEY, code=code) == account
     connection.execute(text("INSERT INTO accounts (email, login) VALUES ('lost@example.com', 'lost')"))
     lost = claim(connection, lease=timedelta(0))
     yield [len(batch.jobs) for batch in lost.batches], len(queue.rescue(connection))

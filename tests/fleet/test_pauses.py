@@ -5,10 +5,10 @@ from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
 from mailroom.fleet import pauses, refusal_log
-from mailroom.job import Action
 from mailroom.outcome import Scope
 from mailroom.ses.classify import REFUSALS
 from tests.claiming import claim, look
+from tests.kinds import ACTIVATION, LANES, RECOVERY
 from tests.world import add_accounts, ask_recovery, misplaced, rows
 
 THROUGH_PGBOUNCER = True
@@ -20,7 +20,7 @@ def claimed(connection: Connection, *, probing: bool = False) -> list[int]:
 
 
 def try_probe(connection: Connection, *, queue: str = "mailroom") -> str | None:
-    return pauses.probe(connection, queue=queue, refusals=REFUSALS)
+    return pauses.probe(connection, queue=queue, lanes=LANES, refusals=REFUSALS)
 
 
 def waiting(connection: Connection) -> tuple[int, int]:
@@ -44,7 +44,7 @@ def test_a_pause_of_everything_stops_every_claim(conn: Connection, scope: str) -
 
 def test_a_pause_of_one_action_leaves_the_other_alone(conn: Connection) -> None:
     _, recovery = waiting(conn)
-    pauses.open_pause(conn, pauses.scope_name(Scope.ACTION, Action.ACTIVATION), code="Fault", reason="a reason")
+    pauses.open_pause(conn, pauses.scope_name(Scope.ACTION, ACTIVATION), code="Fault", reason="a reason")
     assert [claimed(conn), claimed(conn)] == [[recovery], []]
 
 
@@ -139,8 +139,8 @@ def test_what_was_refused_before_a_mail_was_accepted_stays_refused(conn: Connect
             ),
             {"token": token, "outcome": outcome, "code": code},
         )
-    assert refusal_log.refused_since_accepted(conn, Action.ACTIVATION, {"A"}) == [3]
-    assert refusal_log.refused_since_accepted(conn, Action.PASSWORD_RECOVERY, {"A"}) == []
+    assert refusal_log.refused_since_accepted(conn, ACTIVATION, {"A"}) == [3]
+    assert refusal_log.refused_since_accepted(conn, RECOVERY, {"A"}) == []
 
 
 def test_refusals_beside_an_acceptance_are_no_row(conn: Connection) -> None:
@@ -154,9 +154,9 @@ def test_refusals_beside_an_acceptance_are_no_row(conn: Connection) -> None:
             " FROM (SELECT token, row_number() OVER (ORDER BY token) AS place FROM jobs) AS placed ORDER BY place"
         )
     )
-    assert refusal_log.refused_since_accepted(conn, Action.ACTIVATION, {"A"}) == []
+    assert refusal_log.refused_since_accepted(conn, ACTIVATION, {"A"}) == []
     conn.execute(text("UPDATE deliveries SET fence = gen_random_uuid() WHERE outcome = 'rejected'"))
-    assert len(refusal_log.refused_since_accepted(conn, Action.ACTIVATION, {"A"})) == 5
+    assert len(refusal_log.refused_since_accepted(conn, ACTIVATION, {"A"})) == 5
 
 
 def test_a_job_whose_batch_was_lost_twice_is_taken_alone(conn: Connection) -> None:

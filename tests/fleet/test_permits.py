@@ -8,12 +8,12 @@ from sqlalchemy import Engine
 
 from mailroom.fleet.buckets import LONG_HOLD
 from mailroom.fleet.permits import ASK_AGAIN, NO_LIMIT, NoLimit, Permit
-from mailroom.job import Action
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Outcome
 from mailroom.worker.claim_size import INTENDED, MAX_SENDING
 from mailroom.worker.sender import Work
 from tests.fleet.permitting import Clock, account, granted, permits, sender
+from tests.kinds import ACTIVATION, RECOVERY
 from tests.rating import let_pass
 from tests.running import Scripted, accept
 from tests.world import add_accounts, ask_recovery, misplaced, rows
@@ -118,7 +118,7 @@ def test_a_claim_takes_no_more_than_is_permitted_and_then_waits(engine: Engine, 
         assert works.work_claim() is None
         assert timedelta(0) < works.permit_wait() <= ASK_AGAIN * 1.2
         assert misplaced(connection) == []
-    assert sends.calls == [(Action.ACTIVATION, 3)]
+    assert sends.calls == [(ACTIVATION, 3)]
 
 
 def test_a_recovery_leaves_from_the_reserve(engine: Engine, clock: Clock) -> None:
@@ -133,7 +133,7 @@ def test_a_recovery_leaves_from_the_reserve(engine: Engine, clock: Clock) -> Non
         work = works.work_claim()
         assert work is not None
         assert work.taken == 1  # however much the reserve has filled up by now
-    assert sends.calls[-1] == (Action.PASSWORD_RECOVERY, 1)
+    assert sends.calls[-1] == (RECOVERY, 1)
 
 
 def test_a_flood_of_recoveries_leaves_every_fifth_claim_to_others(engine: Engine) -> None:
@@ -146,8 +146,8 @@ def test_a_flood_of_recoveries_leaves_every_fifth_claim_to_others(engine: Engine
     for _ in range(20):
         works.work_claim()
     actions = [action for action, _ in sends.calls]
-    assert actions.count(Action.ACTIVATION) == 4
-    assert actions[:4] == [Action.PASSWORD_RECOVERY] * 4
+    assert actions.count(ACTIVATION) == 4
+    assert actions[:4] == [RECOVERY] * 4
 
 
 class OfTheReserve(NoLimit):
@@ -166,7 +166,7 @@ def test_so_it_does_where_there_is_but_the_reserve(engine: Engine) -> None:
         add_accounts(connection, 20)
     for _ in range(20):
         works.work_claim()
-    assert [action for action, _ in sends.calls].count(Action.ACTIVATION) == 4
+    assert [action for action, _ in sends.calls].count(ACTIVATION) == 4
 
 
 def test_the_last_of_the_quota_is_not_for_those_whose_turn_it_is(engine: Engine, clock: Clock) -> None:
@@ -179,7 +179,7 @@ def test_the_last_of_the_quota_is_not_for_those_whose_turn_it_is(engine: Engine,
         add_accounts(connection, 20)
     for _ in range(20):
         works.work_claim()
-    assert sends.calls == [(Action.PASSWORD_RECOVERY, 1)] * 20
+    assert sends.calls == [(RECOVERY, 1)] * 20
 
 
 def test_several_batches_share_a_permit_and_give_back_what_they_do_not_need(engine: Engine, clock: Clock) -> None:
@@ -191,7 +191,7 @@ def test_several_batches_share_a_permit_and_give_back_what_they_do_not_need(engi
     assert works.work_claim() == Work(10, full=True)
     assert works.work_claim() == Work(20, full=True)
     assert works.work_claim() == Work(23, full=False)
-    assert sends.calls == [(Action.ACTIVATION, 10)] * 5 + [(Action.ACTIVATION, 3)]
+    assert sends.calls == [(ACTIVATION, 10)] * 5 + [(ACTIVATION, 3)]
     assert works.work_claim() == Work(0, full=False)
     assert granted(engine) == 53
 

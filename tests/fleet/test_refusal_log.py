@@ -5,14 +5,15 @@ from sqlalchemy import Connection, text
 
 from mailroom.fleet import refusal_log
 from mailroom.fleet.refusal_log import Record
-from mailroom.job import Action, Job
+from mailroom.job import Job
 from mailroom.ses import classify
+from tests.kinds import ACTIVATION
 from tests.worker.refusing import record
 
 
 def reviewed(connection: Connection, *refused: int) -> Record:
-    of = [Job(token, token, Action.ACTIVATION, 0, "", "", b"", "") for token in refused]
-    return refusal_log.review(connection, Action.ACTIVATION, classify.REFUSALS, of)
+    of = [Job(token, token, ACTIVATION, 0, "", "", b"", "") for token in refused]
+    return refusal_log.review(connection, ACTIVATION, classify.REFUSALS, of)
 
 
 def test_a_row_is_of_different_accounts_and_ends_with_an_acceptance(conn: Connection) -> None:

@@ -3,10 +3,10 @@
 import io
 from datetime import timedelta
 
-from mailroom.job import Action
 from mailroom.mail.debug import DebugTransport
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Sent
+from tests.kinds import RECOVERY
 
 JO = Mail(token=1, address="jo@example.com", login="jo", secret="s3cret", code="01234")
 LI = Mail(token=2, address="li@example.com", login="li", secret="t0ken", code="56789")
@@ -18,7 +18,7 @@ def test_a_mail_keeps_its_data_out_of_its_repr() -> None:
 
 def test_debugging_prints_each_mail_and_calls_it_sent() -> None:
     out = io.StringIO()
-    outcomes = DebugTransport(out).send(Action.PASSWORD_RECOVERY, [JO, LI], batch="7")
+    outcomes = DebugTransport(out).send(RECOVERY, [JO, LI], batch="7")
     assert outcomes == [Sent("debug-7-1"), Sent("debug-7-2")]
     assert out.getvalue().splitlines() == [
         "batch=7 token=1 template=passwordrecoveryv1 to=jo@example.com "

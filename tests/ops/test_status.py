@@ -5,13 +5,12 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Connection, text
 
-from mailroom.job import Action, Priority
+from mailroom.job import Priority
 from mailroom.ops import status
 from mailroom.ops.status import InFlight, Waiting
 from tests.claiming import claim, waited
+from tests.kinds import ACTIVATION, RECOVERY
 from tests.world import add_accounts, ask_recovery
-
-RECOVERY = Action.PASSWORD_RECOVERY
 
 
 def deliver(connection: Connection, outcome: str, *, age: str = "0", late: bool = False, times: int = 1) -> None:
@@ -43,9 +42,9 @@ def test_what_waits_is_told_by_queue_priority_and_action(conn: Connection) -> No
     lanes = [(row.queue, row.priority, row.action, row.jobs, row.due) for row in status.read(conn).waiting]
     assert lanes == [
         ("mailroom", Priority.URGENT, RECOVERY, 2, 2),
-        ("mailroom", Priority.NORMAL, Action.ACTIVATION, 3, 3),
-        ("mailroom", Priority.BULK, Action.ACTIVATION, 51, 51),
-        ("news", Priority.NORMAL, Action.ACTIVATION, 1, 1),
+        ("mailroom", Priority.NORMAL, ACTIVATION, 3, 3),
+        ("mailroom", Priority.BULK, ACTIVATION, 51, 51),
+        ("news", Priority.NORMAL, ACTIVATION, 1, 1),
     ]
 
 
@@ -54,7 +53,7 @@ def test_the_oldest_is_the_one_that_has_been_due_longest(conn: Connection) -> No
     first = "(SELECT min(token) FROM jobs)"
     conn.execute(text("UPDATE jobs SET due_at = now() + interval '1 hour'"))
     [later] = status.read(conn).waiting
-    assert later == Waiting("mailroom", Priority.NORMAL, Action.ACTIVATION, jobs=3, due=0, oldest_seconds=0)
+    assert later == Waiting("mailroom", Priority.NORMAL, ACTIVATION, jobs=3, due=0, oldest_seconds=0)
     conn.execute(text(f"UPDATE jobs SET due_at = now() - interval '90 seconds' WHERE token > {first}"))  # noqa: S608
     conn.execute(text(f"UPDATE jobs SET due_at = now() - interval '120 seconds' WHERE token = {first} + 1"))  # noqa: S608
     [due] = status.read(conn).waiting

@@ -6,7 +6,7 @@ from datetime import timedelta
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
-from mailroom.job import Action, Priority
+from mailroom.job import Priority
 from mailroom.outcome import Deferred
 from mailroom.queue.floors import Floors
 from mailroom.queue.look import View
@@ -23,6 +23,7 @@ from tests.claiming import (
     waited,
     waiting,
 )
+from tests.kinds import ACTIVATION
 from tests.world import add_accounts, misplaced, rows, transaction
 
 THROUGH_PGBOUNCER = True
@@ -45,7 +46,7 @@ def test_a_claim_brings_all_that_a_mail_needs_as_it_is_now(conn: Connection) -> 
     [job] = take(conn).jobs
 
     [token] = rows(conn, "SELECT id, secret, code FROM tokens")
-    assert (job.token, job.account, job.action, job.attempt) == (token.id, account, Action.ACTIVATION, 0)
+    assert (job.token, job.account, job.action, job.attempt) == (token.id, account, ACTIVATION, 0)
     assert (job.email, job.login, job.secret, job.code) == ("User1@Example.com", "new, name", token.secret, token.code)
 
 
@@ -88,9 +89,9 @@ def test_a_batch_holds_one_action_and_one_priority(conn: Connection) -> None:
     assert sorted(tokens_of(batch) for batch in batches[:2]) == sorted([[recovery], activation_in_a_hurry])
     assert tokens_of(batches[2]) == normal
     assert [(batch.action, batch.priority, len(batch.jobs)) for batch in batches[2:]] == [
-        (Action.ACTIVATION, Priority.NORMAL, 2),
-        (Action.ACTIVATION, Priority.BULK, 50),
-        (Action.ACTIVATION, Priority.BULK, 1),
+        (ACTIVATION, Priority.NORMAL, 2),
+        (ACTIVATION, Priority.BULK, 50),
+        (ACTIVATION, Priority.BULK, 1),
     ]
 
 

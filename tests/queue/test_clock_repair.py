@@ -14,6 +14,7 @@ from mailroom.queue.floors import Floors
 from mailroom.ses.classify import REFUSALS
 from mailroom.simulator import Simulator
 from tests.claiming import claim
+from tests.kinds import LANES
 from tests.rating import let_pass, tell_account
 from tests.running import eventually, limits, transport, working
 from tests.world import add_accounts, count_sent, drained, misplaced, rows
@@ -54,13 +55,15 @@ def test_what_may_be_that_far_ahead_stays_where_it_is(engine: Engine) -> None:
         connection.execute(text("UPDATE jobs SET due_at = 'infinity' WHERE token = 3"))
         assert claim(connection, batch_limit=1).taken == 1
         before = rows(connection, "SELECT * FROM jobs WHERE due_at < 'infinity' ORDER BY token")
-        view = queue.look(connection, queue="mailroom", batch_limit=9, batch_timeout=timedelta(0), floors=Floors())
+        view = queue.look(
+            connection, queue="mailroom", batch_limit=9, batch_timeout=timedelta(0), floors=Floors(), lanes=LANES
+        )
         assert not view.ahead
-        assert repair(connection, usual) == 0
+        assert repair(connection, usual, LANES) == 0
         assert rows(connection, "SELECT * FROM jobs WHERE due_at < 'infinity' ORDER BY token") == before
         longer = limits(resend_after=timedelta(hours=2))
         connection.execute(LATER, {"token": 2, "ahead": timedelta(hours=1), "attempt": 1})
-        assert (repair(connection, longer), repair(connection, usual)) == (0, 1)
+        assert (repair(connection, longer, LANES), repair(connection, usual, LANES)) == (0, 1)
 
 
 def test_moments_are_brought_back_some_at_a_time_beside_others_that_do(engine: Engine) -> None:
@@ -68,8 +71,8 @@ def test_moments_are_brought_back_some_at_a_time_beside_others_that_do(engine: E
         add_accounts(connection, 25)
         connection.execute(text("UPDATE jobs SET due_at = now() + interval '10 minutes'"))
         with other.execution_options(isolation_level="READ COMMITTED").begin():
-            assert repair(other, limits(), most=10) == 10
-            assert [repair(connection, limits(), most=10) for _ in range(3)] == [10, 5, 0]
+            assert repair(other, limits(), LANES, most=10) == 10
+            assert [repair(connection, limits(), LANES, most=10) for _ in range(3)] == [10, 5, 0]
 
 
 @pytest.mark.parametrize("ahead", [timedelta(minutes=10), timedelta(days=400)])
@@ -79,9 +82,9 @@ def test_a_pause_is_tried_though_the_clock_was_set_back(engine: Engine, ahead: t
         pauses.open_pause(connection, "account", code="X", reason="x")
         connection.execute(text("UPDATE pauses SET probe_at = probe_at + :ahead"), {"ahead": ahead})
         pauses.open_pause(connection, "queue:other", code="X", reason="by hand", probed=False)
-        assert repair(connection, limits()) == 1
-        assert pauses.probe(connection, queue="mailroom", refusals=REFUSALS) == "account"
-        assert repair(connection, limits()) == 0
+        assert repair(connection, limits(), LANES) == 1
+        assert pauses.probe(connection, queue="mailroom", lanes=LANES, refusals=REFUSALS) == "account"
+        assert repair(connection, limits(), LANES) == 0
 
 
 # What a bucket, and what is known of the account, have of it

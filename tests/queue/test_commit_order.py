@@ -10,10 +10,11 @@ import pytest
 from sqlalchemy import Connection, Engine, event, text
 
 from mailroom import queue
-from mailroom.job import Action, Position, Priority
+from mailroom.job import Position, Priority
 from mailroom.outcome import Sent
 from mailroom.queue.floors import SLACK, Floors
 from tests.claiming import claim, start_over, verdicts
+from tests.kinds import ACTIVATION, LANES
 from tests.world import add_accounts, misplaced, rows, transaction
 
 THROUGH_PGBOUNCER = True
@@ -21,7 +22,7 @@ THROUGH_PGBOUNCER = True
 SESSIONS = 8
 INSERTS = 6
 PATIENCE = 60.0
-LANE = (Priority.NORMAL, Action.ACTIVATION)
+LANE = (Priority.NORMAL, ACTIVATION)
 BEFORE = datetime(2020, 1, 1, tzinfo=UTC)
 
 
@@ -70,7 +71,7 @@ def test_a_claim_that_was_under_way_when_floors_were_lowered_does_not_undo_it(en
     floors = Floors()
     with transaction(engine) as claimer:
         token = overtaken(engine, claimer, floors, first=timedelta(seconds=10), second=timedelta(seconds=5))
-        seen = floors.read()
+        seen = floors.read(LANES)
         start_over(floors)
         for lane, end in seen.items():
             floors.advance(lane, seen=end, end=end)
@@ -79,10 +80,10 @@ def test_a_claim_that_was_under_way_when_floors_were_lowered_does_not_undo_it(en
 
 def test_a_claim_that_was_under_way_when_jobs_came_back_does_not_pass_over_them() -> None:
     floors = Floors()
-    seen = floors.read()[LANE]
+    seen = floors.read(LANES)[LANE]
     floors.lower(LANE, Position(BEFORE, 0))  # what another sender gives back, which the claim under way has not seen
     assert not floors.advance(LANE, seen=seen, end=Position(BEFORE + timedelta(seconds=1), 1))
-    assert floors.read()[LANE].due_at is None
+    assert floors.read(LANES)[LANE].due_at is None
 
 
 def test_what_a_claim_has_locked_and_left_is_not_passed_over(engine: Engine) -> None:
@@ -93,7 +94,7 @@ def test_what_a_claim_has_locked_and_left_is_not_passed_over(engine: Engine) -> 
         connection.execute(text("UPDATE jobs SET due_at = :due_at"), {"due_at": BEFORE})
 
         def meanwhile(*_: object) -> None:
-            floors.advance(LANE, seen=floors.read()[LANE], end=Position(datetime.now(UTC) - timedelta(hours=1), 0))
+            floors.advance(LANE, seen=floors.read(LANES)[LANE], end=Position(datetime.now(UTC) - timedelta(hours=1), 0))
 
         event.listen(connection, "after_cursor_execute", meanwhile)
         several = claim(connection, batch_limit=10, job_limit=40, batch_timeout=timedelta(days=9999), floors=floors)
@@ -112,11 +113,11 @@ def test_a_claim_that_left_nothing_lowers_no_floor(engine: Engine, jobs: int) ->
         connection.execute(text("UPDATE jobs SET due_at = :due_at"), {"due_at": BEFORE})
 
         def meanwhile(*_: object) -> None:
-            floors.advance(LANE, seen=floors.read()[LANE], end=higher)
+            floors.advance(LANE, seen=floors.read(LANES)[LANE], end=higher)
 
         event.listen(connection, "after_cursor_execute", meanwhile)
         assert claim(connection, batch_limit=10, job_limit=10 if jobs == 10 else 40, floors=floors).taken == jobs
-        assert floors.read()[LANE] == higher
+        assert floors.read(LANES)[LANE] == higher
 
 
 @pytest.mark.parametrize(
@@ -125,9 +126,9 @@ def test_a_claim_that_left_nothing_lowers_no_floor(engine: Engine, jobs: int) ->
 )
 def test_a_floor_is_lowered_to_a_place_and_never_raised(now: int, to: int, found: int) -> None:
     floors = Floors()
-    floors.advance(LANE, seen=floors.read()[LANE], end=Position(BEFORE, now))
+    floors.advance(LANE, seen=floors.read(LANES)[LANE], end=Position(BEFORE, now))
     floors.lower(LANE, Position(BEFORE, to))
-    assert floors.read()[LANE] == Position(BEFORE, found)
+    assert floors.read(LANES)[LANE] == Position(BEFORE, found)
 
 
 def insert_and_hold(engine: Engine, session: int) -> int:

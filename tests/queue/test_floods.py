@@ -10,12 +10,13 @@ from sqlalchemy import Connection, Engine, event, text
 
 from mailroom import queue
 from mailroom.db.engine import connect_engine
-from mailroom.job import Action, Priority, RecoveryLimits
+from mailroom.job import Priority
 from mailroom.ops import maintenance
 from mailroom.queue.claim import FLOOD_LIMIT
 from mailroom.queue.floors import Floors
 from mailroom.simulator import Simulator
 from tests.claiming import claim, waited
+from tests.kinds import RECOVERY
 from tests.queue.asking import active, ask, mail, mailed, over
 from tests.running import eventually, transport, working
 from tests.trouble import let_statements_take, slow_down_rows
@@ -38,7 +39,6 @@ def tokens_of_new_accounts(connection: Connection, prefix: str) -> list[int]:
 def test_of_two_claims_at_once_the_second_passes_over_the_account_and_then_sees_what_the_first_took(
     engine: Engine,
 ) -> None:
-    limits = RecoveryLimits(1, 10)
     with (
         engine.connect() as setup,
         transaction(engine, lock_timeout="1s") as first,
@@ -46,17 +46,17 @@ def test_of_two_claims_at_once_the_second_passes_over_the_account_and_then_sees_
     ):
         account = active(setup)
         [taken] = ask(setup, account)
-        assert mailed(claim(first, recoveries=limits)) == [taken]  # and has not committed
+        assert mailed(claim(first)) == [taken]  # and has not committed
         late = ask_recovery(setup, account)
         setup.execute(text("UPDATE jobs SET due_at = now() - interval '1 hour' WHERE token = :late"), {"late": late})
-        assert claim(second, recoveries=limits).taken == 0
+        assert claim(second).taken == 0
         second.commit()
         first.commit()
         [job] = rows(setup, "SELECT jobs.due_at - created_at AS waits FROM jobs JOIN tokens ON tokens.id = token")
         assert job.waits > queue.BUSY_WAIT / 2
         waited(setup)
-        found = claim(setup, recoveries=limits)
-        assert (mailed(found), over(found)) == ([], [(late, "cancelled", "TooManyRecoveries")])
+        found = claim(setup)
+        assert (mailed(found), over(found)) == ([], [(late, "cancelled", "TooMany")])
         assert misplaced(setup) == []
 
 
@@ -87,9 +87,9 @@ def test_one_too_many_whose_token_somebody_holds_is_over_and_in_no_other_place(e
         [asked] = ask(setup, active(setup))
         setup.execute(text("UPDATE tokens SET address_hash = NULL"))
         holder.execute(text("UPDATE tokens SET code = code"))
-        found = claim(claimer, recoveries=RecoveryLimits(0, 0))
+        found = claim(claimer)
         claimer.commit()
-        assert over(found) == [(asked, "cancelled", "TooManyRecoveries")]
+        assert over(found) == [(asked, "cancelled", "TooMany")]
         assert misplaced(setup) == []
 
 
@@ -191,7 +191,7 @@ def test_in_a_flood_what_can_be_mailed_leaves_in_order(engine: Engine) -> None:
         asked = [token for account in accounts for token in ask(connection, account)]
         gone = "DELETE FROM accounts WHERE id = ANY(:some)"
         connection.execute(text(gone), {"some": [account for account in accounts if account % 2]})
-        floors, lane = Floors(), (Priority.URGENT, Action.PASSWORD_RECOVERY)
+        floors, lane = Floors(), (Priority.URGENT, RECOVERY)
         left = [token for account, token in zip(accounts, asked, strict=True) if not account % 2]
         first = claim(connection, batch_limit=10, floors=floors, flood=(lane, FLOOD_LIMIT))
         assert mailed(first) == left[:10]

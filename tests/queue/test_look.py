@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, text
 
 from mailroom.job import Action, Priority
-from mailroom.queue.lanes import LANES
 from mailroom.queue.look import View
 from tests.claiming import (
     NOTHING,
@@ -16,12 +15,13 @@ from tests.claiming import (
     enqueue_recovery,
     look,
 )
+from tests.kinds import ACTIONS, LANES
 
 THROUGH_PGBOUNCER = True
 
 a_job = st.tuples(
     st.sampled_from(Priority),
-    st.sampled_from(Action),
+    st.sampled_from(ACTIONS),
     st.integers(-8, 8),  # due so many seconds from now
     st.sampled_from([0, 0, 1]),
 )
@@ -40,7 +40,7 @@ def test_a_look_foretells_what_a_claim_does(
                     "INSERT INTO jobs (token, due_at, action, priority, attempt, queue) VALUES"
                     " (:token, now() + make_interval(secs => :s), CAST(:a AS token_action), :p, :attempt, 'mailroom')"
                 ),
-                {"token": token, "s": seconds, "a": action.value, "p": priority.value, "attempt": attempt},
+                {"token": token, "s": seconds, "a": str(action), "p": priority.value, "attempt": attempt},
             )
         seen = look(conn, batch_limit=limit, batch_timeout=timeout)
         assert (seen.ready > 0) == would_claim(conn, limit=limit, timeout=timeout)
@@ -58,7 +58,7 @@ def would_claim(
     limit: int,
     timeout: timedelta,
     later: timedelta = NOTHING,
-    lane: tuple[Priority, Action] | None = None,
+    lane: tuple[Priority, str] | None = None,
 ) -> bool:
     """Tell whether a claim would take anything that much later, if only this lane's jobs were there."""
     with connection.begin_nested() as savepoint:
@@ -66,7 +66,7 @@ def would_claim(
         if lane is not None:
             connection.execute(
                 text("DELETE FROM jobs WHERE NOT (priority = :p AND action = CAST(:a AS token_action))"),
-                {"p": lane[0].value, "a": lane[1].value},
+                {"p": lane[0].value, "a": lane[1]},
             )
         taken = claim(connection, batch_limit=limit, batch_timeout=timeout).taken > 0
         savepoint.rollback()

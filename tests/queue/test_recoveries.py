@@ -1,14 +1,12 @@
 """Recovery mails to one account: the newest alone, and no more than its share."""
 
-from typing import Any
-
 import pytest
 from sqlalchemy import Connection, text
 
 from mailroom import queue
-from mailroom.job import RecoveryLimits
 from mailroom.outcome import Deferred, Outcome, Rejected, Unconfirmed
 from tests.claiming import batch_of, claim, settle_alike, take, waited
+from tests.kinds import limit_recoveries
 from tests.queue.asking import SENT, active, ask, mail, mailed, over
 from tests.world import add_accounts, misplaced
 
@@ -23,11 +21,13 @@ def age(connection: Connection, minutes: int) -> None:
     connection.execute(text(earlier), {"minutes": minutes})
 
 
-def refused(connection: Connection, account: int, **how: Any) -> bool:
+def refused(connection: Connection, account: int, *limits: int) -> bool:
     """Ask once more; whether that is refused for its number."""
+    if limits:
+        limit_recoveries(connection, *limits)
     [token] = ask(connection, account)
-    found = claim(connection, **how)
-    assert (mailed(found), over(found)) in [([token], []), ([], [(token, "cancelled", "TooManyRecoveries")])]
+    found = claim(connection)
+    assert (mailed(found), over(found)) in [([token], []), ([], [(token, "cancelled", "TooMany")])]
     return not found.batches
 
 
@@ -138,7 +138,7 @@ def test_what_counts_is_what_may_have_reached_somebody(conn: Connection, outcome
     assert settle_alike(conn, take(conn), outcome)
     conn.execute(text("DELETE FROM jobs"))  # what is to be tried again would only be superseded
 
-    assert refused(conn, account, recoveries=RecoveryLimits(1, 10)) == counts
+    assert refused(conn, account, 1, 10) == counts
 
 
 def test_what_was_refused_does_not_count(conn: Connection) -> None:
@@ -146,14 +146,15 @@ def test_what_was_refused_does_not_count(conn: Connection) -> None:
     mail(conn, account, 3)
     assert all(refused(conn, account) for _ in range(4))
     age(conn, 15)
-    assert not refused(conn, account, recoveries=RecoveryLimits(1, 4))
+    assert not refused(conn, account, 1, 4)
 
 
 def test_a_mail_that_may_be_out_does_not_stand_in_its_own_way(conn: Connection) -> None:
     """Whatever the limit: refusing to send it again could lose it."""
     [token] = ask(conn, active(conn))
     for _ in range(3):
-        found = claim(conn, recoveries=RecoveryLimits(1, 1))
+        limit_recoveries(conn, 1, 1)
+        found = claim(conn)
         assert mailed(found) == [token]
         [batch] = found.batches
         assert settle_alike(conn, batch, UNCONFIRMED)
@@ -166,9 +167,9 @@ def test_copies_of_a_mail_count_as_one(conn: Connection) -> None:
     for outcome in (UNCONFIRMED, UNCONFIRMED, SENT):
         assert settle_alike(conn, take(conn), outcome)
         waited(conn)
-    assert not refused(conn, account, recoveries=RecoveryLimits(2, 2))
+    assert not refused(conn, account, 2, 2)
 
 
 def test_an_account_can_be_allowed_none(conn: Connection) -> None:
-    assert refused(conn, active(conn), recoveries=RecoveryLimits(0, 10))
-    assert refused(conn, active(conn, "other"), recoveries=RecoveryLimits(3, 0))
+    assert refused(conn, active(conn), 0, 10)
+    assert refused(conn, active(conn, "other"), 3, 0)

@@ -3,7 +3,6 @@
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
-from mailroom.job import Action
 from mailroom.outcome import Unconfirmed
 from mailroom.queue.verdict import GRACE, MAX_ATTEMPTS
 from tests.claiming import (
@@ -18,6 +17,7 @@ from tests.claiming import (
     waited,
     waiting,
 )
+from tests.kinds import ACTIVATION
 from tests.world import misplaced, rows, transaction
 
 THROUGH_PGBOUNCER = True
@@ -31,7 +31,7 @@ def test_a_rescued_job_may_be_out_is_charged_and_waits_out_the_grace(conn: Conne
     rescued = queue.rescue(conn)
 
     assert [(one.batch, one.worker, one.action, one.token, one.attempt, one.failed) for one in rescued] == [
-        (batch.id, "test", Action.ACTIVATION, token, 0, False) for token in tokens
+        (batch.id, "test", ACTIVATION, token, 0, False) for token in tokens
     ]
     assert log(conn) == [(token, "unconfirmed", 0, False) for token in tokens]
     assert waiting(conn) == [(token, 1, GRACE.total_seconds()) for token in tokens]

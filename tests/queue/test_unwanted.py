@@ -16,6 +16,7 @@ from tests.claiming import (
     waited,
     waiting,
 )
+from tests.kinds import ACTIONS, ACTIVATION
 from tests.world import misplaced, rows, transaction
 
 THROUGH_PGBOUNCER = True
@@ -30,11 +31,11 @@ THROUGH_PGBOUNCER = True
         ("UPDATE accounts SET status = 'suspended'", "cancelled", "AccountStatus"),
     ],
 )
-@pytest.mark.parametrize("action", Action)
+@pytest.mark.parametrize("action", ACTIONS)
 def test_a_mail_that_nobody_wants_any_more_is_not_sent(
     conn: Connection, action: Action, change: str, outcome: str, code: str
 ) -> None:
-    token = enqueue(conn)[0] if action is Action.ACTIVATION else enqueue_recovery(conn)
+    token = enqueue(conn)[0] if action == ACTIVATION else enqueue_recovery(conn)
     conn.execute(text(change))
 
     claimed = claim(conn)

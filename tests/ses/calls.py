@@ -22,6 +22,7 @@ from mailroom.outcome import Deferred, Outcome, Sent
 from mailroom.simulator import Fault
 from mailroom.worker.bisection import Bisection
 from mailroom.worker.call_sharing import CallSharing
+from tests.kinds import ACTIVATION
 from tests.machine import missing
 
 SOURCE = "noreply@example.com"
@@ -74,7 +75,7 @@ def send(
     them: Sequence[Mail],
     within: timedelta = WITHIN,
     *,
-    action: Action = Action.ACTIVATION,
+    action: Action = ACTIVATION,
     batch: str | None = "7",
 ) -> Sequence[Outcome]:
     """Send mails as a batch, with all the calls that it takes."""

@@ -14,6 +14,7 @@ from mailroom.errors import TransportError
 from mailroom.outcome import Outcome, Sent
 from mailroom.ses import classify
 from mailroom.simulator import Fault, Simulator
+from tests.kinds import ACTIONS
 from tests.running import aws, eventually, working
 from tests.ses.calls import SOURCE, client_of, listening, mails, send
 from tests.world import add_accounts, count, rows
@@ -109,7 +110,7 @@ def test_doctor_tells_it_in_lines_that_end(simulator: Simulator, monkeypatch: py
     }
     for operation, body in bodies.items():
         simulator.faults.add(Fault(operation=operation, body=json.dumps(body), times=None))
-    for finding in ses.examine(client, source=SOURCE, config_set="default"):
+    for finding in ses.examine(client, source=SOURCE, config_set="default", actions=ACTIONS):
         line = f"{finding.check} {finding.message} {finding.remedy}"
         assert line.replace("…", "").isprintable(), finding.check
         assert len(line) < 6_000, finding.check

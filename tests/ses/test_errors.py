@@ -16,10 +16,10 @@ from botocore import exceptions as boto
 from mypy_boto3_sesv2 import SESV2Client
 
 from mailroom import ses
-from mailroom.job import Action
 from mailroom.mail.transport import CONNECT_TRIES
 from mailroom.ses import network
 from mailroom.simulator import Fault, Simulator
+from tests.kinds import ACTIONS
 from tests.ses.calls import (
     AFTER_ACCEPTANCE,
     REFUSED,
@@ -181,7 +181,7 @@ def test_no_log_holds_what_is_somebodys(
         for count in (1, 3):
             simulator.faults.clear()
             simulator.faults.add(fault)
-            for action in Action:
+            for action in ACTIONS:
                 outcomes = send(impatient, them[:count], action=action, batch="7")
                 assert "canary" not in repr(outcomes)
     send(ses.SesTransport(connect(f"http://127.0.0.1:{free_port()}"), source=SOURCE), them)

@@ -6,10 +6,10 @@ from datetime import timedelta
 import pytest
 
 from mailroom import ses
-from mailroom.job import Action
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Untried
 from mailroom.simulator import Fault, Simulator
+from tests.kinds import RECOVERY
 from tests.ses.calls import (
     codes,
     kinds,
@@ -64,7 +64,7 @@ def test_where_calls_are_refused_whole_for_several_mails_each_goes_alone_for_a_w
     assert operations(mails(10, {3, 4})) == both
     assert operations(mails(9)) == {"SendEmail"}
     assert operations(mails(9, {0})) == {"SendEmail"}
-    assert send(transport, mails(2), action=Action.PASSWORD_RECOVERY, batch="7")
+    assert send(transport, mails(2), action=RECOVERY, batch="7")
     assert simulator.ledger.requests[-1].operation == "SendBulkEmail"
     assert operations(mails(9)) == {"SendEmail"}
     assert operations(mails(2)) == {"SendEmail"}

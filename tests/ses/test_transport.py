@@ -14,10 +14,10 @@ import pytest
 from mypy_boto3_sesv2 import SESV2Client
 
 from mailroom import ses
-from mailroom.job import Action
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Sent, Unconfirmed
 from mailroom.simulator import Fault, Simulator
+from tests.kinds import ACTIVATION, RECOVERY
 from tests.running import eventually
 from tests.ses.calls import (
     AFTER_ACCEPTANCE,
@@ -138,8 +138,8 @@ def test_one_mail_is_a_call_of_its_own_and_several_share_one(
 def test_every_mail_is_tagged_and_its_template_that_of_the_action(simulator: Simulator, client: SESV2Client) -> None:
     transport = ses.SesTransport(client, source="Mailroom <noreply@example.com>", config_set="default")
     for count in (1, 2):
-        send(transport, mails(count), action=Action.ACTIVATION, batch="7")
-        send(transport, mails(count), action=Action.PASSWORD_RECOVERY, batch="8")
+        send(transport, mails(count), action=ACTIVATION, batch="7")
+        send(transport, mails(count), action=RECOVERY, batch="8")
     found = Counter((mail.template.name, *sorted(mail.tags.items())) for mail in simulator.ledger.mails)
     assert found == {
         (template, ("mailroom_batch", batch), ("mailroom_token", token)): 2 if token == "0" else 1
@@ -154,7 +154,7 @@ def test_what_is_not_known_is_not_named(simulator: Simulator, client: SESV2Clien
     transport = ses.SesTransport(client, source=SOURCE, config_set="")
     anonymous = Mail(token=None, address="jo@example.com", login="jo", secret="s", code="")
     for them in ([anonymous], [anonymous] * 2):
-        assert kinds(send(transport, them, action=Action.ACTIVATION, batch=None)) == ["sent"] * len(them)
+        assert kinds(send(transport, them, action=ACTIVATION, batch=None)) == ["sent"] * len(them)
     assert {mail.configuration_set for mail in simulator.ledger.mails} == {None}
     assert [mail.tags for mail in simulator.ledger.mails] == [{}] * 3
     assert not any("ConfigurationSetName" in body for body in bodies)
@@ -181,7 +181,7 @@ def test_any_login_arrives_inert_in_html_and_raw_in_text(
 
 
 def test_a_recovery_has_its_code_and_its_link(simulator: Simulator, transport: ses.SesTransport) -> None:
-    send(transport, mails(1), action=Action.PASSWORD_RECOVERY, batch="7")
+    send(transport, mails(1), action=RECOVERY, batch="7")
     [arrived] = simulator.ledger.mails
     for part in (arrived.text, arrived.html):
         assert "token=s0" in (part or "")

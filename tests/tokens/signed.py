@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 
 from mailroom import tokens
 from mailroom.job import Action
+from tests.kinds import KINDS, sign
 from tests.world import KEY, rows
 
 ALPHABET = string.ascii_letters + string.digits + "-_"
@@ -21,13 +22,13 @@ def other(character: str) -> str:
 def signed(connection: Connection, token: int, *, code: str | None = None) -> tuple[str, Action, str]:
     """Return what the mail of a token holds: the signed token, its action and its code."""
     [row] = rows(connection, "SELECT action, secret, code FROM tokens WHERE id = :token", token=token)
-    action = Action(row.action)
-    return tokens.sign(row.secret, action=action, key=KEY, code=code or row.code), action, code or row.code
+    action = KINDS.actions[row.action]
+    return sign(row.secret, action=action, key=KEY, code=code or row.code), action, code or row.code
 
 
 def consume(connection: Connection, mailed: tuple[str, Action, str]) -> int:
     token, action, code = mailed
-    return tokens.consume(connection, token, action=action, key=KEY, code=code)
+    return tokens.consume(connection, token, action=action, key=KEY, code=code).id
 
 
 def activation_of(connection: Connection, account: int) -> int:

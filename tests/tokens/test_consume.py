@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, text
 
 from mailroom import tokens
 from mailroom.errors import TokenError
-from mailroom.job import Action
+from tests.kinds import ACTIVATION
 from tests.tokens.signed import OTHER_KEY, activation_of, consume, signed, wait_until_blocked
 from tests.world import KEY, add_accounts, ask_recovery, rows
 
@@ -38,7 +38,7 @@ def test_a_recovery_is_consumed_with_any_of_several_keys(conn: Connection, keys:
     [account] = add_accounts(conn, 1, status="active")
     token, action, code = signed(conn, ask_recovery(conn, account))
 
-    assert tokens.consume(conn, token, action=action, key=keys, code=code) == account
+    assert tokens.consume(conn, token, action=action, key=keys, code=code).id == account
     assert rows(conn, "SELECT made FROM guesses") == [(1,)]
 
 
@@ -54,10 +54,10 @@ def test_a_key_that_is_none_costs_no_guess(conn: Connection) -> None:
 def test_an_activation_needs_no_code_and_ignores_a_given_one(conn: Connection) -> None:
     first, second = add_accounts(conn, 2)
     token, action, _ = signed(conn, activation_of(conn, first))
-    assert tokens.consume(conn, token, action=action, key=KEY) == first
+    assert tokens.consume(conn, token, action=action, key=KEY).id == first
 
     token, action, _ = signed(conn, activation_of(conn, second))
-    assert tokens.consume(conn, token, action=action, key=KEY, code="no\x00code") == second
+    assert tokens.consume(conn, token, action=action, key=KEY, code="no\x00code").id == second
 
 
 def forget(connection: Connection, token: int) -> None:
@@ -115,11 +115,11 @@ def test_a_refused_token_is_not_used_up(conn: Connection) -> None:
     token, action, code = signed(conn, ask_recovery(conn, account))
 
     with pytest.raises(TokenError):
-        tokens.consume(conn, token, action=Action.ACTIVATION, key=KEY)
+        tokens.consume(conn, token, action=ACTIVATION, key=KEY)
     with pytest.raises(TokenError):
         tokens.consume(conn, token, action=action, key=OTHER_KEY, code=code)
 
-    assert tokens.consume(conn, token, action=action, key=KEY, code=code) == account
+    assert tokens.consume(conn, token, action=action, key=KEY, code=code).id == account
 
 
 def test_sql_alone_consumes_a_recovery_only_with_its_code(conn: Connection) -> None:

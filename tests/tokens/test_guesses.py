@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, event, text
 from mailroom import tokens
 from mailroom.errors import TokenError
 from mailroom.job import Action
+from tests.kinds import ACTIVATION, RECOVERY, sign
 from tests.tokens.signed import SECRET, activation_of, consume, signed, wait_until_blocked
 from tests.world import KEY, add_accounts, ask_recovery, rows
 
@@ -117,7 +118,7 @@ def test_only_a_guess_at_a_good_token_costs_a_connection(
 ) -> None:
     """Or anybody could have them made, with tokens made up."""
     token, action, code = recovery
-    made_up = tokens.sign(SECRET, action=action, key=KEY, code=code)
+    made_up = sign(SECRET, action=action, key=KEY, code=code)
     no_code = (token, action, "1234")
     with application.begin() as connection:
         [account] = add_accounts(connection, 1, prefix="new")
@@ -208,6 +209,6 @@ def test_the_guesses_go_with_their_token(conn: Connection) -> None:
 @pytest.mark.parametrize("odd", [None, 7, b"x" * 86, ["x"]])
 def test_what_a_form_may_hold_instead_of_a_token_is_a_token_error(conn: Connection, odd: Any) -> None:
     with pytest.raises(TokenError):
-        tokens.consume(conn, odd, action=Action.ACTIVATION, key=KEY)
+        tokens.consume(conn, odd, action=ACTIVATION, key=KEY)
     with pytest.raises(TokenError):
-        tokens.consume(conn, "x" * 86, action=Action.PASSWORD_RECOVERY, key=KEY, code=odd)
+        tokens.consume(conn, "x" * 86, action=RECOVERY, key=KEY, code=odd)

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from mailroom.errors import TransportError
-from mailroom.job import Action
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Answer, Deferred, Outcome, RefusedTogether, Rejected, Scope, Sent, Untried
 from mailroom.worker.bisection import Bisection
 from mailroom.worker.call_sharing import CallSharing
+from tests.kinds import ACTIVATION
 from tests.running import Scripted, accept
 
 
@@ -57,7 +57,7 @@ def send(
 ) -> Sequence[Outcome]:
     return Bisection(
         transport,
-        Action.ACTIVATION,
+        ACTIVATION,
         batch="7",
         deadline=time.monotonic() + 60,
         sharing=sharing or CallSharing(),
@@ -72,7 +72,7 @@ def kinds(outcomes: Sequence[Outcome]) -> list[str]:
 def apart() -> CallSharing:
     """What a process knows that has met two bad mails in one call: its mails go one by one."""
     sharing = CallSharing()
-    sharing.note(Action.ACTIVATION, [Rejected("BadRequestException", "no")] * 2, searched=True)
+    sharing.note(ACTIVATION, [Rejected("BadRequestException", "no")] * 2, searched=True)
     return sharing
 
 
@@ -95,7 +95,7 @@ def test_what_can_never_be_mailed_is_rejected_though_the_account_is_at_fault() -
 def test_what_can_never_be_mailed_says_nothing_of_calls() -> None:
     sends, sharing = Picky(), CallSharing()
     send(sends, mails("nowhere", "nowhere", "bad", "good", "good"), sharing=sharing)
-    assert sharing.is_worth_it(Action.ACTIVATION)
+    assert sharing.is_worth_it(ACTIVATION)
 
 
 def test_a_bad_mail_is_found_by_halves_with_room_for_each_call() -> None:

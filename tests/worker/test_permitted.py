@@ -9,10 +9,10 @@ from sqlalchemy import Engine, event, text
 
 from mailroom.fleet.blocks import FleetPermits
 from mailroom.fleet.permits import NoLimit, Permit
-from mailroom.job import Action
 from mailroom.simulator import Fault, Simulator
 from mailroom.worker.sender import Work
 from tests.fleet.permitting import account, granted, permits, sender
+from tests.kinds import ACTIVATION
 from tests.running import Scripted, eventually, transport, working
 from tests.world import add_accounts, count, drained, misplaced, rows
 
@@ -26,7 +26,7 @@ def test_a_batch_whose_permit_has_run_out_takes_another(engine: Engine) -> None:
     with engine.connect() as connection:
         add_accounts(connection, 5)
     assert works.work_claim() == Work(5, full=False)
-    assert sends.calls == [(Action.ACTIVATION, 5)]
+    assert sends.calls == [(ACTIVATION, 5)]
     assert granted(engine) - before >= 10
 
 

@@ -3,15 +3,14 @@
 from sqlalchemy import Connection, text
 
 from mailroom.fleet import pauses
-from mailroom.job import Action
-from mailroom.queue.lanes import LANES
 from mailroom.ses.classify import REFUSALS
+from tests.kinds import ACTIVATION, LANES
 from tests.worker.refusing import record, sign_up
 from tests.world import add_accounts, ask_recovery, rows
 
 
 def places(connection: Connection, most: int = 10) -> list[int]:
-    lanes = [lane for lane in LANES if lane[1] is Action.ACTIVATION]
+    lanes = [lane for lane in LANES if lane[1] == ACTIVATION]
     found = pauses.places(connection, queue="mailroom", lanes=lanes, most=most, refusals=REFUSALS)
     return [position.token for _, position in found]
 

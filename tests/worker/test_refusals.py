@@ -11,12 +11,12 @@ from sqlalchemy import Connection, Engine, text
 
 from mailroom.fleet import pauses
 from mailroom.fleet.blocks import FleetPermits
-from mailroom.job import Action
 from mailroom.mail.debug import DebugTransport
 from mailroom.mail.transport import Mail, Transport
 from mailroom.outcome import Outcome
 from mailroom.simulator import Fault, Simulator
 from mailroom.worker.sweep import Swept, sweep
+from tests.kinds import ACTIVATION, RECOVERY
 from tests.running import Scripted, eventually, refuse, sender, shared, transport, working
 from tests.worker.refusing import record, sign_up
 from tests.world import add_accounts, ask_recovery, count, drained, misplaced, rows
@@ -233,9 +233,9 @@ def test_a_recovery_waits_for_no_more_than_one_mail_of_a_probe(engine: Engine) -
         ask_recovery(connection, person)
         assert sender(engine, sends).prober.probe()
         assert [action for action, _ in sends.calls[:3]] == [
-            Action.ACTIVATION,
-            Action.PASSWORD_RECOVERY,
-            Action.ACTIVATION,
+            ACTIVATION,
+            RECOVERY,
+            ACTIVATION,
         ]
         assert len(sends.calls) > 9
 

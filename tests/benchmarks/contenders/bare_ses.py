@@ -9,10 +9,10 @@ import time
 from typing import Any
 
 from mailroom import ses
-from mailroom.job import Action
 from mailroom.mail.transport import Mail
 from mailroom.ses import request
 from tests.benchmarks.contenders.program import await_go
+from tests.kinds import ACTIVATION
 
 ENTRIES = 50
 
@@ -20,7 +20,7 @@ ENTRIES = 50
 def ready_made() -> dict[str, Any]:
     """A request as the worker makes it, of 50 entries."""
     mails = [Mail(n, f"user{n}@example.com", f"user{n}", "s" * 86, "12345") for n in range(ENTRIES)]
-    entries = request.bulk(Action.ACTIVATION, [(mail, mail.address) for mail in mails], batch="1")
+    entries = request.bulk(ACTIVATION, [(mail, mail.address) for mail in mails], batch="1")
     return {"FromEmailAddress": "noreply@localhost", "ConfigurationSetName": "default", **entries}
 
 

@@ -1,9 +1,9 @@
-"""One sending rate for the whole fleet: what SES allows the account, and how many mails may leave now."""
+"""What all processes share: what SES allows the account, how many mails may leave now, and what is paused."""
 
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0003"
+down_revision = "0002"
 branch_labels = None
 depends_on = None
 
@@ -46,11 +46,24 @@ CREATE TABLE permits (
 INSERT INTO permits (bucket) VALUES ('mails'), ('bulk_calls');
 """
 
+# A scope is `account`, `configuration_set`, `identity`, an action, or `queue:NAME`. Without probe_at a pause was made
+# by hand and ends by hand. Few rows ever: no index but the key.
+PAUSES = """
+CREATE TABLE pauses (
+    scope     text        PRIMARY KEY,
+    code      text        NOT NULL,
+    reason    text        NOT NULL,
+    opened_at timestamptz NOT NULL DEFAULT now(),
+    probe_at  timestamptz,
+    probes    integer     NOT NULL DEFAULT 0
+);
+"""
+
 
 def upgrade() -> None:
-    op.execute(SES_ACCOUNT)
-    op.execute(PERMITS)
+    for statements in (SES_ACCOUNT, PERMITS, PAUSES):
+        op.execute(statements)
 
 
 def downgrade() -> None:
-    op.execute("DROP TABLE permits, ses_account")
+    op.execute("DROP TABLE pauses, permits, ses_account")

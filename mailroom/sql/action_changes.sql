@@ -1,0 +1,20 @@
+-- Trigger: keep of a kind of mail what links that are out rely on, and the row itself while something names it.
+CREATE OR REPLACE FUNCTION mailroom.action_changes()
+    RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        IF (NEW.name, NEW.number, NEW.path, NEW.has_code) IS DISTINCT FROM (OLD.name, OLD.number, OLD.path, OLD.has_code) THEN
+            RAISE restrict_violation USING MESSAGE = format(
+                'name, number, path and has_code of action %s are in links and lines that are out: add another action', OLD.name);
+        END IF;
+        RETURN NEW;
+    END IF;
+    IF EXISTS (SELECT FROM tokens WHERE action = OLD.name) OR EXISTS (SELECT FROM jobs WHERE action = OLD.name)
+       OR EXISTS (SELECT FROM batches WHERE action = OLD.name) THEN
+        RAISE restrict_violation USING MESSAGE = format('there are tokens or jobs of action %s', OLD.name);
+    END IF;
+    RETURN OLD;
+END $$;

@@ -1,0 +1,12 @@
+-- Trigger: activate an account when a token that activates is consumed.
+CREATE OR REPLACE FUNCTION mailroom.activate_account()
+    RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+BEGIN
+    IF (SELECT activates FROM actions WHERE name = NEW.action) THEN
+        UPDATE accounts SET status = 'active' WHERE id = NEW.account AND status = 'provisioned';
+    END IF;
+    RETURN NULL;
+END $$;

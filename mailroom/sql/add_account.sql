@@ -1,0 +1,23 @@
+-- Add an account: for an application that has no right on the table. Its activation follows, if it is provisioned.
+--
+-- Arguments: as the columns of accounts. Returns its id. Raises what the insert raises: unique_violation, check_violation.
+--
+-- Locks: what an insert locks.
+CREATE OR REPLACE FUNCTION mailroom.add_account(
+    email text, login text, status text DEFAULT 'provisioned', language text DEFAULT NULL, tenant text DEFAULT '',
+    reference text DEFAULT NULL
+)
+    RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+#variable_conflict use_column
+DECLARE
+    added bigint;
+BEGIN
+    INSERT INTO accounts (email, login, status, language, tenant, reference)
+    VALUES (add_account.email, add_account.login, CAST(add_account.status AS account_status), add_account.language,
+            add_account.tenant, add_account.reference)
+    RETURNING id INTO added;
+    RETURN added;
+END $$;

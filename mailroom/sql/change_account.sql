@@ -1,0 +1,25 @@
+-- Change an account: for an application that has no right on the table.
+--
+-- Arguments: the account, by its id or by its reference; and what is to be different: email, login, status, language. What
+-- is NULL stays as it is.
+--
+-- Returns whether there is such an account.
+--
+-- Locks: the account.
+CREATE OR REPLACE FUNCTION mailroom.change_account(
+    account bigint DEFAULT NULL, reference text DEFAULT NULL, email text DEFAULT NULL, login text DEFAULT NULL,
+    status text DEFAULT NULL, language text DEFAULT NULL
+)
+    RETURNS boolean
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+#variable_conflict use_column
+BEGIN
+    UPDATE accounts
+       SET email = coalesce(change_account.email, email), login = coalesce(change_account.login, login),
+           status = coalesce(CAST(change_account.status AS account_status), status),
+           language = coalesce(change_account.language, language)
+     WHERE id = change_account.account OR reference = change_account.reference;
+    RETURN FOUND;
+END $$;

@@ -1,0 +1,42 @@
+-- Mark a good token (see good_token) consumed.
+--
+-- Arguments: wanted_secret and wanted_action; given_code, where the action has one. This is a guess at it, which counts once
+-- it is committed: commit also where nothing is returned. counted: count_guess was called for it, and committed.
+--
+-- Returns a row: the account, its reference, and the address that the mail went to. None where the token is not good, the
+-- code is another, or somebody else is in the way: what others do at the same moment is no error of who consumes.
+--
+-- Locks: the account first: deleting an account locks it before its tokens, so both go the same way round. What is good is
+-- asked after that, in a new snapshot, and of the token's own row once more when that is locked as well.
+CREATE OR REPLACE FUNCTION mailroom.consume_token(
+    wanted_secret bytea, wanted_action text, given_code text DEFAULT NULL, counted boolean DEFAULT false
+)
+    RETURNS TABLE (
+        account bigint, reference text, address text
+    )
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+#variable_conflict use_column
+DECLARE
+    has_code boolean := (SELECT actions.has_code FROM actions WHERE name = wanted_action);
+BEGIN
+    PERFORM 1 FROM accounts WHERE id = (SELECT tokens.account FROM tokens WHERE secret = wanted_secret) FOR NO KEY UPDATE;
+    IF has_code AND NOT counted AND count_guess(wanted_secret) IS NOT TRUE THEN
+        RETURN;
+    END IF;
+    RETURN QUERY
+    WITH consumed AS (
+        UPDATE tokens SET consumed_at = clock_timestamp()
+         WHERE id = good_token(wanted_secret, wanted_action)
+           AND consumed_at IS NULL AND expires_at > clock_timestamp()
+           AND (NOT has_code OR code = given_code)
+        RETURNING tokens.account, tokens.address
+    )
+    SELECT consumed.account, accounts.reference, coalesce(consumed.address, accounts.email)
+      FROM consumed
+      JOIN accounts ON accounts.id = consumed.account;
+EXCEPTION
+    WHEN transaction_rollback OR integrity_constraint_violation OR lock_not_available THEN
+        RETURN;
+END $$;

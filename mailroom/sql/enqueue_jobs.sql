@@ -1,0 +1,91 @@
+-- Trigger: make a job for each token of a statement, and wake a worker if one may be asleep that should not be.
+--
+-- A job has the priority of its action. A statement that makes more than 50 of priority 1 makes bulk, and so does one under
+-- `mailroom.bulk`. The queue is that of `mailroom.queue`. Jobs are due from the moment of the trigger, not of the
+-- transaction: closer to the order in which they commit.
+--
+-- A commit that notifies takes a lock of the whole cluster until it is flushed, so a statement notifies always for urgent
+-- jobs, for normal ones when no other due job waits (a worker that is busy looks again by itself), never for bulk. The look
+-- for such a job reaches back one second only: under an old snapshot a longer one would walk over every job done since.
+-- Misjudged, it costs a notification or a sweep interval. Where the snapshot is the transaction's it sees what was once,
+-- and at SERIALIZABLE whoever reads the queue conflicts with everybody who adds to it: there nothing is looked at, and the
+-- statement notifies.
+--
+-- A job of that number may be there, of a token that is gone, where ids come again: its place is taken. That is seldom:
+-- ON CONFLICT writes more for each row, and a look at the range of the new ids costs next to nothing.
+CREATE OR REPLACE FUNCTION mailroom.enqueue_jobs()
+    RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+DECLARE
+    enqueued_at timestamptz := clock_timestamp();
+    to_queue    text := coalesce(nullif(current_setting('mailroom.queue', true), ''), 'mailroom');
+    notifies    boolean := coalesce(nullif(current_setting('mailroom.notify', true), ''), 'on')::boolean;
+    bulk        boolean := coalesce(nullif(current_setting('mailroom.bulk', true), ''), 'off')::boolean;
+    channel     text := coalesce(nullif(current_setting('mailroom.channel', true), ''), 'token_insert');
+    may_look    boolean := current_setting('transaction_isolation') IN ('read committed', 'read uncommitted');
+    urgent      bigint;
+    normal      bigint;
+    unknown     text;
+    lowest      bigint;
+    highest     bigint;
+    wakes       text;
+    taken       boolean := true;
+    waits       boolean := false;
+BEGIN
+    IF NOT coalesce(nullif(current_setting('mailroom.triggers', true), ''), 'on')::boolean THEN
+        RETURN NULL;
+    END IF;
+    SELECT sum(kinds.tokens) FILTER (WHERE priority = 0), sum(kinds.tokens) FILTER (WHERE priority = 1),
+           min(action) FILTER (WHERE name IS NULL), min(kinds.lowest), max(kinds.highest)
+      INTO urgent, normal, unknown, lowest, highest
+      FROM (SELECT action, count(*) AS tokens, min(id) AS lowest, max(id) AS highest FROM added GROUP BY action) AS kinds
+      LEFT JOIN actions ON actions.name = kinds.action;
+    IF unknown IS NOT NULL THEN
+        RAISE foreign_key_violation USING MESSAGE = format('there is no action %s', unknown);
+    END IF;
+    bulk := bulk OR normal > 50;
+
+    IF urgent > 0 THEN
+        wakes := '0';
+    ELSIF normal > 0 AND NOT bulk THEN
+        wakes := '1';
+    END IF;
+    IF may_look AND wakes = '1' AND notifies THEN
+        SELECT EXISTS (SELECT FROM jobs WHERE token BETWEEN lowest AND highest),
+               EXISTS (
+                   SELECT FROM actions AS lane, generate_series(0, 2) AS priority,
+                       LATERAL (
+                           SELECT FROM jobs
+                            WHERE jobs.queue = to_queue AND jobs.priority = priority.priority
+                              AND jobs.action = lane.name
+                              AND jobs.due_at BETWEEN enqueued_at - interval '1 second' AND enqueued_at
+                            LIMIT 1
+                       ) AS waiting
+               )
+          INTO taken, waits;
+    ELSIF may_look THEN  -- a part of its own: what is not executed is made ready all the same
+        taken := EXISTS (SELECT FROM jobs WHERE token BETWEEN lowest AND highest);
+    END IF;
+    IF taken THEN
+        INSERT INTO jobs (token, due_at, action, priority, queue)
+        SELECT id, enqueued_at, action, CASE WHEN bulk AND actions.priority = 1 THEN 2 ELSE actions.priority END, to_queue
+          FROM added
+          JOIN actions ON actions.name = added.action
+        ON CONFLICT (token) DO UPDATE
+           SET due_at = excluded.due_at, action = excluded.action, priority = excluded.priority,
+               attempt = excluded.attempt, queue = excluded.queue;
+    ELSE
+        INSERT INTO jobs (token, due_at, action, priority, queue)
+        SELECT id, enqueued_at, action, CASE WHEN bulk AND actions.priority = 1 THEN 2 ELSE actions.priority END, to_queue
+          FROM added
+          JOIN actions ON actions.name = added.action;
+    END IF;
+
+    -- PostgreSQL refuses a longer name, and nobody can listen to it: a hint must not fail what it is a hint of.
+    IF notifies AND wakes IS NOT NULL AND waits IS NOT TRUE AND octet_length(channel) < 64 THEN
+        PERFORM pg_notify(channel, wakes);
+    END IF;
+    RETURN NULL;
+END $$;

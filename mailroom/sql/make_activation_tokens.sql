@@ -1,0 +1,20 @@
+-- Trigger: make a token for each provisioned account of a statement, of the action that activates. Of several, that with
+-- the lowest number: the others are asked for.
+CREATE OR REPLACE FUNCTION mailroom.make_activation_tokens()
+    RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+DECLARE
+    kind actions;
+BEGIN
+    IF NOT coalesce(nullif(current_setting('mailroom.triggers', true), ''), 'on')::boolean THEN
+        RETURN NULL;
+    END IF;
+    SELECT * INTO kind FROM actions WHERE activates ORDER BY number LIMIT 1;
+    IF FOUND THEN
+        INSERT INTO tokens (action, account, expires_at, address_hash)
+        SELECT kind.name, id, now() + kind.life, token_address_hash(email) FROM added WHERE status = 'provisioned';
+    END IF;
+    RETURN NULL;
+END $$;

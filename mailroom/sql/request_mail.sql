@@ -1,0 +1,39 @@
+-- Ask for a mail: make a token of this action for an account. Its job is made with it.
+--
+-- Arguments: action; the account, by its id or by its reference; address (where the mail goes, if not to the account's own);
+-- data (a JSON object, for the template).
+--
+-- Returns the id of the token, which is that of the job. Raises no_data_found if there is no such account or action. Whether
+-- the account's status fits, and how many it had lately, is asked when the mail is to leave: what is not mailed is on record.
+--
+-- Locks: what an insert of a token locks.
+CREATE OR REPLACE FUNCTION mailroom.request_mail(
+    action text, account bigint DEFAULT NULL, reference text DEFAULT NULL, address text DEFAULT NULL,
+    data jsonb DEFAULT NULL
+)
+    RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+#variable_conflict use_column
+DECLARE
+    kind actions;
+    made bigint;
+BEGIN
+    IF num_nonnulls(request_mail.account, request_mail.reference) <> 1 THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'an account is named by its id or by its reference';
+    END IF;
+    SELECT * INTO kind FROM actions WHERE name = request_mail.action;
+    IF NOT FOUND THEN
+        RAISE no_data_found USING MESSAGE = format('there is no action %s', request_mail.action);
+    END IF;
+    INSERT INTO tokens (action, account, address, data, expires_at, address_hash)
+    SELECT kind.name, id, request_mail.address, request_mail.data, now() + kind.life, token_address_hash(email)
+      FROM accounts
+     WHERE id = request_mail.account OR reference = request_mail.reference
+    RETURNING id INTO made;
+    IF NOT FOUND THEN
+        RAISE no_data_found USING MESSAGE = 'there is no such account';
+    END IF;
+    RETURN made;
+END $$;

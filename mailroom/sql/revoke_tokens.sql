@@ -1,0 +1,24 @@
+-- Revoke the tokens of an account that are not consumed: their links are dead, and what waits is cancelled.
+--
+-- Arguments: the account, by its id or by its reference; and the action (NULL: all of them).
+--
+-- Returns how many. Locks: the tokens.
+CREATE OR REPLACE FUNCTION mailroom.revoke_tokens(
+    account bigint DEFAULT NULL, reference text DEFAULT NULL, action text DEFAULT NULL
+)
+    RETURNS bigint
+    LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+#variable_conflict use_column
+DECLARE
+    revoked bigint;
+BEGIN
+    DELETE FROM tokens
+     WHERE account = (
+               SELECT id FROM accounts WHERE id = revoke_tokens.account OR reference = revoke_tokens.reference)
+       AND (revoke_tokens.action IS NULL OR action = revoke_tokens.action)
+       AND consumed_at IS NULL;
+    GET DIAGNOSTICS revoked = ROW_COUNT;
+    RETURN revoked;
+END $$;

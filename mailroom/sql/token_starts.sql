@@ -1,0 +1,20 @@
+-- Trigger: fill in how long a token lives and which address it proves, where that is not given.
+CREATE OR REPLACE FUNCTION mailroom.token_starts()
+    RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+BEGIN
+    SELECT coalesce(NEW.expires_at, now() + life) INTO NEW.expires_at FROM actions WHERE name = NEW.action;
+    IF NOT FOUND THEN
+        RAISE foreign_key_violation USING MESSAGE = format('there is no action %s', NEW.action);
+    END IF;
+    IF NEW.address_hash IS NULL THEN
+        SELECT token_address_hash(email) INTO NEW.address_hash FROM accounts WHERE id = NEW.account;
+        IF NOT FOUND THEN  -- of nobody, or of somebody whom row-level security hides
+            RAISE foreign_key_violation
+                USING MESSAGE = format('there is no account %s whose address could be proven', NEW.account);
+        END IF;
+    END IF;
+    RETURN NEW;
+END $$;
