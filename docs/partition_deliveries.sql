@@ -15,7 +15,7 @@ LOCK TABLE deliveries IN ACCESS EXCLUSIVE MODE;
 ALTER TABLE deliveries RENAME TO deliveries_before;
 ALTER INDEX deliveries_token_idx RENAME TO deliveries_before_token_idx;
 ALTER INDEX deliveries_created_at_idx RENAME TO deliveries_before_created_at_idx;
-ALTER INDEX deliveries_recovery_idx RENAME TO deliveries_before_recovery_idx;
+ALTER INDEX deliveries_limited_idx RENAME TO deliveries_before_limited_idx;
 ALTER INDEX deliveries_accepted_late_idx RENAME TO deliveries_before_accepted_late_idx;
 
 -- The identity moves to the new table, and the numbers go on where they were, since they are looked at in order. The
@@ -27,8 +27,7 @@ ALTER TABLE deliveries ALTER id ADD GENERATED ALWAYS AS IDENTITY, ADD PRIMARY KE
 SELECT setval(pg_get_serial_sequence('deliveries', 'id'), 1 + coalesce(max(id), 0), false) FROM deliveries_before;
 CREATE INDEX deliveries_token_idx ON deliveries (token);
 CREATE INDEX deliveries_created_at_idx ON deliveries USING brin (created_at) WITH (autosummarize = on);
-CREATE INDEX deliveries_recovery_idx ON deliveries (account, created_at)
- WHERE action = 'password_recovery' AND outcome IN ('sent', 'unconfirmed');
+CREATE INDEX deliveries_limited_idx ON deliveries (account, action, created_at) WHERE limited;
 CREATE INDEX deliveries_accepted_late_idx ON deliveries (token) WHERE late AND outcome = 'sent';
 
 DO $$

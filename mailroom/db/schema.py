@@ -45,7 +45,7 @@ actions = Table(
     Column("number", SmallInteger, nullable=False),
     Column("template", Text, nullable=False),
     Column("path", Text, nullable=False),
-    Column("life", INTERVAL, nullable=False, server_default=text("'15 minutes'")),
+    Column("life", INTERVAL, nullable=False, server_default=text("'00:15:00'")),
     Column("has_code", Boolean, nullable=False, server_default=text("false")),
     Column("priority", SmallInteger, nullable=False, server_default=text("1")),
     Column("needs", account_status, nullable=False, server_default="active"),

@@ -67,6 +67,7 @@ def examine(engine: Engine, *, listening: str, channel: str, queue: str) -> Iter
         "rights": _rights,
         "clock": _clock,
         "restore": _restore,
+        "actions": _actions,
         "queue": partial(_queue, name=queue),
         "channel": partial(_channel, channel=channel),
         "listen": partial(_listen, listening=listening, channel=channel),
@@ -204,6 +205,15 @@ def _restore(connection: Connection) -> Iterator[Finding]:
         yield warning("restore", message, "`mailroom sweep` mails them; delete those that nobody is to have")
     if not found.twice and not found.older and not found.nowhere:
         yield ok("restore", "tokens are in one place each, and ids go on where they ended")
+
+
+def _actions(connection: Connection) -> Iterator[Finding]:
+    unknown = functions.call(connection, "doctor_actions").scalars().all()
+    if unknown:
+        message = f"jobs are of actions that there are no rows of: {', '.join(unknown)}"
+        yield failed("actions", message, "insert them as they were; `mailroom actions list` shows what there is")
+        return
+    yield ok("actions", "each job is of one that there is")
 
 
 def _queue(connection: Connection, *, name: str) -> Iterator[Finding]:

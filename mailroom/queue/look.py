@@ -1,7 +1,7 @@
 """See what there is to do in the queue, and when there will be more. Changes nothing in the database."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ class View:
     rescuable: bool
     probeable: bool
     ahead: bool = False
-    kinds: str | None = None
+    kinds: str | None = field(default=None, compare=False)
 
 
 def look(

@@ -44,7 +44,7 @@ BEGIN
     oldest_job AS (
         SELECT lane.priority, max(clock_timestamp() - head.due_at) AS waited
           FROM queue
-         CROSS JOIN (SELECT priority, name AS action FROM generate_series(0, 3) AS priority, actions) AS lane
+         CROSS JOIN (SELECT of.priority, name AS action FROM generate_series(0, 3) AS of (priority), actions) AS lane
          CROSS JOIN LATERAL (
                SELECT due_at
                  FROM jobs

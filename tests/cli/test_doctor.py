@@ -97,9 +97,16 @@ def test_no_database(here: Here, env: dict[str, str]) -> None:
     assert_one(here, env, "database", "failed", "MAILROOM_DATABASE_URL is not set")
 
 
-def test_a_database_of_another_revision(here: Here, env: dict[str, str], engine: Engine) -> None:
-    execute(engine, "UPDATE mailroom_alembic_version SET version_num = '0001'")
-    assert_one(here, env, "database", "failed", "0001", "alembic upgrade head")
+def test_a_database_of_another_release(here: Here, env: dict[str, str], engine: Engine) -> None:
+    older = "CREATE OR REPLACE FUNCTION contract() RETURNS TABLE (oldest int, newest int) LANGUAGE sql AS 'SELECT 0, 0'"
+    execute(engine, older)
+    assert_one(here, env, "database", "failed", "an older release", "mailroom migrate")
+
+
+def test_jobs_of_an_action_that_there_is_no_row_of(here: Here, env: dict[str, str], engine: Engine) -> None:
+    job = "INSERT INTO jobs (token, due_at, action, priority, queue) VALUES"
+    execute(engine, f"{job} (1, now(), 'activation', 1, 'mailroom'), (2, now(), 'invitation', 1, 'mailroom')")
+    assert_one(here, env, "actions", "failed", "no rows of: invitation", "insert them")
 
 
 @pytest.mark.parametrize("trigger", TRIGGERS)

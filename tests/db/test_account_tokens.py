@@ -24,6 +24,9 @@ def test_columns_that_are_not_given_have_their_defaults(conn: Connection) -> Non
         "email": "ada@example.com",
         "login": "ada",
         "status": "provisioned",
+        "language": None,
+        "tenant": "",
+        "reference": None,
         "created_at": now(conn),
         **dict.fromkeys(MOMENTS),
     }

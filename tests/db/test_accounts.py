@@ -205,7 +205,7 @@ def test_on_conflict_do_update_makes_tokens_for_new_accounts_only(conn: Connecti
     conn.execute(
         text(
             "INSERT INTO accounts (email, login) VALUES ('A@example.com', 'x'), ('b@example.com', 'b')"
-            " ON CONFLICT (address_key(email)) DO UPDATE SET login = excluded.login"
+            " ON CONFLICT (address_key(email), tenant) DO UPDATE SET login = excluded.login"
         )
     )
 

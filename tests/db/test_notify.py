@@ -60,7 +60,7 @@ def test_an_urgent_job_wakes_once_among_many(application: psycopg.Connection[Any
     run(application, "SET mailroom.notify = 'off'", add(60))
     assert hears() == []
 
-    both = "INSERT INTO tokens (action, account) SELECT unnest(enum_range(NULL::token_action)), id FROM accounts"
+    both = "INSERT INTO tokens (action, account) SELECT name, accounts.id FROM accounts, actions"
     run(application, "SET mailroom.notify = 'on'", both)
 
     assert hears() == ["0"]

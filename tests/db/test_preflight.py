@@ -204,7 +204,7 @@ def test_the_sessions_of_an_application_may_be_as_they_like(direct_url: str, eng
         application.execute("INSERT INTO accounts (email, login) VALUES ('ada@example.com', 'ada')")
         with engine.connect() as connection:
             [job] = claim(connection).batches[0].jobs
-        consumed = application.execute("SELECT consume_token(%b, 'activation')", [job.secret]).fetchall()
+        consumed = application.execute("SELECT account FROM consume_token(%b, 'activation')", [job.secret]).fetchall()
         assert consumed == [(job.account,)]
         again = application.execute(
             "INSERT INTO tokens (action, account) VALUES ('password_recovery', %s) RETURNING id", [job.account]
@@ -212,7 +212,7 @@ def test_the_sessions_of_an_application_may_be_as_they_like(direct_url: str, eng
         with engine.connect() as connection:
             [job] = claim(connection).batches[0].jobs
         assert again == [(job.token,)]
-        recovered = "SELECT guesses_left(%b), consume_token(%b, 'password_recovery', %s)"
+        recovered = "SELECT guesses_left(%b), account FROM consume_token(%b, 'password_recovery', %s)"
         assert application.execute(recovered, [job.secret, job.secret, job.code]).fetchall() == [(5, job.account)]
 
 

@@ -34,8 +34,8 @@ def recover(connection: psycopg.Connection[Any], number: int) -> None:
 def use(action: str) -> Work:
     def work(connection: psycopg.Connection[Any], number: int) -> None:
         [secret] = chosen(connection, action)[0 if number <= ROUNDS else -1]
-        found = connection.execute("SELECT consume_token(%s, %s, '00000')", (secret, action)).fetchone()
-        assert found != (None,)
+        found = connection.execute("SELECT account FROM consume_token(%s, %s, '00000')", (secret, action)).fetchone()
+        assert found is not None
 
     return work
 

@@ -16,7 +16,7 @@ from mailroom.queue.claim import FLOOD_LIMIT
 from mailroom.queue.floors import Floors
 from mailroom.simulator import Simulator
 from tests.claiming import claim, waited
-from tests.kinds import RECOVERY
+from tests.kinds import RECOVERY, limit_recoveries
 from tests.queue.asking import active, ask, mail, mailed, over
 from tests.running import eventually, transport, working
 from tests.trouble import let_statements_take, slow_down_rows
@@ -44,6 +44,7 @@ def test_of_two_claims_at_once_the_second_passes_over_the_account_and_then_sees_
         transaction(engine, lock_timeout="1s") as first,
         transaction(engine, lock_timeout="1s") as second,
     ):
+        limit_recoveries(setup, 1, 10)
         account = active(setup)
         [taken] = ask(setup, account)
         assert mailed(claim(first)) == [taken]  # and has not committed
@@ -78,14 +79,16 @@ def test_who_holds_an_account_keeps_its_mail_alone_and_nobody_waits(engine: Engi
 
 
 def test_one_too_many_whose_token_somebody_holds_is_over_and_in_no_other_place(engine: Engine) -> None:
-    """A token of before, which remembers no address: to be mailed it would have to be changed."""
+    """Of a kind whose tokens get their life back: to be mailed this one would have to be changed."""
     with (
         engine.connect() as setup,
         transaction(engine, lock_timeout="1s") as holder,
         transaction(engine, lock_timeout="1s") as claimer,
     ):
+        limit_recoveries(setup, 0, 0)
+        setup.execute(text("UPDATE actions SET renews = true WHERE name = 'password_recovery'"))
         [asked] = ask(setup, active(setup))
-        setup.execute(text("UPDATE tokens SET address_hash = NULL"))
+        setup.execute(text("UPDATE tokens SET expires_at = now()"))
         holder.execute(text("UPDATE tokens SET code = code"))
         found = claim(claimer)
         claimer.commit()
@@ -235,7 +238,7 @@ def scanned(connection: Connection, relation: str) -> tuple[int, int]:
 
 def cost(engine: Engine, act: Callable[[Connection], object]) -> dict[str, tuple[int, int]]:
     """Count what something reads, and undo it."""
-    names = ("tokens", "tokens_recovery_idx", "tokens_account_idx", "deliveries_recovery_idx")
+    names = ("tokens", "tokens_account_idx", "deliveries_limited_idx")
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
         before = {name: scanned(connection, name) for name in names}
         act(connection)
@@ -252,7 +255,7 @@ def test_an_activation_costs_nothing_of_it(engine: Engine, analysed: bool) -> No
         if analysed:
             connection.execute(text("VACUUM ANALYZE"))
     paid = cost(engine, claim)
-    assert [paid[name] for name in ("tokens_recovery_idx", "deliveries_recovery_idx")] == [(0, 0)] * 2
+    assert [paid[name] for name in ("tokens_account_idx", "deliveries_limited_idx")] == [(0, 0)] * 2
 
 
 @pytest.mark.parametrize("analysed", [False, True])
@@ -273,11 +276,10 @@ def test_a_flood_drains_at_the_same_cost_from_its_beginning_to_its_end(engine: E
         last = cost(engine, claim)
         assert first == {
             "tokens": (0, 0),
-            "tokens_recovery_idx": (50, 50),
-            "tokens_account_idx": (0, 0),
-            "deliveries_recovery_idx": (0, 0),
+            "tokens_account_idx": (50, 50),
+            "deliveries_limited_idx": (0, 0),
         }
-        assert last == first | {"tokens_recovery_idx": (50, 49), "deliveries_recovery_idx": (1, 2)}
+        assert last == first | {"tokens_account_idx": (50, 49), "deliveries_limited_idx": (1, 2)}
         found.append(claim(connection))
         assert [len(mailed(each)) for each in found] == [0] * 39 + [1]
         assert misplaced(connection) == []

@@ -117,14 +117,6 @@ def test_a_mail_for_an_address_that_is_no_more_is_not_sent(conn: Connection) -> 
     assert misplaced(conn) == []
 
 
-def test_a_token_of_before_proves_the_address_that_it_is_mailed_to(conn: Connection) -> None:
-    [token] = enqueue(conn)
-    conn.execute(text("UPDATE tokens SET address_hash = NULL"))
-    assert tokens_of(take(conn)) == [token]
-    [row] = rows(conn, "SELECT address_hash = token_address_hash(email) AS same FROM tokens, accounts")
-    assert row.same
-
-
 def test_an_activation_older_than_one_that_was_consumed_is_not_sent(conn: Connection) -> None:
     [older] = enqueue(conn)
     newer = "INSERT INTO tokens (action, account, consumed_at) SELECT 'activation', account, now() FROM tokens"

@@ -158,7 +158,7 @@ def test_a_recovery_with_another_code_is_refused(code: str | None) -> None:
     assert refused(recovery, action=RECOVERY, code=code)
 
 
-@pytest.mark.parametrize("code", [None, "1234", "123456", "\N{ARABIC-INDIC DIGIT ZERO}1234", "1234x"])
+@pytest.mark.parametrize("code", ["", "1234", "123456", "\N{ARABIC-INDIC DIGIT ZERO}1234", "1234x"])
 def test_a_recovery_is_not_signed_without_five_digits(code: str | None) -> None:
     with pytest.raises(ValueError, match="five ASCII digits"):
         sign(SECRET, action=RECOVERY, key=KEY, code=code)

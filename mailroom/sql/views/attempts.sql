@@ -1,7 +1,7 @@
 -- Attempts on record. The state is `finished` if it decided, `retried` if that was taken back, `late` if it came too
 -- late to decide, and `tried` if another one followed. `at` is when it was recorded.
 CREATE OR REPLACE VIEW mailroom.attempts AS
-SELECT id, token, account, action,
+SELECT id, token, account, CAST(action AS text) AS action,
        CASE WHEN late THEN 'late'
             WHEN retried_at IS NOT NULL THEN 'retried'
             WHEN outcome IN ('deferred', 'unconfirmed') THEN 'tried'
