@@ -54,8 +54,6 @@ DEFAULTS = {
     "on_unconfirmed": "resend",
     "unconfirmed_wait": timedelta(seconds=5),
     "prune_after": None,
-    "recoveries_per_15_minutes": 3,
-    "recoveries_per_day": 10,
     "debug": False,
     "ses_config_set": "default",
     "ses_source": "noreply@localhost",

@@ -50,7 +50,7 @@ INSERT INTO permits (bucket) VALUES ('mails'), ('bulk_calls');
 # by hand and ends by hand. Few rows ever: no index but the key.
 PAUSES = """
 CREATE TABLE pauses (
-    scope     text        PRIMARY KEY,
+    scope     text        COLLATE "C" PRIMARY KEY,
     code      text        NOT NULL,
     reason    text        NOT NULL,
     opened_at timestamptz NOT NULL DEFAULT now(),

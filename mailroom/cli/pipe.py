@@ -85,11 +85,11 @@ def send() -> None:
     if sys.stdin is None:
         raise SettingsError("the standard input is closed: send has nothing to read")
     given = settings.load("database_url")
-    with open_database(given, writes=False) as engine, engine.connect() as connection:
-        actions = {str(action.number): action for action in lanes.read(connection).actions.values()}
     output_path = given.ses_output_path or DEFAULT_OUTPUT_PATH
     with signals.answered_by(lambda: log.info("stopping when the input ends")):
         transport = open_transport(given, connections=1, output_path=output_path)
+        with open_database(given, writes=False) as engine, engine.connect() as connection:
+            actions = {str(action.number): action for action in lanes.read(connection).actions.values()}
         sharing = CallSharing()
         failed = sum(
             _send_checked(transport, sharing, number, line, actions) for number, line in enumerate(_lines(), start=1)

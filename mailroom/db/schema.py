@@ -181,7 +181,7 @@ locks = Table("locks", metadata, Column("name", Text, primary_key=True))
 pauses = Table(
     "pauses",
     metadata,
-    Column("scope", Text, primary_key=True),
+    Column("scope", Text(collation="C"), primary_key=True),
     Column("code", Text, nullable=False),
     Column("reason", Text, nullable=False),
     Column("opened_at", moment, nullable=False, server_default=func.now()),

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MAX_NAMED: Final = 20
 # From here on somebody should know.
 MUCH_OF_THE_QUOTA: Final = 0.9
+# What only an action can have, and no data: see is_template_data in alembic/versions.
+RESERVED: Final = {"code"}
 _MISSING: Final = "NotFoundException"
 _TAG: Final = re.compile(r"\{\{\{?([^{}]*)\}?\}\}")
 # A comment that may hold tags.
@@ -139,6 +141,9 @@ def _template(client: "SESV2Client", action: Action) -> Finding:
     given = set(json.loads(templates.template_data(login="", secret="", code="" if action.has_code else None)))
     if "secret" not in used:
         return failed(check, "has no {{secret}}: its mails have no link", "put the link in")
+    if unfilled := used & RESERVED - given:
+        message = f"uses {_listed(unfilled)}, which {action} has not: SES will refuse every mail"
+        return failed(check, message, f"use only {', '.join(sorted(given))}, and data of request_mail")
     if unknown := used - given:
         message = f"uses {_listed(unknown)}: SES will refuse every mail that was not asked for with that in its data"
         return warning(check, message, f"give it to request_mail, or use only {', '.join(sorted(given))}")

@@ -127,7 +127,7 @@ def test_collect_prints_a_batch_as_a_line_and_stops_in_order(ses: Simulator, url
 
 
 def test_malformed_lines_are_named_and_skipped(
-    here: Here, ses: Simulator, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    here: Here, ses: Simulator, caplog: pytest.LogCaptureFixture, tmp_path: Path, url: str
 ) -> None:
     caplog.set_level("INFO")
     hostile = [
@@ -145,7 +145,7 @@ def test_malformed_lines_are_named_and_skipped(
         (line("third").rstrip("\n") + "," + line("fourth", action=2)).encode(),
         line("cut").encode().rstrip(b"\n"),
     ]
-    ended = here("send", env=sending(None, ses), stdin=b"".join(hostile))
+    ended = here("send", env=sending(url, ses), stdin=b"".join(hostile))
 
     assert (ended.code, ended.out, ended.err) == (1, "", "")
     skipped = [message for message in caplog.messages if "skipped" in message]
@@ -157,34 +157,34 @@ def test_malformed_lines_are_named_and_skipped(
     assert not (tmp_path / "output").exists()
 
 
-def test_a_recovery_keeps_its_code(here: Here, ses: Simulator) -> None:
-    assert here("send", env=sending(None, ses), stdin=line(action=2).encode()).code == 0
+def test_a_recovery_keeps_its_code(here: Here, ses: Simulator, url: str) -> None:
+    assert here("send", env=sending(url, ses), stdin=line(action=2).encode()).code == 0
     [mail] = ses.ledger.mails
     assert mail.template.name == "passwordrecoveryv1"
     assert mail.variables == {"login": "ada", "login_text": "ada", "secret": SECRET, "code": "01234"}
 
 
-def test_more_mails_than_a_call_takes_are_several_calls(here: Here, ses: Simulator) -> None:
+def test_more_mails_than_a_call_takes_are_several_calls(here: Here, ses: Simulator, url: str) -> None:
     lines = line(action=1).rstrip("\n")
     stdin = ",".join([lines] * 51) + "\n"
-    assert here("send", env=sending(None, ses), stdin=stdin.encode()).code == 0
+    assert here("send", env=sending(url, ses), stdin=stdin.encode()).code == 0
     assert [request.operation for request in ses.ledger.requests] == ["SendBulkEmail", "SendEmail"]
     assert ses.ledger.counts().mails == 51
 
 
-def test_nothing_to_send_is_fine(here: Here, ses: Simulator) -> None:
-    assert here("send", env=sending(None, ses)).code == 0
+def test_nothing_to_send_is_fine(here: Here, ses: Simulator, url: str) -> None:
+    assert here("send", env=sending(url, ses)).code == 0
 
 
 @pytest.mark.parametrize("path", [None, "elsewhere/answers"])
 def test_what_ses_refuses_is_kept_and_ends_with_1(
-    here: Here, ses: Simulator, tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str | None
+    here: Here, ses: Simulator, tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str | None, url: str
 ) -> None:
     caplog.set_level("INFO")
     ses.faults.add(Fault(error="MessageRejected", message="no, ada@example.com"), Fault(entries={1: "FAILED"}))
     pair = (line().rstrip("\n") + "," + line("bob")).encode()
     settings = {} if path is None else {"MAILROOM_SES_OUTPUT_PATH": path}
-    ended = here("send", env=sending(None, ses) | settings, stdin=line().encode() + pair + line().encode())
+    ended = here("send", env=sending(url, ses) | settings, stdin=line().encode() + pair + line().encode())
 
     assert ended.code == 1
     file = tmp_path / (path or "output") / "ses-errors.jsonl"
@@ -200,11 +200,11 @@ def test_what_ses_refuses_is_kept_and_ends_with_1(
 
 
 def test_answers_that_cannot_be_kept_stop_nothing(
-    here: Here, ses: Simulator, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    here: Here, ses: Simulator, tmp_path: Path, caplog: pytest.LogCaptureFixture, url: str
 ) -> None:
     (tmp_path / "output").write_text("a file where the folder should be")
     ses.faults.add(Fault(error="MessageRejected"))
-    ended = here("send", env=sending(None, ses), stdin=(line() + line()).encode())
+    ended = here("send", env=sending(url, ses), stdin=(line() + line()).encode())
     assert (ended.code, ended.err) == (1, "")
     assert "line 1 action=activation outcome=rejected code=MessageRejected" in caplog.messages
     assert ses.ledger.counts().mails == 1

@@ -38,4 +38,6 @@ def test_what_is_not_paused_cannot_be_resumed(here: Here, url: str) -> None:
 def test_what_is_no_scope_is_refused(here: Here, url: str, scope: str) -> None:
     ended = here("pause", scope, env={"MAILROOM_DATABASE_URL": url})
     assert ended.code == 2
-    assert "is not a scope: give account, configuration_set, identity, activation, password_recovery" in ended.err
+    assert (
+        "is not a scope: give account, configuration_set, identity, the name of an action, or queue:NAME" in ended.err
+    )

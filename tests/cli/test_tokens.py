@@ -15,6 +15,8 @@ from tests.world import KEY, KEY_HEX, add_accounts, ask_recovery, rows
 INVALID = "mailroom: the token is not valid\n"
 NO_DATABASE = {"MAILROOM_SECRET_KEY": KEY_HEX}
 SECRET = bytes(range(32))
+OF_ACTIVATION = ("--path", "/activate")
+OF_RECOVERY = ("--path", "/recover")
 ACTIVATE = sign(SECRET, path=ACTIVATION.path, key=KEY)
 RECOVER = sign(SECRET, path=RECOVERY.path, key=KEY, code="01234")
 
@@ -25,23 +27,23 @@ def other(character: str) -> str:
 
 def test_a_token_is_an_argument_or_a_line_of_input(here: Here) -> None:
     for arguments in (["-"], []):
-        ended = here("tokens", "verify", *arguments, env=NO_DATABASE, stdin=f"{ACTIVATION}\n".encode())
-        assert (ended.code, ended.out, ended.err) == (0, "signature valid for activation\n", "")
-    assert here("tokens", "verify", ACTIVATION, env=NO_DATABASE).out == "signature valid for activation\n"
+        ended = here("tokens", "verify", *OF_ACTIVATION, *arguments, env=NO_DATABASE, stdin=f"{ACTIVATE}\n".encode())
+        assert (ended.code, ended.out, ended.err) == (0, "signature valid for /activate\n", "")
+    assert here("tokens", "verify", *OF_ACTIVATION, ACTIVATE, env=NO_DATABASE).out == "signature valid for /activate\n"
 
 
 def test_a_recovery_needs_its_code(here: Here) -> None:
-    ended = here("tokens", "verify", RECOVERY, "--code", "01234", env=NO_DATABASE)
-    assert (ended.code, ended.out) == (0, "signature valid for password_recovery\n")
+    ended = here("tokens", "verify", *OF_RECOVERY, RECOVER, "--code", "01234", env=NO_DATABASE)
+    assert (ended.code, ended.out) == (0, "signature valid for /recover\n")
     for code in ([], ["--code", "01235"], ["--code", "1234"], ["--code", ""]):
-        ended = here("tokens", "verify", RECOVERY, *code, env=NO_DATABASE)
+        ended = here("tokens", "verify", *OF_RECOVERY, RECOVER, *code, env=NO_DATABASE)
         assert (ended.code, ended.out, ended.err) == (1, "", INVALID)
 
 
 def test_of_several_keys_the_first_signs_and_all_verify(here: Here, url: str, engine: Engine) -> None:
     new = "11" * 32
-    assert here("tokens", "verify", ACTIVATION, env={"MAILROOM_SECRET_KEY": f"{new},{KEY_HEX}"}).code == 0
-    assert here("tokens", "verify", ACTIVATION, env={"MAILROOM_SECRET_KEY": new}).err == INVALID
+    assert here("tokens", "verify", *OF_ACTIVATION, ACTIVATE, env={"MAILROOM_SECRET_KEY": f"{new},{KEY_HEX}"}).code == 0
+    assert here("tokens", "verify", *OF_ACTIVATION, ACTIVATE, env={"MAILROOM_SECRET_KEY": new}).err == INVALID
 
     with engine.connect() as connection:
         add_accounts(connection, 1)
@@ -55,26 +57,35 @@ def test_a_token_may_begin_with_a_hyphen(here: Here) -> None:
     secret = b"\xfb" + bytes(31)
     token = sign(secret, path=ACTIVATION.path, key=KEY)
     assert token.startswith("-")
-    assert here("tokens", "verify", token, env=NO_DATABASE).code == 0
+    assert here("tokens", "verify", *OF_ACTIVATION, token, env=NO_DATABASE).code == 0
     token = sign(b"\xfb\xef" + bytes(30), path=RECOVERY.path, key=KEY, code="01234")
     assert token.startswith("--")
-    assert here("tokens", "verify", "--code", "01234", token, env=NO_DATABASE).code == 0
+    assert here("tokens", "verify", *OF_RECOVERY, "--code", "01234", token, env=NO_DATABASE).code == 0
 
 
 @pytest.mark.parametrize(
     "token",
-    ["", "x", ACTIVATION[:-1], ACTIVATION + "A", ACTIVATION + "==", ACTIVATION[:-2] + other(ACTIVATION[-2]) + "w"],
+    ["", "x", ACTIVATE[:-1], ACTIVATE + "A", ACTIVATE + "==", ACTIVATE[:-2] + other(ACTIVATE[-2]) + "w"],
 )
 def test_whatever_is_wrong_is_told_alike(here: Here, token: str) -> None:
-    ended = here("tokens", "verify", token, env=NO_DATABASE)
+    ended = here("tokens", "verify", *OF_ACTIVATION, token, env=NO_DATABASE)
     assert (ended.code, ended.out, ended.err) == (1, "", INVALID)
-    ended = here("tokens", "verify", env=NO_DATABASE, stdin=f"{token}\n".encode())
+    ended = here("tokens", "verify", *OF_ACTIVATION, env=NO_DATABASE, stdin=f"{token}\n".encode())
     assert (ended.code, ended.out, ended.err) == (1, "", INVALID)
 
 
 def test_bytes_that_are_no_text_are_no_token(here: Here) -> None:
-    ended = here("tokens", "verify", env=NO_DATABASE, stdin=b"\xff\xfe\0\n")
+    ended = here("tokens", "verify", *OF_ACTIVATION, env=NO_DATABASE, stdin=b"\xff\xfe\0\n")
     assert (ended.code, ended.err) == (1, INVALID)
+
+
+def test_without_a_path_the_database_says_which_there_are(here: Here, url: str) -> None:
+    env = {"MAILROOM_DATABASE_URL": url, **NO_DATABASE}
+    assert here("tokens", "verify", ACTIVATE, env=env).out.startswith("signature valid for activation\n")
+    said = here("tokens", "verify", RECOVER, "--code", "01234", env=env).out
+    assert said.startswith("signature valid for password_recovery\n")
+    assert here("tokens", "verify", RECOVER, env=env).err == INVALID
+    here("tokens", "verify", ACTIVATE, env=NO_DATABASE).assert_one_line(2, "MAILROOM_DATABASE_URL", "--path")
 
 
 def test_a_database_tells_what_became_of_the_token(here: Here, url: str, engine: Engine) -> None:
@@ -85,7 +96,7 @@ def test_a_database_tells_what_became_of_the_token(here: Here, url: str, engine:
         assert (ended.code, ended.err) == (0, "")
         return ended.out.split("\n")[1]
 
-    assert said(ACTIVATION) == "the database has no such token"
+    assert said(ACTIVATE) == "the database has no such token"
     with engine.connect() as connection:
         [account] = add_accounts(connection, 1)
         [first] = rows(connection, "SELECT id, secret FROM tokens")
@@ -105,8 +116,8 @@ def test_a_database_tells_what_became_of_the_token(here: Here, url: str, engine:
 
 def test_a_database_that_is_away_leaves_the_signature(here: Here) -> None:
     away = {"MAILROOM_DATABASE_URL": f"postgresql://127.0.0.1:{free_port()}/app"}
-    ended = here("tokens", "verify", ACTIVATION, env=NO_DATABASE | away)
-    assert (ended.code, ended.out) == (1, "signature valid for activation\n")
+    ended = here("tokens", "verify", *OF_ACTIVATION, ACTIVATE, env=NO_DATABASE | away)
+    assert (ended.code, ended.out) == (1, "signature valid for /activate\n")
     assert ended.err.startswith("mailroom: the database cannot be used")
 
 
