@@ -145,7 +145,7 @@ def test_a_claim_goes_by_index(used: Connection) -> None:
     assert len(plans) == 3
     for plan in plans:
         assert plan.scans("jobs") == {"jobs_claim_idx", "TIDSCAN"}
-        assert plan.scans("tokens") == {"tokens_pkey", "tokens_account_idx", "tokens_consumed_idx"}
+        assert plan.scans("tokens") == {"tokens_pkey", "tokens_newest_idx", "tokens_consumed_idx"}
         assert plan.scans("accounts") == {"accounts_pkey"}
         assert plan.scans("deliveries") == {"deliveries_token_idx", "deliveries_accepted_late_idx"}
 

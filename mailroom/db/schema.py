@@ -98,8 +98,16 @@ tokens = Table(
     Column("consumed_at", moment),
     Column("created_at", moment, nullable=False, server_default=func.now()),
     Column("address_hash", LargeBinary, nullable=False),
+    Column("newest_only", Boolean, nullable=False, server_default=text("false")),
     UniqueConstraint("secret", name="tokens_secret_key"),
-    Index("tokens_account_idx", "account", "action", "id"),
+    Index("tokens_account_idx", "account"),
+)
+Index(
+    "tokens_newest_idx",
+    tokens.c.account,
+    tokens.c.action,
+    tokens.c.id,
+    postgresql_where=text("newest_only"),
 )
 Index(
     "tokens_consumed_idx",

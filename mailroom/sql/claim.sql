@@ -163,6 +163,7 @@ BEGIN
                        SELECT 'Superseded'
                          FROM tokens AS others
                         WHERE others.account = wanted.account AND others.action = taken.action AND others.id > wanted.id
+                          AND others.newest_only
                         ORDER BY others.id DESC
                         LIMIT 1
                        )

@@ -13,8 +13,8 @@ BEGIN
     END IF;
     SELECT * INTO kind FROM actions WHERE activates ORDER BY number LIMIT 1;
     IF FOUND THEN
-        INSERT INTO tokens (action, account, expires_at, address_hash)
-        SELECT kind.name, id, now() + kind.life, token_address_hash(email) FROM added WHERE status = 'provisioned';
+        INSERT INTO tokens (action, account, expires_at, address_hash, newest_only)
+        SELECT kind.name, id, now() + kind.life, token_address_hash(email), kind.newest_only FROM added WHERE status = 'provisioned';
     END IF;
     RETURN NULL;
 END $$;

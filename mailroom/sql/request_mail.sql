@@ -27,8 +27,9 @@ BEGIN
     IF NOT FOUND THEN
         RAISE no_data_found USING MESSAGE = format('there is no action %s', request_mail.action);
     END IF;
-    INSERT INTO tokens (action, account, address, data, expires_at, address_hash)
-    SELECT kind.name, id, request_mail.address, request_mail.data, now() + kind.life, token_address_hash(email)
+    INSERT INTO tokens (action, account, address, data, expires_at, address_hash, newest_only)
+    SELECT kind.name, id, request_mail.address, request_mail.data, now() + kind.life, token_address_hash(email),
+           kind.newest_only
       FROM accounts
      WHERE id = request_mail.account OR reference = request_mail.reference
     RETURNING id INTO made;

@@ -5,7 +5,7 @@ CREATE OR REPLACE FUNCTION mailroom.token_starts()
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 BEGIN
-    SELECT coalesce(NEW.expires_at, now() + life) INTO NEW.expires_at FROM actions WHERE name = NEW.action;
+    SELECT coalesce(NEW.expires_at, now() + life), newest_only INTO NEW.expires_at, NEW.newest_only FROM actions WHERE name = NEW.action;
     IF NOT FOUND THEN
         RAISE foreign_key_violation USING MESSAGE = format('there is no action %s', NEW.action);
     END IF;
