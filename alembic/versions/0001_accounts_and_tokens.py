@@ -240,10 +240,11 @@ DATA = r"""
 CREATE FUNCTION is_template_data(given jsonb) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN jsonb_typeof(given) = 'object' AND octet_length(given::text) <= 2048
-       AND NOT jsonb_path_exists(given, '$.* ? (@.type() == "object" || @.type() == "array")', silent => true)
        AND NOT jsonb_path_exists(
-           given, '$.keyvalue().key ? (!(@ like_regex "^[A-Za-z][A-Za-z0-9_]{0,63}$") || @ like_regex "_text$"'
-           ' || @ == "login" || @ == "secret" || @ == "code")');
+           given, 'strict $.* ? (@.type() == "object" || @.type() == "array" || @.type() == "null")', silent => true)
+       AND NOT jsonb_path_exists(
+           given, 'strict $.keyvalue().key ? (!(@ like_regex "^[A-Za-z][A-Za-z0-9_]{0,63}$") || @ like_regex "_text$"'
+           ' || @ == "login" || @ == "secret" || @ == "code")', silent => true);
 """
 
 # The secret: three version-4 UUIDs carry 366 bits of the server's CSPRNG, hashed to 32 bytes (pgcrypto may be absent).

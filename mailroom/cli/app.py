@@ -10,7 +10,7 @@ import typer
 from sqlalchemy.exc import DBAPIError
 
 from mailroom import signals
-from mailroom.cli import database, doctor, grants, jobs, local, pauses, pipe, status, tokens, worker
+from mailroom.cli import actions, database, doctor, grants, jobs, local, pauses, pipe, status, tokens, worker
 from mailroom.cli.log import last_words
 from mailroom.cli.manual import Manual, ending
 from mailroom.cli.terminal import discard_output, printable, say
@@ -56,6 +56,7 @@ app.command(epilog=ending("mailroom pause activation --reason 'new template'"))(
 app.command(epilog=ending("mailroom resume activation"))(pauses.resume)
 app.command(epilog=ending("mailroom doctor"))(doctor.doctor)
 app.add_typer(jobs.app, name="jobs", epilog=ending("mailroom jobs list"))
+app.add_typer(actions.app, name="actions", epilog=ending("mailroom actions list"))
 app.add_typer(tokens.app, name="tokens", epilog=ending("mailroom tokens sign 42 | mailroom tokens verify"))
 app.command(epilog=ending("mailroom migrate"))(database.migrate)
 app.command(epilog=ending("mailroom prune --older-than 90d"))(database.prune)

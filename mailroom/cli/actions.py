@@ -1,0 +1,236 @@
+"""`actions`: the kinds of mail that there are, adding one, and changing what a row says."""
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Any, Final
+
+import typer
+from psycopg import errors, sql
+from rich.table import Table
+from sqlalchemy.exc import DBAPIError
+
+from mailroom import settings
+from mailroom.cli.job_options import UNITS
+from mailroom.cli.manual import ending
+from mailroom.cli.terminal import print_json, print_table, say
+from mailroom.cli.wiring import open_database
+from mailroom.db import functions
+from mailroom.db.engine import first_line
+from mailroom.errors import MailroomError, SettingsError
+from mailroom.job import Priority
+
+# What can be a job's priority from the start.
+PRIORITIES: Final = {priority.name.lower(): priority.value for priority in Priority if priority < Priority.QUARANTINE}
+STATUSES: Final = ("provisioned", "active", "suspended")
+NO_LIMIT: Final = "none"
+
+app = typer.Typer(
+    help="List, add or change kinds of mail.\n\n"
+    "A kind of mail is a row of `actions`. A running worker takes up a change with its next look.",
+    no_args_is_help=True,
+)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and _.", show_default=False)]
+Life = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="How long a link is good: 15m, 2h, 7d.", show_default="15m, or as it is"),
+]
+Level = Annotated[
+    str | None,
+    typer.Option("--priority", metavar="LEVEL", help=", ".join(PRIORITIES), show_default="normal, or as it is"),
+]
+Needs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STATUS",
+        help=f"The status an account must have: {', '.join(STATUSES)}.",
+        show_default="active, or as it is",
+    ),
+]
+PerQuarter = Annotated[
+    str | None,
+    typer.Option(
+        "--per-15-minutes", metavar="NUMBER", help="Most mails to an account in 15 minutes, or none: no limit."
+    ),
+]
+PerDay = Annotated[
+    str | None, typer.Option(metavar="NUMBER", help="Most mails to an account in 24 hours, or none: no limit.")
+]
+Renews = Annotated[
+    bool | None,
+    typer.Option("--renews/--no-renews", help="A link that ran out while its mail waited gets its life back."),
+]
+NewestOnly = Annotated[
+    bool | None, typer.Option("--newest-only/--no-newest-only", help="Of those that wait, mail an account the newest.")
+]
+Activates = Annotated[
+    bool | None, typer.Option("--activates/--no-activates", help="Using the link activates a provisioned account.")
+]
+
+
+@app.command("list", epilog=ending("mailroom actions list"))
+def list_actions(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the kinds of mail."""
+    with open_database(settings.load("database_url"), writes=False) as engine, engine.connect() as connection:
+        found = [row._asdict() for row in functions.call(connection, "action_list")]
+    if as_json:
+        print_json(found)
+        return
+    table = Table("number", "name", "template", "path", "life", "code", "priority", "needs", "limits", "")
+    for row in found:
+        limits = " ".join(
+            f"{row[column]} {words}"
+            for column, words in (("per_15_minutes", "in 15 minutes"), ("per_day", "a day"))
+            if row[column] is not None
+        )
+        flags = " ".join(flag.replace("_", "-") for flag in ("renews", "newest_only", "activates") if row[flag])
+        life = str(timedelta(seconds=row["life_seconds"]))
+        table.add_row(
+            *(str(row["number"]), row["name"], row["template"], row["path"], life, "yes" if row["has_code"] else ""),
+            *(Priority(row["priority"]).name.lower(), row["needs"], limits, flags),
+        )
+    print_table(table)
+
+
+@app.command(epilog=ending("mailroom actions add magic_link --template magiclinkv1 --path /enter"))
+def add(  # noqa: PLR0913 - an option each
+    name: Name,
+    *,
+    template: Annotated[str, typer.Option(metavar="NAME", help="Name of the template at SES.")],
+    path: Annotated[
+        str, typer.Option(metavar="PATH", help="Path of its links, as in /enter. Tokens are signed with it.")
+    ],
+    number: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=32_767, metavar="INTEGER", help="Number in lines of `collect`.", show_default="the next"
+        ),
+    ] = None,
+    code: Annotated[bool, typer.Option("--code", help="The mail has a code of five digits besides the link.")] = False,
+    life: Life = None,
+    priority: Level = None,
+    needs: Needs = None,
+    per_15_minutes: PerQuarter = None,
+    per_day: PerDay = None,
+    renews: Renews = None,
+    newest_only: NewestOnly = None,
+    activates: Activates = None,
+    as_sql: Annotated[
+        bool, typer.Option("--sql", help="Print the INSERT, for a migration of your own, and change nothing.")
+    ] = False,
+) -> None:
+    """Add a kind of mail.
+
+    Name, number, path and code cannot be changed later, because links and lines that are out rely on them.
+    """
+    given = _row(template, life or "15m", priority or "normal", needs or "active", per_15_minutes, per_day)
+    row = {"name": name, "number": number, "path": path, "has_code": code, **given}
+    row |= {"renews": bool(renews), "newest_only": bool(newest_only), "activates": bool(activates)}
+    row |= {limit: None if row[limit] == -1 else row[limit] for limit in ("per_15_minutes", "per_day")}
+    if as_sql:
+        if number is None:
+            raise SettingsError("--sql needs --number: in every database it has to be the same")
+        for line in _insert(row, settings.load().schema_name).splitlines():
+            say(line)
+        return
+    say(f"added {name} with the number {_call('action_add', row)}")
+
+
+@app.command("set", epilog=ending("mailroom actions set password_recovery --per-day 20"))
+def change(  # noqa: PLR0913 - an option each
+    name: Name,
+    *,
+    template: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the template at SES.", show_default="as it is")
+    ] = None,
+    life: Life = None,
+    priority: Level = None,
+    needs: Needs = None,
+    per_15_minutes: PerQuarter = None,
+    per_day: PerDay = None,
+    renews: Renews = None,
+    newest_only: NewestOnly = None,
+    activates: Activates = None,
+) -> None:
+    """Change a kind of mail.
+
+    What is not given stays as it is. Jobs that wait are mailed as the row says when they leave. A limit counts mails
+    from when the action first had one.
+    """
+    row = {"name": name, **_row(template, life, priority, needs, per_15_minutes, per_day)}
+    row |= {"renews": renews, "newest_only": newest_only, "activates": activates}
+    if all(value is None for column, value in row.items() if column != "name"):
+        raise SettingsError("name what is to be different: `mailroom actions set --help` lists it")
+    if not _call("action_set", row):
+        raise MailroomError(f"there is no action {name}")
+    say(f"changed {name}")
+
+
+def _row(
+    template: str | None,
+    life: str | None,
+    priority: str | None,
+    needs: str | None,
+    per_15_minutes: str | None,
+    per_day: str | None,
+) -> dict[str, Any]:
+    """Return the columns as they are stored; None is as it is."""
+    if priority is not None and priority not in PRIORITIES:
+        raise SettingsError(f"--priority: {priority!r} is not accepted: give {', '.join(PRIORITIES)}")
+    if needs is not None and needs not in STATUSES:
+        raise SettingsError(f"--needs: {needs!r} is not accepted: give {', '.join(STATUSES)}")
+    return {
+        "template": template,
+        "life": _life(life),
+        "priority": None if priority is None else PRIORITIES[priority],
+        "needs": needs,
+        "per_15_minutes": _limit(per_15_minutes, "--per-15-minutes"),
+        "per_day": _limit(per_day, "--per-day"),
+    }
+
+
+def _life(given: str | None) -> timedelta | None:
+    if given is None:
+        return None
+    found = re.fullmatch(r"([0-9]{1,6})([smhd])", given)
+    if found is None:
+        raise SettingsError(f"--life: {given!r} is not accepted: give a time as in 15m, 2h or 7d")
+    return timedelta(**{UNITS[found[2]]: int(found[1])})
+
+
+def _limit(given: str | None, option: str) -> int | None:
+    """Return a limit; -1 is that there is none."""
+    if given is None:
+        return None
+    if given == NO_LIMIT:
+        return -1
+    if re.fullmatch(r"[0-9]{1,6}", given) is None:
+        raise SettingsError(f"{option}: {given!r} is not accepted: give a number up to 999999, or {NO_LIMIT}")
+    return int(given)
+
+
+def _insert(row: Mapping[str, Any], schema: str) -> str:
+    values = (
+        value if not isinstance(value, timedelta) else f"{value // timedelta(seconds=1)} s" for value in row.values()
+    )
+    return (
+        sql.SQL("INSERT INTO {table} ({columns})\nVALUES ({values});")
+        .format(
+            table=sql.Identifier(schema, "actions"),
+            columns=sql.SQL(", ").join(map(sql.Identifier, row)),
+            values=sql.SQL(", ").join(map(sql.Literal, values)),
+        )
+        .as_string()
+    )
+
+
+def _call(function: str, row: Mapping[str, Any]) -> Any:
+    """Call a function with a row. What the database does not accept of it is a setting that is wrong."""
+    with open_database(settings.load("database_url")) as engine, engine.connect() as connection:
+        try:
+            return functions.call(connection, function, row).scalar()
+        except DBAPIError as error:
+            if not isinstance(error.orig, errors.IntegrityError | errors.DataError):
+                raise
+            raise SettingsError(f"the database does not accept it: {first_line(error)}") from error

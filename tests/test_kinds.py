@@ -1,0 +1,400 @@
+"""Kinds of mail as rows: another one while a worker runs, mail that is asked for, and what a template is given."""
+
+import asyncio
+import html
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from mailroom import tokens
+from mailroom.errors import TokenError
+from mailroom.job import Action
+from mailroom.mail.pipe import PipeTransport
+from mailroom.ops import status
+from mailroom.queue.lanes import Lanes
+from mailroom.simulator import Simulator
+from tests.claiming import claim, settle_alike, waited
+from tests.cli.command import sending
+from tests.cli.conftest import Here, here, ses
+from tests.kinds import RECOVERY
+from tests.machine import ROOT
+from tests.queue.asking import SENT, over
+from tests.running import eventually, transport, working
+from tests.world import KEY, add_accounts, count_sent, drained, misplaced, rows
+
+__all__ = ["here", "ses"]
+
+ADD = (
+    "INSERT INTO actions (name, number, template, path, priority, per_15_minutes, newest_only)"
+    " VALUES ('change_address', 7, 'changeaddressv1', '/address', 0, 2, true)"
+)
+TEMPLATE = {
+    "Subject": "Is this you, {{login_text}}?",
+    "Text": "{{secret}} {{plan_text}} {{seats}}",
+    "Html": "<p>{{secret}} {{plan}} {{seats}}</p>",
+}
+
+
+@pytest.fixture
+def active(engine: Engine) -> Iterator[tuple[Connection, int]]:
+    """An active account that the application knows as u-1."""
+    with engine.connect() as connection:
+        [account] = add_accounts(connection, 1, status="active")
+        connection.execute(text("UPDATE accounts SET reference = 'u-1'"))
+        yield connection, account
+
+
+def ask(connection: Connection, **how: Any) -> int:
+    """Ask for a change of address, as an application does."""
+    given = {"address": None, "data": None, "reference": "u-1"} | how
+    asked = "SELECT request_mail('change_address', reference => :reference, address => :address, data => CAST(:data AS jsonb))"
+    token: int = connection.execute(text(asked), given).scalar_one()
+    return token
+
+
+# Another kind
+
+
+def test_a_kind_that_is_added_while_a_worker_runs_is_mailed(
+    active: tuple[Connection, int], engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the new address; its link for that is good, and what was for the old one is dead then."""
+    connection, account = active
+    simulator.templates.create("changeaddressv1", TEMPLATE)
+    with working(engine, transport(simulator, monkeypatch), sweep_interval=0.2):
+        eventually(lambda: rows(connection, "SELECT FROM ses_account WHERE fetched_at IS NOT NULL"))
+        connection.execute(text(ADD))
+        data = json.dumps({"plan": "A & <b>", "seats": 3})
+        ask(connection, address="new@example.com", data=data)
+        eventually(lambda: count_sent(connection) == 1, "it is mailed")
+    [mail] = simulator.ledger.mails
+    assert mail.recipients == ("new@example.com",)
+    assert mail.variables["plan"] == "A &amp; &lt;b&gt;"
+    assert (mail.variables["plan_text"], mail.variables["seats"]) == ("A & <b>", 3)
+    assert "code" not in mail.variables
+
+    link = mail.variables["secret"]
+    recovery = connection.execute(text("SELECT request_mail('password_recovery', :a)"), {"a": account}).scalar_one()
+    for action in ("activation", "password_recovery"):
+        with pytest.raises(TokenError):
+            tokens.consume(connection, link, action=action, key=KEY, code="00000")
+    found = tokens.consume(connection, link, action="change_address", key=KEY)
+    assert tuple(found) == (account, "u-1", "new@example.com")
+    with pytest.raises(TokenError):
+        tokens.consume(connection, link, action="change_address", key=KEY)
+    connection.execute(
+        text("SELECT change_account(:id, email => :address)"), {"id": found.id, "address": found.address}
+    )
+    waited(connection)
+    assert over(claim(connection)) == [(recovery, "cancelled", "AddressChanged")]
+    assert misplaced(connection) == []
+
+
+def test_it_is_limited_superseded_and_expires_as_its_row_says(active: tuple[Connection, int]) -> None:
+    connection, _ = active
+    connection.execute(text(ADD))
+    kinds = Lanes([RECOVERY, Action("change_address", number=7, template="x", path="/address", priority=0)])
+    older, newer = ask(connection), ask(connection)
+    waited(connection)
+    found = claim(connection, lanes=kinds)
+    assert over(found) == [(older, "cancelled", "Superseded")]
+    [batch] = found.batches
+    assert [job.token for job in batch.jobs] == [newer]
+    assert settle_alike(connection, batch, SENT)
+    for _ in range(2):
+        asked = ask(connection)
+        waited(connection)
+        found = claim(connection, lanes=kinds)
+        for batch in found.batches:
+            settle_alike(connection, batch, SENT)
+    assert over(found) == [(asked, "cancelled", "TooMany")]
+
+    connection.execute(text("UPDATE actions SET (per_15_minutes, life) = (NULL, '1 minute')"))
+    expired = ask(connection)
+    waited(connection)
+    connection.execute(text("UPDATE tokens SET expires_at = now() WHERE id = :id"), {"id": expired})
+    assert over(claim(connection, lanes=kinds)) == [(expired, "expired", "TokenExpired")]
+    connection.execute(text("UPDATE actions SET renews = true"))
+    renewed = ask(connection)
+    waited(connection)
+    connection.execute(text("UPDATE tokens SET expires_at = now() WHERE id = :id"), {"id": renewed})
+    assert [job.token for batch in claim(connection, lanes=kinds).batches for job in batch.jobs] == [renewed]
+    life = "SELECT expires_at - now() BETWEEN interval '50 s' AND interval '60 s' AS good FROM tokens WHERE id = :id"
+    assert rows(connection, life, id=renewed) == [(True,)]
+    assert misplaced(connection) == []
+
+
+def test_what_links_that_are_out_rely_on_stays(conn: Connection) -> None:
+    conn.execute(text(ADD))
+    for change in ("name = 'x'", "number = 9", "path = '/x'", "has_code = true"):
+        with pytest.raises(IntegrityError, match="are in links and lines that are out"), conn.begin_nested():
+            conn.execute(text(f"UPDATE actions SET {change} WHERE name = 'change_address'"))  # noqa: S608
+    conn.execute(text("UPDATE actions SET template = 'other' WHERE name = 'change_address'"))
+    add_accounts(conn, 1)
+    with pytest.raises(IntegrityError, match="tokens or jobs of action activation"), conn.begin_nested():
+        conn.execute(text("DELETE FROM actions WHERE name = 'activation'"))
+    conn.execute(text("DELETE FROM actions WHERE name = 'change_address'"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "('Change', 7, 't', '/x')",
+        "('account', 7, 't', '/x')",
+        "('x', 1, 't', '/x')",
+        "('x', 0, 't', '/x')",
+        "('x', 7, 'a b', '/x')",
+        "('x', 7, 't', 'x')",
+        "('x', 7, 't', '/activate')",
+        "('x', 7, 't', '/x y')",
+    ],
+)
+def test_a_row_that_could_not_be_mailed_is_refused(conn: Connection, row: str) -> None:
+    with pytest.raises(IntegrityError):
+        conn.execute(text("INSERT INTO actions (name, number, template, path) VALUES " + row))  # noqa: S608 - a row of this test
+
+
+def test_of_several_that_activate_the_first_is_made_at_sign_up(conn: Connection) -> None:
+    invitation = (
+        "INSERT INTO actions (name, number, template, path, needs, activates)"
+        " VALUES ('invitation', 3, 'invitationv1', '/join', 'provisioned', true)"
+    )
+    conn.execute(text(invitation))
+    [account] = add_accounts(conn, 1)
+    assert rows(conn, "SELECT action FROM tokens") == [("activation",)]
+    conn.execute(text("SELECT request_mail('invitation', :a)"), {"a": account})
+    [secret] = rows(conn, "SELECT secret FROM tokens WHERE action = 'invitation'")[0]
+    tokens.consume(conn, tokens.sign(secret, path="/join", key=KEY), action="invitation", key=KEY)
+    assert rows(conn, "SELECT status FROM accounts") == [("active",)]
+    waited(conn)
+    assert [code for _, _, code in over(claim(conn))] == ["AccountStatus"]
+
+
+def test_no_code_of_ours_names_a_kind() -> None:
+    named = re.compile(r"\b(activation|password_recovery)\b", re.IGNORECASE)
+    allowed = {"cli/app.py", "cli/actions.py"}  # what help shows as an example
+    found = [
+        (str(file.relative_to(ROOT)), line)
+        for suffix in ("py", "sql")
+        for file in sorted((ROOT / "mailroom").rglob(f"*.{suffix}"))
+        if file.relative_to(ROOT / "mailroom").parts[0] != "demo"
+        and str(file.relative_to(ROOT / "mailroom")) not in allowed
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if re.search(rf"['\"]{named.pattern}['\"]", line)
+    ]
+    assert found == []
+
+
+# What is asked for
+
+
+@pytest.mark.parametrize(
+    ("call", "why"),
+    [
+        ("request_mail('activation', reference => 'nobody')", "no such account"),
+        ("request_mail('activation', 4711)", "no such account"),
+        ("request_mail('nothing', 1)", "no action nothing"),
+        ("request_mail('activation')", "by its id or by its reference"),
+        ("request_mail('activation', 1, 'u-1')", "by its id or by its reference"),
+        ("request_mail('activation', reference => 'u-1', address => 'no address')", "tokens_address"),
+        ("request_mail('activation', reference => 'u-1', address => E'a@b\\n.c')", "tokens_address_characters"),
+    ],
+)
+def test_what_cannot_be_mailed_is_not_asked_for(active: tuple[Connection, int], call: str, why: str) -> None:
+    connection, _ = active
+    with pytest.raises(DBAPIError, match=why):
+        connection.execute(text(f"SELECT {call}"))
+    assert rows(connection, "SELECT FROM jobs") == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "[]",
+        "1",
+        '"x"',
+        "null",
+        '{"login": "x"}',
+        '{"secret": "x"}',
+        '{"code": "1"}',
+        '{"plan_text": "x"}',
+        '{"": "x"}',
+        '{"a b": "x"}',
+        '{"a.b": "x"}',
+        '{"a": {"b": 1}}',
+        '{"a": ["b"]}',
+        '{"a": null}',
+        json.dumps({"a": "x" * 2048}),
+    ],
+)
+def test_data_that_no_template_should_be_given_is_refused(active: tuple[Connection, int], data: str) -> None:
+    connection, _ = active
+    connection.execute(text(ADD))
+    with pytest.raises(IntegrityError, match="tokens_data_fills_a_template"):
+        ask(connection, data=data)
+
+
+def test_data_has_no_place_in_a_line(active: tuple[Connection, int], engine: Engine, tmp_path: Path) -> None:
+    connection, _ = active
+    connection.execute(text(ADD.replace("true", "false")))
+    ask(connection, data='{"plan": "x"}')
+    ask(connection)
+    with (
+        (tmp_path / "lines").open("w", encoding="utf-8") as lines,
+        working(engine, PipeTransport(lines), sweep_interval=0.2),
+    ):
+        eventually(lambda: drained(connection), "both are finished")
+    ended = rows(connection, "SELECT outcome, error_code FROM deliveries ORDER BY token")
+    assert ended == [("rejected", "DataInLine"), ("sent", None)]
+    assert (tmp_path / "lines").read_text(encoding="utf-8").startswith("7,user1@example.com,user1,")
+
+
+@pytest.mark.parametrize("value", ["<script>", "\"'&", "{{secret}}", "\u2028", "Łukasz", "\\"])
+def test_a_string_of_data_is_inert_in_html_and_raw_in_text(
+    active: tuple[Connection, int],
+    engine: Engine,
+    simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    value: str,
+) -> None:
+    connection, _ = active
+    connection.execute(text(ADD))
+    simulator.templates.create("changeaddressv1", TEMPLATE)
+    ask(connection, data=json.dumps({"plan": value, "seats": 1}))
+    with working(engine, transport(simulator, monkeypatch), sweep_interval=0.2):
+        eventually(lambda: count_sent(connection) == 1, "it is mailed")
+    [mail] = simulator.ledger.mails
+    assert (mail.variables["plan"], mail.variables["plan_text"]) == (html.escape(value), value)
+
+
+# Accounts of several tenants, and keys of the application's own
+
+
+def test_an_address_is_one_account_in_each_tenant(conn: Connection) -> None:
+    add = "SELECT add_account('ada@example.com', 'ada', tenant => :tenant, reference => :reference)"
+    first = conn.execute(text(add), {"tenant": "a", "reference": "1"}).scalar_one()
+    second = conn.execute(text(add), {"tenant": "b", "reference": "2"}).scalar_one()
+    assert first != second
+    for tenant, reference in (("a", "3"), ("c", "1")):
+        with pytest.raises(IntegrityError), conn.begin_nested():
+            conn.execute(text(add), {"tenant": tenant, "reference": reference})
+
+
+@pytest.mark.parametrize("language", ["en", "pt-BR", "zh-Hant-TW", "sr-Latn-RS"])
+def test_a_language_is_a_tag(conn: Connection, language: str) -> None:
+    conn.execute(text("SELECT add_account('a@b.c', 'a', language => :l)"), {"l": language})
+
+
+@pytest.mark.parametrize("language", ["", "e", "en_GB", "../en", "en-", "en-toolongone1"])
+def test_what_is_no_tag_is_refused(conn: Connection, language: str) -> None:
+    with pytest.raises(IntegrityError, match="accounts_language_tag"):
+        conn.execute(text("SELECT add_account('a@b.c', 'a', language => :l)"), {"l": language})
+
+
+# Consumed by an application that is asynchronous
+
+
+def test_a_link_is_consumed_on_an_async_connection(url: str, active: tuple[Connection, int]) -> None:
+    connection, account = active
+    token = connection.execute(text("SELECT request_mail('password_recovery', :a)"), {"a": account}).scalar_one()
+    [(secret, code)] = rows(connection, "SELECT secret, code FROM tokens WHERE id = :t", t=token)
+    link = tokens.sign(secret, path="/recover", key=KEY, code=code)
+    given: dict[str, Any] = {"action": "password_recovery", "key": KEY}
+
+    async def consume() -> tokens.Account:
+        engine = create_async_engine("postgresql+psycopg://", connect_args=conninfo_to_dict(url))
+        try:
+            async with engine.begin() as own:
+                with pytest.raises(TokenError):
+                    await tokens.consume_async(own, link, code=f"{(int(code) + 1) % 100_000:05}", **given)
+                return await tokens.consume_async(own, link, code=code, **given)
+        finally:
+            await engine.dispose()
+
+    assert asyncio.run(consume()) == (account, "u-1", "user1@example.com")
+    assert rows(connection, "SELECT made FROM guesses") == [(2,)]
+
+
+def test_a_key_is_read_from_hex() -> None:
+    assert tokens.key(KEY.hex()) == tokens.key(KEY.hex().upper()) == KEY
+    for words in ("", KEY.hex()[1:], KEY.hex() + "0", "g" * 64, KEY.hex() + "\n"):
+        with pytest.raises(ValueError, match="64 hex digits") as error:
+            tokens.key(words)
+        assert "deadbeef" not in str(error.value)
+
+
+def test_an_action_that_is_not_there_is_a_fault_of_the_caller(conn: Connection) -> None:
+    with pytest.raises(ValueError, match="no action 'nothing'"):
+        tokens.consume(conn, "x" * 85 + "Q", action="nothing", key=KEY)
+
+
+# What an operator sees of it
+
+
+def test_an_operator_adds_changes_and_lists_kinds(
+    here: Here, ses: Simulator, url: str, active: tuple[Connection, int]
+) -> None:
+    connection, _ = active
+    env = sending(url, ses) | {"MAILROOM_SES_SOURCE": "Ada <noreply@mail.example.com>"}
+    new = ("actions", "add", "magic_link", "--template", "magiclinkv1", "--path", "/enter")
+    printed = here(*new, "--number", "3", "--life", "2h", "--per-day", "5", "--sql", env=env)
+    assert printed.code == 0
+    assert printed.out.startswith('INSERT INTO "mailroom"."actions" ("name", "number", ')
+    here(*new, "--sql", env=env).assert_one_line(2, "--number")
+    connection.execution_options(no_parameters=True).exec_driver_sql(printed.out)
+    assert here(*new, env=env).err.startswith("mailroom: the database does not accept it: duplicate key")
+    assert here("actions", "set", "magic_link", "--per-day", "none", "--newest-only", "--life", "1d", env=env).code == 0
+    listed = json.loads(here("actions", "list", "--json", env=env).out)
+    assert [row["name"] for row in listed] == ["activation", "password_recovery", "magic_link"]
+    assert listed[2] == {
+        "name": "magic_link",
+        "number": 3,
+        "template": "magiclinkv1",
+        "path": "/enter",
+        "life_seconds": 86400.0,
+        "has_code": False,
+        "priority": 1,
+        "needs": "active",
+        "renews": False,
+        "newest_only": True,
+        "per_15_minutes": None,
+        "per_day": None,
+        "activates": False,
+    }
+    lines = here("actions", "list", env=env).out.splitlines()
+    assert any("magic_link" in line and "1 day" in line and "newest-only" in line for line in lines)
+    assert here("actions", "add", "x", "--template", "t", "--path", "/x", env=env).out == "added x with the number 4\n"
+    doctor = here("doctor", env=env).out
+    assert "failed  template magiclinkv1: does not exist" in doctor
+    connection.execute(text("SELECT request_mail('magic_link', reference => 'u-1')"))
+    assert [row.action for row in status.read(connection).waiting] == ["magic_link"]
+    assert "magic_link" in here("jobs", "list", env=env).out
+    assert here("pause", "magic_link", env=env).out == "paused magic_link\n"
+    assert claim(connection).batches == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("set", "nothing", "--per-day", "1"), (1, "no action nothing")),
+        (("set", "activation"), (2, "name what is to be different")),
+        (("set", "activation", "--life", "soon"), (2, "--life", "15m")),
+        (("set", "activation", "--life", "1s"), (2, "actions_life_check")),
+        (("set", "activation", "--per-day", "-1"), (2, "--per-day")),
+        (("set", "activation", "--priority", "quarantine"), (2, "--priority")),
+        (("set", "activation", "--needs", "gone"), (2, "--needs")),
+        (("add", "account", "--template", "t", "--path", "/x"), (2, "actions_name_scope")),
+    ],
+)
+def test_what_no_row_can_say_is_told_in_a_line(
+    here: Here, url: str, arguments: tuple[str, ...], words: tuple[Any, ...]
+) -> None:
+    here("actions", *arguments, env={"MAILROOM_DATABASE_URL": url}).assert_one_line(*words)
