@@ -55,7 +55,10 @@ def active(engine: Engine) -> Iterator[tuple[Connection, int]]:
 def ask(connection: Connection, **how: Any) -> int:
     """Ask for a change of address, as an application does."""
     given = {"address": None, "data": None, "reference": "u-1"} | how
-    asked = "SELECT request_mail('change_address', reference => :reference, address => :address, data => CAST(:data AS jsonb))"
+    asked = (
+        "SELECT request_mail("
+        "'change_address', reference => :reference, address => :address, data => CAST(:data AS jsonb))"
+    )
     token: int = connection.execute(text(asked), given).scalar_one()
     return token
 

@@ -82,10 +82,11 @@ class Canaries:
             )
         connection.execute(
             text(
-                "INSERT INTO tokens (action, account, code)"
-                " SELECT 'password_recovery', id, :code FROM accounts WHERE status = 'active'"
+                "INSERT INTO tokens (action, account, code, address, data)"
+                " SELECT 'password_recovery', id, :code, 'other' || id || '@canary.example', CAST(:data AS jsonb)"
+                "   FROM accounts WHERE status = 'active'"
             ),
-            {"code": CODES[0]},
+            {"code": CODES[0], "data": json.dumps({"note": LOGIN.format("note")})},
         )
         connection.execute(text("UPDATE tokens SET code = :code WHERE action = 'activation'"), {"code": CODES[1]})
         self.known = sorted({form for form in self._forms(connection) if form}, key=len)
