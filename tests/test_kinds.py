@@ -278,6 +278,15 @@ def test_a_string_of_data_is_inert_in_html_and_raw_in_text(
     assert (mail.variables["plan"], mail.variables["plan_text"]) == (html.escape(value), value)
 
 
+@pytest.mark.parametrize("call", ["change_account({}, login => 'x')", "remove_account({})", "revoke_tokens({})"])
+def test_an_account_is_named_once(active: tuple[Connection, int], call: str) -> None:
+    connection, account = active
+    for named in (f"{account}, 'u-1'", "NULL"):
+        with pytest.raises(DBAPIError, match="by its id or by its reference"):
+            connection.execute(text(f"SELECT {call.format(named)}"))
+    assert rows(connection, f"SELECT CAST({call.format(account)} AS int) IN (0, 1) AS done") == [(True,)]
+
+
 # Accounts of several tenants, and keys of the application's own
 
 

@@ -15,11 +15,13 @@ CREATE OR REPLACE FUNCTION mailroom.change_account(
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 #variable_conflict use_column
+DECLARE
+    owner bigint := find_account(change_account.account, change_account.reference);
 BEGIN
     UPDATE accounts
        SET email = coalesce(change_account.email, email), login = coalesce(change_account.login, login),
            status = coalesce(CAST(change_account.status AS account_status), status),
            language = coalesce(change_account.language, language)
-     WHERE id = change_account.account OR reference = change_account.reference;
+     WHERE id = owner;
     RETURN FOUND;
 END $$;

@@ -11,7 +11,9 @@ CREATE OR REPLACE FUNCTION mailroom.remove_account(
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 #variable_conflict use_column
+DECLARE
+    owner bigint := find_account(remove_account.account, remove_account.reference);
 BEGIN
-    DELETE FROM accounts WHERE id = remove_account.account OR reference = remove_account.reference;
+    DELETE FROM accounts WHERE id = owner;
     RETURN FOUND;
 END $$;

@@ -17,12 +17,10 @@ CREATE OR REPLACE FUNCTION mailroom.request_mail(
     SET row_security = off AS $$
 #variable_conflict use_column
 DECLARE
-    kind actions;
-    made bigint;
+    owner bigint := find_account(request_mail.account, request_mail.reference);
+    kind  actions;
+    made  bigint;
 BEGIN
-    IF num_nonnulls(request_mail.account, request_mail.reference) <> 1 THEN
-        RAISE invalid_parameter_value USING MESSAGE = 'an account is named by its id or by its reference';
-    END IF;
     SELECT * INTO kind FROM actions WHERE name = request_mail.action;
     IF NOT FOUND THEN
         RAISE no_data_found USING MESSAGE = format('there is no action %s', request_mail.action);
@@ -31,7 +29,7 @@ BEGIN
     SELECT kind.name, id, request_mail.address, request_mail.data, now() + kind.life, token_address_hash(email),
            kind.newest_only
       FROM accounts
-     WHERE id = request_mail.account OR reference = request_mail.reference
+     WHERE id = owner
     RETURNING id INTO made;
     IF NOT FOUND THEN
         RAISE no_data_found USING MESSAGE = 'there is no such account';

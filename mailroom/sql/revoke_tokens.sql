@@ -12,11 +12,11 @@ CREATE OR REPLACE FUNCTION mailroom.revoke_tokens(
     SET row_security = off AS $$
 #variable_conflict use_column
 DECLARE
+    owner   bigint := find_account(revoke_tokens.account, revoke_tokens.reference);
     revoked bigint;
 BEGIN
     DELETE FROM tokens
-     WHERE account = (
-               SELECT id FROM accounts WHERE id = revoke_tokens.account OR reference = revoke_tokens.reference)
+     WHERE account = owner
        AND (revoke_tokens.action IS NULL OR action = revoke_tokens.action)
        AND consumed_at IS NULL;
     GET DIAGNOSTICS revoked = ROW_COUNT;

@@ -1,0 +1,19 @@
+-- Find an account that is named by its id or by its reference.
+--
+-- Arguments: one of the two; the other is NULL. Raises invalid_parameter_value for none and for both.
+--
+-- Returns its id; NULL if there is none. Locks: nothing.
+CREATE OR REPLACE FUNCTION mailroom.find_account(
+    account bigint, reference text
+)
+    RETURNS bigint
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+#variable_conflict use_column
+BEGIN
+    IF num_nonnulls(find_account.account, find_account.reference) <> 1 THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'an account is named by its id or by its reference';
+    END IF;
+    RETURN (SELECT id FROM accounts WHERE id = find_account.account OR reference = find_account.reference);
+END $$;
