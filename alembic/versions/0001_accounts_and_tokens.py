@@ -252,8 +252,8 @@ CREATE FUNCTION is_template_data(given jsonb) RETURNS boolean
 #
 # address_hash is what the token proves: the address of its account when it was made. Who inserts a token cannot give
 # it, nor how long it lives: token_starts fills both in. `address` is where the mail goes, if not to the account's own.
-# newest_only is its action's, so that only what asks for a newer one is in the index for that. (And no index that is for
-# all has the id in a later column: a plan that is pinned on an empty table might look a token up by that.)
+# newest_only is its action's, so that only what asks for a newer one is in the index for that. (And no index of all has
+# the id in a later column: a plan that is pinned on an empty table might look a token up by that.)
 #
 # Five digits do not stand many guesses. They are counted in a table of their own, not in tokens: whoever counts in a
 # transaction beside its main one must not wait for a lock that the main one has on the token, nor change a row under

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Any, Final
+from typing import Any
 
 import typer
 from psycopg import errors, sql
@@ -11,6 +11,7 @@ from rich.table import Table
 from sqlalchemy.exc import DBAPIError
 
 from mailroom import settings
+from mailroom.cli import action_options as options
 from mailroom.cli.job_options import UNITS
 from mailroom.cli.manual import ending
 from mailroom.cli.terminal import print_json, print_table, say
@@ -20,57 +21,15 @@ from mailroom.db.engine import first_line
 from mailroom.errors import MailroomError, SettingsError
 from mailroom.job import Priority
 
-# What can be a job's priority from the start.
-PRIORITIES: Final = {priority.name.lower(): priority.value for priority in Priority if priority < Priority.QUARANTINE}
-STATUSES: Final = ("provisioned", "active", "suspended")
-NO_LIMIT: Final = "none"
-
 app = typer.Typer(
     help="List, add or change kinds of mail.\n\n"
     "A kind of mail is a row of `actions`. A running worker takes up a change with its next look.",
     no_args_is_help=True,
 )
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and _.", show_default=False)]
-Life = Annotated[
-    str | None,
-    typer.Option(metavar="TIME", help="How long a link is good: 15m, 2h, 7d.", show_default="15m, or as it is"),
-]
-Level = Annotated[
-    str | None,
-    typer.Option("--priority", metavar="LEVEL", help=", ".join(PRIORITIES), show_default="normal, or as it is"),
-]
-Needs = Annotated[
-    str | None,
-    typer.Option(
-        metavar="STATUS",
-        help=f"The status an account must have: {', '.join(STATUSES)}.",
-        show_default="active, or as it is",
-    ),
-]
-PerQuarter = Annotated[
-    str | None,
-    typer.Option(
-        "--per-15-minutes", metavar="NUMBER", help="Most mails to an account in 15 minutes, or none: no limit."
-    ),
-]
-PerDay = Annotated[
-    str | None, typer.Option(metavar="NUMBER", help="Most mails to an account in 24 hours, or none: no limit.")
-]
-Renews = Annotated[
-    bool | None,
-    typer.Option("--renews/--no-renews", help="A link that ran out while its mail waited gets its life back."),
-]
-NewestOnly = Annotated[
-    bool | None, typer.Option("--newest-only/--no-newest-only", help="Of those that wait, mail an account the newest.")
-]
-Activates = Annotated[
-    bool | None, typer.Option("--activates/--no-activates", help="Using the link activates a provisioned account.")
-]
-
 
 @app.command("list", epilog=ending("mailroom actions list"))
-def list_actions(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def list_actions(*, as_json: options.AsJson = False) -> None:
     """List the kinds of mail."""
     with open_database(settings.load("database_url"), writes=False) as engine, engine.connect() as connection:
         found = [row._asdict() for row in functions.call(connection, "action_list")]
@@ -95,36 +54,27 @@ def list_actions(*, as_json: Annotated[bool, typer.Option("--json", help="Print 
 
 @app.command(epilog=ending("mailroom actions add magic_link --template magiclinkv1 --path /enter"))
 def add(  # noqa: PLR0913 - an option each
-    name: Name,
+    name: options.Name,
     *,
-    template: Annotated[str, typer.Option(metavar="NAME", help="Name of the template at SES.")],
-    path: Annotated[
-        str, typer.Option(metavar="PATH", help="Path of its links, as in /enter. Tokens are signed with it.")
-    ],
-    number: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=32_767, metavar="INTEGER", help="Number in lines of `collect`.", show_default="the next"
-        ),
-    ] = None,
-    code: Annotated[bool, typer.Option("--code", help="The mail has a code of five digits besides the link.")] = False,
-    life: Life = None,
-    priority: Level = None,
-    needs: Needs = None,
-    per_15_minutes: PerQuarter = None,
-    per_day: PerDay = None,
-    renews: Renews = None,
-    newest_only: NewestOnly = None,
-    activates: Activates = None,
-    as_sql: Annotated[
-        bool, typer.Option("--sql", help="Print the INSERT, for a migration of your own, and change nothing.")
-    ] = False,
+    template: options.NewTemplate,
+    path: options.Path,
+    number: options.Number = None,
+    code: options.Code = False,
+    life: options.NewLife = "15m",
+    priority: options.NewPriority = "normal",
+    needs: options.NewNeeds = "active",
+    per_15_minutes: options.NewPer15Minutes = options.NO_LIMIT,
+    per_day: options.NewPerDay = options.NO_LIMIT,
+    renews: options.Renews = None,
+    newest_only: options.NewestOnly = None,
+    activates: options.Activates = None,
+    as_sql: options.AsSql = False,
 ) -> None:
     """Add a kind of mail.
 
     Name, number, path and code cannot be changed later, because links and lines that are out rely on them.
     """
-    given = _row(template, life or "15m", priority or "normal", needs or "active", per_15_minutes, per_day)
+    given = _row(template, life, priority, needs, per_15_minutes, per_day)
     row = {"name": name, "number": number, "path": path, "has_code": code, **given}
     row |= {"renews": bool(renews), "newest_only": bool(newest_only), "activates": bool(activates)}
     row |= {limit: None if row[limit] == -1 else row[limit] for limit in ("per_15_minutes", "per_day")}
@@ -139,19 +89,17 @@ def add(  # noqa: PLR0913 - an option each
 
 @app.command("set", epilog=ending("mailroom actions set password_recovery --per-day 20"))
 def change(  # noqa: PLR0913 - an option each
-    name: Name,
+    name: options.Name,
     *,
-    template: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the template at SES.", show_default="as it is")
-    ] = None,
-    life: Life = None,
-    priority: Level = None,
-    needs: Needs = None,
-    per_15_minutes: PerQuarter = None,
-    per_day: PerDay = None,
-    renews: Renews = None,
-    newest_only: NewestOnly = None,
-    activates: Activates = None,
+    template: options.Template = None,
+    life: options.Life = None,
+    priority: options.Level = None,
+    needs: options.Needs = None,
+    per_15_minutes: options.Per15Minutes = None,
+    per_day: options.PerDay = None,
+    renews: options.Renews = None,
+    newest_only: options.NewestOnly = None,
+    activates: options.Activates = None,
 ) -> None:
     """Change a kind of mail.
 
@@ -176,14 +124,14 @@ def _row(
     per_day: str | None,
 ) -> dict[str, Any]:
     """Return the columns as they are stored; None is as it is."""
-    if priority is not None and priority not in PRIORITIES:
-        raise SettingsError(f"--priority: {priority!r} is not accepted: give {', '.join(PRIORITIES)}")
-    if needs is not None and needs not in STATUSES:
-        raise SettingsError(f"--needs: {needs!r} is not accepted: give {', '.join(STATUSES)}")
+    if priority is not None and priority not in options.PRIORITIES:
+        raise SettingsError(f"--priority: {priority!r} is not accepted: give {', '.join(options.PRIORITIES)}")
+    if needs is not None and needs not in options.STATUSES:
+        raise SettingsError(f"--needs: {needs!r} is not accepted: give {', '.join(options.STATUSES)}")
     return {
         "template": template,
         "life": _life(life),
-        "priority": None if priority is None else PRIORITIES[priority],
+        "priority": None if priority is None else options.PRIORITIES[priority],
         "needs": needs,
         "per_15_minutes": _limit(per_15_minutes, "--per-15-minutes"),
         "per_day": _limit(per_day, "--per-day"),
@@ -203,10 +151,10 @@ def _limit(given: str | None, option: str) -> int | None:
     """Return a limit; -1 is that there is none."""
     if given is None:
         return None
-    if given == NO_LIMIT:
+    if given == options.NO_LIMIT:
         return -1
     if re.fullmatch(r"[0-9]{1,6}", given) is None:
-        raise SettingsError(f"{option}: {given!r} is not accepted: give a number up to 999999, or {NO_LIMIT}")
+        raise SettingsError(f"{option}: {given!r} is not accepted: give a number up to 999999, or {options.NO_LIMIT}")
     return int(given)
 
 

@@ -60,7 +60,7 @@ BEGIN
     amended AS (
         INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, limited, message_id, error_code)
         SELECT token, account, batch, fence, action, 'sent', attempt,
-               (SELECT limited FROM actions WHERE name = taken_back.action), message_id, 'AcceptedLate'
+               coalesce((SELECT limited FROM actions WHERE name = taken_back.action), false), message_id, 'AcceptedLate'
           FROM taken_back
           JOIN accepted USING (token)
         RETURNING token

@@ -49,7 +49,7 @@ BEGIN
     logged AS (
         INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, limited, error_code, error)
         SELECT token, account, batch, fence, action, 'unconfirmed'::delivery_outcome, attempt,
-               (SELECT limited FROM actions WHERE name = job.action),
+               coalesce((SELECT limited FROM actions WHERE name = job.action), false),
                'LeaseExpired', 'the worker did not settle the batch within its lease'
           FROM job
         UNION ALL

@@ -52,7 +52,7 @@ BEGIN
         INSERT INTO deliveries (
             token, account, batch, fence, action, outcome, attempt, limited, message_id, error_code, error)
         SELECT token, account, closed.id, fence, CAST(settle.action AS token_action), outcome, attempt,
-               outcome IN ('sent', 'unconfirmed') AND (SELECT limited FROM actions WHERE name = settle.action),
+               outcome IN ('sent', 'unconfirmed') AND coalesce((SELECT limited FROM actions WHERE name = settle.action), false),
                message_id, error_code, error
           FROM results
           JOIN closed USING (place)

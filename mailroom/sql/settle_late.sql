@@ -34,7 +34,7 @@ BEGIN
             token, account, batch, fence, action, outcome, attempt, late, limited, proof, message_id, error_code, error)
         SELECT CASE WHEN mailed.same THEN token END, account, settle_late.batch, settle_late.fence,
                CAST(settle_late.action AS token_action), outcome, attempt, true,
-               outcome IN ('sent', 'unconfirmed') AND (SELECT limited FROM actions WHERE name = settle_late.action),
+               outcome IN ('sent', 'unconfirmed') AND coalesce((SELECT limited FROM actions WHERE name = settle_late.action), false),
                result.proof, message_id, error_code, error
           FROM unnest(settle_late.tokens, settle_late.proofs, settle_late.accounts,
                       settle_late.attempts, CAST(settle_late.outcomes AS delivery_outcome[]), settle_late.message_ids,

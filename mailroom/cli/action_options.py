@@ -1,0 +1,77 @@
+"""The arguments and options of `actions`: those of a new row with its defaults, and those that change one."""
+
+from typing import Annotated, Any, Final
+
+import typer
+
+from mailroom.job import Priority
+
+# What can be a job's priority from the start.
+PRIORITIES: Final = {priority.name.lower(): priority.value for priority in Priority if priority < Priority.QUARANTINE}
+STATUSES: Final = ("provisioned", "active", "suspended")
+NO_LIMIT: Final = "none"
+_AS_IT_IS: Final = "as it is"
+
+
+def _template(**more: Any) -> Any:
+    return typer.Option("--template", metavar="NAME", help="Name of the template at SES.", **more)
+
+
+def _life(**more: Any) -> Any:
+    return typer.Option("--life", metavar="TIME", help="How long a link is good, as in 15m, 2h or 7d.", **more)
+
+
+def _priority(**more: Any) -> Any:
+    return typer.Option("--priority", metavar="LEVEL", help=f"How soon it leaves: {', '.join(PRIORITIES)}.", **more)
+
+
+def _needs(**more: Any) -> Any:
+    words = f"The status an account must have: {', '.join(STATUSES)}."
+    return typer.Option("--needs", metavar="STATUS", help=words, **more)
+
+
+def _per_15_minutes(**more: Any) -> Any:
+    words = f"Most mails to an account in 15 minutes, or {NO_LIMIT}."
+    return typer.Option("--per-15-minutes", metavar="NUMBER", help=words, **more)
+
+
+def _per_day(**more: Any) -> Any:
+    words = f"Most mails to an account in 24 hours, or {NO_LIMIT}."
+    return typer.Option("--per-day", metavar="NUMBER", help=words, **more)
+
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, digits and _.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Renews = Annotated[
+    bool | None,
+    typer.Option("--renews/--no-renews", help="A link that ran out while its mail waited gets its life back."),
+]
+NewestOnly = Annotated[
+    bool | None, typer.Option("--newest-only/--no-newest-only", help="Of those that wait, mail an account the newest.")
+]
+Activates = Annotated[
+    bool | None, typer.Option("--activates/--no-activates", help="Using the link activates a provisioned account.")
+]
+
+NewTemplate = Annotated[str, _template()]
+NewLife = Annotated[str, _life()]
+NewPriority = Annotated[str, _priority()]
+NewNeeds = Annotated[str, _needs()]
+NewPer15Minutes = Annotated[str, _per_15_minutes()]
+NewPerDay = Annotated[str, _per_day()]
+Path = Annotated[
+    str, typer.Option("--path", metavar="PATH", help="Path of its links, as in /enter. Tokens are signed with it.")
+]
+Number = Annotated[
+    int | None,
+    typer.Option(min=1, max=32_767, metavar="INTEGER", help="Number in lines of `collect`.", show_default="the next"),
+]
+Code = Annotated[bool, typer.Option("--code", help="The mail has a code of five digits besides the link.")]
+AsSql = Annotated[bool, typer.Option("--sql", help="Print the INSERT, for a migration of your own. Change nothing.")]
+
+Template = Annotated[str | None, _template(show_default=_AS_IT_IS)]
+Life = Annotated[str | None, _life(show_default=_AS_IT_IS)]
+Level = Annotated[str | None, _priority(show_default=_AS_IT_IS)]
+Needs = Annotated[str | None, _needs(show_default=_AS_IT_IS)]
+Per15Minutes = Annotated[str | None, _per_15_minutes(show_default=_AS_IT_IS)]
+PerDay = Annotated[str | None, _per_day(show_default=_AS_IT_IS)]
