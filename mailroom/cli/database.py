@@ -58,12 +58,13 @@ def upgrade(url: str, schema: str = DEFAULT_SCHEMA) -> str | None:
 
     Raises DatabaseError if that cannot be done.
     """
+    # Which it has, as it says once it is imported, is no news.
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)
     from alembic import command  # noqa: PLC0415 - 8 MB: only who migrates pays
     from alembic.config import Config  # noqa: PLC0415
     from alembic.script import ScriptDirectory  # noqa: PLC0415
     from alembic.util import CommandError  # noqa: PLC0415
 
-    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)  # which it has is no news
     config = Config()
     config.set_main_option("script_location", str(_scripts()).replace("%", "%%"))
     engine = connect_engine(url, schema=schema, isolation_level="READ COMMITTED")
