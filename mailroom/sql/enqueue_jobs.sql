@@ -25,11 +25,14 @@ DECLARE
     bulk        boolean := coalesce(nullif(current_setting('mailroom.bulk', true), ''), 'off')::boolean;
     channel     text := coalesce(nullif(current_setting('mailroom.channel', true), ''), 'token_insert');
     may_look    boolean := current_setting('transaction_isolation') IN ('read committed', 'read uncommitted');
-    urgent      bigint;
-    normal      bigint;
-    unknown     text;
+    total       bigint;
     lowest      bigint;
     highest     bigint;
+    first       text;
+    last        text;
+    level       smallint;  -- the most urgent
+    normal      bigint;
+    unknown     text;
     wakes       text;
     taken       boolean := true;
     waits       boolean := false;
@@ -37,17 +40,26 @@ BEGIN
     IF NOT coalesce(nullif(current_setting('mailroom.triggers', true), ''), 'on')::boolean THEN
         RETURN NULL;
     END IF;
-    SELECT sum(kinds.tokens) FILTER (WHERE priority = 0), sum(kinds.tokens) FILTER (WHERE priority = 1),
-           min(action) FILTER (WHERE name IS NULL), min(kinds.lowest), max(kinds.highest)
-      INTO urgent, normal, unknown, lowest, highest
-      FROM (SELECT action, count(*) AS tokens, min(id) AS lowest, max(id) AS highest FROM added GROUP BY action) AS kinds
-      LEFT JOIN actions ON actions.name = kinds.action;
+    SELECT count(*), min(id), max(id), min(action), max(action) INTO total, lowest, highest, first, last FROM added;
+    IF total = 0 THEN
+        RETURN NULL;
+    END IF;
+    IF first = last THEN  -- as nearly always
+        SELECT priority INTO level FROM actions WHERE name = first;
+        unknown := CASE WHEN level IS NULL THEN first END;
+        normal := CASE level WHEN 1 THEN total ELSE 0 END;
+    ELSE
+        SELECT min(priority), count(*) FILTER (WHERE priority = 1), min(action) FILTER (WHERE name IS NULL)
+          INTO level, normal, unknown
+          FROM added
+          LEFT JOIN actions ON name = action;
+    END IF;
     IF unknown IS NOT NULL THEN
         RAISE foreign_key_violation USING MESSAGE = format('there is no action %s', unknown);
     END IF;
     bulk := bulk OR normal > 50;
 
-    IF urgent > 0 THEN
+    IF level = 0 THEN
         wakes := '0';
     ELSIF normal > 0 AND NOT bulk THEN
         wakes := '1';
@@ -68,19 +80,17 @@ BEGIN
     ELSIF may_look THEN  -- a part of its own: what is not executed is made ready all the same
         taken := EXISTS (SELECT FROM jobs WHERE token BETWEEN lowest AND highest);
     END IF;
-    IF taken THEN
+    IF first = last AND NOT taken THEN
         INSERT INTO jobs (token, due_at, action, priority, queue)
-        SELECT id, enqueued_at, action, CASE WHEN bulk AND actions.priority = 1 THEN 2 ELSE actions.priority END, to_queue
-          FROM added
-          JOIN actions ON actions.name = added.action
-        ON CONFLICT (token) DO UPDATE
-           SET due_at = excluded.due_at, action = excluded.action, priority = excluded.priority,
-               attempt = excluded.attempt, queue = excluded.queue;
+        SELECT id, enqueued_at, first, CASE WHEN bulk AND level = 1 THEN 2 ELSE level END, to_queue FROM added;
     ELSE
         INSERT INTO jobs (token, due_at, action, priority, queue)
         SELECT id, enqueued_at, action, CASE WHEN bulk AND actions.priority = 1 THEN 2 ELSE actions.priority END, to_queue
           FROM added
-          JOIN actions ON actions.name = added.action;
+          JOIN actions ON name = action
+        ON CONFLICT (token) DO UPDATE
+           SET due_at = excluded.due_at, action = excluded.action, priority = excluded.priority,
+               attempt = excluded.attempt, queue = excluded.queue;
     END IF;
 
     -- PostgreSQL refuses a longer name, and nobody can listen to it: a hint must not fail what it is a hint of.

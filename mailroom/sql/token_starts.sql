@@ -5,16 +5,17 @@ CREATE OR REPLACE FUNCTION mailroom.token_starts()
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 BEGIN
-    SELECT coalesce(NEW.expires_at, now() + life), newest_only INTO NEW.expires_at, NEW.newest_only FROM actions WHERE name = NEW.action;
+    SELECT coalesce(NEW.expires_at, now() + life), newest_only,
+           coalesce(NEW.address_hash, (SELECT token_address_hash(email) FROM accounts WHERE id = NEW.account))
+      INTO NEW.expires_at, NEW.newest_only, NEW.address_hash
+      FROM actions
+     WHERE name = NEW.action;
     IF NOT FOUND THEN
         RAISE foreign_key_violation USING MESSAGE = format('there is no action %s', NEW.action);
     END IF;
-    IF NEW.address_hash IS NULL THEN
-        SELECT token_address_hash(email) INTO NEW.address_hash FROM accounts WHERE id = NEW.account;
-        IF NOT FOUND THEN  -- of nobody, or of somebody whom row-level security hides
-            RAISE foreign_key_violation
-                USING MESSAGE = format('there is no account %s whose address could be proven', NEW.account);
-        END IF;
+    IF NEW.address_hash IS NULL THEN  -- of nobody, or of somebody whom row-level security hides
+        RAISE foreign_key_violation
+            USING MESSAGE = format('there is no account %s whose address could be proven', NEW.account);
     END IF;
     RETURN NEW;
 END $$;
