@@ -10,7 +10,7 @@ class SettingsError(MailroomError):
 
 
 class DatabaseError(MailroomError):
-    """The database cannot be reached, or is not at the revision that this version works with."""
+    """The database cannot be reached, or this release may not work on it."""
 
 
 class TokenError(MailroomError):

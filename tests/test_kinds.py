@@ -181,6 +181,17 @@ def test_of_several_that_activate_the_first_is_made_at_sign_up(conn: Connection)
     assert [code for _, _, code in over(claim(conn))] == ["AccountStatus"]
 
 
+def test_an_account_that_is_invited_gets_no_activation_mail(conn: Connection) -> None:
+    invited = "SELECT add_account('a@example.com', 'a', mails => false, language => 'de')"
+    account = conn.execute(text(invited)).scalar_one()
+    assert rows(conn, "SELECT FROM tokens") == []
+    conn.execute(text("SELECT add_account('b@example.com', 'b')"))
+    assert rows(conn, "SELECT action FROM tokens") == [("activation",)]
+    changed = "SELECT change_account(:id, language => '', new_reference => 'u-2')"
+    assert conn.execute(text(changed), {"id": account}).scalar_one()
+    assert rows(conn, "SELECT language, reference FROM accounts WHERE id = :id", id=account) == [(None, "u-2")]
+
+
 def test_no_code_of_ours_names_a_kind() -> None:
     named = re.compile(r"\b(activation|password_recovery)\b", re.IGNORECASE)
     allowed = {"cli/app.py", "cli/actions.py"}  # what help shows as an example

@@ -103,8 +103,8 @@ def change(  # noqa: PLR0913 - an option each
 ) -> None:
     """Change a kind of mail.
 
-    What is not given stays as it is. Jobs that wait are mailed as the row says when they leave. A limit counts mails
-    from when the action first had one.
+    What is not given stays as it is. Template, status and limits count for what leaves from now on; life and priority
+    for what is asked for from now on. A limit counts mails from when the action first had one.
     """
     row = {"name": name, **_row(template, life, priority, needs, per_15_minutes, per_day)}
     row |= {"renews": renews, "newest_only": newest_only, "activates": activates}

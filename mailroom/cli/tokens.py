@@ -94,7 +94,7 @@ def _verified(token: str, paths: Sequence[str], given: Settings, code: str | Non
 
 
 def _find(given: Settings, *, token: int | None = None, secret: bytes | None = None) -> Row[Any] | None:
-    with open_database(given) as engine, engine.connect() as connection:
+    with open_database(given, writes=False) as engine, engine.connect() as connection:
         return functions.call(connection, "token_find", {"by_id": token, "by_secret": secret}).first()
 
 

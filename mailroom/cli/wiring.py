@@ -40,7 +40,7 @@ def progress() -> Iterator[Callable[[str], None]]:
 def open_database(
     settings: Settings, *, pool_size: int = 1, answer_within: timedelta | None = ANSWER_WITHIN, writes: bool = True
 ) -> Iterator[Engine]:
-    """Give an engine on a database that answers and is at the right revision; DatabaseError otherwise.
+    """Give an engine on a database that answers and that this release may work on; DatabaseError otherwise.
 
     Who `writes` gets it only where what is written is kept, and what is read is all there is.
     """

@@ -1,4 +1,4 @@
-"""Connections and engines for any PostgreSQL URL, and the revision that this version needs."""
+"""Connections and engines for any PostgreSQL URL, and whether a release may work on what it finds."""
 
 import re
 import time

@@ -60,7 +60,7 @@ ENCODING: Final = "UTF8"
 
 
 def check(engine: Engine) -> None:
-    """Raise DatabaseError, with the remedy, unless the database answers, is at our revision, and keeps what it is told.
+    """Raise DatabaseError, with the remedy, unless the database answers, may be worked on, and keeps what it is told.
 
     For whatever changes something.
     """

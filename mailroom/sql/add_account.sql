@@ -1,11 +1,12 @@
--- Add an account: for an application that has no right on the table. Its activation follows, if it is provisioned.
+-- Add an account: for an application that has no right on the table.
 --
--- Arguments: as the columns of accounts. Returns its id. Raises what the insert raises: unique_violation, check_violation.
+-- Arguments: as the columns of accounts; and mails: whether a provisioned one gets its activation mail. Without, ask for
+-- another, as for an invitation. Returns its id. Raises what the insert raises: unique_violation, check_violation.
 --
 -- Locks: what an insert locks.
 CREATE OR REPLACE FUNCTION mailroom.add_account(
     email text, login text, status text DEFAULT 'provisioned', language text DEFAULT NULL, tenant text DEFAULT '',
-    reference text DEFAULT NULL
+    reference text DEFAULT NULL, mails boolean DEFAULT true
 )
     RETURNS bigint
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -13,11 +14,18 @@ CREATE OR REPLACE FUNCTION mailroom.add_account(
     SET row_security = off AS $$
 #variable_conflict use_column
 DECLARE
-    added bigint;
+    added    bigint;
+    triggers text := coalesce(current_setting('mailroom.triggers', true), '');
 BEGIN
+    IF NOT mails THEN
+        PERFORM set_config('mailroom.triggers', 'off', true);
+    END IF;
     INSERT INTO accounts (email, login, status, language, tenant, reference)
     VALUES (add_account.email, add_account.login, CAST(add_account.status AS account_status), add_account.language,
             add_account.tenant, add_account.reference)
     RETURNING id INTO added;
+    IF NOT mails THEN
+        PERFORM set_config('mailroom.triggers', triggers, true);
+    END IF;
     RETURN added;
 END $$;

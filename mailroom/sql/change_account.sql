@@ -1,14 +1,14 @@
 -- Change an account: for an application that has no right on the table.
 --
--- Arguments: the account, by its id or by its reference; and what is to be different: email, login, status, language. What
--- is NULL stays as it is.
+-- Arguments: the account, by its id or by its reference; and what is to be different: email, login, status, language (empty:
+-- none), new_reference. What is NULL stays as it is.
 --
 -- Returns whether there is such an account.
 --
 -- Locks: the account.
 CREATE OR REPLACE FUNCTION mailroom.change_account(
     account bigint DEFAULT NULL, reference text DEFAULT NULL, email text DEFAULT NULL, login text DEFAULT NULL,
-    status text DEFAULT NULL, language text DEFAULT NULL
+    status text DEFAULT NULL, language text DEFAULT NULL, new_reference text DEFAULT NULL
 )
     RETURNS boolean
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -21,7 +21,8 @@ BEGIN
     UPDATE accounts
        SET email = coalesce(change_account.email, email), login = coalesce(change_account.login, login),
            status = coalesce(CAST(change_account.status AS account_status), status),
-           language = coalesce(change_account.language, language)
+           language = nullif(coalesce(change_account.language, language), ''),
+           reference = coalesce(change_account.new_reference, reference)
      WHERE id = owner;
     RETURN FOUND;
 END $$;
