@@ -7,11 +7,12 @@ from importlib.resources import files
 from typing import Any, Final
 
 from psycopg import sql
-from sqlalchemy import Connection, CursorResult, TextClause, text
+from sqlalchemy import ColumnClause, Connection, CursorResult, TextClause, TextualSelect, column, text
 
 from mailroom.db.namespace import quoted, quoted_in_text, schema_of
 
 _SIGNATURE: Final = re.compile(r"^CREATE OR REPLACE FUNCTION mailroom\.(\w+)\(([^)]*)\)$", re.MULTILINE)
+_RESULT: Final = re.compile(r"^    RETURNS TABLE \(\n(.*?)\n    \)$", re.MULTILINE | re.DOTALL)
 _TRIGGER: Final = re.compile(r"^    RETURNS trigger$", re.MULTILINE)
 _DEFAULT: Final = re.compile(r" DEFAULT .*")
 _PATH: Final = "SET search_path = mailroom, pg_temp"
@@ -40,11 +41,17 @@ def call(connection: Connection, name: str, arguments: Mapping[str, Any] | None 
 
 
 @cache
-def _statement(name: str, schema: str) -> TextClause:
+def _statement(name: str, schema: str) -> TextClause | TextualSelect:
+    """Return the call, with the columns of its result: what is known of them is kept, and not made for each result."""
     [(found, arguments)] = _SIGNATURE.findall(_source(name))
     binds = ", ".join(f"CAST(:{argument} AS {kind})" for argument, kind in _arguments(arguments))
     called = f"{quoted_in_text(schema)}.{found}({binds})"
-    return text(f"SELECT * FROM {called}")  # noqa: S608 - our own file  # nosec B608
+    statement = text(f"SELECT * FROM {called}")  # noqa: S608 - our own file  # nosec B608
+    returned = _RESULT.search(_source(name))
+    if returned is None:
+        return statement
+    columns: list[ColumnClause[Any]] = [column(each.split(maxsplit=1)[0]) for each in returned[1].split(",")]
+    return statement.columns(*columns)
 
 
 def _arguments(source: str) -> list[tuple[str, str]]:
