@@ -159,9 +159,9 @@ def _count_guess(connection: Connection, schema: str, secret: object) -> bool:
             return False
         with _beside(connection) as own:
             answer: bool | None = own.scalar(text(_COUNT_GUESS.format(schema=quoted_in_text(schema))), given)
-        # False: the last guess was taken meanwhile; or the token is one that the caller has not committed, so that
-        # nobody else can have it, and its guesses may go the way of the token. NULL: nothing was counted, and what the
-        # caller may roll back must not stand for it.
+        # False: the last guess was taken meanwhile, as the caller sees too; or nobody but the caller sees the token: it
+        # is not committed, and its guesses may go its way. NULL: nothing was counted, and what the caller may roll
+        # back must not stand for it.
         if answer is False:
             counted = _ask(connection, _COUNT_GUESS, schema, given)
             answer = counted is not None and counted[0]

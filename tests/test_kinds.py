@@ -28,7 +28,7 @@ from tests.kinds import RECOVERY
 from tests.machine import ROOT
 from tests.queue.asking import SENT, over
 from tests.running import eventually, transport, working
-from tests.world import KEY, add_accounts, count_sent, drained, misplaced, rows
+from tests.world import KEY, add_accounts, count_sent, drained, misplaced, rows, transaction
 
 __all__ = ["here", "ses"]
 
@@ -135,6 +135,80 @@ def test_it_is_limited_superseded_and_expires_as_its_row_says(active: tuple[Conn
     assert misplaced(connection) == []
 
 
+def test_limits_hold_within_one_claim_of_what_is_not_only_the_newest(active: tuple[Connection, int]) -> None:
+    connection, _ = active
+    connection.execute(text(ADD.replace("true", "false")))
+    kinds = Lanes([Action("change_address", number=7, template="x", path="/address", priority=0)])
+    asked = [ask(connection) for _ in range(8)]
+    [other] = add_accounts(connection, 1, status="active", prefix="other")
+    theirs = connection.execute(text("SELECT request_mail('change_address', :a)"), {"a": other}).scalar_one()
+    waited(connection)
+    found = claim(connection, lanes=kinds)
+    assert [job.token for batch in found.batches for job in batch.jobs] == [*asked[:2], theirs]
+    assert over(found) == [(token, "cancelled", "TooMany") for token in asked[2:]]
+    again = ask(connection)
+    waited(connection)
+    assert over(claim(connection, lanes=kinds)) == [(again, "cancelled", "TooMany")]  # two are in flight
+    assert misplaced(connection) == []
+
+
+def test_a_mail_is_signed_as_the_row_says_when_it_leaves(active: tuple[Connection, int]) -> None:
+    """Whatever a worker knew of it before."""
+    connection, _ = active
+    connection.execute(text(ADD))
+    known = Lanes([Action("change_address", number=9, template="old", path="/old", has_code=True, priority=0)])
+    ask(connection)
+    waited(connection)
+    [batch] = claim(connection, lanes=known).batches
+    action = batch.action
+    assert (action.number, action.template, action.path, action.has_code) == (7, "changeaddressv1", "/address", False)
+
+
+def test_no_error_of_a_function_shows_a_row(active: tuple[Connection, int]) -> None:
+    connection, account = active
+    connection.execute(text(ADD))
+    for call in (
+        "change_account(:a, language => '!')",
+        "change_account(:a, login => E'\\x01')",
+        "request_mail('change_address', :a, address => 'x')",
+        "request_mail('change_address', :a, data => '[]')",
+        "add_account('user1@example.com', 'x')",
+        "add_account('y@example.com', '')",
+    ):
+        with pytest.raises(IntegrityError) as error:
+            connection.execute(text(f"SELECT {call}"), {"a": account})
+        diag: Any = error.value.orig
+        assert (diag.diag.message_detail, "user1" in str(diag)) == (None, False), call
+        assert diag.diag.constraint_name
+
+
+def test_what_activates_goes_to_no_other_address(conn: Connection) -> None:
+    [account] = add_accounts(conn, 1)
+    with pytest.raises(DBAPIError, match="proves the account's own address"):
+        conn.execute(text("SELECT request_mail('activation', :a, address => 'me@example.com')"), {"a": account})
+
+
+def test_rows_that_something_names_stay(engine: Engine) -> None:
+    """Also what somebody asks for at that moment."""
+    with (
+        engine.connect() as setup,
+        transaction(engine) as asking,
+        transaction(engine, lock_timeout="100ms") as deleting,
+    ):
+        [account] = add_accounts(setup, 1, status="active")
+        setup.execute(text(ADD))
+        asking.execute(text("SELECT request_mail('change_address', :a)"), {"a": account})
+        with pytest.raises(DBAPIError, match="lock timeout"):
+            deleting.execute(text("DELETE FROM actions WHERE name = 'change_address'"))
+        deleting.rollback()
+        asking.commit()
+        with pytest.raises(IntegrityError, match="tokens or jobs"):
+            deleting.execute(text("DELETE FROM actions WHERE name = 'change_address'"))
+        deleting.rollback()
+        with pytest.raises(IntegrityError, match="nothing names"):
+            deleting.execute(text("TRUNCATE actions"))
+
+
 def test_what_links_that_are_out_rely_on_stays(conn: Connection) -> None:
     conn.execute(text(ADD))
     for change in ("name = 'x'", "number = 9", "path = '/x'", "has_code = true"):
@@ -218,8 +292,8 @@ def test_no_code_of_ours_names_a_kind() -> None:
         ("request_mail('nothing', 1)", "no action nothing"),
         ("request_mail('activation')", "by its id or by its reference"),
         ("request_mail('activation', 1, 'u-1')", "by its id or by its reference"),
-        ("request_mail('activation', reference => 'u-1', address => 'no address')", "tokens_address"),
-        ("request_mail('activation', reference => 'u-1', address => E'a@b\\n.c')", "tokens_address"),
+        ("request_mail('password_recovery', reference => 'u-1', address => 'no address')", "tokens_address"),
+        ("request_mail('password_recovery', reference => 'u-1', address => E'a@b\\n.c')", "tokens_address"),
     ],
 )
 def test_what_cannot_be_mailed_is_not_asked_for(active: tuple[Connection, int], call: str, why: str) -> None:
@@ -246,6 +320,8 @@ def test_what_cannot_be_mailed_is_not_asked_for(active: tuple[Connection, int], 
         '{"a": {"b": 1}}',
         '{"a": ["b"]}',
         '{"a": null}',
+        '{"a": "x\\r\\nBcc: y"}',
+        '{"a": 1e400}',
         json.dumps({"a": "x" * 2048}),
     ],
 )
@@ -271,7 +347,7 @@ def test_data_has_no_place_in_a_line(active: tuple[Connection, int], engine: Eng
     assert (tmp_path / "lines").read_text(encoding="utf-8").startswith("7,user1@example.com,user1,")
 
 
-@pytest.mark.parametrize("value", ["<script>", "\"'&", "{{secret}}", "\u2028", "Łukasz", "\\"])
+@pytest.mark.parametrize("value", ["<script>", "\"'&", "{{secret}}", "\u00a0", "Łukasz", "\\"])
 def test_a_string_of_data_is_inert_in_html_and_raw_in_text(
     active: tuple[Connection, int],
     engine: Engine,

@@ -4,6 +4,7 @@ What is looked at are the plans that are made inside of them, and kept there: by
 long as it has them.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from mailroom import queue
 from mailroom.job import Batch, Priority
@@ -22,7 +24,7 @@ from mailroom.queue.limits import MAX_CLAIM_JOBS
 from tests.claiming import batch_of, claim, enqueue, look, run_out, start_over, take, verdicts
 from tests.kinds import ACTIVATION, LANES
 from tests.plans import Way, explained, watch
-from tests.world import add_accounts, misplaced, transaction
+from tests.world import add_accounts, misplaced, rows, transaction
 
 LIMIT = 10
 SENT = Sent("m")
@@ -404,3 +406,45 @@ def test_a_prune_with_nothing_to_do_does_not_look_for_it_to_the_end(engine: Engi
         assert maintenance.prune(connection, older_than=NINETY_DAYS, scan_limit=LIMIT).after is None
         assert log_read(connection) - before <= 4 * LIMIT
         connection.rollback()
+
+
+# What an application asks
+
+
+@pytest.mark.parametrize("few", [0, 1, 30])
+def test_what_an_application_asks_goes_by_index_though_it_was_first_asked_of_next_to_nothing(
+    engine: Engine, few: int
+) -> None:
+    relations = ("tokens", "tokens_account_idx", "tokens_consumed_idx", "accounts_pkey", "tokens_pkey", "accounts")
+    read = " + ".join(f"pg_stat_get_xact_tuples_returned('{name}'::regclass)" for name in relations)
+    asked = (
+        "SELECT * FROM consume_token(:secret, 'password_recovery', '00000')",
+        "SELECT guesses_left(:secret)",
+        "SELECT request_mail('password_recovery', reference => 'r')",
+        "SELECT change_account(reference => 'r', login => 'r')",
+        "SELECT revoke_tokens(reference => 'r', action => 'activation')",
+    )
+    with transaction(engine) as connection:
+        if few:
+            add_accounts(connection, few, status="active", prefix="few")
+        connection.execute(text("UPDATE tokens SET consumed_at = now()"))
+        connection.commit()
+        with engine.connect() as owner:
+            owner.execute(text("VACUUM ANALYZE"))
+        for call in asked:
+            with contextlib.suppress(DBAPIError), connection.begin_nested():
+                connection.execute(text(call), {"secret": b""} if ":secret" in call else {})
+        add_accounts(connection, 5_000, status="active", prefix="many")
+        connection.execute(text("UPDATE accounts SET reference = 'r' WHERE login = 'many7'"))
+        many = (
+            "INSERT INTO tokens (action, account, consumed_at)"
+            " SELECT 'password_recovery', id, CASE WHEN login <> 'many7' THEN now() END FROM accounts"
+        )
+        connection.execute(text(many))
+        connection.commit()
+        [(secret,)] = rows(connection, "SELECT secret FROM tokens WHERE consumed_at IS NULL")
+        for call in asked:
+            before = connection.scalar(text(f"SELECT {read}"))
+            connection.execute(text(call), {"secret": secret} if ":secret" in call else {})
+            after = connection.scalar(text(f"SELECT {read}"))
+            assert after - before < 60, call

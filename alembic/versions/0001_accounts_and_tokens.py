@@ -126,7 +126,7 @@ DECLARE
     key    text;
 BEGIN
     domain := regexp_replace(
-        domain, E'([^\u0600-\u1cff\ua800-\uabff\U00010a00-\U00011fff]|^)[\u200c\u200d]+', '\1', 'g');
+        domain, E'([^\u0600-\u1cff\ua800-\uabff\U00010a00-\U00011fff]|^)[\u200c\u200d]+', E'\\1', 'g');
     labels := ARRAY(
         SELECT CASE WHEN octet_length(label) > length(label) AND length(label) < 64 THEN 'xn--' || punycode(label)
                     ELSE label END
@@ -253,17 +253,20 @@ BEGIN
            given, 'strict $.* ? (@.type() == "object" || @.type() == "array" || @.type() == "null")', silent => true)
        AND NOT jsonb_path_exists(
            given, 'strict $.keyvalue().key ? (!(@ like_regex "^[A-Za-z][A-Za-z0-9_]{0,63}$") || @ like_regex "_text$"'
-           ' || @ == "login" || @ == "secret" || @ == "code")', silent => true);
+           ' || @ == "login" || @ == "secret" || @ == "code")', silent => true)
+       AND NOT jsonb_path_exists(
+           given, 'strict $.* ? (@.type() == "number" && (@ > 1e15 || @ < -1e15))', silent => true)
+       AND NOT EXISTS (SELECT FROM jsonb_each_text(given) AS each (name, value) WHERE has_controls(value));
 END $$;
 """
 
 # The secret: three version-4 UUIDs carry 366 bits of the server's CSPRNG, hashed to 32 bytes (pgcrypto may be absent).
 # The code: 48 of such bits modulo 100000; the most likely code is more likely by 1 in 2.8 billion than the least.
 #
-# address_hash is what the token proves: the address of its account when it was made. Who inserts a token cannot give
-# it, nor how long it lives: token_starts fills both in. `address` is where the mail goes, if not to the account's own.
-# newest_only is its action's, so that only what asks for a newer one is in the index for that. (And no index of all has
-# the id in a later column: a plan that is pinned on an empty table might look a token up by that.)
+# address_hash is what the token proves: the address of its account when it was made. token_starts fills it in, and how
+# long the token lives, where only the action and the account are given. `address` is where the mail goes, if not to the
+# account's own. newest_only is its action's, so that only what asks for a newer one is in the index for that. (And no
+# index of all has the id in a later column: a plan that is pinned on an empty table might look a token up by that.)
 #
 # Five digits do not stand many guesses. They are counted in a table of their own, not in tokens: whoever counts in a
 # transaction beside its main one must not wait for a lock that the main one has on the token, nor change a row under
@@ -318,6 +321,7 @@ FUNCTIONS = (
     "account_starts",
     "account_status_changes",
     "action_changes",
+    "actions_stay",
     "activate_account",
     "enqueue_jobs",
     "forget_truncated",
@@ -332,6 +336,9 @@ TRIGGERS_ON = "coalesce(nullif(current_setting('mailroom.triggers', true), ''), 
 TRIGGERS = f"""
 CREATE TRIGGER action_changes BEFORE UPDATE OR DELETE ON actions
     FOR EACH ROW EXECUTE FUNCTION action_changes();
+
+CREATE TRIGGER actions_stay BEFORE TRUNCATE ON actions
+    FOR EACH STATEMENT EXECUTE FUNCTION actions_stay();
 
 CREATE TRIGGER account_starts BEFORE INSERT ON accounts
     FOR EACH ROW WHEN (NEW.status <> 'provisioned') EXECUTE FUNCTION account_starts();

@@ -44,10 +44,11 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, d
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Renews = Annotated[
     bool | None,
-    typer.Option("--renews/--no-renews", help="A link that ran out while its mail waited gets its life back."),
+    typer.Option("--renews/--no-renews", help="A link that waited for more than half its life gets it back."),
 ]
 NewestOnly = Annotated[
-    bool | None, typer.Option("--newest-only/--no-newest-only", help="Of those that wait, mail an account the newest.")
+    bool | None,
+    typer.Option("--newest-only/--no-newest-only", help="Mail only the newest of those that wait for an account."),
 ]
 Activates = Annotated[
     bool | None, typer.Option("--activates/--no-activates", help="Using the link activates a provisioned account.")

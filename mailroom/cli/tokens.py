@@ -71,7 +71,9 @@ def sign(token: Annotated[int, typer.Argument(metavar="ID", callback=positive, h
     if row is None:
         raise MailroomError(f"there is no token {token}")
     with open_database(given, writes=False) as engine, engine.connect() as connection:
-        action = lanes.read(connection).actions[row.action]
+        action = lanes.read(connection).actions.get(row.action)
+    if action is None:
+        raise MailroomError(f"token {token} is of an action that there is no row of: {row.action}")
     code = row.code if action.has_code else None
     say(signing.sign(bytes(row.secret), path=action.path, key=given.signing_key, code=code))
     if code is not None:

@@ -22,6 +22,7 @@ from mailroom.queue.listener import DEFAULT_CHANNEL, hears_itself
 # What the migrations make, by name: the table of each trigger.
 TRIGGERS: Final = {
     "action_changes": "actions",
+    "actions_stay": "actions",
     "account_starts": "accounts",
     "account_status_changes": "accounts",
     "make_activation_tokens": "accounts",

@@ -35,7 +35,7 @@ _APP: Final = {
     )
 }
 # What others than the owner never call: triggers call these, or other functions do.
-_INNER: Final = ("action_fits", "find_account", "good_token", "most_guesses", *functions.triggers())
+_INNER: Final = ("action_room", "find_account", "good_token", "most_guesses", *functions.triggers())
 GRANTS: Final[dict[str, dict[str, str]]] = {
     "app": _APP,
     # The worker, sweeps, collect and prune, and the commands of an operator: all that is done to the queue.

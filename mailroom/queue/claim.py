@@ -91,7 +91,7 @@ def claim(
     left_some = not moved and len(rows) < jobs and len(rows) % limits.batch_limit == 0
     if left_some or any(row.surplus for row in rows):
         floors.lower(lane, end)
-    return _claimed(rows, lane, lanes.actions[lane[1]])
+    return _claimed(rows, lane)
 
 
 def _as_binds(limits: Limits, lanes: Sequence[Lane], floors: dict[Lane, Position]) -> dict[str, Any]:
@@ -115,18 +115,20 @@ def _end(rows: Sequence[Row[Any]]) -> Position:
     return Position(kept[-1].due_at, kept[-1].token)
 
 
-def _claimed(rows: Sequence[Row[Any]], lane: Lane, action: Action) -> Claim:
-    finished = [Finished(row.token, action, row.outcome, row.error_code) for row in rows if row.outcome is not None]
+def _claimed(rows: Sequence[Row[Any]], lane: Lane) -> Claim:
+    priority, name = lane
+    finished = [Finished(row.token, name, row.outcome, row.error_code) for row in rows if row.outcome is not None]
     batches: list[tuple[Row[Any], list[Row[Any]]]] = []
     for row in rows:
         if row.batch is not None:
             batches.append((row, []))
         if row.outcome is None and not row.busy and not row.surplus:
             batches[-1][1].append(row)
-    opened = (
-        Batch(first.batch, first.fence, action, lane[0], tuple(_job(row, action) for row in mailed), first.due_at)
-        for first, mailed in batches
-    )
+    opened = []
+    for first, mailed in batches:
+        action = Action(name, number=first.number, template=first.template, path=first.path, has_code=first.has_code)
+        jobs = tuple(_job(row, action) for row in mailed)
+        opened.append(Batch(first.batch, first.fence, action, priority, jobs, first.due_at))
     return Claim(tuple(opened), tuple(finished), lane, sum(row.busy for row in rows), rows[0].others)
 
 

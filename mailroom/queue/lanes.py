@@ -25,9 +25,9 @@ class Lanes:
         self.others = tuple(lane for lane in self.all if self.rank(lane) is not Priority.URGENT)
 
     def among(self, some: Sequence[Lane]) -> "Lanes":
-        """Return the same with these lanes alone as all that there are."""
+        """Return the same with these lanes alone, as far as there still are such."""
         lanes = copy(self)
-        lanes.all = tuple(some)
+        lanes.all = tuple(lane for lane in some if lane[1] in self.actions)
         return lanes
 
     def rank(self, lane: Lane) -> Priority:

@@ -12,6 +12,7 @@ BEGIN
         END IF;
         RETURN NEW;
     END IF;
+    LOCK TABLE tokens IN SHARE MODE;  -- what is being inserted has to be seen
     IF EXISTS (SELECT FROM tokens WHERE action = OLD.name) OR EXISTS (SELECT FROM jobs WHERE action = OLD.name)
        OR EXISTS (SELECT FROM batches WHERE action = OLD.name) THEN
         RAISE restrict_violation USING MESSAGE = format('there are tokens or jobs of action %s', OLD.name);

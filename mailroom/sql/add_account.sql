@@ -14,6 +14,9 @@ CREATE OR REPLACE FUNCTION mailroom.add_account(
     SET row_security = off AS $$
 #variable_conflict use_column
 DECLARE
+    state  text;
+    said   text;
+    broken text;
     added    bigint;
     triggers text := coalesce(current_setting('mailroom.triggers', true), '');
 BEGIN
@@ -28,4 +31,8 @@ BEGIN
         PERFORM set_config('mailroom.triggers', triggers, true);
     END IF;
     RETURN added;
+EXCEPTION
+    WHEN integrity_constraint_violation THEN  -- the row that it would show is not for whoever calls
+        GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, said = MESSAGE_TEXT, broken = CONSTRAINT_NAME;
+        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said, CONSTRAINT = broken;
 END $$;

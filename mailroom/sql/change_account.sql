@@ -16,6 +16,9 @@ CREATE OR REPLACE FUNCTION mailroom.change_account(
     SET row_security = off AS $$
 #variable_conflict use_column
 DECLARE
+    state  text;
+    said   text;
+    broken text;
     owner bigint := find_account(change_account.account, change_account.reference);
 BEGIN
     UPDATE accounts
@@ -25,4 +28,8 @@ BEGIN
            reference = coalesce(change_account.new_reference, reference)
      WHERE id = owner;
     RETURN FOUND;
+EXCEPTION
+    WHEN integrity_constraint_violation THEN  -- the row that it would show is not for whoever calls
+        GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, said = MESSAGE_TEXT, broken = CONSTRAINT_NAME;
+        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said, CONSTRAINT = broken;
 END $$;

@@ -11,7 +11,7 @@
 --
 -- What a kind of mail asks for is in its row of actions, and is what it is now.
 --
--- Returns a row for each job looked at: to be sent, the first of each batch with its batch; finished, with its outcome;
+-- Returns a row for each job looked at: to be sent, the first of each batch with its batch and what its row of actions says; finished, with its outcome;
 -- or gone back to jobs, with neither: `busy`, due after a tenth of its token's age (from busy_wait to max_busy_wait),
 -- since somebody has locked its account or its token; or not, due as it was, since enough others leave. In each row,
 -- whether there was work in `others` of the lanes.
@@ -29,7 +29,7 @@ CREATE OR REPLACE FUNCTION mailroom.claim(
     scans integer[], floors_due_at timestamptz[], floors_token bigint[], scan_limit integer, probing boolean
 )
     RETURNS TABLE (
-        batch bigint, fence uuid, token bigint, due_at timestamptz, priority smallint, action text, attempt smallint,
+        batch bigint, fence uuid, template text, path text, number smallint, has_code boolean, token bigint, due_at timestamptz, priority smallint, action text, attempt smallint,
         account bigint, email text, login text, data text, secret bytea, code text, resend boolean, outcome text, error_code text,
         busy boolean, surplus boolean, others boolean
     )
@@ -94,12 +94,15 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    SELECT * INTO STRICT kind FROM actions WHERE name = lane.action;
+    SELECT * INTO kind FROM actions WHERE name = lane.action;
+    IF NOT FOUND THEN  -- whoever looks next knows it no more
+        RETURN;
+    END IF;
 
     -- MATERIALIZED: the locking subquery must run once. Run again inside a join, it could lock more rows than its LIMIT.
     --
     -- A job in quarantine is taken alone: it may be what kills its worker. Of what is limited there is one batch: each has
-    -- to be held against all that are in flight. Rows are locked as the outer LIMIT asks for them: what is locked and not
+    -- to be held against all that are in flight, and against the others. Rows are locked as the outer LIMIT asks for them: what is locked and not
     -- taken, another claim passes over, and its floor with it. (The inner one is for the planner, which knows its value.)
     WITH due AS MATERIALIZED (
         SELECT *
@@ -198,22 +201,47 @@ BEGIN
                ) AS accepted ON true
          OFFSET 0  -- each is examined once, and not again for the sort
     ),
-    -- What is to be mailed, in order, and of how many others that come first.
-    numbered AS (
-        SELECT *, row_number() OVER (PARTITION BY error_code IS NULL ORDER BY due_at, token) - 1 AS ahead
+    numbered AS MATERIALIZED (
+        SELECT *, row_number() OVER (PARTITION BY account, error_code IS NULL ORDER BY due_at, token) AS nth
           FROM examined
     ),
-    -- Of what is limited only so many are mailed in a time. It is asked last, and of those alone that may leave, since it
-    -- locks the account.
+    -- Of what is limited only so many are mailed to an account in a time, those of this claim among them. It is asked
+    -- last, and for those accounts alone of which a mail may leave, since it locks them.
+    asked AS MATERIALIZED (
+        SELECT account
+          FROM numbered
+         WHERE kind.limited AND error_code IS NULL AND nth = 1
+         ORDER BY due_at, token
+         LIMIT claim.batch_limit
+    ),
+    rooms AS MATERIALIZED (
+        SELECT found.account, found.room
+          FROM (SELECT WHERE kind.limited) AS limits
+         CROSS JOIN LATERAL action_room(
+               ARRAY(SELECT account FROM asked), ARRAY(SELECT token FROM numbered WHERE error_code IS NULL), kind.name,
+               kind.per_15_minutes, kind.per_day) AS found
+    ),
+    judged AS (
+        SELECT numbered.*,
+               CASE WHEN error_code IS NOT NULL THEN NULL
+                    WHEN NOT kind.limited THEN 'yes'
+                    WHEN account NOT IN (SELECT account FROM asked) THEN 'later'
+                    WHEN rooms.room IS NULL THEN 'busy'
+                    WHEN nth > rooms.room THEN 'no'
+                    ELSE 'yes' END AS fits
+          FROM numbered
+          LEFT JOIN rooms USING (account)
+    ),
+    -- What is to be mailed, in order, and of how many others that come first.
+    ordered AS (
+        SELECT *, row_number() OVER (PARTITION BY fits ORDER BY due_at, token) - 1 AS ahead
+          FROM judged
+    ),
     fitting AS MATERIALIZED (
         SELECT *,
-               CASE WHEN error_code IS NULL AND kind.limited AND ahead < claim.batch_limit
-                    THEN CASE action_fits(account, token, kind.name, kind.per_15_minutes, kind.per_day)
-                         WHEN true THEN 'yes' WHEN false THEN 'no' ELSE 'busy' END END AS fits,
-               error_code IS NULL
-                   AND ahead >= CASE WHEN kind.limited THEN claim.batch_limit ELSE claim.job_limit END
-                   AS surplus
-          FROM numbered
+               coalesce(fits = 'later' OR (fits = 'yes' AND ahead >=
+                   CASE WHEN kind.limited THEN claim.batch_limit ELSE claim.job_limit END), false) AS surplus
+          FROM ordered
     )
     SELECT array_agg(CAST(ROW(
                token, due_at, attempt, account, email, login, data, secret, code, resend, created_at, accepted_in,
@@ -271,7 +299,9 @@ BEGIN
          ORDER BY ahead / claim.batch_limit
         RETURNING id, fence, tokens[1] AS first
     )
-    SELECT batch.id, batch.fence, token, due_at, lane.priority, CAST(lane.action AS text), attempt, account, email, login, data,
+    SELECT batch.id, batch.fence, CASE WHEN batch.id IS NOT NULL THEN kind.template END,
+           CASE WHEN batch.id IS NOT NULL THEN kind.path END, CASE WHEN batch.id IS NOT NULL THEN kind.number END,
+           CASE WHEN batch.id IS NOT NULL THEN kind.has_code END, token, due_at, lane.priority, CAST(lane.action AS text), attempt, account, email, login, data,
            secret, code, resend,
            CASE WHEN error_code = 'AcceptedLate' THEN 'sent' WHEN error_code = 'TokenExpired' THEN 'expired'
                 WHEN error_code IS NOT NULL THEN 'cancelled' END,

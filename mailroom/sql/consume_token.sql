@@ -22,7 +22,8 @@ DECLARE
     has_code boolean := (SELECT actions.has_code FROM actions WHERE name = wanted_action);
 BEGIN
     PERFORM 1 FROM accounts WHERE id = (SELECT tokens.account FROM tokens WHERE secret = wanted_secret) FOR NO KEY UPDATE;
-    IF has_code AND NOT counted AND count_guess(wanted_secret) IS NOT TRUE THEN
+    IF has_code AND counted IS NOT TRUE
+       AND (guesses_left(wanted_secret) IS NULL OR count_guess(wanted_secret) IS NOT TRUE) THEN
         RETURN;
     END IF;
     RETURN QUERY

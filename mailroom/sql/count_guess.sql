@@ -1,5 +1,8 @@
 -- Count a guess at the code of a token. It counts once it is committed.
 --
+-- Also of one that cannot be consumed now, by what its account is at this moment: another transaction, which is not
+-- committed, may be changing that, and guess.
+--
 -- Returns false if none is left, or there is nothing to guess at; NULL if somebody else was in the way, and nothing was
 -- counted: no guess either.
 --
@@ -14,10 +17,11 @@ CREATE OR REPLACE FUNCTION mailroom.count_guess(
     SET row_security = off SET lock_timeout = '5s' AS $$
 #variable_conflict use_column
 BEGIN
-    IF guesses_left(wanted_secret) IS NULL THEN
-        RETURN false;
-    END IF;
-    INSERT INTO guesses (token, made) SELECT id, 1 FROM tokens WHERE secret = wanted_secret
+    INSERT INTO guesses (token, made)
+    SELECT id, 1
+      FROM tokens
+     WHERE secret = wanted_secret AND consumed_at IS NULL AND expires_at > clock_timestamp()
+       AND (SELECT has_code FROM actions WHERE name = tokens.action)
     ON CONFLICT (token) DO UPDATE SET made = guesses.made + 1 WHERE guesses.made < most_guesses();
     RETURN FOUND;
 EXCEPTION

@@ -39,6 +39,7 @@ BEGIN
         SELECT deliveries.id
           FROM deliveries
           JOIN tokens ON tokens.id = deliveries.token AND tokens.consumed_at IS NULL
+          JOIN actions ON actions.name = deliveries.action
          WHERE deliveries.token = ANY (job_retry.tokens)
            AND deliveries.outcome NOT IN ('sent', 'deferred', 'unconfirmed')
            AND NOT deliveries.late AND deliveries.retried_at IS NULL

@@ -4,7 +4,7 @@ CREATE OR REPLACE FUNCTION mailroom.make_activation_tokens()
     RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
-    SET row_security = off AS $$
+    SET row_security = off SET timezone = 'UTC' AS $$
 DECLARE
     kind actions;
 BEGIN

@@ -14,9 +14,12 @@ CREATE OR REPLACE FUNCTION mailroom.request_mail(
     RETURNS bigint
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
-    SET row_security = off AS $$
+    SET row_security = off SET timezone = 'UTC' AS $$
 #variable_conflict use_column
 DECLARE
+    state  text;
+    said   text;
+    broken text;
     owner bigint := find_account(request_mail.account, request_mail.reference);
     kind  actions;
     made  bigint;
@@ -24,6 +27,10 @@ BEGIN
     SELECT * INTO kind FROM actions WHERE name = request_mail.action;
     IF NOT FOUND THEN
         RAISE no_data_found USING MESSAGE = format('there is no action %s', request_mail.action);
+    END IF;
+    IF kind.activates AND request_mail.address IS NOT NULL THEN
+        RAISE invalid_parameter_value
+            USING MESSAGE = format('%s activates: it proves the account''s own address, and goes to no other', kind.name);
     END IF;
     INSERT INTO tokens (action, account, address, data, expires_at, address_hash, newest_only)
     SELECT kind.name, id, request_mail.address, request_mail.data, now() + kind.life, token_address_hash(email),
@@ -35,4 +42,8 @@ BEGIN
         RAISE no_data_found USING MESSAGE = 'there is no such account';
     END IF;
     RETURN made;
+EXCEPTION
+    WHEN integrity_constraint_violation THEN  -- the row that it would show is not for whoever calls
+        GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, said = MESSAGE_TEXT, broken = CONSTRAINT_NAME;
+        RAISE EXCEPTION USING ERRCODE = state, MESSAGE = said, CONSTRAINT = broken;
 END $$;

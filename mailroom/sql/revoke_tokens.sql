@@ -2,7 +2,7 @@
 --
 -- Arguments: the account, by its id or by its reference; and the action (NULL: all of them).
 --
--- Returns how many. Locks: the tokens.
+-- Returns how many. Locks: the account, as who consumes does, then its tokens.
 CREATE OR REPLACE FUNCTION mailroom.revoke_tokens(
     account bigint DEFAULT NULL, reference text DEFAULT NULL, action text DEFAULT NULL
 )
@@ -15,6 +15,7 @@ DECLARE
     owner   bigint := find_account(revoke_tokens.account, revoke_tokens.reference);
     revoked bigint;
 BEGIN
+    PERFORM FROM accounts WHERE id = owner FOR NO KEY UPDATE;
     DELETE FROM tokens
      WHERE account = owner
        AND (revoke_tokens.action IS NULL OR action = revoke_tokens.action)

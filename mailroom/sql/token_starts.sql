@@ -3,7 +3,7 @@ CREATE OR REPLACE FUNCTION mailroom.token_starts()
     RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
-    SET row_security = off AS $$
+    SET row_security = off SET timezone = 'UTC' AS $$
 BEGIN
     SELECT coalesce(NEW.expires_at, now() + life), newest_only,
            coalesce(NEW.address_hash, (SELECT token_address_hash(email) FROM accounts WHERE id = NEW.account))

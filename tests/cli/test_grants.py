@@ -424,7 +424,7 @@ def test_a_worker_makes_no_accounts_and_no_tokens(granted: dict[str, str], url: 
         "SELECT count_guess(sha256(''))",
         "SELECT guesses_left(sha256(''))",
         "SELECT good_token(sha256(''), 'activation')",
-        "SELECT action_fits(1, 1, 'activation', 1, 1)",
+        "SELECT action_room('{1}', '{}', 'activation', 1, 1)",
     ]
     with engine.connect() as owner, session(url, granted["worker"]) as connection:
         add_accounts(owner, 1)

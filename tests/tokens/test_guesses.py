@@ -212,3 +212,33 @@ def test_what_a_form_may_hold_instead_of_a_token_is_a_token_error(conn: Connecti
         tokens.consume(conn, odd, action=ACTIVATION, key=KEY)
     with pytest.raises(TokenError):
         tokens.consume(conn, "x" * 86, action=RECOVERY, key=KEY, code=odd)
+
+
+def test_a_guess_counts_though_only_the_callers_transaction_makes_it_possible(
+    application: Engine, engine: Engine, recovery: tuple[str, Action, str]
+) -> None:
+    """Nobody else sees an account that fits, and all of it is rolled back; the guesses are not."""
+    link, action, code = recovery
+    with engine.connect() as connection:
+        connection.execute(text("UPDATE accounts SET status = 'suspended'"))
+    for _ in range(GUESSES):
+        with application.connect() as connection:
+            connection.execute(text("UPDATE accounts SET status = 'active'"))
+            with pytest.raises(TokenError):
+                consume(connection, (link, action, wrong(code)))
+            connection.rollback()
+    assert counted(engine) == [GUESSES]
+    with application.connect() as connection:
+        connection.execute(text("UPDATE accounts SET status = 'active'"))
+        with pytest.raises(TokenError):
+            consume(connection, recovery)
+
+
+def test_a_caller_that_does_not_say_whether_it_counted_has_not(conn: Connection) -> None:
+    [account] = add_accounts(conn, 1, status="active")
+    ask_recovery(conn, account)
+    [(secret, code)] = rows(conn, "SELECT secret, code FROM tokens")
+    call = "SELECT account FROM consume_token(:secret, 'password_recovery', :code, CAST(NULL AS boolean))"
+    for _ in range(GUESSES):
+        assert rows(conn, call, secret=secret, code=wrong(code)) == []
+    assert rows(conn, call, secret=secret, code=code) == []

@@ -1,0 +1,9 @@
+-- Trigger: keep the rows of actions from being taken away all at once, whatever names them.
+CREATE OR REPLACE FUNCTION mailroom.actions_stay()
+    RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+BEGIN
+    RAISE restrict_violation USING MESSAGE = 'tokens and jobs name the rows of actions: delete those that nothing names';
+END $$;
