@@ -57,6 +57,9 @@ _RECYCLE_SECONDS: Final = 1800
 _USELESS: Final = ("08", "0A000", "25006", "53", "57P0", "58", "XX")
 
 
+# What PostgreSQL says of a statement that was cancelled does not name the setting.
+CANCELLED: Final = "unless somebody cancelled it, statement_timeout is too short for this role"
+
 # When all connections of an engine were last to be replaced by new ones.
 _renewed_at: "WeakKeyDictionary[Engine, float]" = WeakKeyDictionary()
 
@@ -252,11 +255,17 @@ def check_contract(engine: Engine) -> None:
                 f"the database is not migrated, or functions of mailroom are missing in its schema {where}:"
                 " run `mailroom migrate`, or name the schema where they are in MAILROOM_SCHEMA"
             ) from error
-        raise DatabaseError(f"the database cannot be used: {first_line(error)}") from error
+        raise unusable(error) from error
     if found.newest < CONTRACT:
         raise DatabaseError("the database is of an older release of mailroom: run `mailroom migrate` of this one")
     if found.oldest > CONTRACT:
         raise DatabaseError("the database was migrated for newer releases of mailroom: install one of those here")
+
+
+def unusable(error: DBAPIError) -> DatabaseError:
+    """Return what is said of a database that does not even answer the first questions."""
+    hint = f": {CANCELLED}" if isinstance(error.orig, psycopg.errors.QueryCanceled) else ""
+    return DatabaseError(f"the database cannot be used: {first_line(error)}{hint}")
 
 
 def first_line(error: DBAPIError) -> str:

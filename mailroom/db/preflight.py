@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db import functions, schema
-from mailroom.db.engine import check_contract, first_line
+from mailroom.db.engine import check_contract, unusable
 from mailroom.errors import DatabaseError
 
 
@@ -69,7 +69,7 @@ def check(engine: Engine) -> None:
         with engine.connect() as connection:
             found = next(faults(connection), None)
     except DBAPIError as error:
-        raise DatabaseError(f"the database cannot be used: {first_line(error)}") from error
+        raise unusable(error) from error
     if found is not None:
         raise DatabaseError(f"{found.message}: {found.remedy}")
 

@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
-from psycopg.errors import UndefinedFunction
+from psycopg.errors import QueryCanceled, UndefinedFunction
 from psycopg.sql import Literal
 from sqlalchemy import ColumnElement, Connection, Engine, column, func, select, table
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db import functions, preflight, schema
-from mailroom.db.engine import check_contract, first_line
+from mailroom.db.engine import CANCELLED, check_contract, first_line
 from mailroom.db.namespace import qualified
 from mailroom.errors import DatabaseError
 from mailroom.finding import Finding, failed, ok, warning
@@ -85,7 +85,8 @@ def _checked(engine: Engine, name: str, check: Callable[[Connection], Iterable[F
     except DBAPIError as error:
         if isinstance(error.orig, UndefinedFunction):
             return [failed(name, f"a function of mailroom is missing: {first_line(error)}", MIGRATE)]
-        return [failed(name, f"the database refuses: {first_line(error)}", "see what it says")]
+        remedy = CANCELLED if isinstance(error.orig, QueryCanceled) else "see what it says"
+        return [failed(name, f"the database refuses: {first_line(error)}", remedy)]
 
 
 def _guarantee(connection: Connection) -> Iterator[Finding]:
