@@ -103,8 +103,9 @@ class Claims:
 
     def urgent_waiting(self) -> bool:
         """Whether urgent mail can be sent now. Raises DBAPIError."""
+        urgent = self.lanes.urgent  # first: it may take a connection, and who holds one must not wait for a second
         with self._engine.connect() as connection:
-            return self._scan.look(connection, self.lanes.urgent).ready > 0
+            return self._scan.look(connection, urgent).ready > 0
 
     def is_paused(self) -> bool:
         """Whether there are due jobs of this queue and something is paused: they wait for that."""
