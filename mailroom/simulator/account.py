@@ -3,6 +3,7 @@
 import math
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -26,13 +27,14 @@ class Account(BaseModel):
     enforcement_status: Literal["HEALTHY", "PROBATION", "SHUTDOWN"] = "HEALTHY"
     production_access_enabled: bool = True
     """Without it, only the mailbox simulator's addresses receive."""
-    missing_configuration_sets: frozenset[str] = frozenset()
     unverified_identities: frozenset[str] = frozenset()
     missing_identities: frozenset[str] = frozenset()
     reject_bulk_on_bad_address: bool = False
     """Answer a bulk call with 400 for one bad address, as SES documents for its first version."""
     reject_bulk_on_missing_template: bool = False
     """Answer such a bulk call with 404 instead of a status per entry."""
+    limit_template_calls: bool = False
+    """Refuse calls about templates that come faster than SES allows."""
 
     def change(self, changes: bytes) -> None:
         """Set some fields, a JSON object by name; pydantic's ValidationError says what is wrong, and none is set."""
@@ -52,6 +54,33 @@ class Account(BaseModel):
             )
         if not self.sending_enabled:
             raise SesError("SendingPausedException", "Email sending is disabled for this account.")
+
+
+# SES: so many calls a second of each of these.
+CALLS_A_SECOND: Mapping[str, int] = {
+    "CreateEmailTemplate": 1,
+    "UpdateEmailTemplate": 1,
+    "DeleteEmailTemplate": 1,
+    "ListEmailTemplates": 1,
+    "TestRenderEmailTemplate": 1,
+    "GetEmailTemplate": 50,
+}
+
+
+class CallRates:
+    """When each operation that has a rate of its own was last called."""
+
+    def __init__(self) -> None:
+        self._allowed_at: dict[str, float] = {}
+
+    def charge(self, operation: str, *, now: float) -> None:
+        """Count a call at `now`, a monotonic time in seconds, or raise TooManyRequestsException."""
+        rate = CALLS_A_SECOND.get(operation)
+        if rate is None:
+            return
+        if now < self._allowed_at.get(operation, -math.inf):
+            raise SesError("TooManyRequestsException", "Rate exceeded")
+        self._allowed_at[operation] = now + 1 / rate
 
 
 class Usage:

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from mailroom.simulator.call import Arrival, Call, Response, all_recipients, template_choice
+from mailroom.simulator import publishing
+from mailroom.simulator.call import Arrival, Call, all_recipients, template_choice
 from mailroom.simulator.faults import Fault
 from mailroom.simulator.limits import template_name
 from mailroom.simulator.operations import PERFORM
@@ -24,6 +26,9 @@ class Answer:
     error: str | None = None
     delivery: Literal["whole", "truncate", "unended", "hang", "drop"] = "whole"
     latency_seconds: float = 0.0
+    media_type: str = "application/json"
+    query_error: str | None = None
+    """The error as SQS named it before it spoke JSON."""
 
     @classmethod
     def of(cls, members: Mapping[str, Any]) -> "Answer":
@@ -38,8 +43,11 @@ class Answer:
         return self.delivery not in {"hang", "drop"}
 
 
-def answer(ses: Ses, arrival: Arrival) -> Answer:
-    """Do what the call asks for, as far as no fault is in the way, and enter it in the ledger."""
+def answer(ses: Ses, arrival: Arrival) -> tuple[Answer, Callable[[], None]]:
+    """Do what the call asks for, as far as no fault is in the way, and enter it in the ledger.
+
+    Also returns what publishes the events of its mails, for when the client has got its answer.
+    """
     number = ses.ledger.next_request()
     members: Mapping[str, Any] = {}
     fault = None
@@ -53,13 +61,16 @@ def answer(ses: Ses, arrival: Arrival) -> Answer:
         answered = Answer.of_error(error)
     if fault:
         answered = replace(answered, latency_seconds=fault.latency_ms / 1000)
-    ses.ledger.record(_request(arrival, answered, number=number, members=members, fault=fault), mails)
-    return answered
+    accepted = publishing.stories(ses, mails)
+    ses.ledger.record(_request(arrival, answered, number=number, members=members, fault=fault), accepted)
+    return answered, publishing.accept(ses, accepted)
 
 
 def _perform(ses: Ses, arrival: Arrival, call: Call) -> tuple[Answer, Sequence[Mail]]:
     """The operation's answer as its fault, if any, leaves it; the mails are accepted whatever the client learns."""
     perform = PERFORM[arrival.operation.name]
+    if ses.account.limit_template_calls:
+        ses.call_rates.charge(arrival.operation.name, now=time.monotonic())
     match call.fault:
         case None:
             response = perform(ses, call)
@@ -70,15 +81,19 @@ def _perform(ses: Ses, arrival: Arrival, call: Call) -> tuple[Answer, Sequence[M
             raise _error(fault)
         case fault:
             response = perform(ses, call)
-            return _distorted(response, fault), response.mails
+            if fault.accept_then == "error":
+                return Answer.of_error(_error(fault)), response.mails
+            return distorted(response.members, fault), response.mails
 
 
-def _distorted(response: Response, fault: Fault) -> Answer:
-    if fault.accept_then == "error":
-        return Answer.of_error(_error(fault))
+def distorted(members: Mapping[str, Any], fault: Fault) -> Answer:
+    """The answer of what was done, as the fault leaves it."""
     if fault.body is not None:
         return Answer(200, fault.body.encode())
-    return replace(Answer.of(_miscounted(response.members, fault)), delivery=fault.accept_then or "whole")
+    whole = Answer.of(_miscounted(members, fault))
+    if fault.accept_then is None or fault.accept_then == "error":
+        return whole
+    return replace(whole, delivery=fault.accept_then)
 
 
 def _error(fault: Fault) -> SesError:

@@ -32,17 +32,18 @@ class Entry:
 
     to: list[str]
     tags: Mapping[str, str]
+    headers: Mapping[str, str]
     replacement: str
     status: str
     """SUCCESS, or what a fault prescribes instead."""
 
     @classmethod
     def of(cls, members: Members, status: str) -> "Entry":
-        limits.check_headers(members.get("ReplacementHeaders", ()))
         template = members.get("ReplacementEmailContent", {}).get("ReplacementTemplate", {})
         return cls(
             to=limits.recipients(members["Destination"]),
             tags=limits.check_tags(members.get("ReplacementTags", ())),
+            headers=limits.check_headers(members.get("ReplacementHeaders", ())),
             replacement=template.get("ReplacementTemplateData", "{}"),
             status=status,
         )
@@ -57,6 +58,7 @@ class Bulk:
     missing_template: str
     defaults: Mapping[str, Any]
     tags: Mapping[str, str]
+    headers: Mapping[str, str]
 
     def accept(self, entry: Entry) -> Mail:
         """The mail of this entry, or an `EntryError`."""
@@ -72,7 +74,8 @@ class Bulk:
         if replacement is None:
             raise EntryError("INVALID_PARAMETER", "ReplacementTemplateData is not a JSON object")
         variables = merge(self.defaults, replacement)
-        return self.sender.accept(entry.to, self.template, variables=variables, tags={**self.tags, **entry.tags})
+        tags, headers = {**self.tags, **entry.tags}, {**self.headers, **entry.headers}
+        return self.sender.accept(entry.to, self.template, variables=variables, tags=tags, headers=headers)
 
 
 def send_bulk_email(ses: Ses, call: Call) -> Response:
@@ -99,7 +102,8 @@ def _bulk(ses: Ses, call: Call) -> Bulk:
     choice = call.members["DefaultContent"].get("Template", {})
     template, defaults = choose_template(ses, choice)
     tags = limits.check_tags(call.members.get("DefaultEmailTags", ()))
-    return Bulk(sender, template, missing_template(choice), defaults, tags)
+    headers = limits.check_headers(choice.get("Headers", ()))
+    return Bulk(sender, template, missing_template(choice), defaults, tags, headers)
 
 
 def _entries(call: Call) -> list[Entry]:

@@ -22,7 +22,8 @@ class Arrival:
     """
 
     operation: Operation
-    url: Mapping[str, str]
+    path: Mapping[str, str]
+    query: Sequence[tuple[str, str]]
     body: bytes
     invocation_id: str | None = None
     received_at: datetime = field(default_factory=lambda: datetime.now(UTC))
@@ -47,9 +48,15 @@ class Arrival:
             raise bad_request("The body is not an object")
         return members
 
-    def _url(self) -> dict[str, str | int]:
-        numbers = self.operation.numbers
-        return {name: int(text) if name in numbers and text.isdecimal() else text for name, text in self.url.items()}
+    def _url(self) -> dict[str, Any]:
+        members: dict[str, Any] = dict(self.path)
+        for name, text in self.query:
+            member, kind = self.operation.query.get(name, (name, "string"))
+            if kind == "list":
+                members[member] = [*members.get(member, ()), text]
+            else:
+                members[member] = int(text) if kind == "integer" and text.isdecimal() else text
+        return members
 
 
 @dataclass(frozen=True, slots=True)

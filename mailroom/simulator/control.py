@@ -59,7 +59,7 @@ class Control:
         try:
             self._ses.faults.add(*FAULTS.validate_json(await request.body()))
         except ValidationError as error:
-            return _refused(error)
+            return refused(error)
         return Response(status_code=204)
 
     async def clear_faults(self, _: Request) -> Response:
@@ -73,9 +73,10 @@ class Control:
         try:
             self._ses.account.change(await request.body())
         except ValidationError as error:
-            return _refused(error)
+            return refused(error)
         return await self.account(request)
 
 
-def _refused(error: ValidationError) -> Response:
+def refused(error: ValidationError) -> Response:
+    """What is wrong with the body of a request."""
     return JSONResponse({"errors": error.errors(include_url=False, include_context=False)}, status_code=400)

@@ -17,8 +17,10 @@ class Fault:
     """One thing that goes wrong with the next `times` calls it matches (None: with all of them).
 
     A fault does one thing, and may wait `latency_ms` before it answers. Which one is given by `error`, `entries`,
-    `matching`, `before`, `accept_then`, `body` or `results`; with none of them the answer is only late. `error`,
-    `message` and `status` also say which error `accept_then="error"` answers with.
+    `matching`, `before`, `accept_then`, `body`, `results` or `rendering_failure`; with none of them the answer is only
+    late. `error`, `message` and `status` also say which error `accept_then="error"` answers with.
+
+    Calls to a queue meet only the faults that name their operation; `entries` are then codes for `Failed`.
     """
 
     operation: str | None = None
@@ -50,6 +52,8 @@ class Fault:
     """Accept, and answer 200 with this."""
     results: Literal["short", "long", "empty"] | None = None
     """Accept a bulk call, and answer with one result too few, one too many, or none."""
+    rendering_failure: bool = False
+    """Accept the mails, but render none (of those to `recipients`, if given)."""
 
     def __post_init__(self) -> None:
         """Raise a ValueError (pydantic's, which names it) for a fault that would do two things."""
@@ -62,9 +66,13 @@ class Fault:
             self.accept_then,
             self.body is not None,
             self.results,
+            self.rendering_failure,
         )
         if sum(map(bool, actions)) > 1:
-            raise ValueError("a fault does one thing: error, entries, matching, before, accept_then, body or results")
+            raise ValueError(
+                "a fault does one thing: error, entries, matching, before, accept_then, body, results or"
+                " rendering_failure"
+            )
 
     def matches(self, operation: str, template: str | None, recipients: Sequence[str]) -> bool:
         alike = self.operation in {None, operation} and self.template in {None, template}
@@ -96,10 +104,14 @@ class Faults:
         with self._lock:
             return [fault for fault, _ in self._pending]
 
-    def draw(self, operation: str, template: str | None, recipients: Sequence[str]) -> Fault | None:
-        """The fault for this call, if any, which uses it up once."""
+    def draw(
+        self, operation: str, template: str | None, recipients: Sequence[str], *, named: bool = False
+    ) -> Fault | None:
+        """The fault for this call, if any, which uses it up once; with `named`, one that names the operation."""
         with self._lock:
             for position, (fault, times) in enumerate(self._pending):
+                if named and fault.operation is None:
+                    continue
                 if fault.matches(operation, template, recipients) and self._random.random() < fault.probability:
                     self._pending[position : position + 1] = _used_once(fault, times)
                     return fault

@@ -4,12 +4,14 @@ import itertools
 import threading
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from mailroom.simulator.happenings import LISTED, PLAIN, Happening
 from mailroom.simulator.records import Counts, Mail, Request
 
+MAX_STORY = 100  # what is kept of what happened to one mail
 TOKEN_TAG = "mailroom_token"  # noqa: S105  the name of a message tag, not a secret
 
 
@@ -31,6 +33,7 @@ class Ledger:
             self._requests: deque[Request] = deque(maxlen=self._limit)
             self._mails: OrderedDict[str, Mail] = OrderedDict()
             self._tokens: Counter[str] = Counter()
+            self._stories: dict[str, tuple[Happening, ...]] = {}
 
     def next_request(self) -> int:
         with self._lock:
@@ -40,13 +43,25 @@ class Ledger:
         with self._lock:
             return next(self._message_ids)
 
-    def record(self, request: Request, mails: Iterable[Mail]) -> None:
-        """Enter a request together with the mails it led to."""
+    def record(self, request: Request, mails: Iterable[tuple[Mail, tuple[Happening, ...]]]) -> None:
+        """Enter a request together with the mails it led to, each with what becomes of it by itself."""
         with self._lock:
             self._requests.append(request)
             self._counts["requests"] += 1
-            for mail in mails:
+            for mail, story in mails:
                 self._enter(mail)
+                if story is not PLAIN:
+                    self._note(mail.message_id, story)
+
+    def note(self, message_id: str, happened: Sequence[Happening]) -> None:
+        """Enter what happened to a mail, after what did before. At first it was sent and delivered, if nothing else."""
+        with self._lock:
+            self._note(message_id, (*self._stories.get(message_id, PLAIN), *happened), new=len(happened))
+
+    def story(self, message_id: str) -> tuple[Happening, ...]:
+        """What became of a mail so far, in order."""
+        with self._lock:
+            return self._stories.get(message_id, PLAIN)
 
     @property
     def requests(self) -> list[Request]:
@@ -92,7 +107,17 @@ class Ledger:
         self._counts["rendering_failures"] += mail.missing is not None
         self._mails[mail.message_id] = mail
         if self._limit is not None and len(self._mails) > self._limit:
-            self._mails.popitem(last=False)
+            forgotten, _ = self._mails.popitem(last=False)
+            self._stories.pop(forgotten, None)
         if token := mail.tags.get(TOKEN_TAG):
             self._tokens[token] += 1
             self._counts["duplicates"] += self._tokens[token] == 2
+
+    def _note(self, message_id: str, story: tuple[Happening, ...], *, new: int | None = None) -> None:
+        """Keep a story if its mail is kept, and count the newest of what is in it, or all."""
+        if message_id in self._mails:
+            self._stories[message_id] = story[-MAX_STORY:]
+        happened = story if new is None else story[len(story) - new :]
+        self._counts["events"] += sum(one not in PLAIN for one in happened)
+        self._counts["bounces"] += sum(one.type == "Permanent" and one.subtype != LISTED for one in happened)
+        self._counts["complaints"] += sum(one.event == "Complaint" and one.subtype != LISTED for one in happened)

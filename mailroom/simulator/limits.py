@@ -12,6 +12,9 @@ MAX_RECIPIENTS = 50  # SES: at most 50 recipients a message, To, Cc and Bcc toge
 MAX_INLINE_BYTES = 1024 * 1024  # SES: with an inline template, the whole request is at most 1 MB
 MAX_HEADER_CHARACTERS = 996  # SES: a header's name and value together
 
+MAX_TEMPLATE_BYTES = 500 * 1024  # SES: a template is at most 500 kB, all parts together
+MAX_TEMPLATE_PAGE = 100  # SES: ListEmailTemplates returns at most 100 a page
+
 _TAG = re.compile(r"[A-Za-z0-9_-]{1,256}")
 _CONFIGURATION_SET = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NAMED = re.compile(r"[^<>\r\n]*<([^<>]+)>")
@@ -72,9 +75,16 @@ def check_tags(tags: Sequence[Mapping[str, str]]) -> dict[str, str]:
     return {tag["Name"]: tag["Value"] for tag in tags}
 
 
-def check_headers(headers: Sequence[Mapping[str, str]]) -> None:
+def check_headers(headers: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """The headers by name."""
     if any(len(header["Name"]) + len(header["Value"]) > MAX_HEADER_CHARACTERS for header in headers):
         raise bad_request(f"A header's name and value must have at most {MAX_HEADER_CHARACTERS} characters together")
+    return {header["Name"]: header["Value"] for header in headers}
+
+
+def check_template(content: Mapping[str, str]) -> None:
+    if sum(len(part.encode()) for part in content.values()) > MAX_TEMPLATE_BYTES:
+        raise bad_request("A template is at most 500 kB")
 
 
 def template_data(text: str) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """What the ledger holds: requests, mails, and how many of them there were."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -38,6 +38,8 @@ class Mail:
     tags: Mapping[str, str]
     configuration_set: str | None
     missing: str | None
+    reply_to: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def subject(self) -> str | None:
@@ -63,9 +65,16 @@ class Mail:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many, since the ledger was cleared. `duplicates` are tokens whose mail was accepted more than once."""
+    """How many, since the ledger was cleared. `duplicates` are tokens whose mail was accepted more than once.
+
+    `bounces` are those for good; neither they nor `complaints` count what the suppression list caused. `events` are all
+    that were more than a delivery.
+    """
 
     requests: int = 0
     mails: int = 0
     duplicates: int = 0
     rendering_failures: int = 0
+    bounces: int = 0
+    complaints: int = 0
+    events: int = 0

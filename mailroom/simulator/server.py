@@ -11,12 +11,19 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from mailroom import signals
+from mailroom.simulator import publishing
 from mailroom.simulator.account import Account
 from mailroom.simulator.application import application
+from mailroom.simulator.configuration_sets import ConfigurationSets
 from mailroom.simulator.faults import Faults
+from mailroom.simulator.feed import Feed, FeedSettings
+from mailroom.simulator.happenings import Happening
 from mailroom.simulator.ledger import Ledger
 from mailroom.simulator.loopback import listen
+from mailroom.simulator.queues import EVENTS, Queues
 from mailroom.simulator.ses import Ses
+from mailroom.simulator.sqs import queue_url
+from mailroom.simulator.suppression import SuppressionList
 from mailroom.simulator.templates import Templates
 
 
@@ -58,7 +65,7 @@ class Simulator:
         Without `allow_remote` any address but a loopback one raises `SettingsError`, as does one that is taken. The
         ledger keeps the newest `ledger_limit` mails and requests in full. `seed` decides faults with a probability.
         """
-        self._ses = Ses(ledger=Ledger(ledger_limit), faults=Faults(seed))
+        self._ses = Ses(ledger=Ledger(ledger_limit), faults=Faults(seed), feed=Feed(seed))
         self._socket = listen(host, port, allow_remote=allow_remote)
         self._address = self._socket.getsockname()
         config = uvicorn.Config(
@@ -96,8 +103,34 @@ class Simulator:
     def templates(self) -> Templates:
         return self._ses.templates
 
+    @property
+    def configuration_sets(self) -> ConfigurationSets:
+        return self._ses.configuration_sets
+
+    @property
+    def suppression(self) -> SuppressionList:
+        return self._ses.suppression
+
+    @property
+    def feed(self) -> FeedSettings:
+        return self._ses.feed.settings
+
+    @property
+    def queues(self) -> Queues:
+        return self._ses.queues
+
+    @property
+    def events_queue_url(self) -> str:
+        """The queue that gets the events of a configuration set that was created with them."""
+        return queue_url(self.url, EVENTS)
+
+    def happen(self, message_id: str, *story: Happening) -> None:
+        """Let this happen to a mail that is in the ledger, and tell of it."""
+        if mail := self._ses.ledger.find(message_id):
+            publishing.happen(self._ses, mail, story)
+
     def reset(self) -> None:
-        """Empty ledger, no faults, the account and the templates as at the start; the server goes on."""
+        """Be as at the start: nothing in ledger and queues, no faults, no configuration sets; the server goes on."""
         self._ses.reset()
 
     def __enter__(self) -> Self:
@@ -115,15 +148,21 @@ def serve(
     host: str,
     port: int,
     *,
-    ready: Callable[[str], None],
+    ready: Callable[[Simulator], None],
     allow_remote: bool = False,
     ledger_limit: int | None = None,
-    seed: int = 0,
+    config_set: str | None = None,
+    events: bool = False,
 ) -> None:
-    """Run until a signal asks to stop; call `ready` with the URL once it listens. For the main thread only."""
-    simulator = Simulator(host=host, port=port, allow_remote=allow_remote, ledger_limit=ledger_limit, seed=seed)
+    """Run until a signal asks to stop; call `ready` once it listens. For the main thread only.
+
+    The configuration set `config_set` is made at the start; with `events` it publishes them.
+    """
+    simulator = Simulator(host=host, port=port, allow_remote=allow_remote, ledger_limit=ledger_limit)
+    if config_set is not None:
+        simulator.configuration_sets.create(config_set, events=events)
     stopped = threading.Event()
     signals.listen()
     with signals.answered_by(stopped.set), simulator:
-        ready(simulator.url)
+        ready(simulator)
         stopped.wait()

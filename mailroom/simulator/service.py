@@ -1,4 +1,4 @@
-"""SES as botocore's service model describes it: operations, what a request may hold, errors and their statuses."""
+"""SES and SQS as botocore's service models describe them: operations, what a request may hold, errors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,26 +19,31 @@ class Operation:
     method: str
     path: str
     check: Check
-    numbers: frozenset[str]
-    """The members that arrive as digits in the query string."""
+    query: Mapping[str, tuple[str, str]]
+    """The names in the query string, each with its member's name and type."""
 
 
 @cache
-def _model() -> Any:
-    return ServiceModel(Loader().load_service_model("sesv2", "service-2"), "sesv2")
+def _model(service: str = "sesv2") -> Any:
+    return ServiceModel(Loader().load_service_model(service, "service-2"), service)
 
 
 @cache
-def operation(name: str) -> Operation:
-    """The operation `name`, compiled once."""
-    described = _model().operation_model(name)
+def operation(name: str, service: str = "sesv2") -> Operation:
+    """The operation `name` of SES, or of `service`, compiled once."""
+    described = _model(service).operation_model(name)
     members: Mapping[str, Any] = described.input_shape.members
+    query = {
+        member.serialization["name"]: (name, member.type_name)
+        for name, member in members.items()
+        if member.serialization.get("location") == "querystring"
+    }
     return Operation(
         name=name,
         method=described.http["method"],
         path=described.http["requestUri"],
         check=compile_shape(described.input_shape),
-        numbers=frozenset(name for name, member in members.items() if member.type_name == "integer"),
+        query=query,
     )
 
 

@@ -33,8 +33,12 @@ def compile_shape(shape: Any) -> Check:
             return _structure(shape)
         case "list":
             return _list(shape)
+        case "map":
+            return _map(shape)
         case "string":
             return _string(shape)
+        case "timestamp":
+            return _anything  # its form depends on where it stands; the operation reads it
         case "blob":
             return _blob
         case scalar:
@@ -76,6 +80,26 @@ def _list(shape: Any) -> Check:
                 raise error.inside(str(position)) from None
 
     return check
+
+
+def _map(shape: Any) -> Check:
+    check_key, check_value = compile_shape(shape.key), compile_shape(shape.value)
+
+    def check(value: object) -> None:
+        if not isinstance(value, dict):
+            raise ShapeError("must be an object")
+        for key, item in value.items():
+            try:
+                check_key(key)
+                check_value(item)
+            except ShapeError as error:
+                raise error.inside(str(key)) from None
+
+    return check
+
+
+def _anything(_: object) -> None:
+    pass
 
 
 def _string(shape: Any) -> Check:

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
+from mailroom import handlebars
 from mailroom.simulator.refusal import SesError, bad_request, not_found
-from mailroom.simulator.rendering import Path, Text, UnsupportedTemplateError, look_up
 
 DEFAULT_TEMPLATES = ("activationv1", "passwordrecoveryv1")
 
@@ -18,35 +18,27 @@ class Template:
 
     name: str | None
     content: Mapping[str, str]
-    parts: Mapping[str, Text]
-    paths: tuple[Path, ...]
+    parts: Mapping[str, handlebars.Template]
     created_at: datetime
 
     @classmethod
     def parse(cls, name: str | None, content: Mapping[str, str]) -> "Template":
         """Raise a `SesError` for one that the simulator cannot render."""
         try:
-            parts = {part: Text.parse(source) for part, source in content.items()}
-        except UnsupportedTemplateError as error:
+            parts = {part: handlebars.Template(source) for part, source in content.items()}
+        except handlebars.TemplateError as error:
             raise bad_request(str(error)) from error
-        return cls._of(name, content, parts)
+        return cls(name, content, parts, datetime.now(UTC))
 
     @classmethod
     def literal(cls, content: Mapping[str, str]) -> "Template":
         """Content that is sent as it is: braces in it mean nothing."""
-        return cls._of(None, content, {part: Text((source,)) for part, source in content.items()})
-
-    @classmethod
-    def _of(cls, name: str | None, content: Mapping[str, str], parts: Mapping[str, Text]) -> "Template":
-        paths = dict.fromkeys(path for part in parts.values() for path in part.paths)
-        return cls(name, content, parts, tuple(paths), datetime.now(UTC))
+        parts = {part: handlebars.Template.literal(source) for part, source in content.items()}
+        return cls(None, content, parts, datetime.now(UTC))
 
     def missing(self, data: Mapping[str, Any]) -> str | None:
-        """The first variable that `data` has no value for."""
-        for path in self.paths:
-            if look_up(data, path) is None:
-                return ".".join(path)
-        return None
+        """The first variable that `data` has no value for, or what else keeps a part from being rendered."""
+        return next(filter(None, (part.missing(data) for part in self.parts.values())), None)
 
     def render(self, part: str, data: Mapping[str, Any]) -> str | None:
         """The part `Subject`, `Text` or `Html`, or None if there is none."""
