@@ -162,6 +162,7 @@ def migrate(connection: Connection) -> None:
     """Take the steps that were asked for, each until it is done; what fails leaves the database at the one before."""
     configure(connection)
     ordered = context.get_context().opts["fn"]
+    keep_isolation_level(connection)
     left: list[MigrationStep] | None = None
 
     def steps(heads: tuple[str, ...], migration: MigrationContext) -> Iterator[MigrationStep]:
@@ -183,6 +184,14 @@ def migrate(connection: Connection) -> None:
             keep_functions(ctx=context.get_context(), heads=set(context.get_context().get_current_heads()))
 
     trying()(attempt)
+
+
+def keep_isolation_level(connection: Connection) -> None:
+    """Ask for it once, where time-outs are pinned. In the transaction in which Alembic asks again, they are not."""
+    connection.rollback()
+    with connection.begin():
+        level = connection.get_isolation_level()
+    connection.get_isolation_level = lambda: level  # type: ignore[method-assign]
 
 
 def trying() -> Retrying:

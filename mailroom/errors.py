@@ -26,3 +26,7 @@ class LineError(MailroomError):
 
 class TransportError(MailroomError):
     """A transport took none of the mails it was given, and will take no more."""
+
+
+class FeedError(MailroomError):
+    """The queue of events cannot be read, or nothing can be deleted from it: it says why in a word."""

@@ -2,6 +2,18 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+# What to do about faults of the account, wherever they show: `doctor` finds them before a mail does, a pause after.
+SEE_THE_CASE: Final = "see the case in the AWS console"
+SEE_BOUNCES: Final = "see bounces and complaints in the AWS console"
+SWITCH_SENDING_ON: Final = "aws sesv2 put-account-sending-attributes --sending-enabled"
+LEAVE_SANDBOX: Final = "ask AWS for production access"
+RAISE_QUOTA: Final = "ask AWS for a higher quota"
+WAIT_FOR_QUOTA: Final = f"wait, or {RAISE_QUOTA}"
+VERIFY_SENDER: Final = "finish its verification: DKIM records, or the mail's link"
+MAKE_CONFIG_SET: Final = "create it, or set MAILROOM_SES_CONFIG_SET, empty for none"
+ENABLE_CONFIG_SET: Final = "enable sending for it"
 
 
 class Level(StrEnum):

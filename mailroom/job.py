@@ -20,18 +20,30 @@ class Action(str):
     """A kind of mail: its name, with what its row of `actions` says of how a mail is written and sent.
 
     It is equal to its name, whatever else was changed in the row since. `number` stands for it in lines of `collect`.
+    `source` and `reply_to` are who sends its mails and who gets the answers; None: as it is for all.
     """
 
-    __slots__ = ("has_code", "number", "path", "priority", "template")
+    __slots__ = ("has_code", "number", "path", "priority", "reply_to", "source", "template")
 
     number: int
     template: str
     path: str
     has_code: bool
     priority: Priority
+    source: str | None
+    reply_to: str | None
 
     def __new__(
-        cls, name: str, *, number: int, template: str, path: str, has_code: bool = False, priority: int = 1
+        cls,
+        name: str,
+        *,
+        number: int,
+        template: str,
+        path: str,
+        has_code: bool = False,
+        priority: int = 1,
+        source: str | None = None,
+        reply_to: str | None = None,
     ) -> Self:
         action = super().__new__(cls, name)
         action.number = number
@@ -39,6 +51,8 @@ class Action(str):
         action.path = path
         action.has_code = has_code
         action.priority = Priority(priority)
+        action.source = source
+        action.reply_to = reply_to
         return action
 
 
@@ -46,8 +60,9 @@ class Action(str):
 class Job:
     """One mail that a token asks for, with all that is needed to write it. Its identity is the token's id.
 
-    `attempt` counts the charged attempts before this one; `resend` says that the mail may be out already. `data` is a
-    JSON object for the template. Personal data and secrets stay out of `repr`.
+    `attempt` counts the charged attempts before this one; `resend` says that the mail may be out already; `due_at`, by
+    the database's clock, when it was to leave. `data` is a JSON object for the template. Personal data and secrets stay
+    out of `repr`.
     """
 
     token: int
@@ -60,6 +75,7 @@ class Job:
     code: str = field(repr=False)
     resend: bool = False
     data: str | None = field(default=None, repr=False)
+    due_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -20,16 +20,17 @@ from mailroom.errors import DatabaseError, SettingsError
 VERSION_TABLE: Final = "mailroom_alembic_version"
 # The version of the functions that this code calls. It is raised by a release that calls one that was not there before;
 # `sql/contract.sql` says with which versions a database can be worked on.
-CONTRACT: Final = 1
+CONTRACT: Final = 3
 
 URL_FORMS: Final = (
     "a postgresql:// URL or a libpq string such as 'host=… dbname=…'; a password in a URL has %40 for @, %2F for /"
     " and %25 for %"
 )
 
+NAME: Final = "mailroom"
+
 # A peer that is gone without a word is noticed within half a minute, not after the two hours that TCP allows.
 _DEFAULTS: Final[dict[str, Any]] = {
-    "application_name": "mailroom",
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -72,11 +73,12 @@ class ReadOnlyServerError(psycopg.OperationalError):
     """The server that was reached takes no writes in this session."""
 
 
-def connection_string(url: str) -> str:
+def connection_string(url: str, *, application_name: str = NAME) -> str:
     """Return the libpq string for a `postgresql://`, `postgres://` or `postgresql+psycopg://` URL or a libpq string.
 
-    Raises SettingsError for anything else, and for what libpq would read otherwise than it is meant, with a piece of a
-    password as the name of a host; the message never repeats the value.
+    The server shows `application_name`, unless the URL has one. Raises SettingsError for anything else, and for what
+    libpq would read otherwise than it is meant, with a piece of a password as the name of a host; the message never
+    repeats the value.
     """
     try:
         given = conninfo_to_dict(re.sub(r"^postgresql\+psycopg://", "postgresql://", url))
@@ -84,7 +86,7 @@ def connection_string(url: str) -> str:
         given = {}
     if not given or _is_misread(url, given):
         raise SettingsError(f"MAILROOM_DATABASE_URL is not {URL_FORMS} (its value is not shown)")
-    return make_conninfo(**(_DEFAULTS | given | {"client_encoding": "UTF8"}))
+    return make_conninfo(**(_DEFAULTS | {"application_name": application_name} | given | {"client_encoding": "UTF8"}))
 
 
 def _is_misread(url: str, given: dict[str, Any]) -> bool:
@@ -155,12 +157,20 @@ class BoundedConnection(psycopg.Connection[Any]):
         return answer
 
 
-def connect(conninfo: str, *, answer_within: timedelta | None = None, writes: bool = False) -> BoundedConnection:
+def connect(
+    conninfo: str,
+    *,
+    answer_within: timedelta | None = None,
+    writes: bool = False,
+    step: Callable[[], object] | None = None,
+) -> BoundedConnection:
     """Return a connection on which a statement means what it says, whatever a role or a database sets.
 
     It holds nothing in the session that PgBouncer in transaction mode would pass on to others. Raises psycopg's errors;
-    ReadOnlyServerError if it is to write, and the server takes no writes.
+    ReadOnlyServerError if it is to write, and the server takes no writes. `step` is called before.
     """
+    if step is not None:
+        step()
     connection = BoundedConnection.connect(conninfo, prepare_threshold=None, autocommit=True)
     connection.answer_within = _FIRST_ANSWER_WITHIN
     try:
@@ -183,18 +193,21 @@ def connect_engine(
     isolation_level: str = "AUTOCOMMIT",
     answer_within: timedelta | None = None,
     writes: bool = True,
+    step: Callable[[], object] | None = None,
+    application_name: str = NAME,
 ) -> Engine:
     """Return an engine for the mailroom in a schema, each statement a transaction unless another level is asked for.
 
     Its connections are those of `connect`; parameters stay out of error messages. A statement to which no answer comes
     for `answer_within` is cancelled: it fails, or OutcomeUnknownError is raised (as `orig` of an OperationalError) if
     not even that is answered. A server that takes no writes, or says that it is of no use, is left: the next statement
-    makes a new connection. Unless it `writes`, it reads on a standby too.
+    makes a new connection. Unless it `writes`, it reads on a standby too. `step` is called before each connection that
+    is made and before each statement.
     """
-    conninfo = connection_string(url)
+    conninfo = connection_string(url, application_name=application_name)
     engine = create_engine(
         "postgresql+psycopg://",
-        creator=lambda: connect(conninfo, answer_within=answer_within, writes=writes),
+        creator=lambda: connect(conninfo, answer_within=answer_within, writes=writes, step=step),
         isolation_level=isolation_level,
         execution_options=namespace.options(schema),
         hide_parameters=True,
@@ -204,10 +217,17 @@ def connect_engine(
         pool_use_lifo=True,  # a server process that has just worked has the plans and the pages at hand
         use_native_hstore=False,
     )
+    if step is not None:
+        event.listen(engine, "before_cursor_execute", lambda *_: step())
+    _leave_in_time(engine)
+    return engine
+
+
+def _leave_in_time(engine: Engine) -> None:
+    """Have its connections replaced where others may be better, or are asked for."""
     event.listen(engine, "handle_error", _leave_if_useless)
     event.listen(engine, "connect", lambda _, record: record.info.update(made_at=time.monotonic()))
     event.listen(engine, "checkout", lambda _, record, __: _leave_if_old(record, _renewed_at.get(engine, 0.0)))
-    return engine
 
 
 def renew_connections(engine: Engine) -> None:
@@ -225,22 +245,6 @@ def _leave_if_useless(context: ExceptionContext) -> None:
     sqlstate = getattr(context.original_exception, "sqlstate", None)
     if context.connection is not None and sqlstate is not None and sqlstate.startswith(_USELESS):
         context.is_disconnect = True
-
-
-def numbers_literal(values: Iterable[int]) -> str:
-    """Return numbers as PostgreSQL reads an array, for a bind that the statement casts.
-
-    For long ones: psycopg writes an array element by element in Python, which takes many times as long.
-    """
-    return "{" + ",".join(map(str, values)) + "}"
-
-
-def words_literal(values: Iterable[str | None]) -> str:
-    """Return words as PostgreSQL reads an array; see `numbers_literal`."""
-    elements = [
-        "NULL" if words is None else '"' + words.replace("\\", "\\\\").replace('"', '\\"') + '"' for words in values
-    ]
-    return "{" + ",".join(elements) + "}"
 
 
 def check_contract(engine: Engine) -> None:

@@ -30,6 +30,17 @@ _VIEWS: Final = (
     " WHERE nspname = :schema AND relname = ANY (CAST(:names AS name[])) AND relkind = 'v'"
     " AND obj_description(pg_class.oid, 'pg_class') LIKE 'mailroom: %'"
 )
+# Ours with other arguments than their file asks for now, and whom else they let call them.
+_OUTGROWN: Final = (
+    "SELECT CAST(CAST(pg_proc.oid AS regprocedure) AS text) AS signature, proname,"
+    " ARRAY(SELECT quote_ident(rolname) || CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END"
+    "         FROM aclexplode(proacl) JOIN pg_roles ON pg_roles.oid = grantee WHERE grantee <> proowner) AS granted"
+    " FROM pg_proc"
+    " JOIN pg_namespace ON pg_namespace.oid = pronamespace"
+    " JOIN unnest(CAST(:names AS name[]), CAST(:signatures AS text[])) AS wanted (name, now) ON wanted.name = proname"
+    " WHERE nspname = :schema AND obj_description(pg_proc.oid, 'pg_proc') LIKE 'mailroom: %'"
+    " AND to_regprocedure(wanted.now) IS DISTINCT FROM pg_proc.oid"
+)
 
 
 def call(connection: Connection, name: str, arguments: Mapping[str, Any] | None = None) -> CursorResult[Any]:
@@ -81,10 +92,14 @@ def install(connection: Connection) -> None:
 
     Whoever had the right to use one keeps it; nobody gets it. Each has a comment that says what it is and whose: others
     may have functions of the same name, with other arguments.
+
+    An argument may have come at the end, with a default: who calls it without goes on doing so, and keeps the right to.
     """
     schema = schema_of(connection)
+    granting = _drop_outgrown(connection, schema)
     _run(connection, (_ours(name, schema) for name in names()))
     _run(connection, _for_each(connection, "REVOKE EXECUTE ON FUNCTION {} FROM PUBLIC", _FUNCTIONS, names()))
+    _run(connection, granting)
     _run(connection, (_ours(f"views/{name}", schema) for name in views()))
 
 
@@ -93,6 +108,18 @@ def remove(connection: Connection) -> None:
     gone = [name for name in names() if name not in triggers()]
     _run(connection, _for_each(connection, "DROP VIEW {}", _VIEWS, views()))
     _run(connection, _for_each(connection, "DROP FUNCTION {}", _FUNCTIONS, gone))
+
+
+def _drop_outgrown(connection: Connection, schema: str) -> list[str]:
+    """Drop functions that have other arguments now; return what grants the new ones to whom the old ones were.
+
+    Beside each other, a call that fits both would be ambiguous, or reach the old one.
+    """
+    signatures = {name: _signature(name, schema) for name in names()}
+    binds = {"schema": schema, "names": list(signatures), "signatures": list(signatures.values())}
+    found = connection.execute(text(_OUTGROWN), binds).all()
+    _run(connection, [f"DROP FUNCTION {row.signature}" for row in found])
+    return [f"GRANT EXECUTE ON FUNCTION {signatures[row.proname]} TO {role}" for row in found for role in row.granted]
 
 
 def _for_each(connection: Connection, statement: str, query: str, known: Sequence[str]) -> list[str]:
@@ -124,10 +151,15 @@ def _comment(name: str, schema: str) -> str:
     if name.startswith("views/"):
         what = sql.SQL("VIEW {}").format(sql.Identifier(schema, name.removeprefix("views/")))
     else:
-        [(found, arguments)] = _SIGNATURE.findall(source)
-        kinds = ", ".join(kind for _, kind in _arguments(arguments))
-        what = sql.SQL("FUNCTION {}({})").format(sql.Identifier(schema, found), sql.SQL(kinds))
+        what = sql.SQL("FUNCTION {}").format(sql.SQL(_signature(name, schema)))
     return sql.SQL("\nCOMMENT ON {} IS {};").format(what, sql.Literal(f"mailroom: {title}")).as_string()
+
+
+def _signature(name: str, schema: str) -> str:
+    """Return the name of a function with the types of its arguments, which tell it from others of that name."""
+    [(found, arguments)] = _SIGNATURE.findall(_source(name))
+    kinds = ", ".join(kind for _, kind in _arguments(arguments))
+    return f"{quoted(schema)}.{quoted(found)}({kinds})"
 
 
 def _files(folder: str) -> list[str]:

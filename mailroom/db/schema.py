@@ -1,21 +1,17 @@
 """The tables as SQLAlchemy sees them. The migrations make them; a test holds the two together."""
 
-from typing import Final
-
 from sqlalchemy import (
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
     Computed,
-    DateTime,
     Double,
     ForeignKey,
     Identity,
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     SmallInteger,
     Table,
     Text,
@@ -24,19 +20,39 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, DOMAIN, ENUM, INTERVAL, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, INTERVAL, JSONB
 
-metadata = MetaData()
+from mailroom.db.event_schema import events, feed, resumptions, site, suppressions
+from mailroom.db.metadata import TYPES, account_status, delivery_outcome, event_kind, metadata, moment, token_action
+from mailroom.db.window_schema import minutes, readings, workers
 
-account_status = ENUM("provisioned", "active", "suspended", name="account_status", metadata=metadata)
-token_action = DOMAIN("token_action", Text(collation="C"), metadata=metadata)
-delivery_outcome = ENUM(
-    *("sent", "rejected", "failed", "expired", "cancelled", "suppressed", "deferred", "unconfirmed"),
-    name="delivery_outcome",
-    metadata=metadata,
-)
-TYPES: Final = ("account_status", "token_action", "delivery_outcome", "claimed_job")  # and one of rows
-moment = DateTime(timezone=True)
+__all__ = [
+    "TYPES",
+    "account_status",
+    "accounts",
+    "actions",
+    "batches",
+    "deliveries",
+    "delivery_outcome",
+    "event_kind",
+    "events",
+    "feed",
+    "guesses",
+    "jobs",
+    "locks",
+    "metadata",
+    "minutes",
+    "moment",
+    "pauses",
+    "permits",
+    "readings",
+    "resumptions",
+    "ses_account",
+    "site",
+    "suppressions",
+    "tokens",
+    "workers",
+]
 
 actions = Table(
     "actions",
@@ -60,6 +76,8 @@ actions = Table(
         Computed("per_15_minutes IS NOT NULL OR per_day IS NOT NULL", persisted=True),
         nullable=False,
     ),
+    Column("source", Text),
+    Column("reply_to", Text),
     UniqueConstraint("number", name="actions_number_key"),
     UniqueConstraint("path", name="actions_path_key"),
 )
@@ -99,6 +117,7 @@ tokens = Table(
     Column("created_at", moment, nullable=False, server_default=func.now()),
     Column("address_hash", LargeBinary, nullable=False),
     Column("newest_only", Boolean, nullable=False, server_default=text("false")),
+    Column("trace", Text, server_default=text('"substring"(...)')),
     UniqueConstraint("secret", name="tokens_secret_key"),
     Index("tokens_account_idx", "account"),
 )
@@ -115,6 +134,18 @@ Index(
     tokens.c.action,
     tokens.c.id,
     postgresql_where=text("consumed_at IS NOT NULL"),
+)
+
+templates = Table(
+    "templates",
+    metadata,
+    Column("name", Text, CheckConstraint("name ~ '^[A-Za-z0-9_-]{1,64}$'"), primary_key=True),
+    Column("action", token_action, nullable=False),
+    Column("languages", ARRAY(Text), nullable=False),
+    Column("default_language", Text, nullable=False),
+    Column("created_at", moment, nullable=False, server_default=func.now()),
+    CheckConstraint("default_language = ANY (languages)", name="templates_default"),
+    CheckConstraint("array_to_string(languages, ' ', '*') ~ '…'", name="templates_languages"),
 )
 
 guesses = Table(
@@ -150,6 +181,7 @@ batches = Table(
     Column("claimed_at", moment, nullable=False, server_default=func.clock_timestamp()),
     Column("lease_until", moment, nullable=False),
     Column("fence", Uuid, nullable=False, server_default=func.gen_random_uuid()),
+    Column("due_ats", ARRAY(moment)),
 )
 
 deliveries = Table(
@@ -171,6 +203,11 @@ deliveries = Table(
     Column("retried_at", moment),
     Column("fence", Uuid),
     Column("proof", LargeBinary),
+    Column("queue", Text),
+    Column("priority", SmallInteger),
+    Column("due_at", moment),
+    Column("claimed_at", moment),
+    Column("call_ms", Integer),
     Index("deliveries_token_idx", "token"),
     Index("deliveries_created_at_idx", "created_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
 )
@@ -182,6 +219,18 @@ Index(
     postgresql_where=text("limited"),
 )
 
+Index(
+    "deliveries_unsent_idx",
+    deliveries.c.created_at,
+    postgresql_where=text("outcome IN ('failed', 'rejected') AND NOT late AND retried_at IS NULL"),
+)
+# With a condition that nobody else has: a claim asks of one token alone, and must not walk over all of them.
+Index(
+    "deliveries_unconfirmed_idx",
+    deliveries.c.created_at,
+    postgresql_where=text("coalesce(outcome = 'unconfirmed', false)"),
+)
+Index("jobs_held_idx", jobs.c.token, postgresql_where=text("due_at = 'infinity'"))
 Index("deliveries_accepted_late_idx", deliveries.c.token, postgresql_where=text("late AND outcome = 'sent'"))
 
 locks = Table("locks", metadata, Column("name", Text, primary_key=True))

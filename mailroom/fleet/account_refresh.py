@@ -5,15 +5,18 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.engine import first_line
 from mailroom.errors import TransportError
 from mailroom.fleet import buckets
 from mailroom.job import SesAccount
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +25,8 @@ FIRST_LOOK: Final = timedelta(seconds=2)
 # Between two looks whether an answer is due, at the least: then all of the fleet look, and one asks.
 MIN_WAIT: Final = timedelta(seconds=1)
 OUTAGE_WAIT: Final = timedelta(seconds=5)
+# How long a stop waits for a statement under way; for SES it does not wait.
+MAX_STOP: Final = timedelta(seconds=10)
 
 
 class AccountRefresh:
@@ -32,6 +37,7 @@ class AccountRefresh:
         self._ask = ask
         self._stopping = threading.Event()
         self._looked = threading.Event()
+        self._at_database = threading.Lock()
         self._trouble = ""
         self._wait = OUTAGE_WAIT
 
@@ -41,14 +47,15 @@ class AccountRefresh:
 
         The block begins once the first look is over, or after FIRST_LOOK.
         """
-        thread = threading.Thread(target=self._keep_looking, daemon=True)
+        thread = threading.Thread(target=self._keep_looking, name="account", daemon=True)
         thread.start()
         self._looked.wait(FIRST_LOOK.total_seconds())
         try:
             yield
         finally:
             self._stopping.set()
-            thread.join(timeout=1)  # a question in flight ends with the process
+            if self._at_database.acquire(timeout=MAX_STOP.total_seconds()):
+                self._at_database.release()  # what asks SES now ends with the process, and stores nothing any more
 
     def refresh(self) -> bool:
         """Ask SES if it is due, and keep the answer; return whether it was. Never raises for SES or the database.
@@ -56,14 +63,14 @@ class AccountRefresh:
         Trouble is logged once: what was known is used until there is an answer.
         """
         try:
-            with self._engine.connect() as connection:
-                refresh = buckets.claim_refresh(connection)
+            refresh = self._do(buckets.claim_refresh)
+            if refresh is None:
+                return False
             self._wait = max(refresh.due_in, MIN_WAIT)
             if refresh.granted_before is None:
                 return False
-            account = self._ask()
-            with self._engine.connect() as connection:
-                buckets.store(connection, account, granted_before=refresh.granted_before)
+            store = partial(buckets.store, account=self._ask(), granted_before=refresh.granted_before)
+            self._do(store)
         except TransportError as error:
             self._note("GetAccount", str(error))
             return True
@@ -81,6 +88,14 @@ class AccountRefresh:
         self._looked.set()
         while not self._stopping.wait(self._wait.total_seconds()):
             self.refresh()
+
+    def _do(self, act: Callable[[Connection], T]) -> T | None:
+        """Do it, unless the end has come: then nobody would close the connection any more."""
+        with self._at_database:
+            if self._stopping.is_set():
+                return None
+            with self._engine.connect() as connection:
+                return act(connection)
 
     def _note(self, what: str, trouble: str) -> None:
         if trouble != self._trouble:

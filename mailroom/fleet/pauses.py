@@ -31,7 +31,7 @@ SHARED: Final = tuple(scope.value for scope in Scope if scope is not Scope.ACTIO
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """One pause. Without `probe_at` it ends by hand alone."""
+    """One pause. Without `probe_at` no mail is to try whether it can end."""
 
     scope: str
     code: str
@@ -56,8 +56,8 @@ def queue_scope(queue: str) -> str:
 
 
 def is_action(scope: str) -> bool:
-    """Whether a scope is the name of an action: no action has one of the other names."""
-    return scope not in SHARED and not scope.startswith(queue_scope(""))
+    """Whether a scope is the name of an action: no action has a colon in it, or one of the other names."""
+    return scope not in SHARED and ":" not in scope
 
 
 def open_pause(

@@ -9,9 +9,9 @@ from typing import Any, Final
 from sqlalchemy import Connection, Row
 
 from mailroom.db import functions
-from mailroom.db.engine import numbers_literal
+from mailroom.db.literals import numbers_literal
 from mailroom.job import Action, Batch, Job, Position, Priority
-from mailroom.queue.floors import SLACK, Floors, as_binds
+from mailroom.queue.floors import Floors, as_binds
 from mailroom.queue.lanes import Lane, Lanes
 from mailroom.queue.limits import Limits
 
@@ -81,6 +81,7 @@ def claim(
     binds: dict[str, Any] = {"worker": worker, "job_limit": jobs, "scans": numbers_literal(scans), "probing": probing}
     ranks = numbers_literal(lanes.rank(lane).value for lane in lanes.all)
     binds |= _as_binds(limits, lanes.all, seen) | {"ranks": ranks, "scan_limit": max(scans, default=jobs)}
+    binds["slack"] = floors.slack
     rows = functions.call(connection, "claim", binds).all()
     if not rows:
         return NOTHING
@@ -91,7 +92,7 @@ def claim(
     left_some = not moved and len(rows) < jobs and len(rows) % limits.batch_limit == 0
     if left_some or any(row.surplus for row in rows):
         floors.lower(lane, end)
-    return _claimed(rows, lane)
+    return _claimed(rows, lane, lanes.actions[lane[1]])
 
 
 def _as_binds(limits: Limits, lanes: Sequence[Lane], floors: dict[Lane, Position]) -> dict[str, Any]:
@@ -100,7 +101,6 @@ def _as_binds(limits: Limits, lanes: Sequence[Lane], floors: dict[Lane, Position
         "batch_limit": limits.batch_limit,
         "batch_timeout": limits.batch_timeout,
         "lease": limits.lease,
-        "slack": SLACK,
         "busy_wait": BUSY_WAIT,
         "max_busy_wait": MAX_BUSY_WAIT,
         **as_binds(floors, lanes),
@@ -115,7 +115,7 @@ def _end(rows: Sequence[Row[Any]]) -> Position:
     return Position(kept[-1].due_at, kept[-1].token)
 
 
-def _claimed(rows: Sequence[Row[Any]], lane: Lane) -> Claim:
+def _claimed(rows: Sequence[Row[Any]], lane: Lane, known: Action) -> Claim:
     priority, name = lane
     finished = [Finished(row.token, name, row.outcome, row.error_code) for row in rows if row.outcome is not None]
     batches: list[tuple[Row[Any], list[Row[Any]]]] = []
@@ -126,11 +126,20 @@ def _claimed(rows: Sequence[Row[Any]], lane: Lane) -> Claim:
             batches[-1][1].append(row)
     opened = []
     for first, mailed in batches:
-        action = Action(name, number=first.number, template=first.template, path=first.path, has_code=first.has_code)
+        action = Action(
+            name,
+            number=first.number,
+            template=first.template,
+            path=first.path,
+            has_code=first.has_code,
+            source=known.source,
+            reply_to=known.reply_to,
+        )
         jobs = tuple(_job(row, action) for row in mailed)
         opened.append(Batch(first.batch, first.fence, action, priority, jobs, first.due_at))
     return Claim(tuple(opened), tuple(finished), lane, sum(row.busy for row in rows), rows[0].others)
 
 
 def _job(r: Row[Any], action: Action) -> Job:
-    return Job(r.token, r.account, action, r.attempt, r.email, r.login, bytes(r.secret), r.code, r.resend, r.data)
+    who = (r.token, r.account, action, r.attempt, r.email, r.login)
+    return Job(*who, bytes(r.secret), r.code, r.resend, r.data, r.due_at)

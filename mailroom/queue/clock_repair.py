@@ -46,7 +46,7 @@ class ClockRepair:
         self._failing = False
         self._step_size.grow()
         if brought:
-            log.warning("the clock was set back: brought back moments=%d that were too far ahead", brought)
+            log.warning("the clock was set back, and what was too far ahead is brought back: moments=%d", brought)
         return brought > 0
 
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 from functools import cache
 from typing import Final
 
-from mailroom.db.engine import numbers_literal, words_literal
+from mailroom.db.literals import numbers_literal, words_literal
 from mailroom.job import Position
 from mailroom.queue.lanes import Lane
 
@@ -20,9 +20,11 @@ class Floors:
 
     Rows before that are dead but perhaps not vacuumed; walking them again at each claim is what makes a queue crawl
     while somebody holds an old snapshot. A look from the beginning of the queue finds what committed late below them.
+    A claim does not rely on them for what is younger than `slack`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, slack: timedelta = SLACK) -> None:
+        self.slack = slack
         self._lock = threading.Lock()
         self._floors: dict[Lane, Position] = {}
 
@@ -57,8 +59,8 @@ class Floors:
 
 
 def floors_at(lane: Lane, place: Position) -> Floors:
-    """Return floors for a claim that is to begin in a lane with the job at this place."""
-    floors = Floors()
+    """Return floors for a claim that is to begin in a lane with the job at this place, however young that is."""
+    floors = Floors(slack=timedelta(0))
     floors.advance(lane, seen=floors.read([lane])[lane], end=replace(place, token=place.token - 1))
     return floors
 

@@ -14,6 +14,14 @@ Lane = tuple[Priority, str]
 # After so many urgent claims in a row, the other lanes come first once: a flood of urgent mail starves nobody.
 URGENT_RUN: Final = 4
 
+# The priorities that a whole can be paused of: what is in quarantine belongs to its action's.
+PAUSABLE: Final = (Priority.URGENT, Priority.NORMAL, Priority.BULK)
+
+
+def priority_scope(priority: Priority) -> str:
+    """Return the scope of all mails of a priority, as pauses name it."""
+    return f"priority:{priority.value}"
+
 
 class Lanes:
     """The lanes that there are with these kinds of mail: all, those that are served as urgent, and the others."""
@@ -38,6 +46,8 @@ class Lanes:
 
 def read(connection: Connection) -> Lanes:
     """Return the lanes of the kinds of mail that the database has now."""
+    listed = functions.call(connection, "action_list").all()
+    senders = {row.name: row for row in functions.call(connection, "action_senders")}
     return Lanes(
         Action(
             row.name,
@@ -46,6 +56,8 @@ def read(connection: Connection) -> Lanes:
             path=row.path,
             has_code=row.has_code,
             priority=row.priority,
+            source=senders[row.name].source if row.name in senders else None,
+            reply_to=senders[row.name].reply_to if row.name in senders else None,
         )
-        for row in functions.call(connection, "action_list")
+        for row in listed
     )

@@ -33,5 +33,5 @@ def apply(connection: Connection, *, most: int = MAX_APPLIED) -> Applied:
     row = functions.call(connection, "late_acceptances", {"horizon": HORIZON, "most": most}).one()
     found = Applied(row.freed, row.amended)
     if found != Applied(0, 0):
-        log.info("accepted late: held jobs freed=%d failures that were sent=%d", found.freed, found.amended)
+        log.info("accepted late, of what is held or had failed: freed=%d sent=%d", found.freed, found.amended)
     return found

@@ -16,6 +16,8 @@ MAX_PROBE_WAIT: Final = timedelta(seconds=60)
 class Limits:
     """Which jobs are claimed, how many at a time, for how long, and when an unconfirmed mail is sent again, if ever.
 
+    `resend_after_heard`: when it is while the provider's events are heard; None: at the same time.
+
     `claim_limit`: how many jobs a claim may take that opens several batches. If it is not more than `batch_limit`,
     each opens one.
     """
@@ -25,6 +27,7 @@ class Limits:
     batch_timeout: timedelta
     lease: timedelta
     resend_after: timedelta | None = GRACE
+    resend_after_heard: timedelta | None = None
     claim_limit: int = MAX_CLAIM_JOBS
 
     def longest_wait(self, *, scarce: bool) -> timedelta:
@@ -34,4 +37,4 @@ class Limits:
     @property
     def max_wait(self) -> timedelta:
         """For how long a job may wait for another attempt, unless it is held."""
-        return max(MAX_DELAY, self.resend_after or MAX_DELAY)
+        return max(MAX_DELAY, self.resend_after or MAX_DELAY, self.resend_after_heard or MAX_DELAY)

@@ -51,6 +51,7 @@ class Listener:
 
     The proof is a notification sent to oneself over another connection: a half-open TCP connection and a pooler that
     forgets LISTEN look perfectly healthy from within. While there is no proof, the sweep does the work.
+    `is_listening`: there is proof.
     """
 
     def __init__(
@@ -75,11 +76,13 @@ class Listener:
         self._stopping = threading.Event()
         self._name = uuid.uuid4().hex
         self._failures = 0
+        self.is_listening = False
 
     def run(self) -> None:
         """Listen until stopped; connect again whenever the connection is lost or proves dead."""
         while not self._stopping.is_set():
             reason = self._listen()
+            self.is_listening = False
             if not self._stopping.is_set():
                 self._lost(reason)
 
@@ -120,6 +123,7 @@ class Listener:
         return "stopped"
 
     def _proven(self) -> None:
+        self.is_listening = True
         if self._failures > 0:
             log.info("listen restored")
         self._failures = 0

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from mailroom.db import functions
 from mailroom.db.engine import first_line
 from mailroom.db.step_size import StepSize
+from mailroom.queue.feed import ResendWait
 from mailroom.queue.verdict import GRACE, MAX_ATTEMPTS
 
 log = logging.getLogger(__name__)
@@ -53,15 +54,19 @@ def rescue(
 
 
 class Rescue:
-    """Rescues in steps, for one process. `owes`: the last step was refused, or there may be more."""
+    """Rescues in steps, for one process. `owes`: the last step was refused, or there may be more.
 
-    def __init__(self, *, resend_after: timedelta | None) -> None:
-        self._resend_after = resend_after
+    `mails` counts those whose jobs it gave back.
+    """
+
+    def __init__(self, resend: ResendWait) -> None:
+        self._resend = resend
         self._step_size = StepSize(RESCUED_BATCHES)
         self._passed_over = 0
         self._rests_until = float("-inf")
         self._failing = False
         self.owes = False
+        self.mails = 0
 
     def step(self, connection: Connection) -> bool:
         """Give some batches back; whether there may be more that can be given back at once.
@@ -74,7 +79,7 @@ class Rescue:
         try:
             rescued = rescue(
                 connection,
-                resend_after=self._resend_after,
+                resend_after=self._resend.current,
                 batch_limit=self._step_size.size,
                 passed_over=self._passed_over,
             )
@@ -84,6 +89,7 @@ class Rescue:
                 raise
             return False
         log_rescued(rescued)
+        self.mails += len(rescued)
         self.owes = bool(rescued)
         if not rescued:
             self._passed_over = 0

@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from mailroom.db import functions
-from mailroom.db.engine import numbers_literal, words_literal
+from mailroom.db.literals import numbers_literal, words_literal
 from mailroom.job import Action, Batch, Job, Priority
 from mailroom.queue.verdict import Delivery, Verdict
 
@@ -57,6 +57,7 @@ def _settle(connection: Connection, judged: Iterable[Judged], *, asked: bool) ->
             None if retry.after is None else f"{retry.after.total_seconds()} s" for _, _, retry in again
         ),
         "asked": asked,
+        "call_ms": numbers_literal(verdict.call_ms for _, _, verdict in by_job for _ in verdict.deliveries),
     }
     row = functions.call(connection, "settle", binds).one()
     owned = set(row.owned)

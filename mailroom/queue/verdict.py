@@ -13,6 +13,8 @@ MAX_DELAY: Final = timedelta(seconds=120)
 UNCHARGED_DELAY: Final = timedelta(seconds=10)
 # How long a late answer may still take to arrive before an unconfirmed mail is sent again, unless a setting says so.
 GRACE: Final = timedelta(seconds=5)
+# While events are heard: one may prove that it is out. Safety never depends on this; it saves mails sent twice.
+GRACE_HEARD: Final = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +37,14 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is recorded of an attempt, and whether there is another. Nothing recorded: the job goes back as it was."""
+    """What is recorded of an attempt, and whether there is another. Nothing recorded: the job goes back as it was.
+
+    `call_ms` is how long its call took; None: there was none, or nobody knows.
+    """
 
     deliveries: tuple[Delivery, ...]
     again: Again | None = None
+    call_ms: int | None = None
 
 
 def retry_delay(attempt: int, *, jitter: float) -> timedelta:

@@ -1,114 +1,46 @@
-"""The environment, read once, checked and typed. Everything below the command line takes plain values."""
+"""The environment, read once, checked and typed. For the command line: everything below it takes plain values."""
 
 import os
-import re
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from mailroom.db.engine import URL_FORMS, connection_string
 from mailroom.db.namespace import DEFAULT_SCHEMA
 from mailroom.errors import SettingsError
 from mailroom.mail.transport import MAX_CALL_TIME
+from mailroom.settings.values import (
+    ON_LOOPBACK,
+    QUEUE,
+    SQS,
+    Address,
+    CallRate,
+    Channel,
+    DatabaseUrl,
+    Days,
+    MailRate,
+    Milliseconds,
+    Schema,
+    SecretKeys,
+    matching,
+)
 
 PREFIX: Final = "MAILROOM_"
 # Values that are never repeated in a message, nor in the repr of the settings.
-SECRET: Final = {"database_url", "listen_database_url", "secret_key"}
+SECRET: Final = {"database_url", "listen_database_url", "secret_key", "window_actions_database_url", "window_password"}
 MIN_SWEEP_INTERVAL: Final = timedelta(milliseconds=10)
-MIN_RATE: Final = 0.01
-MAX_NAME_BYTES: Final = 63  # PostgreSQL's
-
-
-def _milliseconds(value: object) -> timedelta:
-    if isinstance(value, timedelta):
-        return value
-    if re.fullmatch(r"[0-9]{1,9}", str(value)) is None:
-        raise ValueError("a whole number of milliseconds, at most 999999999")
-    return timedelta(milliseconds=int(str(value)))
-
-
-def days(value: object) -> timedelta | None:
-    """Read a number of days, such as 90d. Raises ValueError, which says what is accepted."""
-    if value is None or isinstance(value, timedelta):
-        return value
-    found = re.fullmatch(r"([1-9][0-9]{0,3})d", str(value))
-    if found is None:
-        raise ValueError("a number of days, 1d to 9999d")
-    return timedelta(days=int(found[1]))
-
-
-def _ms(duration: timedelta) -> int:
-    return duration // timedelta(milliseconds=1)
-
-
-def _secret_keys(value: object) -> tuple[bytes, ...]:
-    if isinstance(value, tuple):
-        return value
-    if re.fullmatch(r"[0-9a-fA-F]{64}(,[0-9a-fA-F]{64})*", str(value)) is None:
-        raise ValueError("64 hex digits, or several such keys with commas between them")
-    return tuple(bytes.fromhex(key) for key in str(value).split(","))
-
-
-def _rate(value: object) -> float:
-    if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", str(value)) is None or float(str(value)) < MIN_RATE:
-        raise ValueError(f"a number a second, at least {MIN_RATE:g}")
-    return float(str(value))
-
-
-def _mail_rate(value: object) -> float | None:
-    return None if value in (None, "") else _rate(value)
-
-
-def _call_rate(value: object) -> float | None:
-    return None if value in (None, "unlimited") else _rate(value)
-
-
-def _matching(pattern: str, meaning: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if re.fullmatch(pattern, value) is None:
-            raise ValueError(meaning)
-        return value
-
-    return AfterValidator(check)
-
-
-def _database_url(value: str, info: ValidationInfo) -> str:
-    try:
-        connection_string(value)
-    except SettingsError:
-        raise ValueError(URL_FORMS) from None
-    return value
-
-
-def _channel(value: str) -> str:
-    # LISTEN cuts a longer name off, and NOTIFY refuses it: nothing would be heard.
-    if re.fullmatch(r"\S+", value) is None or len(value.encode(errors="replace")) > MAX_NAME_BYTES:
-        raise ValueError(f"1 to {MAX_NAME_BYTES} characters without blanks, at most {MAX_NAME_BYTES} bytes in UTF-8")
-    return value
-
-
-def _schema(value: str) -> str:
-    # PostgreSQL keeps the first two for itself, and reads the third in a search_path as the name of the role.
-    kept = value.startswith("pg_") or value in ("information_schema", "$user")
-    unwritable = re.search(r"[\0\ud800-\udfff]", value)  # a surrogate: the environment is not UTF-8
-    if kept or unwritable or not 1 <= len(value.encode(errors="replace")) <= MAX_NAME_BYTES:
-        raise ValueError(
-            f"the name of a schema, 1 to {MAX_NAME_BYTES} bytes in UTF-8, not pg_…, information_schema or $user"
-        )
-    return value
-
-
-Milliseconds = Annotated[timedelta, BeforeValidator(_milliseconds)]
-DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
-
 
 # A claim takes its time, and a call begins only if it can end within the lease.
 MIN_LEASE: Final = MAX_CALL_TIME + timedelta(seconds=3)
 # Each check is a notification, and each of those a lock of the whole cluster.
 MIN_HEALTHCHECK: Final = timedelta(seconds=1)
+
+
+def _ms(duration: timedelta) -> int:
+    return duration // timedelta(milliseconds=1)
 
 
 class Settings(BaseSettings):
@@ -125,19 +57,19 @@ class Settings(BaseSettings):
         description="direct connection for LISTEN, if the other goes through PgBouncer; by default the same database",
     )
     # pydantic has a `schema` of its own.
-    schema_name: Annotated[str, AfterValidator(_schema)] = Field(
+    schema_name: Schema = Field(
         DEFAULT_SCHEMA,
         validation_alias=f"{PREFIX}SCHEMA",
         description="schema of the tables and functions; `mailroom migrate` makes it",
     )
-    secret_key: Annotated[tuple[bytes, ...], NoDecode, BeforeValidator(_secret_keys)] = Field(
+    secret_key: SecretKeys = Field(
         (),
         repr=False,
         description="64 hex digits that sign the links; required to send."
         " Of several keys, with commas between them, the first signs and all verify",
     )
-    channel_name: Annotated[str, AfterValidator(_channel)] = Field("token_insert", description="channel to LISTEN on")
-    queue_name: Annotated[str, _matching(r"\S{1,63}", "1 to 63 characters without blanks")] = Field(
+    channel_name: Channel = Field("token_insert", description="channel to LISTEN on")
+    queue_name: Annotated[str, matching(r"\S{1,63}", "1 to 63 characters without blanks")] = Field(
         "mailroom", description="queue to take jobs from"
     )
     healthcheck_interval: Milliseconds = Field(
@@ -150,41 +82,83 @@ class Settings(BaseSettings):
     on_unconfirmed: Literal["resend", "hold"] = Field(
         "resend", description="what to do with a mail that may have been sent: resend or hold"
     )
-    prune_after: Annotated[timedelta | None, BeforeValidator(days)] = Field(
+    prune_after: Days = Field(
         None, description="how many days finished jobs are kept, as in 90d; by default they are never deleted"
     )
-    unconfirmed_wait: Milliseconds = Field(
-        timedelta(milliseconds=5_000),
-        description="how long to wait for a late answer before an unconfirmed mail is sent again",
+    unconfirmed_wait: Milliseconds | None = Field(
+        None,
+        description="how long to wait for a late answer before an unconfirmed mail is sent again;"
+        " by default 5000, and 60000 while events of SES are heard",
     )
     debug: bool = Field(False, description="print each request to stdout instead of sending it")
-    ses_config_set: Annotated[str, _matching(r"[A-Za-z0-9_-]{0,64}", "at most 64 letters, digits, _ or -")] = Field(
+    ses_config_set: Annotated[str, matching(r"[A-Za-z0-9_-]{0,64}", "at most 64 letters, digits, _ or -")] = Field(
         "default", description="configuration set of SES; empty for none"
     )
-    ses_source: Annotated[str, _matching(r"[ -~]*[!-?A-~]@[!-?A-~][ -~]*", "an ASCII sender address")] = Field(
+    ses_source: Annotated[str, matching(r"[ -~]*[!-?A-~]@[!-?A-~][ -~]*", "an ASCII sender address")] = Field(
         "noreply@localhost", description="sender address"
     )
-    ses_rate: Annotated[float | None, BeforeValidator(_mail_rate)] = Field(
+    ses_rate: MailRate = Field(
         None,
         description="maximum mails a second of all workers and sweeps together;"
         " by default 0.9 of what SES allows the account",
     )
-    ses_bulk_rate: Annotated[float | None, BeforeValidator(_call_rate)] = Field(
+    ses_bulk_rate: CallRate = Field(
         1, description="maximum bulk calls a second of all workers and sweeps together, or unlimited"
     )
     # botocore reads AWS_DEFAULT_REGION alone, while every other AWS tool reads this one.
     aws_region: str | None = Field(
         None, validation_alias="AWS_REGION", description="region of SES; by default that of the AWS configuration"
     )
+    events_queue_url: str = Field(
+        "",
+        description="URL of the SQS queue that SES's events come through; by default none is read",
+    )
+    aws_endpoint_url_sqs: str | None = Field(
+        None, validation_alias="AWS_ENDPOINT_URL_SQS", description="where SQS is; by default at AWS"
+    )
     ses_output_path: Path | None = Field(
         None,
         description="folder for raw error answers of SES; by default ./output for send, and none for worker and sweep",
     )
 
+    window_password: Annotated[str, matching(r"(?s).{12,}|", "at least 12 characters")] = Field(
+        "",
+        repr=False,
+        description="password of the window, with any name; by default it asks for none, on this machine",
+    )
+    window_actions_database_url: DatabaseUrl = Field(
+        "",
+        repr=False,
+        description="the same database with the role worker, to act from the window; by default it only looks",
+    )
+    probe_address: Address = Field(
+        None,
+        description="port for probes and metrics of a worker, on loopback, or ADDRESS:PORT; by default there is none",
+    )
+    log_format: Literal["text", "json"] = Field("text", description="how the log is written: text or json")
+
     @property
     def signing_key(self) -> bytes:
         """The key that signs. There must be one."""
         return self.secret_key[0]
+
+    @property
+    def events_endpoint(self) -> str | None:
+        """Where the queue of events is, if on this machine and no variable of AWS says so; None: as those say."""
+        here = ON_LOOPBACK.match(self.events_queue_url)
+        return here[0] if here and not self.aws_endpoint_url_sqs else None
+
+    @model_validator(mode="after")
+    def _queue_is_one(self) -> Self:
+        url = self.events_queue_url
+        known = SQS.fullmatch(url) or (QUEUE.fullmatch(url) and (ON_LOOPBACK.match(url) or self.aws_endpoint_url_sqs))
+        if url and not known:
+            raise ValueError(
+                f"{PREFIX}EVENTS_QUEUE_URL: {url!r} is not accepted: the https:// URL of an SQS queue, as in"
+                " https://sqs.eu-west-1.amazonaws.com/123456789012/mailroom-events; any other only with"
+                " AWS_ENDPOINT_URL_SQS, or on this machine"
+            )
+        return self
 
     @model_validator(mode="after")
     def _hold_together(self) -> Self:
@@ -220,6 +194,29 @@ def load(*required: str, **overrides: Any) -> Settings:
             meaning = Settings.model_fields[name].description
             raise SettingsError(f"{variable(name)} is not set: {meaning}")
     return settings
+
+
+def log_format() -> str:
+    """Return how the log is to be written, before the settings are checked: what is not accepted, `load` tells."""
+    return "json" if os.environ.get(f"{PREFIX}LOG_FORMAT") == "json" else "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Supervisor:
+    """Who started the process wants to hear how it is, at this socket; and that it is alive, within that time."""
+
+    address: str
+    watchdog: timedelta | None
+
+
+def supervisor() -> Supervisor | None:
+    """Return what systemd says in the environment of a process that it supervises; None without one."""
+    address, usec = os.environ.get("NOTIFY_SOCKET", ""), os.environ.get("WATCHDOG_USEC", "")
+    if not address.startswith(("/", "@")):
+        return None
+    is_ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+    watched = is_ours and usec.isascii() and usec.isdecimal() and int(usec) > 0
+    return Supervisor(address, timedelta(microseconds=int(usec)) if watched else None)
 
 
 def variable(name: str) -> str:

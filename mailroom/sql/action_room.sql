@@ -46,6 +46,7 @@ BEGIN
                   SELECT token, created_at
                     FROM deliveries
                    WHERE deliveries.account = owner AND action = of_action AND limited
+                     AND retried_at IS NULL AND NOT (outcome = 'sent' AND never_out(message_id))
                      AND created_at > now() - interval '1 day' AND created_at <= clock_timestamp()
                    UNION ALL
                   SELECT token, claimed_at FROM in_flight WHERE in_flight.account = owner

@@ -1,4 +1,5 @@
--- Trigger: activate an account when a token that activates is consumed.
+-- Trigger: activate an account when a token that activates is consumed. Whoever consumes a token has read the mailbox: what
+-- was taken for dead is not.
 CREATE OR REPLACE FUNCTION mailroom.activate_account()
     RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -8,5 +9,7 @@ BEGIN
     IF (SELECT activates FROM actions WHERE name = NEW.action) THEN
         UPDATE accounts SET status = 'active' WHERE id = NEW.account AND status = 'provisioned';
     END IF;
+    UPDATE suppressions SET lifted_at = greatest(lifted_at, clock_timestamp(), bounced_at, soft_at)
+     WHERE address_hash = CASE WHEN NEW.address IS NULL THEN NEW.address_hash ELSE token_address_hash(NEW.address) END;
     RETURN NULL;
 END $$;

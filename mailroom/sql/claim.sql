@@ -9,7 +9,8 @@
 -- what committed later than that. Lanes that are paused are passed over; when `probing` (a boolean) only those that are by
 -- hand: where several pauses cover a lane, each alone would keep the others from ever being tried.
 --
--- What a kind of mail asks for is in its row of actions, and is what it is now.
+-- What a kind of mail asks for is in its row of actions, and is what it is now. If its template has several languages, `data` says
+-- which is the mail's, as in {"lang_de": "1", "lang_pt_br": ""}; it has no word for the default.
 --
 -- Returns a row for each job looked at: to be sent, the first of each batch with its batch and what its row of actions says; finished, with its outcome;
 -- or gone back to jobs, with neither: `busy`, due after a tenth of its token's age (from busy_wait to max_busy_wait),
@@ -35,11 +36,11 @@ CREATE OR REPLACE FUNCTION mailroom.claim(
     )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
-    SET row_security = off SET enable_bitmapscan = off SET join_collapse_limit = 1 AS $$
+    SET row_security = off SET enable_bitmapscan = off SET enable_memoize = off SET join_collapse_limit = 1 AS $$
 #variable_conflict use_column
 DECLARE
     lane     record;
-    kind     actions;
+    kind     record;
     held     claimed_job[];
     any_lost boolean;
     any_back boolean;
@@ -75,7 +76,7 @@ BEGIN
            AND NOT EXISTS (
                SELECT FROM pauses
                 WHERE pauses.scope IN ('account', 'configuration_set', 'identity', CAST(given.action AS text),
-                                       'queue:' || claim.queue)
+                                       'queue:' || claim.queue, lane_scope(given.priority, given.action))
                   AND (pauses.probe_at IS NULL OR NOT claim.probing))
          ORDER BY given.rank, waiting.oldest_due_at
     )
@@ -94,7 +95,15 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    SELECT * INTO kind FROM actions WHERE name = lane.action;
+    SELECT actions.*, pushed.languages, pushed.default_language
+      INTO kind
+      FROM actions
+      LEFT JOIN LATERAL (
+           SELECT languages, default_language
+             FROM templates
+            WHERE templates.name = actions.template AND cardinality(languages) > 1
+            LIMIT 1) AS pushed ON true  -- LIMIT: by index, however many there are
+     WHERE actions.name = lane.action;
     IF NOT FOUND THEN  -- whoever looks next knows it no more
         RETURN;
     END IF;
@@ -144,9 +153,26 @@ BEGIN
     --
     -- A token proves the address that its account had when it was made. Who has consumed a newer one needs no older one;
     -- who was never active consumed none that activates; and where the newest alone is mailed, any newer one counts.
+    --
+    -- What is known of the address that the mail would go to is asked last but these. Whoever complained gets what a person
+    -- asks for and waits for (priority 0), and nothing else.
     examined AS (
         SELECT taken.*, wanted.account, wanted.secret, wanted.code, wanted.login, wanted.created_at,
-               coalesce(wanted.address, wanted.email) AS email, CAST(wanted.data AS text) AS data,
+               coalesce(wanted.address, wanted.email) AS email,
+               -- Of each language but the default, whether it is this mail's: the longest that the account's begins with.
+               CASE
+                   WHEN kind.languages IS NULL THEN CAST(wanted.data AS text)
+                   ELSE CAST(coalesce(wanted.data, '{}') || (
+                       SELECT jsonb_object_agg('lang_' || replace(each.tag, '-', '_'), CASE each.tag WHEN nearest.tag THEN '1' ELSE '' END)
+                         FROM (SELECT (
+                                  SELECT spoken
+                                    FROM unnest(kind.languages) AS spoken
+                                   WHERE starts_with(translate(lower(wanted.language COLLATE "C"), '_', '-') || '-', spoken || '-')
+                                   ORDER BY length(spoken) DESC
+                                   LIMIT 1) AS tag) AS nearest
+                        CROSS JOIN unnest(kind.languages) AS each (tag)
+                        WHERE each.tag <> kind.default_language) AS text)
+               END AS data,
                kind.renews AND wanted.expires_at < now() + kind.life / 2 AS renews,
                accepted.batch AS accepted_in, accepted.fence AS accepted_fence, accepted.message_id,
                taken.attempt > 0 AND (
@@ -155,13 +181,22 @@ BEGIN
                     WHERE deliveries.token = taken.token AND deliveries.outcome = 'unconfirmed'
                     LIMIT 1
                    ) IS NOT NULL AS resend,
-               CASE
+               coalesce(CASE
                    WHEN accepted.message_id IS NOT NULL THEN 'AcceptedLate'
                    WHEN wanted.id IS NULL THEN 'TokenGone'
                    WHEN wanted.consumed_at IS NOT NULL THEN 'TokenConsumed'
                    WHEN wanted.address_hash <> token_address_hash(wanted.email) THEN 'AddressChanged'
                    WHEN wanted.status <> kind.needs THEN 'AccountStatus'
                    WHEN wanted.expires_at <= now() AND NOT kind.renews THEN 'TokenExpired'
+               END, (
+                   SELECT CASE suppressions.reason WHEN 'bounce' THEN 'SuppressedBounce' WHEN 'complaint' THEN 'SuppressedComplaint'
+                               WHEN 'soft_bounces' THEN 'SuppressedSoftBounces' WHEN 'added' THEN 'SuppressedByHand' END
+                     FROM suppressions
+                    WHERE suppressions.address_hash = CASE WHEN wanted.address IS NULL THEN wanted.address_hash
+                                                           ELSE token_address_hash(wanted.address) END
+                      AND (suppressions.reason <> 'complaint' OR kind.priority > 0)
+                    LIMIT 1
+               ), CASE
                    WHEN kind.newest_only THEN (
                        SELECT 'Superseded'
                          FROM tokens AS others
@@ -178,7 +213,7 @@ BEGIN
                           AND others.consumed_at IS NOT NULL
                         LIMIT 1
                        )
-               END AS error_code
+               END) AS error_code
           FROM taken
           LEFT JOIN LATERAL (
                SELECT token.*, owner.*
@@ -187,7 +222,7 @@ BEGIN
                         WHERE tokens.id = taken.token
                         LIMIT 1) AS token
                 CROSS JOIN LATERAL (
-                      SELECT email, login, status, activated_at
+                      SELECT email, login, status, activated_at, language
                         FROM accounts
                        WHERE accounts.id = token.account
                        LIMIT 1) AS owner
@@ -197,6 +232,7 @@ BEGIN
                  FROM deliveries
                 WHERE deliveries.token = taken.token AND deliveries.outcome = 'sent' AND deliveries.late
                   AND (deliveries.proof IS NULL OR deliveries.proof = substring(sha256(wanted.secret) FOR 8))
+                  AND NOT never_out(deliveries.message_id)
                 LIMIT 1
                ) AS accepted ON true
          OFFSET 0  -- each is examined once, and not again for the sort
@@ -280,8 +316,9 @@ BEGIN
          WHERE (busy OR surplus) AND error_code IS NULL;
     END IF;
     IF any_lost THEN
-        INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, message_id, error_code)
-        SELECT token, account, accepted_in, accepted_fence, lane.action, CAST(CASE error_code WHEN 'AcceptedLate' THEN 'sent' WHEN 'TokenExpired' THEN 'expired' ELSE 'cancelled' END
+        INSERT INTO deliveries (token, account, batch, fence, queue, priority, action, outcome, attempt, message_id, error_code)
+        SELECT token, account, accepted_in, accepted_fence, claim.queue, lane.priority, lane.action, CAST(CASE WHEN error_code = 'AcceptedLate' THEN 'sent' WHEN error_code = 'TokenExpired' THEN 'expired'
+                         WHEN starts_with(error_code, 'Suppressed') THEN 'suppressed' ELSE 'cancelled' END
                     AS delivery_outcome), attempt,
                nullif(message_id, ''), error_code
           FROM unnest(held)
@@ -289,9 +326,10 @@ BEGIN
     END IF;
     RETURN QUERY
     WITH batch AS (
-        INSERT INTO batches (queue, worker, action, priority, due_at, tokens, attempts, lease_until)
+        INSERT INTO batches (queue, worker, action, priority, due_at, tokens, attempts, due_ats, lease_until)
         SELECT claim.queue, claim.worker, lane.action, lane.priority, min(due_at),
                array_agg(token ORDER BY due_at, token), array_agg(attempt ORDER BY due_at, token),
+               array_agg(due_at ORDER BY due_at, token),
                clock_timestamp() + claim.lease
           FROM unnest(held)
          WHERE error_code IS NULL AND NOT busy AND NOT surplus
@@ -304,7 +342,7 @@ BEGIN
            CASE WHEN batch.id IS NOT NULL THEN kind.has_code END, token, due_at, lane.priority, CAST(lane.action AS text), attempt, account, email, login, data,
            secret, code, resend,
            CASE WHEN error_code = 'AcceptedLate' THEN 'sent' WHEN error_code = 'TokenExpired' THEN 'expired'
-                WHEN error_code IS NOT NULL THEN 'cancelled' END,
+                WHEN starts_with(error_code, 'Suppressed') THEN 'suppressed' WHEN error_code IS NOT NULL THEN 'cancelled' END,
            error_code, busy, surplus, lane.others
       FROM unnest(held)
       LEFT JOIN batch ON batch.first = token

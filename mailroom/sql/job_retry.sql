@@ -5,7 +5,7 @@
 --
 -- The fence is the final delivery: who locks it and finds it unmarked puts the job back, so two retries put back one. The
 -- job counts as tried: the claim looks for a late acceptance, and does not wait for a batch to fill. A token that is
--- gone or consumed, or that SES is known to have taken after all, stays as it is.
+-- gone or consumed, or that SES is known to have taken after all (and that is not contradicted, see never_out), stays as it is.
 --
 -- Returns a row for each job: its token, and whether it had been finished.
 --
@@ -44,7 +44,8 @@ BEGIN
            AND deliveries.outcome NOT IN ('sent', 'deferred', 'unconfirmed')
            AND NOT deliveries.late AND deliveries.retried_at IS NULL
            AND NOT EXISTS (
-               SELECT FROM deliveries AS taken WHERE taken.token = deliveries.token AND taken.outcome = 'sent')
+               SELECT FROM deliveries AS taken
+                WHERE taken.token = deliveries.token AND taken.outcome = 'sent' AND NOT never_out(taken.message_id))
          ORDER BY deliveries.id
            FOR UPDATE OF deliveries
     ),

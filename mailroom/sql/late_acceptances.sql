@@ -1,7 +1,8 @@
 -- Act on acceptances that came after their batch had been rescued. What is held and was accepted is due, so that the next
--- claim ends it as sent; what had failed and was accepted was sent.
+-- claim ends it as sent; what had failed, or was rejected in another call, and was accepted was sent. What is held, and of which each call is known to have
+-- come to nothing, is due as well.
 --
--- Arguments: horizon (an interval: how old an acceptance may be), most (how many jobs, and how many failures, at a time).
+-- Arguments: horizon (an interval: how old a failure may be), most (how many jobs, and how many failures, at a time).
 --
 -- Only this sweep does so, from the record, whatever came first: a settlement that is told twice, or told beside a rescue,
 -- decides nothing. A failure that an operator has taken back, or takes back at this moment, is left to its new job.
@@ -23,18 +24,47 @@ CREATE OR REPLACE FUNCTION mailroom.late_acceptances(
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
-    WITH accepted AS MATERIALIZED (
-        SELECT DISTINCT ON (deliveries.token) deliveries.token, batch, fence, message_id
+    -- It begins with what may change, which is little, and asks of each whether it was accepted: late acceptances may be many.
+    WITH candidate AS MATERIALIZED (
+        SELECT token, NULL::bigint AS id, true AS is_held FROM jobs WHERE due_at = 'infinity'
+        UNION ALL
+        SELECT token, id, false
           FROM deliveries
-         CROSS JOIN LATERAL (SELECT secret FROM tokens WHERE id = deliveries.token LIMIT 1) AS mailed
-         WHERE late AND outcome = 'sent' AND created_at > now() - late_acceptances.horizon
-           AND (proof IS NULL OR proof = substring(sha256(mailed.secret) FOR 8))
-         ORDER BY deliveries.token, created_at
+         WHERE outcome IN ('failed', 'rejected') AND NOT late AND retried_at IS NULL
+           AND created_at > now() - late_acceptances.horizon
+    ),
+    accepted AS MATERIALIZED (
+        SELECT candidate.token, candidate.id, candidate.is_held, late.batch, late.fence, late.message_id
+          FROM candidate
+         CROSS JOIN LATERAL (SELECT secret FROM tokens WHERE id = candidate.token LIMIT 1) AS mailed
+         CROSS JOIN LATERAL (
+               SELECT batch, fence, message_id
+                 FROM deliveries
+                WHERE deliveries.token = candidate.token AND outcome = 'sent' AND late
+                  AND (proof IS NULL OR proof = substring(sha256(mailed.secret) FOR 8))
+                  AND NOT never_out(message_id)
+                ORDER BY id
+                LIMIT 1) AS late
+    ),
+    -- What is held because it may be out, and is known not to be: each call that was made for it never went out.
+    disproved AS MATERIALIZED (
+        SELECT candidate.token
+          FROM candidate
+         WHERE is_held
+           AND EXISTS (SELECT FROM events WHERE events.token = candidate.token AND kind = 'rendering_failure')
+           AND NOT EXISTS (
+               SELECT FROM deliveries
+                WHERE deliveries.token = candidate.token AND outcome = 'unconfirmed'
+                  AND NOT EXISTS (
+                      SELECT FROM events AS told
+                       WHERE told.token = deliveries.token AND told.fence = deliveries.fence
+                         AND told.kind IN ('rendering_failure', 'reject')))
     ),
     held AS MATERIALIZED (
         SELECT token
           FROM jobs
-         WHERE token = ANY (ARRAY(SELECT token FROM accepted)) AND due_at = 'infinity'
+         WHERE token = ANY (ARRAY(SELECT token FROM accepted WHERE is_held UNION SELECT token FROM disproved))
+           AND due_at = 'infinity'
          ORDER BY token
          LIMIT late_acceptances.most
            FOR UPDATE SKIP LOCKED
@@ -44,25 +74,29 @@ BEGIN
         RETURNING jobs.token
     ),
     failed AS MATERIALIZED (
-        SELECT id
-          FROM deliveries
-         WHERE token = ANY (ARRAY(SELECT token FROM accepted))
-           AND outcome = 'failed' AND NOT late AND retried_at IS NULL
-         ORDER BY id
+        SELECT unsent.id
+          FROM (SELECT id FROM accepted WHERE NOT is_held ORDER BY id) AS given
+         CROSS JOIN LATERAL (
+               SELECT id
+                 FROM deliveries
+                WHERE deliveries.id = given.id AND outcome IN ('failed', 'rejected') AND NOT late AND retried_at IS NULL
+                LIMIT 1
+                  FOR UPDATE SKIP LOCKED) AS unsent
          LIMIT late_acceptances.most
-           FOR UPDATE SKIP LOCKED
     ),
     taken_back AS (
         UPDATE deliveries SET retried_at = clock_timestamp() FROM failed
          WHERE deliveries.id = failed.id
-        RETURNING deliveries.token, deliveries.account, deliveries.action, deliveries.attempt
+        RETURNING deliveries.token, deliveries.account, deliveries.action, deliveries.attempt, deliveries.queue,
+                  deliveries.priority
     ),
     amended AS (
-        INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, limited, message_id, error_code)
-        SELECT token, account, batch, fence, action, 'sent', attempt,
+        INSERT INTO deliveries (token, account, batch, fence, queue, priority, action, outcome, attempt, limited, message_id, error_code)
+        SELECT token, account, batch, fence, queue, priority, action, 'sent', attempt,
                coalesce((SELECT limited FROM actions WHERE name = taken_back.action), false), message_id, 'AcceptedLate'
           FROM taken_back
           JOIN accepted USING (token)
+         WHERE NOT is_held
         RETURNING token
     )
     SELECT (SELECT count(*) FROM freed) AS freed, (SELECT count(*) FROM amended) AS amended;

@@ -42,7 +42,8 @@ BEGIN
           FROM given
          WHERE NOT EXISTS (
                SELECT FROM pauses
-                WHERE pauses.scope IN ('account', 'configuration_set', 'identity', CAST(given.action AS text), 'queue:' || look.queue))
+                WHERE pauses.scope IN ('account', 'configuration_set', 'identity', CAST(given.action AS text),
+                                       'queue:' || look.queue, lane_scope(given.priority, given.action)))
     ),
     -- When a batch of this lane may leave: at once if it is urgent or comes back for another attempt, else once it is full,
     -- or once its oldest job has waited long enough. least() passes over a NULL.
@@ -85,7 +86,8 @@ BEGIN
                       SELECT FROM pauses AS by_hand
                        WHERE by_hand.probe_at IS NULL
                          AND by_hand.scope IN ('account', 'configuration_set', 'identity', CAST(given.action AS text),
-                                               'queue:' || look.queue))) AS probeable,
+                                               'queue:' || look.queue,
+                                               lane_scope(given.priority, given.action)))) AS probeable,
            EXISTS (SELECT FROM batches WHERE claimed_at > clock_timestamp())
                OR EXISTS (
                   SELECT FROM pauses

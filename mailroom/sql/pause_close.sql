@@ -2,9 +2,11 @@
 --
 -- Arguments: scope; by_hand (a boolean: whether a person ends it; a pause that was made by hand ends in no other way).
 --
+-- When a person ended it is kept: what happened before that does not pause it again.
+--
 -- Returns the scope, or no row if there is no such pause.
 --
--- Locks: the pause.
+-- Locks: when it was last ended by hand, then the pause.
 CREATE OR REPLACE FUNCTION mailroom.pause_close(
     scope text, by_hand boolean
 )
@@ -16,6 +18,11 @@ CREATE OR REPLACE FUNCTION mailroom.pause_close(
     SET row_security = off AS $$
 #variable_conflict use_column
 BEGIN
+    IF pause_close.by_hand THEN
+        INSERT INTO resumptions (scope, resumed_at)
+        SELECT scope, clock_timestamp() FROM pauses WHERE scope = pause_close.scope
+        ON CONFLICT (scope) DO UPDATE SET resumed_at = excluded.resumed_at;
+    END IF;
     RETURN QUERY
     DELETE FROM pauses
      WHERE scope = pause_close.scope AND (pause_close.by_hand OR probe_at IS NOT NULL)

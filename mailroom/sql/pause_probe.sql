@@ -48,7 +48,8 @@ BEGIN
                          SELECT FROM pauses AS by_hand
                           WHERE by_hand.probe_at IS NULL
                             AND by_hand.scope IN ('account', 'configuration_set', 'identity', CAST(lane.action AS text),
-                                                  'queue:' || pause_probe.queue)))
+                                                  'queue:' || pause_probe.queue,
+                                                  lane_scope(lane.priority, lane.action))))
             ORDER BY probe_at LIMIT 1 FOR UPDATE SKIP LOCKED)
     RETURNING scope;
 END $$;

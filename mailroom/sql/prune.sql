@@ -1,4 +1,4 @@
--- Forget tokens that have long been finished: all their deliveries, and the tokens themselves. A token that stayed without
+-- Forget tokens that have long been finished: all their deliveries and events, and the tokens themselves. A token that stayed without
 -- its deliveries would look as if it had never been mailed, and be mailed again.
 --
 -- Arguments: after (look at deliveries with higher ids), scan_limit (how many to look at), older_than (an interval).
@@ -91,6 +91,20 @@ BEGIN
                SELECT id FROM looked WHERE old AND token IS NULL
                 ORDER BY 1))
         RETURNING id
+    ),
+    -- Evidence goes with its token; what nothing here knows, by its own age.
+    unheard AS (
+        DELETE FROM events
+         WHERE token = ANY (ARRAY(
+               SELECT id FROM forgotten UNION ALL SELECT token FROM whole WHERE gone))
+    ),
+    strangers AS (
+        DELETE FROM events
+         WHERE (message_id, kind, at) IN (
+               SELECT message_id, kind, at FROM events
+                WHERE token IS NULL AND absorbed_at < now() - prune.older_than
+                ORDER BY absorbed_at
+                LIMIT prune.scan_limit)
     )
     SELECT (SELECT count(*) FROM cleared) AS deliveries,
            (SELECT count(*) FROM forgotten) AS tokens,

@@ -1,7 +1,7 @@
 -- Ask for a mail: make a token of this action for an account. Its job is made with it.
 --
 -- Arguments: action; the account, by its id or by its reference; address (where the mail goes, if not to the account's own);
--- data (a JSON object, for the template).
+-- data (a JSON object, for the template; names that begin with lang_ are the claim's).
 --
 -- Returns the id of the token, which is that of the job. Raises no_data_found if there is no such account or action. Whether
 -- the account's status fits, and how many it had lately, is asked when the mail is to leave: what is not mailed is on record.
@@ -31,6 +31,9 @@ BEGIN
     IF kind.activates AND request_mail.address IS NOT NULL THEN
         RAISE invalid_parameter_value
             USING MESSAGE = format('%s activates: it proves the account''s own address, and goes to no other', kind.name);
+    END IF;
+    IF jsonb_path_exists(request_mail.data, 'strict $.keyvalue().key ? (@ starts with "lang_")', silent => true) THEN
+        RAISE invalid_parameter_value USING MESSAGE = 'names that begin with lang_ are for the language of the mail';
     END IF;
     INSERT INTO tokens (action, account, address, data, expires_at, address_hash, newest_only)
     SELECT kind.name, id, request_mail.address, request_mail.data, now() + kind.life, token_address_hash(email),

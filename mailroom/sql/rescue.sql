@@ -30,14 +30,15 @@ BEGIN
          WHERE id = ANY (ARRAY(
                SELECT id FROM batches WHERE lease_until < clock_timestamp()
                 ORDER BY id LIMIT rescue.batch_limit OFFSET rescue.passed_over FOR UPDATE SKIP LOCKED))
-        RETURNING id, fence, queue, worker, action, priority, tokens, attempts
+        RETURNING id, fence, queue, worker, action, priority, tokens, attempts, due_ats, due_at, claimed_at
     ),
     job AS MATERIALIZED (
         SELECT lost.id AS batch, lost.fence, lost.queue, lost.worker, lost.action, held.token, held.attempt,
                CASE WHEN lost_before.batch IS NOT NULL THEN 3 ELSE least(lost.priority, 1) END AS priority,
-               tokens.account, held.attempt + 1 >= rescue.max_attempts AS failed
+               tokens.account, held.attempt + 1 >= rescue.max_attempts AS failed,
+               coalesce(held.due_at, lost.due_at) AS due_at, lost.claimed_at
           FROM lost
-         CROSS JOIN LATERAL unnest(lost.tokens, lost.attempts) AS held (token, attempt)
+         CROSS JOIN LATERAL unnest(lost.tokens, lost.attempts, lost.due_ats) AS held (token, attempt, due_at)
           LEFT JOIN tokens ON tokens.id = held.token
           LEFT JOIN LATERAL (
                SELECT deliveries.batch
@@ -47,13 +48,15 @@ BEGIN
                ) AS lost_before ON held.attempt > 0
     ),
     logged AS (
-        INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, limited, error_code, error)
-        SELECT token, account, batch, fence, action, 'unconfirmed'::delivery_outcome, attempt,
+        INSERT INTO deliveries (token, account, batch, fence, queue, priority, action, outcome, attempt, limited, error_code, error,
+                                due_at, claimed_at)
+        SELECT token, account, batch, fence, queue, priority, action, 'unconfirmed'::delivery_outcome, attempt,
                coalesce((SELECT limited FROM actions WHERE name = job.action), false),
-               'LeaseExpired', 'the worker did not settle the batch within its lease'
+               'LeaseExpired', 'the worker did not settle the batch within its lease', due_at, claimed_at
           FROM job
         UNION ALL
-        SELECT token, account, batch, fence, action, 'failed', attempt, false, 'LeaseExpired', 'no attempt is left'
+        SELECT token, account, batch, fence, queue, priority, action, 'failed', attempt, false, 'LeaseExpired', 'no attempt is left',
+               due_at, claimed_at
           FROM job
          WHERE failed
     ),

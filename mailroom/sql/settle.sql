@@ -3,7 +3,8 @@
 -- Arguments: closing_ids and closing_fences (the batches), action, and a row for each delivery in arrays: tokens, accounts,
 -- places (which of the closing, from 1), attempts, outcomes, message_ids, error_codes, errors; and for each job that is
 -- to be tried again: again_tokens, again_places, again_attempts, again_after (NULL: it is held, due never, until somebody
--- decides); and whether it is `asked` what has come meanwhile.
+-- decides); whether it is `asked` what has come meanwhile; and for each delivery call_ms, how many milliseconds its call
+-- took (NULL: there was none, or of all of them nothing is known: a worker of the release before does not say).
 --
 -- A job of these batches without a final delivery goes back to jobs, also when nothing is said of it: then uncharged, and
 -- due when the oldest of its batch was.
@@ -24,7 +25,7 @@ CREATE OR REPLACE FUNCTION mailroom.settle(
     closing_ids bigint[], closing_fences uuid[], action text, tokens bigint[], accounts bigint[],
     places integer[], attempts smallint[], outcomes text[], message_ids text[], error_codes text[], errors text[],
     again_tokens bigint[], again_places integer[], again_attempts smallint[], again_after interval[],
-    asked boolean
+    asked boolean, call_ms integer[] DEFAULT NULL
 )
     RETURNS TABLE (
         owned uuid[], due boolean
@@ -39,21 +40,23 @@ BEGIN
         DELETE FROM batches
          WHERE id = ANY (settle.closing_ids) AND id = settle.closing_ids[array_position(settle.closing_fences, fence)]
         RETURNING id, fence, array_position(settle.closing_fences, fence) AS place, queue, action, priority, due_at,
-                  tokens, attempts, claimed_at
+                  tokens, attempts, due_ats, claimed_at
     ),
     results AS MATERIALIZED (
         SELECT *
           FROM unnest(settle.tokens, settle.accounts, settle.places,
                       settle.attempts, CAST(settle.outcomes AS delivery_outcome[]), settle.message_ids,
-                      settle.error_codes, settle.errors)
-               AS result (token, account, place, attempt, outcome, message_id, error_code, error)
+                      settle.error_codes, settle.errors, settle.call_ms)
+               AS result (token, account, place, attempt, outcome, message_id, error_code, error, call_ms)
     ),
     logged AS (
         INSERT INTO deliveries (
-            token, account, batch, fence, action, outcome, attempt, limited, message_id, error_code, error)
-        SELECT token, account, closed.id, fence, CAST(settle.action AS token_action), outcome, attempt,
+            token, account, batch, fence, queue, priority, action, outcome, attempt, limited, message_id, error_code, error,
+            due_at, claimed_at, call_ms)
+        SELECT token, account, closed.id, fence, closed.queue, closed.priority, CAST(settle.action AS token_action), outcome, attempt,
                outcome IN ('sent', 'unconfirmed') AND coalesce((SELECT limited FROM actions WHERE name = settle.action), false),
-               message_id, error_code, error
+               message_id, error_code, error,
+               coalesce(due_ats[array_position(tokens, token)], closed.due_at), claimed_at, call_ms
           FROM results
           JOIN closed USING (place)
     ),

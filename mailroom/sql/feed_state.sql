@@ -1,0 +1,41 @@
+-- Say whether SES is heard: whether there is a feed of events, and whether it tells what becomes of mails.
+--
+-- Arguments: silence (an interval: for how long a mail may be out without an event of any).
+--
+-- Returns one row: for how many seconds the queue of events has not been read, and no event of ours been absorbed (NULL:
+-- never); whether mails went out that long ago, and nothing was heard since; whether it is live: heard once, and not silent
+-- now; and how many events there were: added, known already, of elsewhere, and unknown.
+--
+-- Locks: nothing.
+--
+-- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
+CREATE OR REPLACE FUNCTION mailroom.feed_state(
+    silence interval
+)
+    RETURNS TABLE (
+        polled_seconds double precision, heard_seconds double precision, silent boolean, live boolean,
+        added bigint, known bigint, elsewhere bigint, unknown bigint
+    )
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = mailroom, pg_temp SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET jit = off
+    SET row_security = off AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH newest AS MATERIALIZED (
+        SELECT feed.*,
+               CASE WHEN coalesce(feed.heard_at, feed.polled_at) < now() - feed_state.silence
+                    THEN EXISTS (
+                         SELECT FROM deliveries
+                          WHERE created_at > coalesce(feed.heard_at, feed.polled_at)
+                            AND created_at < now() - feed_state.silence
+                            AND outcome = 'sent' AND NOT late AND message_id IS NOT NULL AND error_code IS NULL
+                          LIMIT 1)
+                    ELSE false END AS silent
+          FROM feed
+    )
+    SELECT CAST(extract(epoch FROM clock_timestamp() - polled_at) AS double precision),
+           CAST(extract(epoch FROM clock_timestamp() - heard_at) AS double precision),
+           newest.silent, heard_at IS NOT NULL AND NOT newest.silent, newest.added, newest.known, newest.elsewhere, newest.unknown
+      FROM newest;
+END $$;

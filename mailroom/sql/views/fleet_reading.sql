@@ -1,0 +1,5 @@
+-- What one process of the fleet counted for all of them, and when. `found` is NULL until somebody has; failed_at and
+-- failure are of the last try to count since, if that failed.
+CREATE OR REPLACE VIEW mailroom.fleet_reading AS
+SELECT read_at, found, failed_at, failure, due_at, minutes_until
+  FROM readings;
