@@ -12,6 +12,7 @@ from typing import Final, TextIO
 
 from mailroom.errors import LineError, TransportError
 from mailroom.job import Action
+from mailroom.mail import templates
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Outcome, Rejected, Sent
 
@@ -35,8 +36,13 @@ class PipeTransport:
         self._out = out
 
     def unmailable(self, mail: Mail) -> Rejected | None:
-        """See `Transport.unmailable`: a line has no field for what a template is given besides."""
-        return None if mail.data is None else Rejected("DataInLine", "a line of collect has no field for data")
+        """See `Transport.unmailable`: a line has no field for what a template is given besides.
+
+        Nor has it one for the language: such a mail is sent in the default one.
+        """
+        if templates.without_languages(mail.data) is None:
+            return None
+        return Rejected("DataInLine", "a line of collect has no field for data")
 
     def send(self, action: Action, mails: Sequence[Mail], *, batch: str | None) -> Sequence[Outcome]:
         fields = [field for mail in mails for field in _fields(action, mail)]

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import boto3
 from botocore import exceptions as boto
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mypy_boto3_sesv2 import SESV2Client
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Credentials may come from a program, or from a server on this machine.
 MAX_CONNECT: Final = timedelta(seconds=30)
@@ -90,7 +92,6 @@ def connect(
     no sense or are missing. One client serves `connections` threads. Validation is off: requests are built here alone,
     and SES checks what botocore does not.
     """
-    _quieten()
     config = Config(
         retries={"mode": "standard", "total_max_attempts": attempts},
         connect_timeout=connect_timeout.total_seconds(),
@@ -99,19 +100,27 @@ def connect(
         tcp_keepalive=True,
         parameter_validation=False,
     )
+    return made(lambda session: session.client("sesv2", config=config), "SES", region=region)
 
-    def make() -> "tuple[SESV2Client, object]":
+
+def made(make: Callable[[boto3.Session], T], what: str, *, region: str | None) -> T:
+    """Return a client that is made from what boto3's own chain says. Raises SettingsError, which names `what`."""
+    _quieten()
+
+    def make_it() -> tuple[T, object]:
         session = boto3.Session(region_name=region)
-        return session.client("sesv2", config=config), session.get_credentials()
+        return make(session), session.get_credentials()
 
     try:
-        client, credentials = network.with_deadline(make, within=MAX_CONNECT)
+        client, credentials = network.with_deadline(make_it, within=MAX_CONNECT)
     except network.FailedError as error:
         if isinstance(error.cause, boto.NoRegionError):
-            raise SettingsError(f"SES cannot be used: {error.cause} Set AWS_REGION.") from error
-        raise SettingsError(f"SES cannot be used: {error.code}: check the AWS_ variables") from error
+            raise SettingsError(f"{what} cannot be used: {error.cause} Set AWS_REGION.") from error
+        raise SettingsError(f"{what} cannot be used: {error.code}: check the AWS_ variables") from error
     if credentials is None:
-        raise SettingsError("SES cannot be used: no AWS credentials were found (AWS_ACCESS_KEY_ID, a profile, a role)")
+        raise SettingsError(
+            f"{what} cannot be used: no AWS credentials were found (AWS_ACCESS_KEY_ID, a profile, a role)"
+        )
     return client
 
 

@@ -2,12 +2,14 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from email.utils import parseaddr
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.exceptions import ClientError
 
+from mailroom import finding
 from mailroom.errors import TransportError
 from mailroom.finding import Finding, failed, ok, warning
 from mailroom.job import Action
@@ -29,19 +31,37 @@ _MISSING: Final = "NotFoundException"
 _TAG: Final = re.compile(r"\{\{\{?([^{}]*)\}?\}\}")
 # A comment that may hold tags.
 _COMMENT: Final = re.compile(r"\{\{~?!--.*?--~?\}\}", re.DOTALL)
+# The beginning of an inline partial, which has a name and needs no value.
+_INLINE: Final = re.compile(r"""#\*\s*inline\s+["'](.+)["']""")
 # What is no variable in a tag: a comment, the end of a block, its other branch.
 _MARKS: Final = re.compile(r"!|/|else\b")
 
 
-def examine(client: "SESV2Client", *, source: str, config_set: str, actions: Sequence[Action]) -> list[Finding]:
-    """Check the account, the sender, the configuration set and the template of each action."""
+def examine(
+    client: "SESV2Client",
+    *,
+    source: str,
+    config_set: str,
+    actions: Sequence[Action],
+    flags: Mapping[str, Iterable[str]],
+) -> list[Finding]:
+    """Check the account, the sender, the configuration set and the template of each action.
+
+    `flags`: what each template is told of the language of a mail, by its name.
+    """
     checks: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
         ("account", lambda: _account(client)),
-        ("identity", lambda: [_identity(client, parseaddr(source)[1])]),
+        *(("identity", lambda sender=sender: [_identity(client, sender)]) for sender in _senders(source, actions)),
         ("configuration set", lambda: [_config_set(client, config_set)]),
-        *((f"template {action.template}", lambda action=action: [_template(client, action)]) for action in actions),
+        *((f"template {action.template}", partial(_templates, client, action, flags)) for action in actions),
     ]
     return [finding for name, check in checks for finding in _checked(name, check)]
+
+
+def _senders(source: str, actions: Sequence[Action]) -> list[str]:
+    """Return the address of each sender, that of most mails first."""
+    named = [source, *(action.source for action in actions if action.source)]
+    return list(dict.fromkeys(parseaddr(each)[1] for each in named))
 
 
 def _checked(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
@@ -66,17 +86,17 @@ def _account(client: "SESV2Client") -> Iterator[Finding]:
     used = found.sent_last_24_hours / found.max_24_hour_send if found.max_24_hour_send > 0 else 0.0
     quota = f"{found.sent_last_24_hours:.0f} of {found.max_24_hour_send:.0f} mails sent in 24 hours"
     if found.enforcement == "SHUTDOWN":
-        yield failed("account", "SES has suspended it", "see the case in the AWS console")
+        yield failed("account", "SES has suspended it", finding.SEE_THE_CASE)
     elif found.enforcement not in {"HEALTHY", ""}:
-        yield warning("account", f"under review: {found.enforcement}", "see bounces and complaints in the AWS console")
+        yield warning("account", f"under review: {found.enforcement}", finding.SEE_BOUNCES)
     if not found.sending_enabled:
-        yield failed("account", "sending is paused", "aws sesv2 put-account-sending-attributes --sending-enabled")
+        yield failed("account", "sending is paused", finding.SWITCH_SENDING_ON)
     if not found.production_access:
-        yield warning("account", "in the sandbox: only verified addresses receive", "ask AWS for production access")
+        yield warning("account", "in the sandbox: only verified addresses receive", finding.LEAVE_SANDBOX)
     if used >= 1:
-        yield failed("account", f"the quota is used up: {quota}", "wait, or ask AWS for a higher one")
+        yield failed("account", f"the quota is used up: {quota}", finding.WAIT_FOR_QUOTA)
     elif used >= MUCH_OF_THE_QUOTA:
-        yield warning("account", f"the quota is nearly used up: {quota}", "ask AWS for a higher one")
+        yield warning("account", f"the quota is nearly used up: {quota}", finding.RAISE_QUOTA)
     elif found.max_24_hour_send < 0:
         yield ok("account", "no quota")
     else:
@@ -97,9 +117,7 @@ def _identity(client: "SESV2Client", address: str) -> Finding:
             return ok("identity", f"{identity} is verified")
         known.append(identity)
     if known:
-        return failed(
-            "identity", f"{known[0]} is not verified", "finish its verification: DKIM records, or the mail's link"
-        )
+        return failed("identity", f"{known[0]} is not verified", finding.VERIFY_SENDER)
     return failed(
         "identity", f"SES knows neither {address} nor its domain", "create the identity, or set MAILROOM_SES_SOURCE"
     )
@@ -120,15 +138,17 @@ def _config_set(client: "SESV2Client", name: str) -> Finding:
     except ClientError as error:
         if classify.error_code(error.response) != _MISSING:
             raise
-        return failed(
-            "configuration set", f"{name} does not exist", "create it, or set MAILROOM_SES_CONFIG_SET, empty for none"
-        )
+        return failed("configuration set", f"{name} does not exist", finding.MAKE_CONFIG_SET)
     if not answer.get("SendingOptions", {}).get("SendingEnabled", True):
-        return failed("configuration set", f"{name} may not send", "enable sending for it")
+        return failed("configuration set", f"{name} may not send", finding.ENABLE_CONFIG_SET)
     return ok("configuration set", f"{name} is there")
 
 
-def _template(client: "SESV2Client", action: Action) -> Finding:
+def _templates(client: "SESV2Client", action: Action, flags: Mapping[str, Iterable[str]]) -> list[Finding]:
+    return [_template(client, action, flags.get(action.template, ()))]
+
+
+def _template(client: "SESV2Client", action: Action, flags: Iterable[str]) -> Finding:
     name = action.template
     check = f"template {name}"
     try:
@@ -144,7 +164,7 @@ def _template(client: "SESV2Client", action: Action) -> Finding:
     if unfilled := used & RESERVED - given:
         message = f"uses {_listed(unfilled)}, which {action} has not: SES will refuse every mail"
         return failed(check, message, f"use only {', '.join(sorted(given))}, and data of request_mail")
-    if unknown := used - given:
+    if unknown := used - given - set(flags):
         message = f"uses {_listed(unknown)}: SES will refuse every mail that was not asked for with that in its data"
         return warning(check, message, f"give it to request_mail, or use only {', '.join(sorted(given))}")
     if not content.get("Text"):
@@ -159,9 +179,10 @@ def _listed(names: Iterable[str]) -> str:
 def variables(template: str) -> set[str]:
     """Return the names that a template needs values for."""
     found: set[str] = set()
-    for tag in _TAG.findall(_COMMENT.sub("", template)):
-        words = tag.strip().lstrip("~").rstrip("~").strip()
-        if _MARKS.match(words):
+    tags = [tag.strip().lstrip("~").rstrip("~").strip() for tag in _TAG.findall(_COMMENT.sub("", template))]
+    inline = {begins[1] for tag in tags if (begins := _INLINE.fullmatch(tag))}
+    for words in tags:
+        if _MARKS.match(words) or _INLINE.fullmatch(words) or (words[:1] == ">" and words[1:].strip() in inline):
             continue
         opens = words[:1] in {"#", "^"}
         names = words.split()[1:] if opens else [words.lstrip("&> ").strip()]

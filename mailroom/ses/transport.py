@@ -1,23 +1,25 @@
 """The transport itself: one call for several mails, and what its answer means for each."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mailroom.errors import TransportError
 from mailroom.job import Action, SesAccount
 from mailroom.mail.transport import CONNECT_TRIES, RETRY_WAIT, Mail
-from mailroom.outcome import Answer, Deferred, RefusedTogether, Rejected, Sent, Unconfirmed
-from mailroom.ses import answer, classify, network, request
+from mailroom.outcome import Answer, Deferred, RefusedTogether, Rejected, Scope, Sent, Unconfirmed
+from mailroom.ses import answer, classify, network
 from mailroom.ses.account import account
 from mailroom.ses.address import UNSUPPORTED_ADDRESS, ascii_address
 from mailroom.ses.answer_file import AnswerFile
 from mailroom.ses.classify import Fault
 from mailroom.ses.client import Clients
-from mailroom.ses.request import Entry
+from mailroom.ses.request import Entry, Requests
 
 if TYPE_CHECKING:
     from mypy_boto3_sesv2 import SESV2Client
@@ -35,16 +37,17 @@ class SesTransport:
         *,
         source: str,
         config_set: str = "",
+        site: UUID | None = None,
         output_path: Path | None = None,
         renew: "Callable[[], SESV2Client] | None" = None,
     ) -> None:
-        """`config_set` may be empty: none. `output_path` is the folder for raw error answers; None: not kept.
+        """`config_set` may be empty: none. `site` is the database's, for the tags: see `mailroom.queue.events`.
 
-        `renew` makes another client for when the first is refused, or comes to no answer; None: it is kept for ever.
+        `output_path` is the folder for raw error answers; None: not kept. `renew` makes another client for when the
+        first is refused, or comes to no answer; None: it is kept for ever.
         """
         self._clients = Clients(client, renew)
-        self.source = source
-        self._config_set = config_set
+        self._requests = Requests(client, source=source, config_set=config_set, site=site)
         self._kept = AnswerFile(output_path) if output_path is not None else None
         config: Any = client.meta.config
         self.max_call_time = self._patience = (
@@ -75,6 +78,8 @@ class SesTransport:
     def _call(self, action: Action, entries: Sequence[Entry], batch: str | None) -> Sequence[Answer]:
         """Make one call for all entries; return what became of each."""
         outcomes, raw = self._answer(action, entries, batch)
+        if action.source is not None:
+            outcomes = [_of_action(outcome) for outcome in outcomes]
         if any(_may_be_the_clients(outcome) for outcome in outcomes):
             self._clients.doubt()
         if self._kept and not all(isinstance(outcome, Sent) for outcome in outcomes):
@@ -90,7 +95,7 @@ class SesTransport:
             return [classify.outcome(Fault.LOCAL, error.code)] * len(entries), raw
         except network.FailedError as error:
             if isinstance(error.cause, ClientError):
-                fault, code = answer.fault(error.cause, source=self.source)
+                fault, code = answer.fault(error.cause, source=self._requests.source(action))
                 whole = fault is Fault.MAIL and len(entries) > 1
                 one: Answer = RefusedTogether(code) if whole else classify.outcome(fault, code)
                 return [one] * len(entries), error.cause.response
@@ -99,22 +104,22 @@ class SesTransport:
 
     def _request(self, action: Action, entries: Sequence[Entry], batch: str | None) -> tuple[Sequence[Answer], object]:
         """Raises what `network.call_with_connect_retries` does."""
-        frame = self._frame(action, entries, batch)
+        request = self._requests.write(action, entries, batch=batch)
+        source = self._requests.source(action)
 
         def call() -> tuple[Sequence[Answer], object]:
             client = self._clients.current()
-            answered: Any = (client.send_email if len(entries) == 1 else client.send_bulk_email)(**frame)
-            return answer.results(answered, len(entries), source=self.source), answered
+            answered: Any = (client.send_email if len(entries) == 1 else client.send_bulk_email)(**request)
+            return answer.results(answered, len(entries), source=source), answered
 
         return network.call_with_connect_retries(call, within=self._patience)
 
-    def _frame(self, action: Action, entries: Sequence[Entry], batch: str | None) -> dict[str, Any]:
-        frame: dict[str, Any] = {"FromEmailAddress": self.source}
-        if self._config_set:
-            frame["ConfigurationSetName"] = self._config_set
-        if len(entries) == 1:
-            return frame | request.single(action, entries[0], batch=batch)
-        return frame | request.bulk(action, entries, batch=batch)
+
+def _of_action(outcome: Answer) -> Answer:
+    """Return what became of a mail of an action with a sender of its own: if that is refused, others' mails may go."""
+    if isinstance(outcome, Deferred) and outcome.scope is Scope.IDENTITY:
+        return replace(outcome, scope=Scope.ACTION)
+    return outcome
 
 
 def _may_be_the_clients(outcome: Answer) -> bool:

@@ -62,6 +62,8 @@ class Bisection:
         self._called = self._answered = self._searching = self._searched = False
         self._progressed = self._accepted = self._in_vain = False
         self._refused = 0
+        # How many milliseconds the last call took in which a mail was, by its token.
+        self.call_ms: dict[int | None, int] = {}
 
     def send(self, mails: Sequence[Mail]) -> Sequence[Outcome]:
         """Try to send every mail once; return what became of each, by position.
@@ -105,6 +107,7 @@ class Bisection:
 
     def _call(self, mails: Sequence[Mail]) -> Sequence[Answer]:
         """Make a call. Where the transport ends, what earlier calls of the batch have told is worth more than that."""
+        began = time.monotonic()
         try:
             answers = self._transport.send(self._action, mails, batch=self._batch)
         except TransportError:
@@ -112,6 +115,7 @@ class Bisection:
                 raise
             self._in_vain = True
             return [Untried("TransportEnded")] * len(mails)
+        self.call_ms.update(dict.fromkeys((mail.token for mail in mails), round((time.monotonic() - began) * 1000)))
         if len(answers) != len(mails):
             raise AssertionError("a transport returns an answer for every mail")
         return answers

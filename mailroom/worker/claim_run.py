@@ -3,8 +3,8 @@
 import logging
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -21,6 +21,7 @@ from mailroom.mail.transport import Mail
 from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue.settle import Judged
 from mailroom.queue.verdict import Verdict, judge
+from mailroom.worker.batch_log import log_batch
 from mailroom.worker.bisection import Bisection
 from mailroom.worker.claim_size import MAX_SENDING, ClaimSize
 from mailroom.worker.shared import Shared
@@ -57,6 +58,7 @@ class ClaimRun:
         self._since = since
         self._interpret = interpret
         self._answers: list[Sequence[Outcome]] = []
+        self._call_ms: dict[int | None, int] = {}  # by token
         self._settled = 0
         self.due = True
         self._gave_back = False
@@ -119,7 +121,7 @@ class ClaimRun:
         latest = self._deadline - self._shared.transport.max_call_time.total_seconds()
         if time.monotonic() <= self._permit.until or self._take_again(len(batch.jobs), latest):
             return True
-        log.info("no permit any more for batch=%d: the claim took longer than it holds", batch.id)
+        log.info("no permit any more, the claim took longer than it holds: batch=%d", batch.id)
         return False
 
     def _ensure_time(self, batch: Batch) -> bool:
@@ -127,7 +129,7 @@ class ClaimRun:
         if self._deadline - time.monotonic() >= self._shared.transport.max_call_time.total_seconds():
             return True
         self._shared.reactions.back_off(Deferred("OutOfTime", "the claim took too long for the lease", charged=False))
-        log.warning("no time any more for batch=%d: too little of its lease was left", batch.id)
+        log.warning("no time any more, too little of the lease was left: batch=%d", batch.id)
         return False
 
     def _send(self, batch: Batch) -> Sequence[Outcome]:
@@ -135,14 +137,18 @@ class ClaimRun:
         try:
             mails = [_mail(job, self._shared.key) for job in batch.jobs]
             fault = Unconfirmed("InternalError", "a fault in mailroom; its log says more")
-            return Bisection(
+            calls = Bisection(
                 self._shared.transport,
                 batch.action,
                 batch=str(batch.fence),
                 deadline=self._deadline,
                 sharing=self._shared.sharing,
                 before_call=self._before_call,
-            ).send(mails)
+            )
+            with self._shared.telemetry.sending(batch):
+                outcomes = calls.send(mails)
+            self._call_ms.update(calls.call_ms)
+            return outcomes
         except TransportError:
             raise
         except Exception:
@@ -174,7 +180,7 @@ class ClaimRun:
         attempts = Retrying(
             retry=retry_if_exception(is_retryable),
             wait=wait_random_exponential(multiplier=0.1, max=MAX_SETTLE_WAIT.total_seconds()),
-            before_sleep=lambda state: _log_settle_retry(state, closing[0][0]),
+            before_sleep=lambda state: self._settle_failed(state, closing[0][0]),
         )
         self._note(closing, owned=attempts(self._settle_once, closing))
 
@@ -203,19 +209,30 @@ class ClaimRun:
 
     def _judge(self, batch: Batch, outcomes: Iterable[Outcome]) -> list[Verdict]:
         return [
-            judge(
-                outcome,
-                attempt=job.attempt,
-                jitter=random.random(),  # noqa: S311 - spreads retries
-                resend_after=self._shared.limits.resend_after,
+            replace(
+                judge(
+                    outcome,
+                    attempt=job.attempt,
+                    jitter=random.random(),  # noqa: S311 - spreads retries
+                    resend_after=self._shared.resend.current,
+                ),
+                call_ms=self._call_ms.get(job.token),
             )
             for job, outcome in zip(batch.jobs, outcomes, strict=True)
         ]
 
     def _settle_once(self, judged: Sequence[Judged]) -> set[UUID]:
         with self._shared.engine.connect() as connection:
+            began = time.monotonic()
             owned, self.due = queue.settle_and_look(connection, judged)
+        self._shared.telemetry.settle_took([batch for batch, _ in judged], time.monotonic() - began)
         return owned
+
+    def _settle_failed(self, state: RetryCallState, batch: Batch) -> None:
+        self._shared.telemetry.settle_failed()
+        error = state.outcome and state.outcome.exception()
+        if state.attempt_number == 1 and isinstance(error, DBAPIError):
+            log.warning("batch id=%d not settled yet, trying until it is: %s", batch.id, first_line(error))
 
     def _note(self, closed: Sequence[Judged], *, owned: set[UUID]) -> None:
         self._settled, self._returning = len(self._answers), ()
@@ -223,7 +240,9 @@ class ClaimRun:
             if not verdicts or not all(verdict.deliveries for verdict in verdicts):  # some are returned
                 self._shared.claims.returned(batch)
                 self._gave_back = True
-            _log_batch(batch, verdicts, owned=batch.fence in owned, seconds=time.monotonic() - self._since)
+            is_ours = batch.fence in owned
+            ids = self._shared.telemetry.settled(batch, verdicts, owned=is_ours)
+            log_batch(batch, verdicts, owned=is_ours, seconds=time.monotonic() - self._since, ids=ids)
 
 
 def _goes_well(outcomes: Sequence[Outcome]) -> bool:
@@ -243,26 +262,3 @@ def _mail(job: Job, key: bytes) -> Mail:
         data=job.data,
         alone=job.resend,
     )
-
-
-def _log_settle_retry(state: RetryCallState, batch: Batch) -> None:
-    error = state.outcome and state.outcome.exception()
-    if state.attempt_number == 1 and isinstance(error, DBAPIError):
-        log.warning("batch id=%d not settled yet, trying until it is: %s", batch.id, first_line(error))
-
-
-def _log_batch(batch: Batch, verdicts: Sequence[Verdict], *, owned: bool, seconds: float) -> None:
-    """One line for the batch, and one for each mail that was not sent. Without verdicts it was returned whole."""
-    counts = Counter(verdict.deliveries[-1].outcome if verdict.deliveries else "untried" for verdict in verdicts)
-    counts["untried"] += len(batch.jobs) - len(verdicts)
-    outcomes = " ".join(f"{outcome}={count}" for outcome, count in sorted(counts.items()) if count)
-    late = "" if owned else " late=true"
-    what = (batch.id, batch.action, len(batch.jobs), outcomes, seconds * 1000, late)
-    log.info("batch id=%d action=%s jobs=%d %s ms=%d%s", *what)
-    for job, verdict in zip(batch.jobs, verdicts, strict=False):
-        for delivery in verdict.deliveries:
-            if delivery.outcome != "sent":
-                log.info(
-                    "mail token=%d action=%s batch=%d attempt=%d outcome=%s code=%s",
-                    *(job.token, job.action, batch.id, job.attempt, delivery.outcome, delivery.error_code),
-                )

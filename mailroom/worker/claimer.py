@@ -28,6 +28,7 @@ class Claimer:
     def __init__(self, shared: Shared, *, name: str) -> None:
         self._name = f"{name}/{secrets.token_hex(4)}"  # host and process id come again, in containers above all
         self._engine = shared.engine
+        self._telemetry = shared.telemetry
         self._limits = shared.limits
         self._claims = shared.claims
         self._urgent_came = shared.urgent_came
@@ -108,12 +109,14 @@ class Claimer:
             with self._engine.connect() as connection:
                 if time.monotonic() < self._abandoned_until:
                     self._return_abandoned(connection)
+                began = time.monotonic()
                 claim = make(connection)
         except DBAPIError:
             # It may have been made all the same, or still be: nobody sends it then, and it is returned once seen.
             self._abandoned_until = time.monotonic() + self._limits.lease.total_seconds()
             raise
         self._known.update(batch.fence for batch in claim.batches)
+        self._telemetry.claimed(claim, seconds=time.monotonic() - began)
         return claim
 
     def _return_abandoned(self, connection: Connection) -> None:

@@ -4,9 +4,10 @@ import logging
 import threading
 from collections.abc import Hashable
 
+from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from mailroom.db.engine import first_line
+from mailroom.db.engine import first_line, renew_connections
 
 log = logging.getLogger(__name__)
 
@@ -14,18 +15,24 @@ log = logging.getLogger(__name__)
 class Outage:
     """Keeps apart what has failed: a server that is read-only answers a look, and no claim. Safe between threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._lock = threading.Lock()
         self._failing: set[Hashable] = set()
 
-    def fails(self, what: Hashable, error: DBAPIError) -> bool:
-        """Take note that this failed; return whether it had failed before, and other connections may be better."""
+    def fails(self, what: Hashable, error: DBAPIError) -> None:
+        """Take note that this failed.
+
+        Leave the connections there are for new ones where one failure follows another, whatever it is called: a role's
+        settings or rights may have been fixed since they were made, or the name led to another server then.
+        """
         with self._lock:
             if not self._failing:
                 log.warning("database error, trying until it is gone: %s", first_line(error))
             again = what in self._failing
             self._failing.add(what)
-        return again
+        if again:
+            renew_connections(self._engine)
 
     def works(self, what: Hashable) -> None:
         """Take note that this works."""

@@ -1,8 +1,8 @@
 """One sender: claim batches, within its permits, and have them sent and settled."""
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -43,6 +43,7 @@ class Sender:
         self.size = ClaimSize(shared.limits.batch_limit, claim_limit=shared.limits.claim_limit)
         self.prober = Prober(shared, self.claimer, self.size, serve_urgent=self.work_claim)
         self._step_size = StepSize(shared.limits.batch_limit)
+        self.is_busy = False
 
     def work_claim(self) -> Work | None:
         """Claim a batch, or several where they are quickly sent, send and settle; None if there is no permit to send.
@@ -52,6 +53,7 @@ class Sender:
         repeated until the database takes it.
         """
         limit = self._step_size.size
+        self._shared.vitals.rest()  # for its turn, or for another sender to ask for permits
         with ExitStack() as stack:
             with self._turn():
                 permit = self._take_permit(limit)
@@ -59,6 +61,7 @@ class Sender:
                     return None
                 stack.enter_context(permit)
                 since = time.monotonic()
+                self._shared.vitals.beat()
                 claim = self._claim(permit, limit)
             # Of what is limited a claim takes one batch, whatever was wanted.
             full = claim.others or (claim.taken > 0 and claim.taken % min(limit, permit.count) == 0)
@@ -68,7 +71,8 @@ class Sender:
             due = True
             if claim.batches:
                 run = ClaimRun(self._shared, claim.batches, permit=permit, size=self.size, since=since)
-                run.work()
+                with self._busy():
+                    run.work()
                 self.claimer.settled()
                 due = run.due
             return Work(claim.taken, full=full, busy=claim.busy, due=due or full or claim.busy > 0)
@@ -76,6 +80,15 @@ class Sender:
     def permit_wait(self) -> timedelta:
         """How long until there may be a permit for mail that is not urgent."""
         return self._shared.permits.wait()
+
+    @contextmanager
+    def _busy(self) -> Iterator[None]:
+        """Say of the block that this sender has jobs."""
+        self.is_busy = True
+        try:
+            yield
+        finally:
+            self.is_busy = False
 
     def _turn(self) -> AbstractContextManager[object]:
         """Give the turn to claim: one at a time for claims of several batches."""

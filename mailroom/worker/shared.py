@@ -8,12 +8,15 @@ from sqlalchemy import Engine
 
 from mailroom.fleet.permits import NO_LIMIT, Permits
 from mailroom.mail.transport import Transport
+from mailroom.queue.feed import ResendWait
 from mailroom.queue.limits import Limits
 from mailroom.worker.breaker import Breaker
 from mailroom.worker.call_sharing import CallSharing
 from mailroom.worker.claims import Claims
 from mailroom.worker.reactions import Reactions
 from mailroom.worker.refusals import Refusals
+from mailroom.worker.telemetry import NO_TELEMETRY, Telemetry
+from mailroom.worker.vitals import Vitals
 
 
 class Shared:
@@ -32,14 +35,19 @@ class Shared:
         limits: Limits,
         permits: Permits = NO_LIMIT,
         clock: Callable[[], float] = time.monotonic,
+        telemetry: Telemetry = NO_TELEMETRY,
+        vitals: Vitals | None = None,
     ) -> None:
-        """`key` signs the tokens."""
+        """`key` signs the tokens. Who watches the process brings `telemetry` and `vitals`."""
         self.engine = engine
         self.transport = transport
         self.key = key
         self.limits = limits
+        self.resend = ResendWait(limits)
         self.permits = permits
         self.clock = clock
+        self.telemetry = telemetry
+        self.vitals = vitals or Vitals()
         self.claims = Claims(engine, limits, permits)
         self.sharing = CallSharing()
         self.breaker = Breaker()

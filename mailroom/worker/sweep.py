@@ -5,15 +5,17 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from enum import Enum, auto
+from functools import partial
 from typing import Final
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.engine import first_line
 from mailroom.db.step_size import is_cut_off
 from mailroom.fleet.permits import ASK_AGAIN
-from mailroom.queue import late_acceptances
+from mailroom.ops import reputation
+from mailroom.queue import feed, late_acceptances
 from mailroom.queue.claim import MAX_BUSY_WAIT
 from mailroom.queue.clock_repair import ClockRepair
 from mailroom.queue.look import View
@@ -47,8 +49,9 @@ def sweep(shared: Shared, *, name: str, max_time: timedelta) -> Swept:
     def goes_on() -> bool:
         return time.monotonic() < deadline and not stopping()
 
-    _apply_late(engine)
-    rescue = Rescue(resend_after=shared.limits.resend_after)
+    _act_on_record(shared)
+    rescue = Rescue(shared.resend)
+    shared.vitals.rescued = lambda: rescue.mails
     with engine.connect() as connection:
         while not stopping() and rescue.step(connection):
             pass
@@ -66,13 +69,24 @@ def sweep(shared: Shared, *, name: str, max_time: timedelta) -> Swept:
     return swept
 
 
-def _apply_late(engine: Engine) -> None:
-    """Let late acceptances decide; what keeps that from being done does not keep mails from being sent."""
+def _act_on_record(shared: Shared) -> None:
+    """Let evidence decide that came late; what keeps that from being done does not keep mails from being sent."""
+    acts: tuple[Callable[[Connection], object], ...] = (
+        shared.resend.refresh,
+        partial(feed.take_back, queue=shared.limits.queue),
+        late_acceptances.apply,
+    )
+    for act in acts:
+        try:
+            with shared.engine.connect() as connection:
+                act(connection)
+        except DBAPIError as error:
+            log.warning("late evidence is left to the next sweep: %s", first_line(error))
     try:
-        with engine.connect() as connection:
-            late_acceptances.apply(connection)
+        with shared.engine.connect() as connection:
+            reputation.review(connection)
     except DBAPIError as error:
-        log.warning("late acceptances failed, the next sweep tries again: %s", first_line(error))
+        log.warning("the review of the rates is left to the next sweep: %s", first_line(error))
 
 
 def _drain(shared: Shared, sender: Sender, goes_on: Callable[[], bool]) -> Swept:
@@ -80,7 +94,9 @@ def _drain(shared: Shared, sender: Sender, goes_on: Callable[[], bool]) -> Swept
     while goes_on():
         work = _claim(shared, sender)
         if work is None:
-            time.sleep(min(sender.permit_wait(), ASK_AGAIN).total_seconds())
+            wait = min(sender.permit_wait(), ASK_AGAIN).total_seconds()
+            time.sleep(wait)
+            shared.telemetry.permit_awaited(wait)
             continue
         busy |= work.busy > 0
         if work.taken:
@@ -111,6 +127,7 @@ def _claim(shared: Shared, sender: Sender) -> Work | None:
 
 def _look(connection: Connection, shared: Shared, goes_on: Callable[[], bool]) -> View:
     """Look from the beginning of the queue, for what came back or committed late; bring back what is too far ahead."""
+    shared.telemetry.sweeps(connection)
     view = shared.claims.look_from_start(connection, goes_on)
     if not view.ahead:
         return view

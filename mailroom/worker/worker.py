@@ -1,46 +1,38 @@
 """The process around N senders: it looks for what is due, wakes senders for it, rescues, and stops in order."""
 
 import logging
-import os
 import queue as mailbox
-import socket
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from datetime import timedelta
+from math import inf
 from typing import Final
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import DBAPIError
 
-from mailroom.db.engine import renew_connections
 from mailroom.db.step_size import is_cut_off
 from mailroom.errors import MailroomError
-from mailroom.fleet.permits import ASK_AGAIN, NO_LIMIT, Permits
-from mailroom.mail.transport import Transport
+from mailroom.fleet.permits import ASK_AGAIN
 from mailroom.ops.maintenance import Maintenance
 from mailroom.queue.clock_repair import ClockRepair
-from mailroom.queue.limits import Limits
 from mailroom.queue.listener import NORMAL, STEP, URGENT, Listener
 from mailroom.queue.look import View
 from mailroom.queue.rescue import Rescue
 from mailroom.worker.outage import Outage
+from mailroom.worker.report import Report, process_name
 from mailroom.worker.sender import Sender, Work
 from mailroom.worker.shared import Shared
+from mailroom.worker.starting import start_all
+from mailroom.worker.vitals import LOOK, SENDER
+from mailroom.worker.wakeups import FIRST_LOOK, NEXT_STEP, WAITS, WORKED, Wakeups
 
 log = logging.getLogger(__name__)
 
-# After work a look comes in a while, and then later and later: a commit may have seen a queue that was not yet empty,
-# and so not have notified, and have come too late for who settled last to see it.
-FIRST_LOOK: Final = timedelta(seconds=1)
-# While the pages of the queue are looked at, or a clock is repaired, some at a time.
-NEXT_STEP: Final = timedelta(milliseconds=100)
 OUTAGE_WAIT: Final = timedelta(seconds=1)
 # What is more than a look takes its turn: who waits for a look must not wait for that.
 MAX_LOOK: Final = timedelta(seconds=0.25)
-LOOK: Final = "look"
-WORKED: Final = "worked"
-WAITS: Final = "waits"
 # A sender waits for a permit, but not for the next day's quota.
 MAX_PERMIT_WAIT: Final = timedelta(seconds=5)
 
@@ -50,65 +42,65 @@ class Worker:
 
     def __init__(
         self,
-        engine: Engine,
-        transport: Transport,
+        shared: Shared,
         *,
-        key: bytes,
-        limits: Limits,
         concurrency: int,
         sweep_interval: timedelta,
         prune_after: timedelta | None = None,
-        permits: Permits = NO_LIMIT,
     ) -> None:
-        """`engine` needs a pool of `concurrency` + 2 connections, and one more where the account is watched."""
-        self._engine = engine
-        self._limits = limits
+        """The engine needs a pool of `concurrency` + 2 connections, and one more where the account is watched."""
+        self._shared = shared
+        self._engine, self._limits, self._vitals = shared.engine, shared.limits, shared.vitals
         self._sweep_interval = sweep_interval
-        self._maintenance = Maintenance(engine, queue=limits.queue, prune_after=prune_after)
-        self._shared = Shared(engine, transport, key=key, limits=limits, permits=permits)
-        names = f"{socket.gethostname()}/{os.getpid()}"
+        self._maintenance = Maintenance(
+            self._engine, queue=self._limits.queue, prune_after=prune_after, resend=shared.resend
+        )
         self._senders = [
-            Sender(self._shared, name=f"{names}/{number}", start_another=lambda: self._start_senders(1))
+            Sender(self._shared, name=f"{process_name()}/{number}", start_another=lambda: self._start_senders(1))
             for number in range(concurrency)
         ]
+        self._report = Report(self._engine, self._senders, queue=self._limits.queue)
         self._probeable = threading.Event()
         self._came = threading.Event()
         self._failure: MailroomError | None = None
         self._claims = self._shared.claims
-        self._rescue = Rescue(resend_after=limits.resend_after)
-        self._clock_repair = ClockRepair(limits)
-        self._outage = Outage()
-        # What wakes the process, and what wakes one sender: True for work, False to stop. SimpleQueue, since a signal
-        # handler may put into it at any moment.
-        self._wakeups: mailbox.SimpleQueue[str] = mailbox.SimpleQueue()
+        self._rescue = Rescue(self._shared.resend)
+        self._clock_repair = ClockRepair(self._limits)
+        self._outage = Outage(self._engine)
+        # What wakes the process, and what wakes one sender: True for work, False to stop.
+        self._wakeups = Wakeups()
         self._work_tokens: mailbox.SimpleQueue[bool] = mailbox.SimpleQueue()
 
-    def run(self, listener: Listener | None = None) -> None:
+    def run(self, listener: Listener | None = None, *, feeding: bool = False) -> None:
         """Work until `stop`; then let calls in flight finish, and settle them.
 
-        Raises TransportError if the transport takes no more, MailroomError if a sender died.
+        `feeding`: beside it, this process reads the events of the provider. Raises TransportError if the transport
+        takes no more, MailroomError if a sender died, or cannot be started.
         """
+        self._report.listener, self._report.feeding = listener, feeding
         threads = [threading.Thread(target=self._serve, args=(sender,)) for sender in self._senders]
-        listening = None if listener is None else threading.Thread(target=listener.run, daemon=True)
-        for thread in [*threads, *([listening] if listening else [])]:
-            thread.start()
-        log.info("worker started queue=%s concurrency=%d", self._limits.queue, len(self._senders))
+        listening = [] if listener is None else [threading.Thread(target=listener.run, daemon=True)]
         try:
+            start_all([*threads, *listening])
+            log.info("worker started queue=%s concurrency=%d", self._limits.queue, len(self._senders))
+            self._tell_vitals(listener)
             self._keep_looking()
         finally:
             self.stop()
             if listener is not None:
                 listener.stop()
-            for thread in threads:
+            for thread in filter(threading.Thread.is_alive, threads):
                 thread.join()
-            if listening is not None:
-                listening.join(2 * STEP.total_seconds())  # it may hang in a connection, and nothing depends on it
+            for thread in filter(threading.Thread.is_alive, listening):
+                thread.join(2 * STEP.total_seconds())  # it may hang in a connection, and nothing depends on it
+            self._report.leave(reachable=LOOK not in self._outage.failing)
         log.info("worker stopped")
         if self._failure is not None:
             raise self._failure
 
     def stop(self) -> None:
         """Claim nothing more. May be called from any thread and from a signal handler, and more than once."""
+        self._vitals.is_stopping = True
         self._shared.stopping.set()
         self._wakeups.put("")
         for _ in self._senders:
@@ -116,6 +108,8 @@ class Worker:
 
     def woken(self, payload: str) -> None:
         """Take a notification: a job starts a sender, an urgent one also frees one; any other is worth a look."""
+        if payload:
+            self._shared.telemetry.woken("notification")
         if payload == URGENT:
             self._shared.urgent_came.set()
         if payload in {URGENT, NORMAL}:
@@ -145,15 +139,18 @@ class Worker:
             return time.monotonic() < ends and not self._shared.stopping.is_set()
 
         with self._engine.connect() as connection:
+            if sweep:
+                self._shared.telemetry.sweeps(connection)
             view = self._see(connection, goes_on if sweep or self._claims.is_scanning else None)
+            self._vitals.reached()
             ahead = view.ahead
             while ahead and goes_on():
                 ahead = self._clock_repair.step(connection, self._claims.lanes.all)
             while view.rescuable and not self._shared.stopping.is_set() and self._rescue.step(connection):
                 view = self._see(connection, None)
         rest = self._rescue.rest if view.rescuable else None
-        waits = [wait for wait in (view.next, rest, NEXT_STEP if self._claims.is_scanning or ahead else None) if wait]
-        return min(waits, default=None)
+        waits = (view.next, rest, NEXT_STEP if self._claims.is_scanning or ahead else None)
+        return min(filter(None, waits), default=None)
 
     def _see(self, connection: Connection, from_start: Callable[[], bool] | None) -> View:
         """Look, and start as many senders as there is work for. A sender that failed is to try again."""
@@ -166,55 +163,59 @@ class Worker:
         self._start_senders(len(self._senders) if failed else view.ready + view.probeable)
         return view
 
+    def _tell_vitals(self, listener: Listener | None) -> None:
+        vitals = self._vitals
+        vitals.backs_off = lambda: self._shared.breaker.is_open
+        vitals.rescued, vitals.reconciled = lambda: self._rescue.mails, lambda: self._maintenance.reconciled
+        vitals.is_listening = None if listener is None else lambda: listener.is_listening
+        vitals.is_started = True
+
     def _keep_looking(self) -> None:
+        with self._vitals.watched(LOOK):
+            self._look_until_stopped()
+
+    def _look_until_stopped(self) -> None:
         soon, sweep_at = FIRST_LOOK, time.monotonic()
         while not self._shared.stopping.is_set():
+            self._vitals.came_round()
             sweep = time.monotonic() >= sweep_at
+            self._shared.telemetry.woken("sweep" if sweep else "look")
             if sweep:
                 sweep_at = time.monotonic() + self._sweep_interval.total_seconds()
             upcoming = self._look_if_possible(sweep=sweep)
-            if sweep and LOOK not in self._outage.failing:
-                self._maintenance.step(time.monotonic())
-            ends = min(time.monotonic() + min(soon, upcoming or soon).total_seconds(), sweep_at)
-            worked = self._wait_for_wakeup(ends)
+            report_at = self._do_the_rest(sweep=sweep)
+            ends = min(time.monotonic() + min(soon, upcoming or soon).total_seconds(), sweep_at, report_at)
+            worked = self._wakeups.wait(ends)
             soon = FIRST_LOOK if worked else min(soon * 2, self._sweep_interval)
+
+    def _do_the_rest(self, *, sweep: bool) -> float:
+        """Do what is not looking for work, where the database can be reached; return the moment of the next report."""
+        if LOOK in self._outage.failing or self._shared.stopping.is_set():
+            return inf
+        if sweep:
+            self._maintenance.step(time.monotonic())
+        return self._report.step(time.monotonic())
 
     def _look_if_possible(self, *, sweep: bool) -> timedelta | None:
         try:
             upcoming = self.look(sweep=sweep)
         except DBAPIError as error:
-            self._note_outage(LOOK, error)
+            self._outage.fails(LOOK, error)
             return OUTAGE_WAIT
         self._outage.works(LOOK)
         return upcoming
-
-    def _wait_for_wakeup(self, ends: float) -> bool:
-        """Wait, until a monotonic moment, for what asks for a look; whether a sender has worked.
-
-        That alone, and a job that may have to wait, ask for one in a while: one for all of them.
-        """
-        worked = False
-        while (wait := ends - time.monotonic()) > 0:
-            try:
-                wakeups = {self._wakeups.get(timeout=wait)}
-            except mailbox.Empty:
-                break
-            while not self._wakeups.empty():
-                wakeups.add(self._wakeups.get())
-            worked |= WORKED in wakeups
-            if wakeups - {WORKED, WAITS}:
-                break
-            soon = NEXT_STEP if WAITS in wakeups else FIRST_LOOK
-            ends = min(ends, time.monotonic() + soon.total_seconds())
-        return worked
 
     def _serve(self, sender: Sender) -> None:
         """Be one sender's thread. Should it die, the process stops, so that whoever supervises it sees."""
         alive = False
         try:
-            while self._work_tokens.get():
-                self._drain(sender)
-            sender.claimer.return_abandoned()
+            with self._vitals.watched(SENDER):
+                self._vitals.rest()
+                while self._work_tokens.get():
+                    self._vitals.beat()
+                    self._drain(sender)
+                    self._vitals.rest()
+                sender.claimer.return_abandoned()
             alive = True
         finally:
             if not alive:
@@ -258,16 +259,8 @@ class Worker:
         self._probeable.clear()
         return sender.prober.probe(self._shared.stopping.is_set)
 
-    def _note_outage(self, what: Hashable, error: DBAPIError) -> None:
-        """Leave the connections there are for new ones where one failure follows another, whatever it is called.
-
-        A role's settings or rights may have been fixed since they were made, or the name led to another server then.
-        """
-        if self._outage.fails(what, error):
-            renew_connections(self._engine)
-
     def _note_failure(self, sender: Sender, error: DBAPIError) -> None:
-        self._note_outage(sender, error)
+        self._outage.fails(sender, error)
         if is_cut_off(error):
             self._claims.start_over()
         self._shared.stopping.wait(OUTAGE_WAIT.total_seconds())
@@ -278,6 +271,7 @@ class Worker:
             wait = self._shared.breaker.wait_to_try(time.monotonic())
             if not wait:
                 return True
+            self._vitals.beat()
             self._shared.stopping.wait(wait.total_seconds())
         return False
 
@@ -287,7 +281,10 @@ class Worker:
         wait = sender.permit_wait()
         if wait > MAX_PERMIT_WAIT:
             return False
+        self._vitals.beat()
+        began = time.monotonic()
         self._shared.stopping.wait(min(wait, ASK_AGAIN).total_seconds())
+        self._shared.telemetry.permit_awaited(time.monotonic() - began)
         return True
 
     def _fail(self, error: MailroomError) -> None:

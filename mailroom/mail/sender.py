@@ -1,0 +1,27 @@
+"""Who sends a mail, or gets the answers: one address, with a name or without, as it may stand in a header."""
+
+import re
+from email.utils import formataddr, unquote
+from typing import Final
+
+MAX_SENDER: Final = 320
+_ADDRESS: Final = re.compile(r"[!#-'*+./0-9=?A-Z^_`a-z{|}~-]{1,64}@[A-Za-z0-9.-]+")
+# A name before it is as a person writes it, quoted or not.
+_ONE: Final = re.compile(r"([^<>]*?)\s*<([^<>]*)>|([^<>]*)", re.DOTALL)
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def sender(given: str) -> str:
+    """Return an address in ASCII, with its name, if it has one, in words of RFC 2047 where that needs them.
+
+    Raises ValueError, which says what is accepted, for anything that is not one address, and for what could end a
+    header and begin another.
+    """
+    found = _ONE.fullmatch(given.strip())
+    name, address = (unquote(found[1] or ""), found[2] or found[3] or "") if found else ("", "")
+    if _CONTROL.search(given) or "@" in name or not _ADDRESS.fullmatch(address):
+        raise ValueError("one address in ASCII, as in help@example.com or 'Shop <mail@example.com>'")
+    written = formataddr((name, address), "utf-8")
+    if len(written) > MAX_SENDER:
+        raise ValueError(f"with its name at most {MAX_SENDER} characters, as written in a header")
+    return written

@@ -1,0 +1,135 @@
+"""The SQS queue that SES's events come through. An event stays in it until it is deleted."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+
+from mailroom.errors import FeedError
+from mailroom.event import Unreadable
+from mailroom.mail.event_source import MAX_WAIT, Received
+from mailroom.mail.transport import CONNECT_TIMEOUT
+from mailroom.ses import classify
+from mailroom.ses.client import made
+from mailroom.ses.event import read
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+T = TypeVar("T")
+
+# SQS: at most ten messages a call.
+MAX_MESSAGES: Final = 10
+# How long a message that is kept is hidden from others, from now on.
+KEPT: Final = timedelta(seconds=120)
+# SQS answers a long poll when its wait is over. Whoever gives up before that loses what comes meanwhile.
+_MORE_THAN_WAIT: Final = timedelta(seconds=8)
+_ATTEMPTS: Final = 3
+_REGION: Final = re.compile(
+    r"https?://(?:[^/]*\.)?(?:sqs(?:-fips)?\.([a-z0-9-]+)\.(?:vpce\.)?(?:amazonaws\.com|api\.aws)"
+    r"|([a-z0-9-]+)\.queue\.amazonaws\.com)(?:\.cn)?(?::[0-9]+)?/"
+)
+
+
+def region_of(url: str) -> str | None:
+    """Return the region that the URL of a queue names; None where it names none."""
+    found = _REGION.match(url)
+    return found and (found[1] or found[2])
+
+
+def connect_to_queue(
+    url: str, *, region: str | None, connections: int, endpoint: str | None = None, wait: timedelta = MAX_WAIT
+) -> "SQSClient":
+    """Return a client for the queue at that URL, in the region that it names, or else in `region`.
+
+    What goes wrong is tried again: to receive or to delete twice does no harm. `endpoint` is where the queue is if it
+    is not at AWS; None: as boto3's own chain has it. `wait` is the longest wait for a message. Raises SettingsError.
+    """
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        connect_timeout=CONNECT_TIMEOUT.total_seconds(),
+        read_timeout=(wait + _MORE_THAN_WAIT).total_seconds(),
+        max_pool_connections=connections,
+        tcp_keepalive=True,
+        parameter_validation=False,
+    )
+    return made(
+        lambda session: session.client("sqs", config=config, endpoint_url=endpoint),
+        "SQS",
+        region=region_of(url) or region,
+    )
+
+
+class EventQueue:
+    """Reads events from SQS. Safe to share between threads."""
+
+    most = MAX_MESSAGES
+
+    def __init__(self, client: "SQSClient", url: str) -> None:
+        self._client = client
+        self._url = url
+
+    def receive(self, *, wait: timedelta) -> Sequence[Received]:
+        """See `EventSource.receive`; whole seconds, and one at least: a short poll may find nothing that is there."""
+
+        def receive() -> list[Received]:
+            answer: Any = self._client.receive_message(
+                QueueUrl=self._url,
+                MaxNumberOfMessages=MAX_MESSAGES,
+                WaitTimeSeconds=max(1, round(wait.total_seconds())),
+                MessageSystemAttributeNames=["ApproximateReceiveCount"],
+            )
+            return [_received(message) for message in answer.get("Messages", [])]
+
+        return _asked(receive)
+
+    def remove(self, messages: Sequence[Received]) -> int:
+        """See `EventSource.remove`: SQS says of each whether it is gone, within an answer that is well."""
+
+        def delete(some: Sequence[Received]) -> int:
+            entries: Any = _entries(some)
+            answer: Any = self._client.delete_message_batch(QueueUrl=self._url, Entries=entries)
+            return len(answer.get("Failed", []))
+
+        return sum(_asked(partial(delete, some)) for some in _calls(messages))
+
+    def keep(self, messages: Sequence[Received]) -> None:
+        """See `EventSource.keep`: what cannot be kept comes again, and does no harm."""
+
+        def keep(some: Sequence[Received]) -> None:
+            entries: Any = _entries(some, VisibilityTimeout=round(KEPT.total_seconds()))
+            self._client.change_message_visibility_batch(QueueUrl=self._url, Entries=entries)
+
+        for some in _calls(messages):
+            _asked(partial(keep, some))
+
+
+def _received(message: Any) -> Received:
+    body = message.get("Body")
+    holds = read(body) if isinstance(body, str) else Unreadable()
+    return Received(classify.word(message.get("MessageId")), message["ReceiptHandle"], holds)
+
+
+def _calls(messages: Sequence[Received]) -> Iterator[Sequence[Received]]:
+    for start in range(0, len(messages), MAX_MESSAGES):
+        yield messages[start : start + MAX_MESSAGES]
+
+
+def _entries(messages: Sequence[Received], **more: int) -> list[dict[str, Any]]:
+    return [{"Id": str(place), "ReceiptHandle": each.handle, **more} for place, each in enumerate(messages)]
+
+
+def _asked(question: Callable[[], T]) -> T:
+    """Put a question to SQS. Raises FeedError with the code of the refusal, or of what went wrong on the way."""
+    try:
+        return question()
+    except ClientError as error:
+        raise FeedError(classify.error_code(error.response)) from error
+    except (BotoCoreError, HTTPClientError) as error:
+        raise FeedError(type(error).__name__) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:  # what botocore raises at an answer of no sense
+        raise FeedError("UnreadableAnswer") from error

@@ -1,0 +1,116 @@
+"""What a process tells the fleet every 15 seconds: that it lives. And what one of them counts for all, in turn."""
+
+import logging
+import os
+import secrets
+import socket
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from mailroom.db import functions
+from mailroom.db.bounded import SOON, bounded
+from mailroom.db.engine import first_line
+from mailroom.ops.refresh import refresh
+from mailroom.queue.listener import Listener
+from mailroom.worker.sender import Sender
+from mailroom.worker.telemetry import installed_version
+
+log = logging.getLogger(__name__)
+
+EVERY: Final = timedelta(seconds=15)
+FORGET_AFTER: Final = timedelta(days=1)
+
+
+def process_name() -> str:
+    """Return the host and the id of this process."""
+    return f"{socket.gethostname()}/{os.getpid()}"
+
+
+def tell_of_sweep(engine: Engine, *, queue: str) -> str:
+    """Tell the fleet that a sweep has just ended, and count for all, if that is due; return what kept it from counting.
+
+    It is there as a process without senders: one row for all that cron starts on this host. Raises DBAPIError.
+    """
+    about = {"name": f"{socket.gethostname()}/sweep/{queue}", "queue": queue, "version": installed_version()}
+    nothing = {"senders": 0, "busy": 0, "listening": None, "feeding": False, "forget_after": FORGET_AFTER}
+    with engine.connect() as connection, bounded(connection, SOON):
+        functions.call(connection, "worker_seen", about | nothing)
+    failures: list[str] = []
+    refresh(engine, fails=failures.append)
+    return "".join(failures)
+
+
+class Report:
+    """Is made by the thread that looks for work: where that hangs, the process is not seen any more.
+    It is soon over, for the same reason.
+
+    `listener` and `feeding` are what is told of it besides its senders: None is a process that does not listen, and
+    `feeding` one that reads the events of the provider.
+    """
+
+    def __init__(self, engine: Engine, senders: Sequence[Sender], *, queue: str) -> None:
+        self.name = f"{process_name()}/{secrets.token_hex(4)}"  # of a process id and a host there may be two, in time
+        self.listener: Listener | None = None
+        self.feeding = False
+        self._engine = engine
+        self._senders = senders
+        self._about = {"name": self.name, "queue": queue, "version": installed_version(), "senders": len(senders)}
+        self._troubles: dict[str, str] = {}
+        self._seen = False
+        self._due_at = float("-inf")
+
+    def step(self, now: float) -> float:
+        """Report if it is due at `now`, in monotonic seconds; return when it is due again.
+
+        What the database refuses is logged once.
+        """
+        if now >= self._due_at:
+            self._due_at = now + EVERY.total_seconds()
+            self._try("the report of this worker", self._report)
+            self._try("the count for the fleet", self._count)
+        return self._due_at
+
+    def leave(self, *, reachable: bool = True) -> None:
+        """Say that the process has stopped. Where that cannot be said, it will be forgotten."""
+        if not self._seen or not reachable:
+            return
+        try:
+            with self._engine.connect() as connection, bounded(connection, SOON):
+                functions.call(connection, "worker_left", {"name": self.name})
+        except DBAPIError as error:
+            log.info("that this worker has stopped is not on record: %s", first_line(error))
+
+    def _report(self) -> str:
+        now = {
+            "busy": sum(sender.is_busy for sender in self._senders),
+            "listening": None if self.listener is None else self.listener.is_listening,
+            "feeding": self.feeding,
+            "forget_after": FORGET_AFTER,
+        }
+        with self._engine.connect() as connection, bounded(connection, SOON):
+            functions.call(connection, "worker_seen", self._about | now)
+        self._seen = True
+        return ""
+
+    def _count(self) -> str | None:
+        failures: list[str] = []
+        found = refresh(self._engine, fails=failures.append)
+        if failures:
+            return failures[0]
+        return None if found is None else ""
+
+    def _try(self, what: str, act: Callable[[], str | None]) -> None:
+        """Do it; it returns what was wrong. None: it was not its turn, and nothing is known."""
+        try:
+            trouble = act()
+        except DBAPIError as error:
+            trouble = first_line(error)
+        if trouble is None:
+            return
+        if trouble and trouble != self._troubles.get(what):
+            log.warning("%s failed, trying again: %s", what, trouble)
+        self._troubles[what] = trouble

@@ -1,0 +1,99 @@
+"""What came of the events that were read: counted, and logged as a line now and then. No address is in it."""
+
+import logging
+import threading
+import time
+from collections import Counter
+from datetime import timedelta
+from typing import Final
+
+from mailroom.event import Ignored
+from mailroom.mail.event_source import Received
+from mailroom.queue.events import Absorbed
+
+log = logging.getLogger(__name__)
+
+EVERY: Final = timedelta(minutes=1)
+# Messages that were said to stay in the queue. They come again, a few times each.
+MAX_NAMED: Final = 1_000
+
+
+class Tally:
+    """Counts, and says of each trouble once that it is there and once that it is over. Safe between threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._told_at = time.monotonic()
+        self._named: dict[str, None] = {}
+        self._seen: set[Ignored] = set()
+        self._troubles: dict[str, str] = {}
+
+    def received(self, messages: int) -> None:
+        """Count messages as they come."""
+        self._add(received=messages)
+
+    def absorbed(self, absorbed: Absorbed) -> None:
+        """Count what became of events."""
+        self._add(added=absorbed.added, known=absorbed.known, elsewhere=absorbed.elsewhere, unknown=absorbed.unknown)
+
+    def ignored(self, why: Ignored) -> None:
+        """Count a message that is nothing for us; say of each reason once that there is such a thing."""
+        self._add(ignored=1)
+        with self._lock:
+            first = why not in self._seen
+            self._seen.add(why)
+        if first:
+            log.info("events of this kind are passed over: %s", why)
+
+    def unreadable(self, message: Received) -> None:
+        """Count a message that nobody understands, and name it once: it comes again."""
+        self._add(unreadable=1)
+        if self._is_new(message):
+            log.warning("event cannot be read, and stays in the queue: id=%s", message.id)
+
+    def left(self, message: Received, error: Exception, where: str) -> None:
+        """Count an event that could not be absorbed for its own sake, and name it once. Nothing of it is said."""
+        self._add(left=1)
+        if self._is_new(message):
+            log.error(
+                "event cannot be absorbed, and stays in the queue: id=%s error=%s at=%s",
+                *(message.id, type(error).__name__, where),
+            )
+
+    def trouble(self, what: str, why: str) -> None:
+        """Say why something does not work, unless that was said last."""
+        with self._lock:
+            said, self._troubles[what] = self._troubles.get(what), why
+        if said != why:
+            log.warning("%s, trying until that works: %s", what, why)
+
+    def works(self, what: str) -> None:
+        """Say that it works again, if it did not."""
+        with self._lock:
+            over = self._troubles.pop(what, None)
+        if over is not None:
+            log.info("no longer: %s", what)
+
+    def tell(self, *, at_once: bool = False) -> None:
+        """Log what was counted since the last time, if anything was and that is long enough ago."""
+        now = time.monotonic()
+        with self._lock:
+            due = at_once or now - self._told_at >= EVERY.total_seconds()
+            if not due or not self._counts.total():
+                return
+            counts, self._counts, self._told_at = self._counts, Counter(), now
+        names = ("received", "added", "known", "elsewhere", "unknown", "ignored", "unreadable", "left")
+        log.info(f"events {' '.join(f'{name}=%d' for name in names)}", *(counts[name] for name in names))
+
+    def _add(self, **counts: int) -> None:
+        with self._lock:
+            self._counts.update(counts)
+
+    def _is_new(self, message: Received) -> bool:
+        with self._lock:
+            new = message.id not in self._named
+            self._named[message.id] = None
+            while len(self._named) > MAX_NAMED:
+                del self._named[next(iter(self._named))]
+        return new

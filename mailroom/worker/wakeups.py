@@ -1,0 +1,45 @@
+"""What wakes the thread that looks for work, and when it looks again if nothing does."""
+
+import queue as mailbox
+import time
+from datetime import timedelta
+from typing import Final
+
+# After work a look comes in a while, and then later and later: a commit may have seen a queue that was not yet empty,
+# and so not have notified, and have come too late for who settled last to see it.
+FIRST_LOOK: Final = timedelta(seconds=1)
+# While the pages of the queue are looked at, or a clock is repaired, some at a time.
+NEXT_STEP: Final = timedelta(milliseconds=100)
+WORKED: Final = "worked"
+WAITS: Final = "waits"
+
+
+class Wakeups:
+    """A mailbox. SimpleQueue, since a signal handler may put into it at any moment."""
+
+    def __init__(self) -> None:
+        self._came: mailbox.SimpleQueue[str] = mailbox.SimpleQueue()
+
+    def put(self, why: str) -> None:
+        """Ask for a look: soon, where a sender has WORKED or a job WAITS, and at once for any other reason."""
+        self._came.put(why)
+
+    def wait(self, ends: float) -> bool:
+        """Wait, until a monotonic moment, for what asks for a look; whether a sender has worked.
+
+        That alone, and a job that may have to wait, ask for one in a while: one for all of them.
+        """
+        worked = False
+        while (wait := ends - time.monotonic()) > 0:
+            try:
+                wakeups = {self._came.get(timeout=wait)}
+            except mailbox.Empty:
+                break
+            while not self._came.empty():
+                wakeups.add(self._came.get())
+            worked |= WORKED in wakeups
+            if wakeups - {WORKED, WAITS}:
+                break
+            soon = NEXT_STEP if WAITS in wakeups else FIRST_LOOK
+            ends = min(ends, time.monotonic() + soon.total_seconds())
+        return worked
