@@ -76,3 +76,21 @@ Level = Annotated[str | None, _priority(show_default=_AS_IT_IS)]
 Needs = Annotated[str | None, _needs(show_default=_AS_IT_IS)]
 Per15Minutes = Annotated[str | None, _per_15_minutes(show_default=_AS_IT_IS)]
 PerDay = Annotated[str | None, _per_day(show_default=_AS_IT_IS)]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        "--source",
+        metavar="ADDRESS",
+        help=f"Who sends it, as in 'Shop <mail@example.com>', or {NO_LIMIT}: MAILROOM_SES_SOURCE.",
+        show_default=_AS_IT_IS,
+    ),
+]
+ReplyTo = Annotated[
+    str | None,
+    typer.Option(
+        "--reply-to",
+        metavar="ADDRESS",
+        help=f"Who gets the answers, as in help@example.com, or {NO_LIMIT}: who sends it.",
+        show_default=_AS_IT_IS,
+    ),
+]

@@ -20,6 +20,7 @@ from mailroom.db import functions
 from mailroom.db.engine import first_line
 from mailroom.errors import MailroomError, SettingsError
 from mailroom.job import Priority
+from mailroom.mail.sender import sender
 
 app = typer.Typer(
     help="List, add or change kinds of mail.\n\n"
@@ -100,18 +101,27 @@ def change(  # noqa: PLR0913 - an option each
     renews: options.Renews = None,
     newest_only: options.NewestOnly = None,
     activates: options.Activates = None,
+    source: options.Source = None,
+    reply_to: options.ReplyTo = None,
 ) -> None:
     """Change a kind of mail.
 
-    What is not given stays as it is. Template, status and limits count for what leaves from now on; life and priority
-    for what is asked for from now on. A limit counts mails from when the action first had one.
+    What is not given stays as it is. Template, status, limits and addresses count for what leaves from now on; life and
+    priority for what is asked for from now on. A limit counts mails from when the action first had one.
     """
     row = {"name": name, **_row(template, life, priority, needs, per_15_minutes, per_day)}
     row |= {"renews": renews, "newest_only": newest_only, "activates": activates}
-    if all(value is None for column, value in row.items() if column != "name"):
+    senders = {"name": name, "source": _sender(source, "--source"), "reply_to": _sender(reply_to, "--reply-to")}
+    given = {
+        function: changed
+        for function, changed in (("action_set", row), ("action_sender_set", senders))
+        if any(value is not None for column, value in changed.items() if column != "name")
+    }
+    if not given:
         raise SettingsError("name what is to be different: `mailroom actions set --help` lists it")
-    if not _call("action_set", row):
-        raise MailroomError(f"there is no action {name}")
+    for function, changed in given.items():
+        if not _call(function, changed):
+            raise MailroomError(f"there is no action {name}")
     say(f"changed {name}")
 
 
@@ -136,6 +146,16 @@ def _row(
         "per_15_minutes": _limit(per_15_minutes, "--per-15-minutes"),
         "per_day": _limit(per_day, "--per-day"),
     }
+
+
+def _sender(given: str | None, option: str) -> str | None:
+    """Return a sender as it is stored; an empty text is that there is none."""
+    if given is None or given == options.NO_LIMIT:
+        return None if given is None else ""
+    try:
+        return sender(given)
+    except ValueError as error:
+        raise SettingsError(f"{option}: {given!r} is not accepted: {error}") from None
 
 
 def _life(given: str | None) -> timedelta | None:

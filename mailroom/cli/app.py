@@ -10,7 +10,23 @@ import typer
 from sqlalchemy.exc import DBAPIError
 
 from mailroom import signals
-from mailroom.cli import actions, database, doctor, grants, jobs, local, pauses, pipe, status, tokens, worker
+from mailroom.cli import (
+    actions,
+    database,
+    doctor,
+    events,
+    grants,
+    jobs,
+    local,
+    pauses,
+    pipe,
+    status,
+    suppressions,
+    templates,
+    tokens,
+    window,
+    worker,
+)
 from mailroom.cli.log import last_words
 from mailroom.cli.manual import Manual, ending
 from mailroom.cli.terminal import discard_output, printable, say
@@ -51,17 +67,21 @@ app.command(epilog=ending("mailroom worker --concurrency 4"))(worker.worker)
 app.command(epilog=ending("mailroom sweep --max-seconds 50", exit_codes=worker.SWEEP_EXIT_CODES))(worker.sweep)
 app.command(epilog=ending("mailroom collect | mailroom send"))(pipe.collect)
 app.command(epilog=ending("mailroom collect --no-listen | mailroom send"))(pipe.send)
+app.command(epilog=ending("mailroom events --max-seconds 50"))(events.events)
 app.command("status", epilog=ending("mailroom status --json"))(status.show)
+app.command(epilog=ending("mailroom window --port 8026"))(window.window)
 app.command(epilog=ending("mailroom pause activation --reason 'new template'"))(pauses.pause)
 app.command(epilog=ending("mailroom resume activation"))(pauses.resume)
 app.command(epilog=ending("mailroom doctor"))(doctor.doctor)
 app.add_typer(jobs.app, name="jobs", epilog=ending("mailroom jobs list"))
 app.add_typer(actions.app, name="actions", epilog=ending("mailroom actions list"))
+app.add_typer(suppressions.app, name="suppressions", epilog=ending("mailroom suppressions list"))
+app.add_typer(templates.app, name="templates", epilog=ending("mailroom templates list"))
 app.add_typer(tokens.app, name="tokens", epilog=ending("mailroom tokens sign 42 | mailroom tokens verify"))
 app.command(epilog=ending("mailroom migrate"))(database.migrate)
 app.command(epilog=ending("mailroom prune --older-than 90d"))(database.prune)
 app.command("grants", epilog=ending("mailroom grants --app shop --worker mailer --viewer grafana"))(grants.grant)
-app.command(epilog=ending("mailroom simulator --port 8025"))(local.simulator)
+app.command(epilog=ending("mailroom simulator --config-set default --events"))(local.simulator)
 app.command(epilog=ending("mailroom demo --accounts 100 --exit"))(local.demo)
 
 
@@ -85,7 +105,7 @@ def main() -> None:
 def _stop(command: Sequence[str]) -> signals.Answer:
     """What a signal does until the command itself answers; whoever has something under way does that."""
     match command:
-        case ["worker" | "sweep" | "collect" | "simulator"]:
+        case ["worker" | "sweep" | "collect" | "events" | "simulator" | "window"]:
             return _leave
         case ["send"]:  # what is in the pipe counts as sent
             return lambda: None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from sqlalchemy.exc import DBAPIError
@@ -14,9 +14,14 @@ from mailroom.db.engine import connect_engine, connection_string
 from mailroom.errors import SettingsError
 from mailroom.finding import Finding, Level, failed, ok, warning
 from mailroom.job import Action
+from mailroom.mail.templates import language_flags
+from mailroom.ops import templates
 from mailroom.ops.doctor import examine
 from mailroom.queue import lanes
 from mailroom.settings import Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_sesv2 import SESV2Client
 
 
 def doctor(*, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -94,23 +99,41 @@ def _ses(given: Settings) -> list[Finding]:
         client = ses.connect_to_ask(region=given.aws_region)
     except SettingsError as error:
         return [failed("ses", str(error), "correct this setting")]
-    found = _actions(given)
+    found, flags = _actions(given)
     unread = [warning("templates", "not checked: the database does not say which there are", "see above")]
     return [
-        *ses.examine(client, source=given.ses_source, config_set=given.ses_config_set, actions=found or ()),
+        *ses.examine(client, source=given.ses_source, config_set=given.ses_config_set, actions=found, flags=flags),
         *([] if found else unread),
+        *(_events(given, client) if given.events_queue_url else []),
     ]
 
 
-def _actions(given: Settings) -> list[Action]:
-    """Return the kinds of mail; none where the database cannot be asked, which is another finding."""
+def _events(given: Settings, client: "SESV2Client") -> list[Finding]:
+    from mailroom import ses  # noqa: PLC0415 - as above
+
+    url = given.events_queue_url
+    try:
+        queue = ses.connect_to_queue(url, region=given.aws_region, connections=1, endpoint=given.events_endpoint)
+    except SettingsError as error:
+        return [failed("events queue", str(error), "correct this setting")]
+    return ses.examine_events(client, queue, config_set=given.ses_config_set, url=url)
+
+
+def _actions(given: Settings) -> tuple[list[Action], dict[str, dict[str, str]]]:
+    """Return the kinds of mail, and what each template is told of languages.
+
+    None where the database cannot be asked, which is another finding.
+    """
     if not given.database_url:
-        return []
+        return [], {}
     engine = connect_engine(given.database_url, schema=given.schema_name, answer_within=ANSWER_WITHIN, writes=False)
     try:
         with engine.connect() as connection:
-            return list(lanes.read(connection).actions.values())
+            return list(lanes.read(connection).actions.values()), {
+                each.name: language_flags(each.languages, each.default_language)
+                for each in templates.listing(connection)
+            }
     except DBAPIError:
-        return []
+        return [], {}
     finally:
         engine.dispose()

@@ -19,8 +19,8 @@ from mailroom.cli.wiring import open_database, progress
 from mailroom.db.schema import delivery_outcome
 from mailroom.errors import MailroomError, SettingsError
 from mailroom.job import Priority
-from mailroom.ops import jobs
-from mailroom.ops.jobs import Filters, Found
+from mailroom.ops import jobs, walk
+from mailroom.ops.jobs import Filters, Found, Reported
 from mailroom.queue import by_hand
 
 PERSONAL: Final = ("email", "login")
@@ -57,7 +57,9 @@ def list_jobs(  # noqa: PLR0913 - an option each
     filters = Filters(tuple(token or ()), account, outcomes, code, *moments, queue, held)
     _check(filters)
     with _open(writes=False) as connection:
-        found = list(jobs.find(connection, filters, limit=limit))
+        # One snapshot for all pages: a job that moves meanwhile is neither missed nor listed twice.
+        snapshot = connection.execution_options(isolation_level="REPEATABLE READ")
+        found = list(walk.find(snapshot, filters, limit=limit))
         if show_addresses:
             found = jobs.with_addresses(connection, found)
     if as_json:
@@ -75,18 +77,20 @@ def show(
 ) -> None:
     """Show all that is known of one job.
 
-    That is its token, every attempt, and where it is now. Exit 1 if nothing is known.
+    That is its token, every attempt, what SES told of its mails, and where it is now. Exit 1 if nothing is known.
     """
     with _open(writes=False) as connection:
         known = jobs.find_token(connection, token)
         found = jobs.history(connection, token)
+        reported = jobs.reported(connection, token)
         if show_addresses:
             found = jobs.with_addresses(connection, found)
-    if known is None and not found:
+    if known is None and not found and not reported:
         raise MailroomError(f"nothing is known of token {token}")
     if as_json:
         history = [_as_json(row, addresses=show_addresses) for row in found]
-        print_json({"token": known and asdict(known), "history": history}, default=datetime.isoformat)
+        life = {"token": known and asdict(known), "history": history, "events": [asdict(each) for each in reported]}
+        print_json(life, default=datetime.isoformat)
         return
     if known is None:
         say(f"token {token}: gone")
@@ -94,7 +98,7 @@ def show(
         used = f"consumed {_shown(known.consumed_at)}" if known.consumed_at else "not consumed"
         made, ends = _shown(known.created_at), _shown(known.expires_at)
         say(f"token {token} of account {known.account}: made {made}, ends {ends}, {used}")
-    _print(found, addresses=show_addresses)
+    _print(jobs.in_order(found, reported), addresses=show_addresses)
 
 
 @app.command(epilog=ending("mailroom jobs retry --outcome failed --since 1h"))
@@ -258,25 +262,34 @@ def _tell(done: dict[str, list[int]], words: str, left: dict[int, str], *, as_js
 
 
 def _as_json(row: Found, *, addresses: bool) -> dict[str, object]:
-    shown = asdict(row) | {"at": None if row.at is None else row.at.isoformat()}
+    moments = {"at": row.at, "due_at": row.due_at, "claimed_at": row.claimed_at}
+    shown = asdict(row) | {name: None if at is None else at.isoformat() for name, at in moments.items()}
     return shown if addresses else {name: value for name, value in shown.items() if name not in PERSONAL}
 
 
-def _print(found: Iterable[Found], *, addresses: bool) -> None:
+def _print(found: Iterable[Found | Reported], *, addresses: bool) -> None:
     table = Table(*("token", "account", "action", "state", "at", "attempt", "queue", "priority", "batch", "outcome"))
     for heading in ("code", *(PERSONAL if addresses else ())):
         table.add_column(heading)
     for row in found:
-        priority = None if row.priority is None else Priority(row.priority).name.lower()
-        cells = (row.token, row.account, row.action, row.state, _shown(row.at), row.attempt, row.queue, priority)
-        who = (row.email, row.login) if addresses else ()
-        table.add_row(
-            *("" if cell is None else printable(str(cell)) for cell in (*cells, row.batch, row.outcome, row.code, *who))
-        )
+        cells = _event_cells(row) if isinstance(row, Reported) else _cells(row, addresses=addresses)
+        table.add_row(*("" if cell is None else printable(str(cell)) for cell in cells))
     if table.row_count:
         print_table(table)
     else:
         say("no jobs")
+
+
+def _cells(row: Found, *, addresses: bool) -> tuple[object, ...]:
+    priority = None if row.priority is None else Priority(row.priority).name.lower()
+    place = (row.token, row.account, row.action, row.state, _shown(row.at), row.attempt, row.queue, priority)
+    return (*place, row.batch, row.outcome, row.code, *((row.email, row.login) if addresses else ()))
+
+
+def _event_cells(row: Reported) -> tuple[object, ...]:
+    """What SES told, under the headings of an attempt."""
+    told = " ".join(filter(None, (row.type, row.subtype, row.status)))
+    return (None, None, None, "event", _shown(row.at), None, None, None, None, row.kind, told)
 
 
 def _shown(at: datetime | None) -> str:

@@ -3,7 +3,8 @@
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,10 +12,25 @@ from mailroom import signals
 from mailroom.cli.database import upgrade
 from mailroom.cli.log import start_log
 from mailroom.cli.terminal import say
-from mailroom.errors import MailroomError
+from mailroom.errors import MailroomError, SettingsError
+
+if TYPE_CHECKING:
+    from mailroom.simulator import Simulator
 
 Port = Annotated[
     int, typer.Option(min=0, max=65535, metavar="INTEGER", help="Port of the simulator. 0 takes a free one.")
+]
+LedgerLimit = Annotated[
+    int | None,
+    typer.Option(
+        min=1, max=10_000_000, metavar="INTEGER", show_default="all", help="Keep only this many mails, the newest."
+    ),
+]
+ConfigSet = Annotated[
+    str | None, typer.Option("--config-set", metavar="NAME", show_default="none", help="Make a configuration set.")
+]
+Events = Annotated[
+    bool, typer.Option("--events", help="Let that set publish what becomes of its mails to a queue, and say where.")
 ]
 
 
@@ -33,22 +49,31 @@ def simulator(
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Allow other addresses too, and answer requests to them.")
     ] = False,
-    ledger_limit: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=10_000_000, metavar="INTEGER", show_default="all", help="Keep only this many mails, the newest."
-        ),
-    ] = None,
+    ledger_limit: LedgerLimit = None,
+    config_set: ConfigSet = None,
+    events: Events = False,
 ) -> None:
     """Run an SES simulator on this machine.
 
-    It runs until it is stopped. It delivers nothing: its page at / shows the mails.
+    It runs until it is stopped. It delivers nothing: its page at / shows the mails, and lets them bounce. It has an SQS
+    queue for the events of its mails.
 
-    Set AWS_ENDPOINT_URL_SESV2 to its address. Any region and any credentials will do.
+    Set AWS_ENDPOINT_URL_SESV2 and AWS_ENDPOINT_URL_SQS to its address. Any region and any credentials will do. As at
+    SES, no configuration set is there until somebody makes it; MAILROOM_SES_CONFIG_SET must name one, or be empty.
     """
+    if events and config_set is None:
+        raise SettingsError("--events needs --config-set: events are a configuration set's")
     with _demo_extra():
         from mailroom.simulator import serve  # noqa: PLC0415 - needs the extra `demo`
-    serve(host, port, allow_remote=allow_remote, ledger_limit=ledger_limit, ready=_say_where)
+    serve(
+        host,
+        port,
+        allow_remote=allow_remote,
+        ledger_limit=ledger_limit,
+        config_set=config_set,
+        events=events,
+        ready=partial(_say_where, events=events),
+    )
 
 
 def demo(
@@ -78,5 +103,7 @@ def demo(
         raise MailroomError("not every mail arrived")
 
 
-def _say_where(url: str) -> None:
-    say(f"the SES simulator listens at {url}; its inbox is at {url}/")
+def _say_where(simulator: "Simulator", *, events: bool) -> None:
+    say(f"the SES simulator listens at {simulator.url}; its inbox is at {simulator.url}/")
+    if events:
+        say(f"its events are in the queue {simulator.events_queue_url}")

@@ -11,7 +11,7 @@ from queue import SimpleQueue
 from typing import Final
 
 from mailroom.cli.terminal import printable
-from mailroom.settings import unknown_variables
+from mailroom.settings import log_format, unknown_variables
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 MAX_WAITING: Final = 10_000
 # How long the end of the process waits for the last lines to be taken.
 LAST_LINES_SECONDS: Final = 1.0
+ERROR: Final = {"levelno": logging.ERROR, "levelname": "ERROR"}
 
 
 class LogWriter(logging.Handler):
@@ -63,7 +64,8 @@ class LogWriter(logging.Handler):
         with self._guarded():
             dropped, self._dropped = self._dropped, 0
         level = {"levelno": logging.WARNING, "levelname": "WARNING"}
-        lost = logging.makeLogRecord(level | {"msg": f"log lines dropped={dropped}: nobody took them in time"})
+        words = {"msg": "log lines dropped=%d: nobody took them in time", "args": (dropped,)}
+        lost = logging.makeLogRecord(level | words)
         if not write_line(self._fd, self.format(lost)):
             self._drop(dropped)
 
@@ -88,10 +90,18 @@ def start_log() -> None:
     writer: logging.Handler = logging.NullHandler()
     with contextlib.suppress(OSError):  # no file: a test's
         writer = writer if sys.stderr is None else LogWriter(sys.stderr.fileno())
-    writer.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S%z"))
+    writer.setFormatter(_formatter())
     logging.basicConfig(level=logging.INFO, handlers=[writer])
     for name in unknown_variables():
         log.warning("unknown variable %s: is it misspelt?", name)
+
+
+def _formatter() -> logging.Formatter:
+    if log_format() == "json":
+        from mailroom.cli.json_log import JsonLines  # noqa: PLC0415 - only who asks for it pays
+
+        return JsonLines()
+    return OneLine("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S%z")
 
 
 def last_words(line: str | None = None) -> None:
@@ -100,6 +110,8 @@ def last_words(line: str | None = None) -> None:
         handler.flush()
     if line is None or sys.stderr is None:
         return
+    if log_format() == "json":
+        line = _formatter().format(logging.makeLogRecord(ERROR | {"msg": "%s", "args": (line,)}))
     try:
         fd = sys.stderr.fileno()
     except OSError:  # no file: a test's

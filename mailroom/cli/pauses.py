@@ -12,7 +12,7 @@ from mailroom.errors import MailroomError, SettingsError
 from mailroom.fleet import pauses
 from mailroom.queue import lanes
 
-SCOPES: Final = f"{', '.join(pauses.SHARED)}, the name of an action, or queue:NAME"
+SCOPES: Final = f"{', '.join(pauses.SHARED)}, the name of an action, priority:0 to priority:2, or queue:NAME"
 Scope = Annotated[str, typer.Argument(metavar="SCOPE", help=f"One of: {SCOPES}.", show_default=False)]
 
 
@@ -25,8 +25,10 @@ def pause(
 
     No worker or sweep claims them until `mailroom resume`. Calls in flight finish.
 
-    mailroom also pauses a scope by itself when SES refuses its mails, and resumes it by itself. A scope that you pause
-    stays paused until you resume it, even if mailroom had paused it before.
+    mailroom also pauses a scope by itself, when SES refuses its mails or too many bounce, and resumes it by itself. A
+    scope that you pause stays paused until you resume it, even if mailroom had paused it before.
+
+    priority:0 are urgent mails, priority:1 normal ones, and priority:2 bulk.
     """
     with open_database(settings.load("database_url")) as engine, engine.connect() as connection:
         _check(connection, scope)
@@ -38,7 +40,9 @@ def resume(scope: Scope) -> None:
     """End a pause.
 
     It ends a pause that a person made, and one that mailroom made by itself. If the cause is still there, the next mail
-    that meets it pauses the scope again. Exit 1 if SCOPE is not paused.
+    that meets it pauses the scope again. A pause of a priority begins again only for mails that are sent after this.
+
+    Exit 1 if SCOPE is not paused.
     """
     with open_database(settings.load("database_url")) as engine, engine.connect() as connection:
         _check(connection, scope)
@@ -48,6 +52,12 @@ def resume(scope: Scope) -> None:
 
 
 def _check(connection: Connection, scope: str) -> None:
-    is_known = scope in lanes.read(connection).actions if pauses.is_action(scope) else scope != pauses.queue_scope("")
-    if not is_known:
+    if not (_is_known(scope) or scope in lanes.read(connection).actions):
         raise SettingsError(f"{scope!r} is not a scope: give {SCOPES}")
+
+
+def _is_known(scope: str) -> bool:
+    """Whether it is a scope, whatever actions there are."""
+    queue = pauses.queue_scope("")
+    others = (*pauses.SHARED, *(lanes.priority_scope(each) for each in lanes.PAUSABLE))
+    return scope in others or (scope.startswith(queue) and scope != queue)

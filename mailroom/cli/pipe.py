@@ -1,13 +1,16 @@
 """`collect` and `send`: the same work in two processes with lines of text between them."""
 
 import io
+import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final, TextIO
 
 import typer
+from sqlalchemy import Connection
 
 from mailroom import settings, signals
 from mailroom.cli.log import log, start_log
@@ -24,11 +27,14 @@ from mailroom.errors import LineError, SettingsError
 from mailroom.fleet.permits import NoLimit
 from mailroom.job import Action
 from mailroom.mail.pipe import MAX_LINE, PipeTransport, parse
+from mailroom.mail.templates import language_flags
 from mailroom.mail.transport import MAX_CALL_TIME, Mail, Transport
+from mailroom.ops import templates
 from mailroom.outcome import Rejected, Sent
 from mailroom.queue import lanes
 from mailroom.worker.bisection import Bisection
 from mailroom.worker.call_sharing import CallSharing
+from mailroom.worker.shared import Shared
 from mailroom.worker.worker import Worker
 
 DEFAULT_OUTPUT_PATH: Final = Path("./output")
@@ -59,22 +65,22 @@ def collect(
         "database_url", "secret_key", batch_limit=batch_limit, batch_timeout=batch_timeout, queue_name=queue_name
     )
     with open_database(given, pool_size=3) as engine:
-        work = Worker(
+        shared = Shared(
             engine,
             PipeTransport(sys.stdout),
             key=given.signing_key,
             limits=limits(given, into_pipe=True),
-            concurrency=1,
-            sweep_interval=given.sweep_interval,
             permits=NoLimit(batches_wait=True),
         )
+        work = Worker(shared, concurrency=1, sweep_interval=given.sweep_interval)
         run_until_stopped(work, listener(given, work) if listen else None)
 
 
 def send() -> None:
     """Read lines of `collect` and send them.
 
-    It runs until the input ends. The database says which template an action has. A malformed line is reported with its
+    It runs until the input ends. The database says which template an action has. Mails go out in its default language,
+    since a line has no field for another one. A malformed line is reported with its
     number and skipped. Raw error answers of SES go to MAILROOM_SES_OUTPUT_PATH.
 
     Exit 1 if any mail failed or any line was malformed. Nothing tries these mails again.
@@ -90,20 +96,33 @@ def send() -> None:
         transport = open_transport(given, connections=1, output_path=output_path)
         with open_database(given, writes=False) as engine, engine.connect() as connection:
             actions = {str(action.number): action for action in lanes.read(connection).actions.values()}
+            languages = _default_languages(connection)
         sharing = CallSharing()
         failed = sum(
-            _send_checked(transport, sharing, number, line, actions) for number, line in enumerate(_lines(), start=1)
+            _send_checked(transport, sharing, number, line, actions, languages)
+            for number, line in enumerate(_lines(), start=1)
         )
     if failed:
         raise typer.Exit(1)
 
 
+def _default_languages(connection: Connection) -> dict[str, str]:
+    """Return by template what makes a mail one in the default language: a line has no field for another."""
+    flags = {each.name: language_flags(each.languages, each.default_language) for each in templates.listing(connection)}
+    return {template: json.dumps(given) for template, given in flags.items() if given}
+
+
 def _send_checked(
-    transport: Transport, sharing: CallSharing, number: int, line: str, actions: Mapping[str, Action]
+    transport: Transport,
+    sharing: CallSharing,
+    number: int,
+    line: str,
+    actions: Mapping[str, Action],
+    languages: Mapping[str, str],
 ) -> int:
     """Read a line and send its mails; return how many failed, or 1 if it is malformed."""
     try:
-        mails = parse(line, actions)
+        mails = [(action, replace(mail, data=languages.get(action.template))) for action, mail in parse(line, actions)]
     except LineError as error:
         log.error("line %d skipped: %s", number, error)
         return 1

@@ -1,8 +1,8 @@
 """`status`: a table for people, JSON for programs."""
 
 from dataclasses import asdict
-from datetime import timedelta
-from typing import Annotated
+from datetime import datetime, timedelta
+from typing import Annotated, Final
 
 import typer
 from rich.table import Table
@@ -10,42 +10,73 @@ from rich.table import Table
 from mailroom import settings
 from mailroom.cli.terminal import print_json, print_table, printable, say
 from mailroom.cli.wiring import open_database
-from mailroom.ops import status
+from mailroom.ops import minutes, reputation, status
+from mailroom.ops.advice import RECENT, Advice, advise
+from mailroom.ops.feedback import Feedback
+from mailroom.ops.reading import Paused
+from mailroom.ops.reputation import AWS_BOUNCES, AWS_COMPLAINTS
 from mailroom.ops.status import Status
+
+WORDS: Final = {"newest": "of the newest", "day": "of the last 24 hours,"}
 
 
 def show(
-    *, as_json: Annotated[bool, typer.Option("--json", help="Print JSON. Durations are in seconds.")] = False
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON. Durations are in seconds.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit 1 if there is a warning, for a script.")] = False,
 ) -> None:
     """Show the state of the queue.
 
-    That is what waits, what is paused, what is in flight, and the outcomes of the last hour and of the last day.
+    First it says whether mail leaves, and what needs you, each with what to do. Then comes what waits, what is paused,
+    what is in flight, and the outcomes of the last hour and of the last day. With events of SES it is also the age of
+    the newest, and how many mails bounced or were complained of.
+
+    One worker counts for all, every 15 seconds. The command shows that, and says how old it is. If it is older than a
+    minute, the command counts for itself.
     """
+    given = settings.load("database_url")
     with (
-        open_database(settings.load("database_url"), answer_within=None, writes=False) as engine,
+        open_database(given, answer_within=None, writes=False) as engine,
         engine.connect() as connection,
     ):
         # One snapshot for all of it: a job that moves meanwhile is neither missed nor counted twice.
-        found = status.read(connection.execution_options(isolation_level="REPEATABLE READ"))
+        snapshot = connection.execution_options(isolation_level="REPEATABLE READ")
+        counted, warned = status.counted(snapshot)
+        recent = minutes.read(snapshot, since=RECENT)
+    found = status.of(counted, warned=warned)
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(found), default=datetime.isoformat)
     else:
+        now = counted.read_at + timedelta(seconds=counted.age_seconds)
+        _advise(advise(counted, recent, now=now, rate_limit=given.ses_rate))
         _print(found)
+    if check and found.warnings:
+        raise typer.Exit(1)
+
+
+def _advise(told: Advice) -> None:
+    """Say first whether mail leaves, then what needs a person, the worst first, each with its cure."""
+    say(told.sentence)
+    for need in told.needs:
+        say(f"{need.state}: {need.code}: {need.what}: {need.why} -> {need.cure}")
 
 
 def _print(found: Status) -> None:
+    if found.age_seconds >= 1:
+        say(f"counted {found.age_seconds:.0f} s ago")
     waiting = Table("queue", "priority", "action", title="waiting", title_justify="left")
     for heading in ("jobs", "due", "oldest"):
         waiting.add_column(heading, justify="right")
     for row in found.waiting:
         age = str(timedelta(seconds=round(row.oldest_seconds))) if row.due else "-"
         lane = (printable(row.queue), f"{row.priority.value} {row.priority.name.lower()}", row.action)
-        waiting.add_row(*lane, f"{row.jobs:,}", f"{row.due:,}", age)
+        waiting.add_row(*lane, *(f"{number:,}{'+' if row.capped else ''}" for number in (row.jobs, row.due)), age)
     _print_or(waiting, "waiting: nothing")
+    if any(row.capped for row in found.waiting):
+        say(f"waiting: about {found.jobs_estimate:,} in all")
     for pause in found.paused:
         since = timedelta(seconds=round(pause.seconds))
-        ends = "until resumed by hand" if pause.by_hand else "until a probe goes through"
-        say(f"paused: {pause.scope} for {since}, {ends}: {pause.code}, {pause.reason}")
+        say(f"paused: {pause.scope} for {since}, {_end(pause)}: {pause.code}, {pause.reason}")
     flight = found.in_flight
     say(f"in flight: {flight.jobs:,} jobs in {flight.batches:,} batches, {flight.overdue:,} past their lease")
     outcomes = Table("outcome", title="outcomes", title_justify="left")
@@ -55,8 +86,37 @@ def _print(found: Status) -> None:
     for name in names:
         outcomes.add_row(name, *(f"{counts.get(name, 0):,}" for counts in found.outcomes.values()))
     _print_or(outcomes, "outcomes: none in the last day")
+    _print_feedback(found.feedback)
     for code, message in found.warnings.items():
         say(f"warning: {code}: {message}")
+
+
+def _end(pause: Paused) -> str:
+    if pause.by_hand:
+        return "until resumed by hand"
+    return "until the rate is lower" if pause.code in reputation.CODES else "until a probe goes through"
+
+
+def _print_feedback(found: Feedback) -> None:
+    """Say what SES told, once it has told something; rates without events would be flattery."""
+    feed = found.feed
+    if feed.heard_seconds is not None:
+        age = timedelta(seconds=round(feed.heard_seconds))
+        say(
+            f"events: the newest {age} ago, {feed.added:,} in all, {feed.elsewhere:,} of elsewhere,"
+            f" {feed.unknown:,} of unknown mails"
+        )
+        for period, each in found.reputation.items():
+            say(
+                f"rates: {WORDS[period]} {each.mails:,} mails: bounced {each.bounce_rate:.2%}, complained of"
+                f" {each.complaint_rate:.2%} (AWS: {_lines(AWS_BOUNCES)}, {_lines(AWS_COMPLAINTS)})"
+            )
+    if found.suppressed:
+        say(f"suppressed: {', '.join(f'{reason} {count:,}' for reason, count in found.suppressed.items())}")
+
+
+def _lines(of_aws: tuple[float, float]) -> str:
+    return " and ".join(f"{line:.1%}" for line in of_aws)
 
 
 def _print_or(table: Table, nothing: str) -> None:

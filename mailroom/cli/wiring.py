@@ -6,27 +6,33 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from uuid import UUID
 
 from rich.console import Console
 from sqlalchemy import Engine
 
 from mailroom.cli.terminal import is_writable
 from mailroom.db import preflight
-from mailroom.db.engine import check_contract, connect_engine
+from mailroom.db.engine import NAME, check_contract, connect_engine
 from mailroom.errors import SettingsError
 from mailroom.fleet.account_refresh import AccountRefresh
 from mailroom.fleet.blocks import FleetPermits
 from mailroom.fleet.permits import NO_LIMIT, Permits
+from mailroom.job import SesAccount
 from mailroom.mail.debug import DebugTransport
+from mailroom.queue import events, feed
 from mailroom.queue.limits import MAX_CLAIM_JOBS, Limits
+from mailroom.queue.verdict import GRACE, GRACE_HEARD
 from mailroom.settings import Settings
+from mailroom.worker.feed import READERS, Feed
 
 if TYPE_CHECKING:
-    from mailroom.ses import SesTransport
+    from mailroom.ses import EventQueue, SesTransport
 
 # Longer than a statement takes on a database in trouble; with what cancelling it may take short of the lease, which
 # lasts while a claim is waited for.
 ANSWER_WITHIN: Final = timedelta(seconds=20)
+AskAccount = Callable[[], SesAccount]
 
 
 @contextlib.contextmanager
@@ -38,11 +44,18 @@ def progress() -> Iterator[Callable[[str], None]]:
 
 @contextlib.contextmanager
 def open_database(
-    settings: Settings, *, pool_size: int = 1, answer_within: timedelta | None = ANSWER_WITHIN, writes: bool = True
+    settings: Settings,
+    *,
+    pool_size: int = 1,
+    answer_within: timedelta | None = ANSWER_WITHIN,
+    writes: bool = True,
+    step: Callable[[], object] | None = None,
+    application_name: str = NAME,
 ) -> Iterator[Engine]:
     """Give an engine on a database that answers and that this release may work on; DatabaseError otherwise.
 
-    Who `writes` gets it only where what is written is kept, and what is read is all there is.
+    Who `writes` gets it only where what is written is kept, and what is read is all there is. `step` is called before
+    whatever may hang. The server shows `application_name`.
     """
     engine = connect_engine(
         settings.database_url,
@@ -50,6 +63,8 @@ def open_database(
         pool_size=pool_size,
         answer_within=answer_within,
         writes=writes,
+        step=step,
+        application_name=application_name,
     )
     try:
         if writes:
@@ -64,20 +79,38 @@ def open_database(
 def open_transport(
     settings: Settings, *, connections: int, output_path: Path | None
 ) -> "SesTransport | DebugTransport":
-    """Return the transport that the settings ask for, for `connections` threads."""
+    """Return the transport that the settings ask for, for `connections` threads, for mails of no known database."""
+    return transport_maker(settings, connections=connections, output_path=output_path)(None)
+
+
+def transport_maker(
+    settings: Settings, *, connections: int, output_path: Path | None
+) -> "Callable[[Engine | None], SesTransport | DebugTransport]":
+    """Return what makes that transport for mails of a database, which events then tell.
+
+    What is wrong with the settings is said at once, before there is a database. Raises SettingsError.
+    """
     if settings.debug:
         refuse_closed_output()
-        return DebugTransport()
+        return lambda _: DebugTransport()
     from mailroom import ses  # noqa: PLC0415 - boto3 takes a third of a second and 25 MB: only who sends pays
 
     connect = partial(ses.connect, region=settings.aws_region, connections=connections)
-    return ses.SesTransport(
-        connect(),
+    client = connect()
+    return lambda engine: ses.SesTransport(
+        client,
         source=settings.ses_source,
         config_set=settings.ses_config_set,
+        site=None if engine is None else site(engine),
         output_path=output_path,
         renew=connect,
     )
+
+
+def site(engine: Engine) -> UUID:
+    """Return what tells the mails of a database from those of others."""
+    with engine.connect() as connection:
+        return events.site(connection)
 
 
 def refuse_closed_output() -> None:
@@ -87,13 +120,53 @@ def refuse_closed_output() -> None:
 
 
 @contextlib.contextmanager
-def open_permits(settings: Settings, engine: Engine, transport: "SesTransport | DebugTransport") -> Iterator[Permits]:
-    """Give the permits of the fleet, and keep fresh what SES allows the account; where nothing is sent, no limit."""
+def open_permits(
+    settings: Settings,
+    engine: Engine,
+    transport: "SesTransport | DebugTransport",
+    *,
+    see: Callable[[AskAccount], AskAccount] = lambda ask: ask,
+) -> Iterator[Permits]:
+    """Give the permits of the fleet, and keep fresh what SES allows the account; where nothing is sent, no limit.
+
+    `see` returns what asks SES, as others may see it.
+    """
     if isinstance(transport, DebugTransport):
         yield NO_LIMIT
         return
-    with AccountRefresh(engine, transport.account).running():
+    with AccountRefresh(engine, see(transport.account)).running():
         yield FleetPermits(engine, mail_rate=settings.ses_rate, bulk_rate=settings.ses_bulk_rate)
+
+
+def open_events(settings: Settings) -> "EventQueue":
+    """Return the queue of events that the settings name. Raises SettingsError."""
+    from mailroom import ses  # noqa: PLC0415 - as above
+
+    url = settings.events_queue_url
+    client = ses.connect_to_queue(
+        url, region=settings.aws_region, connections=READERS, endpoint=settings.events_endpoint
+    )
+    return ses.EventQueue(client, url)
+
+
+@contextlib.contextmanager
+def running_feed(settings: Settings, engine: Engine) -> Iterator[None]:
+    """Take events into the record beside the senders, where the settings name their queue and mails are sent at all."""
+    if not reads_events(settings):
+        yield
+        return
+    with feed_of(open_events(settings), settings, engine).running():
+        yield
+
+
+def feed_of(source: "EventQueue", settings: Settings, engine: Engine, *, patient: bool = True) -> Feed:
+    """Return what reads the events of a queue. What comes back because it never went out goes to our own queue."""
+    return Feed(engine, source, absorb=partial(feed.absorb, queue=settings.queue_name), patient=patient)
+
+
+def reads_events(settings: Settings) -> bool:
+    """Whether a worker with these settings reads events."""
+    return bool(settings.events_queue_url) and not settings.debug
 
 
 def limits(settings: Settings, *, into_pipe: bool = False) -> Limits:
@@ -102,7 +175,8 @@ def limits(settings: Settings, *, into_pipe: bool = False) -> Limits:
     One batch at a time where nobody knows how long handing it over takes (a reader may stall), or where somebody has to
     decide about each mail that may be out: a claim for several leaves all of them so when it is cut off.
     """
-    resend_after = settings.unconfirmed_wait if settings.on_unconfirmed == "resend" else None
+    resend_after = (settings.unconfirmed_wait or GRACE) if settings.on_unconfirmed == "resend" else None
+    heard = resend_after and (settings.unconfirmed_wait or GRACE_HEARD)
     several = resend_after is not None and not into_pipe and not settings.debug
     return Limits(
         settings.queue_name,
@@ -110,5 +184,6 @@ def limits(settings: Settings, *, into_pipe: bool = False) -> Limits:
         settings.batch_timeout,
         settings.lease,
         resend_after,
+        heard,
         claim_limit=MAX_CLAIM_JOBS if several else settings.batch_limit,
     )

@@ -86,6 +86,7 @@ class EmbeddedPostgres:
         """Start the server on its port, and return once it takes connections."""
         if not (self._data / "PG_VERSION").exists():
             self._make()
+            self.port = free_port()  # that took seconds
         options = {
             "port": str(self.port),
             "listen_addresses": "127.0.0.1",

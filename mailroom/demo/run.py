@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Engine, func, insert, select, text
+from sqlalchemy import Engine, TextClause, func, insert, select, text
 
 from mailroom import tokens
 from mailroom.db.engine import connect_engine
@@ -18,12 +18,22 @@ from mailroom.db.schema import accounts
 from mailroom.demo.child import Guarded
 from mailroom.demo.postgres import EmbeddedPostgres
 from mailroom.errors import MailroomError
-from mailroom.simulator import Mail, Simulator
+from mailroom.simulator import Mail, Simulator, state
 
 RECOVERIES: Final = 3
+BOUNCES: Final = "bounce@simulator.example"  # the simulator has no such mailbox
 PATIENCE_SECONDS: Final = 60
+CONFIGURATION_SET: Final = "demo"
 # What an application does.
 REQUEST: Final = text("SELECT mailroom.request_mail('password_recovery', account => :account)")
+
+AGAIN: Final = text(
+    "SELECT mailroom.request_mail('activation', account => id) FROM mailroom.accounts WHERE email = :address"
+)
+SUPPRESSED: Final = text("SELECT count(*) FROM mailroom.suppressions WHERE reason = 'bounce'")
+OUTCOME: Final = text(
+    "SELECT outcome || ', ' || error_code FROM mailroom.deliveries WHERE token = :token AND outcome = 'suppressed'"
+)
 
 STOPPED: Final = MailroomError("the demo was stopped")
 
@@ -58,8 +68,42 @@ class Demo:
             for account in activated:
                 connection.execute(REQUEST, {"account": account})
         arrived += self._show(len(activated), already=arrived)
+        arrived += self._bounce(already=arrived)
         self._summarise(count, len(activated), seconds)
-        return arrived == count + len(activated) == count + min(count, RECOVERIES)
+        return arrived == count + len(activated) + 1 == count + min(count, RECOVERIES) + 1
+
+    def _bounce(self, *, already: int) -> int:
+        """Let somebody sign up whose address nobody has, and show what SES says of the mail. Returns how many left."""
+        self.say("")
+        self.say("one signs up with an address that does not exist:")
+        with self.engine.begin() as connection:
+            connection.execute(insert(accounts), [{"email": BOUNCES, "login": "nobody"}])
+        arrived = self._show(1, already=already)
+        for mail in self.simulator.ledger.newest(arrived):
+            self.say(f"  {mail.recipients[0]:<24} {state(self.simulator.ledger.story(mail.message_id))}")
+        self._ask_again()
+        return arrived
+
+    def _ask_again(self) -> None:
+        """Ask for another mail to the address that bounced, once SES has told of that, and show what becomes of it."""
+        if not self._eventually(SUPPRESSED, {}):
+            return
+        with self.engine.begin() as connection:
+            token = connection.scalar(AGAIN, {"address": BOUNCES})
+        self.say("SES has told of it, and another mail to it is asked for:")
+        if outcome := self._eventually(OUTCOME, {"token": token}):
+            self.say(f"  {BOUNCES:<24} {outcome}")
+
+    def _eventually(self, question: TextClause, given: Mapping[str, object]) -> object:
+        """Ask the database until there is an answer; None once patience is over."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline and self.worker.is_running():
+            with self.engine.connect() as connection:
+                if answer := connection.scalar(question, given):
+                    return answer
+            if self.stopped.wait(0.02):
+                raise STOPPED
+        return None
 
     def _show(self, expected: int, *, already: int = 0) -> int:
         """Say each mail as it leaves; return how many of the expected did, once all have or patience is over."""
@@ -95,13 +139,16 @@ class Demo:
         self.say(f"requests to SES: {counts.requests}, mails accepted: {counts.mails}, sent twice: {counts.duplicates}")
 
 
-def worker_environment(database_url: str, ses_url: str, key: bytes) -> Mapping[str, str]:
+def worker_environment(database_url: str, simulator: Simulator, key: bytes) -> Mapping[str, str]:
     """The environment of the demo's worker: only what it needs, and no AWS credentials that are real."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MAILROOM_"))}
     return kept | {
         "MAILROOM_DATABASE_URL": database_url,
         "MAILROOM_SECRET_KEY": key.hex(),
-        "AWS_ENDPOINT_URL_SESV2": ses_url,
+        "MAILROOM_EVENTS_QUEUE_URL": simulator.events_queue_url,
+        "AWS_ENDPOINT_URL_SESV2": simulator.url,
+        "AWS_ENDPOINT_URL_SQS": simulator.url,
+        "MAILROOM_SES_CONFIG_SET": CONFIGURATION_SET,
         "AWS_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "demo",
         "AWS_SECRET_ACCESS_KEY": "demo",
@@ -129,6 +176,7 @@ def everything(port: int, migrate: Callable[[str], object], say: Say, stopped: t
     """
     say("starting PostgreSQL 18 from its wheel")
     with EmbeddedPostgres() as postgres, Simulator(port=port) as simulator:
+        simulator.configuration_sets.create(CONFIGURATION_SET, events=True)
         _go_on(stopped)
         say("migrating the database")
         migrate(postgres.url())
@@ -136,7 +184,7 @@ def everything(port: int, migrate: Callable[[str], object], say: Say, stopped: t
         key = secrets.token_bytes(tokens.SECRET_BYTES)
         say(f"starting the SES simulator; the inbox is at {simulator.url}/")
         say("starting `mailroom worker --concurrency 2`; its log is mixed in below")
-        with running_worker(worker_environment(postgres.url(), simulator.url, key)) as worker:
+        with running_worker(worker_environment(postgres.url(), simulator, key)) as worker:
             engine = connect_engine(postgres.url(), pool_size=2, isolation_level="READ COMMITTED")
             try:
                 yield Demo(engine, simulator, worker, key, say, stopped)

@@ -16,7 +16,7 @@ from mailroom.db.engine import CANCELLED, check_contract, first_line
 from mailroom.db.namespace import qualified
 from mailroom.errors import DatabaseError
 from mailroom.finding import Finding, failed, ok, warning
-from mailroom.ops import grants, health
+from mailroom.ops import feedback, grants, health, remedies
 from mailroom.queue.listener import DEFAULT_CHANNEL, hears_itself
 
 # What the migrations make, by name: the table of each trigger.
@@ -223,9 +223,9 @@ def _queue(connection: Connection, *, name: str) -> Iterator[Finding]:
     if filled and filled != name:
         message = f"the database's mailroom.queue is {filled}, and workers take {name}"
         yield warning("queue", message, f"MAILROOM_QUEUE_NAME, or ALTER DATABASE … SET mailroom.queue = '{name}'")
-    found = health.warnings(health.read(connection))
+    found = health.warnings(health.read(connection)) | feedback.read_warnings(connection)
     for code, message in found.items():
-        yield warning("queue", f"{code}: {message}", "see docs/operating.md, Warnings")
+        yield warning("queue", f"{code}: {message}", remedies.of_warning(code))
     if not found:
         yield ok("queue", "nothing waits too long, and vacuum keeps up")
 

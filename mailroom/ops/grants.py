@@ -35,7 +35,10 @@ _APP: Final = {
     )
 }
 # What others than the owner never call: triggers call these, or other functions do.
-_INNER: Final = ("action_room", "find_account", "good_token", "most_guesses", *functions.triggers())
+_INNER: Final = (
+    *("action_room", "find_account", "good_token", "lane_scope", "most_guesses", "never_out", "suppression_review"),
+    *functions.triggers(),
+)
 GRANTS: Final[dict[str, dict[str, str]]] = {
     "app": _APP,
     # The worker, sweeps, collect and prune, and the commands of an operator: all that is done to the queue.
@@ -45,13 +48,16 @@ GRANTS: Final[dict[str, dict[str, str]]] = {
         if f"FUNCTION {name}" not in _APP and name not in _INNER
     }
     | _VIEWS,
-    # `status` and `jobs list`.
+    # `status`, `jobs list`, `jobs show`, `suppressions list`, `templates list` and `diff`; what `send` asks; pages.
     "viewer": {
-        "FUNCTION contract": "EXECUTE",
-        "FUNCTION action_list": "EXECUTE",
-        "FUNCTION health": "EXECUTE",
-        **_VIEWS,
-    },
+        f"FUNCTION {name}": "EXECUTE"
+        for name in (
+            *("contract", "action_list", "action_senders", "feed_state", "health", "reading_lanes"),
+            *("reading_unconfirmed", "reputation", "suppression_list", "template_list"),
+            *(name for name in functions.names() if name.startswith("browse_")),
+        )
+    }
+    | _VIEWS,
 }
 
 # SQLSTATE of the warning that a GRANT did less than it says.

@@ -1,8 +1,9 @@
 """What an operator sees of jobs: waiting, held, in flight and finished."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -23,11 +24,16 @@ from sqlalchemy import (
 
 from mailroom.db import functions
 from mailroom.db.schema import moment
-from mailroom.db.views import attempts, jobs_in_flight, token_states, waiting_jobs
+from mailroom.db.views import attempts, jobs_in_flight, mail_events, token_states, waiting_jobs
 
 # What is told of each; a view that lacks a column has nothing to say there.
-_TOLD: Final = ("action", "state", "at", "attempt", "queue", "priority", "batch", "outcome", "code", "message_id")
+_TOLD: Final = (
+    *("action", "state", "at", "attempt", "queue", "priority", "batch", "outcome", "code", "message_id"),
+    *("due_at", "claimed_at", "call_ms"),
+)
 _TYPES: Final = {column.name: column.type for view in (attempts, waiting_jobs) for column in view.c}
+# The states of a job that is not finished; the others are of attempts.
+_PLACES: Final = {"waiting", "held", "in flight"}
 
 Moment = datetime | timedelta
 
@@ -60,7 +66,9 @@ class Filters:
 class Found:
     """A job that waits, is held or in flight, or an attempt on record: `finished` if it decided, `retried` if that was
     taken back, `late` if it came too late to, and `tried` if another one followed. `at` is when it is due, was claimed,
-    was recorded, or, if it is held, was tried last. `email` and `login` are None but for `with_addresses`.
+    was recorded, or, if it is held, was tried last. Of an attempt `due_at` and `claimed_at` tell how long the job had
+    waited, and `call_ms` how long its call took; None: that is not on record, or there was no call. `email` and
+    `login` are None but for `with_addresses`.
     """
 
     token: int
@@ -75,8 +83,23 @@ class Found:
     outcome: str | None
     code: str | None
     message_id: str | None
+    due_at: datetime | None = None
+    claimed_at: datetime | None = None
+    call_ms: int | None = None
     email: str | None = None
     login: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What the provider told of a mail of a job, and at what moment by its clock; `status` is of SMTP, as in 5.1.1."""
+
+    at: datetime
+    kind: str
+    type: str
+    subtype: str
+    status: str
+    message_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +128,37 @@ def find(connection: Connection, filters: Filters, *, limit: int | None = None) 
         yield Found(*row)
 
 
+def in_flight(connection: Connection, filters: Filters) -> Iterator[Found]:
+    """Return jobs in flight, by batch: as many as the fleet has in its hands."""
+    places = _chosen(jobs_in_flight, filters).subquery()
+    order = (places.c.batch, places.c.priority, places.c.at, places.c.token)
+    for row in connection.execute(_described(places).order_by(*order)):
+        yield Found(*row)
+
+
 def history(connection: Connection, token: int) -> list[Found]:
     """Return every attempt of a job, the oldest first, and then where it is, unless it is finished."""
     filters = Filters(tokens=(token,))
     made = _chosen(attempts, filters).subquery()
     rows = connection.execute(_described(made).order_by(made.c.id))
     return [*(Found(*row) for row in rows), *find(connection, filters)]
+
+
+def reported(connection: Connection, token: int) -> list[Reported]:
+    """Return what the provider told of the mails of a job, the oldest first."""
+    told = mail_events.c
+    columns = (told.at, told.kind, told.type, told.subtype, told.status, told.message_id)
+    rows = connection.execute(select(*columns).where(told.token == token).order_by(told.at, told.kind))
+    return [Reported(*row) for row in rows]
+
+
+def in_order(found: Sequence[Found], told: Iterable[Reported]) -> list[Found | Reported]:
+    """Return attempts and what was told of their mails in one order of time, and then where the job is now."""
+    made = [row for row in found if row.state not in _PLACES]
+    places = [row for row in found if row.state in _PLACES]
+    moments: list[tuple[datetime, Found | Reported]] = [(row.at, row) for row in told]
+    moments += [(row.at, row) for row in made if row.at is not None]
+    return [*(row for _, row in sorted(moments, key=itemgetter(0))), *places]
 
 
 def with_addresses(connection: Connection, found: Iterable[Found]) -> list[Found]:
@@ -132,7 +180,8 @@ def find_token(connection: Connection, token: int) -> Token | None:
 
 def _chosen(view: TableClause, filters: Filters) -> Select[Any]:
     """Rows of a view that the filters choose, each with all that may be told of a job."""
-    there = {column.name: column for column in view.c}
+    # When a job is due that waits, `at` tells; held is never, which is no moment to Python.
+    there = {column.name: column for column in view.c if column is not waiting_jobs.c.due_at}
     told = (there.get(name, cast(null(), _TYPES[name]).label(name)) for name in ("id", "token", "account", *_TOLD))
     places = select(*told)
     if filters.tokens:

@@ -13,8 +13,9 @@ from sqlalchemy.exc import DBAPIError
 from mailroom.db import functions
 from mailroom.db.engine import first_line
 from mailroom.db.step_size import StepSize
-from mailroom.ops import health
-from mailroom.queue import late_acceptances
+from mailroom.ops import feedback, health, reputation
+from mailroom.queue import feed, late_acceptances
+from mailroom.queue.feed import MAX_TAKEN_BACK, ResendWait
 from mailroom.queue.late_acceptances import MAX_APPLIED
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,7 @@ SCAN_LIMIT: Final = 5_000
 HORIZON: Final = timedelta(days=7)
 MINUTE: Final = timedelta(minutes=1)
 LATE: Final = "late acceptances"
+TAKE_BACK: Final = "taking back what never went out"
 # Between two steps of a prune, and between two prunes.
 PRUNE_STEP: Final = timedelta(seconds=5)
 PRUNE_INTERVAL: Final = timedelta(hours=1)
@@ -123,22 +125,34 @@ class Maintenance:
     """What a worker does of it, a bounded step at a time, so that looking for work is never held up for long."""
 
     def __init__(
-        self, engine: Engine, *, queue: str, prune_after: timedelta | None, scan_limit: int = SCAN_LIMIT
+        self,
+        engine: Engine,
+        *,
+        queue: str,
+        prune_after: timedelta | None,
+        scan_limit: int = SCAN_LIMIT,
+        resend: ResendWait | None = None,
     ) -> None:
-        """`prune_after`: how old history may get; None: it is kept. `scan_limit`: rows looked at by one statement."""
+        """`prune_after`: how old history may get; None: it is kept. `scan_limit`: rows looked at by one statement.
+
+        `resend` is to know whether events are heard.
+        """
         self._engine = engine
         self._queue = queue
         self._prune_after = prune_after
+        self._resend = resend
         self._scan_limits = {
             "reconcile": StepSize(scan_limit),
             "prune": StepSize(scan_limit),
             LATE: StepSize(MAX_APPLIED),
+            TAKE_BACK: StepSize(MAX_TAKEN_BACK),
         }
         self._minute_at = self._prune_at = float("-inf")
         self._walk: int | None = None
         self._pruned: int = 0
-        self._warnings: dict[str, str] = {}
+        self._warnings: dict[str, dict[str, str]] = {}
         self._failures: set[str] = set()
+        self.reconciled = 0  # tokens that it has enqueued
 
     def step(self, now: float) -> None:
         """Do what is due at `now`, in monotonic seconds.
@@ -148,8 +162,14 @@ class Maintenance:
         if now >= self._minute_at:
             self._minute_at = now + MINUTE.total_seconds()
             self._try("reconcile", self._reconcile)
+            self._try(TAKE_BACK, self._take_back)
             self._try(LATE, self._apply_late)
-            self._try("health", self._warn)
+            self._try("feed", self._refresh)
+            self._try("the review of the rates", self._review)
+            self._try(
+                "health", partial(self._warn, "health", lambda found: health.warnings(health.read_what_can_be(found)))
+            )
+            self._try("feedback", partial(self._warn, "feedback", feedback.read_warnings))
         if self._prune_after is not None and now >= self._prune_at:
             self._prune_at = now + PRUNE_INTERVAL.total_seconds()
             if self._try("prune", partial(self._prune, self._prune_after)) and self._pruned:
@@ -164,20 +184,35 @@ class Maintenance:
     def _reconcile_below(self, token: int | None) -> int | None:
         found = reconcile(self._engine, queue=self._queue, below=token, scan_limit=self._scan_limits["reconcile"].size)
         log_reconciled(found)
+        self.reconciled += len(found.enqueued)
         return found.below
 
     def _apply_late(self) -> None:
         with self._engine.connect() as connection:
             late_acceptances.apply(connection, most=self._scan_limits[LATE].size)
 
-    def _warn(self) -> None:
+    def _take_back(self) -> None:
         with self._engine.connect() as connection:
-            found = health.warnings(health.read_what_can_be(connection))
-        for code in found.keys() - self._warnings.keys():
+            feed.take_back(connection, queue=self._queue, most=self._scan_limits[TAKE_BACK].size)
+
+    def _refresh(self) -> None:
+        if self._resend is not None:
+            with self._engine.connect() as connection:
+                self._resend.refresh(connection)
+
+    def _review(self) -> None:
+        with self._engine.connect() as connection:
+            reputation.review(connection)
+
+    def _warn(self, name: str, read: Callable[[Connection], dict[str, str]]) -> None:
+        with self._engine.connect() as connection:
+            found = read(connection)
+        warned = self._warnings.get(name, {})
+        for code in found.keys() - warned.keys():
             log.warning("warning code=%s %s", code, found[code])
-        for code in self._warnings.keys() - found.keys():
+        for code in warned.keys() - found.keys():
             log.info("warning over code=%s", code)
-        self._warnings = found
+        self._warnings[name] = found
 
     def _prune(self, older_than: timedelta) -> None:
         pruned = _prune(self._engine, older_than, self._pruned, self._scan_limits["prune"].size)

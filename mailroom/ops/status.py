@@ -2,21 +2,23 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
 
-from sqlalchemy import Connection, Interval, cast, func, literal, select
+from sqlalchemy import Connection
 
-from mailroom.db.views import attempts, jobs_in_flight, open_pauses, waiting_jobs
 from mailroom.job import Priority
-from mailroom.ops import health
+from mailroom.ops import counting, reading
+from mailroom.ops.feedback import Feedback
 from mailroom.ops.health import Health
-
-PERIODS: Final = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
+from mailroom.ops.reading import Paused, Reading
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Jobs of one queue, priority and action. `oldest_seconds` is how long the oldest has been due; 0 if none is."""
+    """Jobs of one queue, priority and action, of which `later` are due later and `held` never. Of each kind 10,001 are
+    counted at most: if there are more it is `capped`.
+
+    `oldest_seconds` is how long the oldest has been due; 0 if none is.
+    """
 
     queue: str
     priority: Priority
@@ -24,6 +26,9 @@ class Waiting:
     jobs: int
     due: int
     oldest_seconds: float
+    later: int = 0
+    held: int = 0
+    capped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +41,12 @@ class InFlight:
 
 
 @dataclass(frozen=True, slots=True)
-class Paused:
-    """What is paused for the whole fleet, why, and since when. `by_hand`: it ends by hand."""
-
-    scope: str
-    code: str
-    reason: str
-    seconds: float
-    by_hand: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Status:
-    """All of it. `outcomes` counts the deliveries of each period by outcome, late ones apart as `late`.
+    """All of it, as it was `age_seconds` ago. `outcomes` counts the deliveries of each period by outcome, late ones
+    apart as `late`, and as `taken_back` mails that SES accepted and that never went out.
 
-    `warnings` has what a person should look into, by code, and `health` the figures behind it.
+    `warnings` has what a person should look into, by code, and `health` and `feedback` the figures behind it.
+    `jobs_estimate` is about how many jobs there are, where lanes are capped.
     """
 
     waiting: tuple[Waiting, ...]
@@ -59,60 +55,52 @@ class Status:
     outcomes: dict[str, dict[str, int]]
     warnings: dict[str, str]
     health: Health
+    feedback: Feedback
+    jobs_estimate: int
+    age_seconds: float
 
 
 def read(connection: Connection) -> Status:
-    """Read the status. Counting reads all of `jobs`: a second for ten million."""
-    found = health.read(connection)
+    """Read what the fleet counted, if that is not old, or else count, at a bounded cost, however long the queue.
+
+    Where nobody counts any more that is among the warnings.
+    """
+    found, warned = counted(connection)
+    return of(found, warned=warned)
+
+
+def counted(connection: Connection) -> tuple[Reading, dict[str, str]]:
+    """Return what `read` is made of: a reading, and a warning if nobody else counts any more."""
+    kept = reading.read(connection)
+    if kept is not None and timedelta(seconds=kept.age_seconds) <= reading.STALE_AFTER:
+        return kept, {}
+    return counting.count(connection, before=kept), reading.too_old(kept)
+
+
+def of(found: Reading, *, warned: dict[str, str] | None = None) -> Status:
+    """Return the status that a reading tells."""
+    waiting = [
+        Waiting(
+            lane.queue,
+            lane.priority,
+            lane.action,
+            lane.due + lane.later + lane.held,
+            lane.due,
+            lane.oldest_seconds,
+            later=lane.later,
+            held=lane.held,
+            capped=lane.capped,
+        )
+        for lane in found.lanes
+    ]
     return Status(
-        _waiting(connection),
-        _paused(connection),
-        _in_flight(connection),
-        {name: _outcomes(connection, age) for name, age in PERIODS.items()},
-        health.warnings(found),
-        found,
+        tuple(waiting),
+        found.pauses,
+        InFlight(found.flight.batches, found.flight.jobs, found.flight.overdue),
+        found.outcomes,
+        found.warnings | (warned or {}),
+        found.health,
+        found.feedback,
+        found.jobs_estimate,
+        found.age_seconds,
     )
-
-
-def _waiting(connection: Connection) -> tuple[Waiting, ...]:
-    jobs = waiting_jobs.c
-    is_due = jobs.due_at <= func.now()
-    oldest = func.coalesce(func.extract("epoch", func.now() - func.min(jobs.due_at).filter(is_due)), 0)
-    lane = (jobs.queue, jobs.priority, jobs.action)
-    rows = connection.execute(
-        select(*lane, func.count(), func.count().filter(is_due), oldest).group_by(*lane).order_by(*lane)
-    )
-    return tuple(
-        Waiting(queue, Priority(priority), action, count, due, float(seconds))
-        for queue, priority, action, count, due, seconds in rows
-    )
-
-
-def _paused(connection: Connection) -> tuple[Paused, ...]:
-    paused = open_pauses.c
-    seconds = func.extract("epoch", func.now() - paused.opened_at)
-    columns = (paused.scope, paused.code, paused.reason, seconds, paused.probe_at.is_(None))
-    rows = connection.execute(select(*columns).order_by(paused.opened_at))
-    return tuple(Paused(scope, code, reason, float(age), held) for scope, code, reason, age, held in rows)
-
-
-def _in_flight(connection: Connection) -> InFlight:
-    batches, lease_until = func.count(jobs_in_flight.c.batch.distinct()), jobs_in_flight.c.lease_until
-    overdue = batches.filter(lease_until < func.now())
-    return InFlight(*connection.execute(select(batches, func.count(), overdue).select_from(jobs_in_flight)).one())
-
-
-def _outcomes(connection: Connection, age: timedelta) -> dict[str, int]:
-    since = func.now() - cast(literal(age), Interval)
-    recorded = attempts.c
-    rows = connection.execute(
-        select(recorded.outcome, recorded.state, func.count())
-        .where(recorded.at > since)
-        .group_by(recorded.outcome, recorded.state)
-        .order_by(recorded.outcome)
-    )
-    counts: dict[str, int] = {}
-    for outcome, state, count in rows:
-        name = state if state == "late" else outcome
-        counts[name] = counts.get(name, 0) + count
-    return counts

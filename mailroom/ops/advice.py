@@ -1,0 +1,96 @@
+"""The first sentence: whether mail leaves, what needs a person, why, and the cure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from mailroom.job import Priority
+from mailroom.ops import remedies
+from mailroom.ops.forecast import Forecast, forecast
+from mailroom.ops.minutes import Minute, quantile
+from mailroom.ops.needs import Need, State, named, needs
+from mailroom.ops.reading import Lane, Reading
+from mailroom.ops.words import CAP, begins, mails, number, several, span
+
+# Of the mails of the last minutes, this share left within what is said.
+SHARE: Final = 0.95
+RECENT: Final = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """The sentence, how bad it is, and what there is to do, the worst first."""
+
+    sentence: str
+    state: State
+    needs: tuple[Need, ...]
+
+
+def advise(
+    reading: Reading | None, minutes: Sequence[Minute], *, now: datetime, rate_limit: float | None = None
+) -> Advice:
+    """Say it. `minutes` are those of the last ten minutes or more; `now` is by the clock of the database."""
+    if reading is None:
+        what, why = "nothing is known: nobody has counted yet", "a worker counts every 15 s, and each sweep in the end"
+        found: tuple[Need, ...] = (Need("NoReading", what, why, remedies.START_WORKER, "act"),)
+    else:
+        found = needs(reading, minutes, now=now, rate_limit=rate_limit)
+    state: State = found[0].state if found else "fine"
+    if reading is None or state == "act":
+        return Advice(_troubled(found), state, found)
+    when = forecast(reading, minutes, rate_limit=rate_limit, now=now)
+    said = (_speed(minutes, now=now), _backlog(reading, when, now=now), _rest(found))
+    return Advice(begins(f"{'; '.join(said)}."), state, found)
+
+
+def _troubled(found: Sequence[Need]) -> str:
+    """The worst, and what to do about it."""
+    first = found[0]
+    others = sum(need.state == "act" for need in found[1:])
+    more = f" ({several(others, 'other thing needs', 'other things need')} you too)" if others else ""
+    return begins(f"{first.what}; {first.cure.partition('; ')[0]}{more}.")
+
+
+def _rest(found: Sequence[Need]) -> str:
+    if not found:
+        return "nothing needs you"
+    more = f", and {several(len(found) - 1, 'other thing')}" if found[1:] else ""
+    return f"this can wait for the day: {found[0].what}{more}"
+
+
+def _speed(minutes: Sequence[Minute], *, now: datetime) -> str:
+    """Say within what time the most urgent mails of the last minutes left."""
+    recent = [each for each in minutes if now - each.at < RECENT and each.priority is not None and any(each.waits)]
+    if not recent:
+        return "no mail was asked for in the last ten minutes"
+    first = min(each.priority for each in recent if each.priority is not None)
+    most_urgent = [each for each in recent if each.priority is first]
+    waits = [sum(counts) for counts in zip(*(each.waits for each in most_urgent), strict=True)]
+    bound = quantile(waits, SHARE)
+    kinds = {each.action for each in most_urgent}
+    who = mails(min(kinds), first) if len(kinds) == 1 else f"{first.name.lower()} mails"
+    return f"{who} leave within {'more than a day' if bound is None or bound == float('inf') else span(bound)}"
+
+
+def _backlog(reading: Reading, when: dict[tuple[str, Priority, str], Forecast], *, now: datetime) -> str:
+    """Say what waits, and until when: the lane that is done last."""
+    due = [lane for lane in reading.lanes if lane.due]
+    if not due:
+        return "nothing waits"
+
+    def ends(lane: Lane) -> datetime | None:
+        told = when[(lane.queue, lane.priority, lane.action)]
+        return max((at for at in (told.at_granted, told.at_pace) if at is not None and not told.stands), default=None)
+
+    total = sum(lane.due for lane in due)
+    about = any(lane.due > CAP for lane in due)
+    count = f"about {number(max(reading.jobs_estimate, CAP))}" if about else number(total)
+    last = max((at for lane in due if (at := ends(lane)) is not None), default=None)
+    soon = last is not None and last - now < timedelta(seconds=10)
+    until = "" if last is None or soon else f", gone in about {span(last - now)}"
+    if any(told.stands for told in when.values()):
+        until = ", and nothing leaves at the moment"
+    quota = min((at for told in when.values() if (at := told.quota_ends) is not None), default=None)
+    ends_at = "" if quota is None else f", but the day's quota ends in about {span(quota - now)}"
+    return f"{count} {named(due, total)} {'waits' if total == 1 else 'wait'}{until}{ends_at}"

@@ -1,0 +1,76 @@
+"""What it means that a job is finished, in words, and what is to be done then."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from mailroom.ops.jobs import Found, Reported
+from mailroom.ops.words import span
+
+# Why a mail was not sent, by error code, and what helps.
+_NOT_SENT: Final = {
+    "Superseded": ("a newer mail of its kind was asked for, or used; only the newest is sent", ""),
+    "TooMany": (
+        "its account has had as many of its kind as it may: it may be flooded",
+        "if the person is real: wait, or raise the limit, `mailroom actions set`",
+    ),
+    "TokenGone": ("its token was deleted, or its account", ""),
+    "TokenConsumed": ("its token had been used already", ""),
+    "AddressChanged": ("its account has had another address since", "ask for another mail"),
+    "AccountStatus": ("its account has not the status that its kind needs", "look at the account, then ask again"),
+    "TokenExpired": ("its token ran out before it could be sent", "ask for another mail; then see why that waits"),
+    "Dropped": ("somebody dropped it", "`mailroom jobs retry {token}` takes that back"),
+    "SuppressedBounce": ("its address is not mailed: a mail to it bounced for good", "`mailroom suppressions release`"),
+    "SuppressedSoftBounces": ("its address is not mailed: mail after mail bounced", "`mailroom suppressions release`"),
+    "SuppressedComplaint": ("its address is not mailed: the recipient complained", "`mailroom suppressions release`"),
+    "SuppressedByHand": ("its address is not mailed: somebody added it to the list", "`mailroom suppressions release`"),
+    "Reject": ("SES found something bad in it", "look at its template and its data"),
+    "RenderingFailure": ("its template did not render", "correct the template, then `mailroom jobs retry {token}`"),
+}
+_RETRY: Final = "`mailroom jobs show {token}` has each attempt; `mailroom jobs retry {token}` tries it again"
+# The last word of SES on a mail that it accepted: what decides comes last.
+_LAST_WORDS: Final = ("send", "delivery_delay", "delivery", "bounce", "complaint", "reject", "rendering_failure")
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How it ended: a code, what that means, and what to do (empty: nothing)."""
+
+    code: str
+    text: str
+    cure: str
+
+
+def ending(found: Found, told: Sequence[Reported]) -> Ending:
+    """Say how a finished job ended, from its last attempt and what SES told of its mails."""
+    if found.outcome == "sent":
+        return _accepted(found, told)
+    meaning, cure = _NOT_SENT.get(found.code or "", (f"{found.code or 'for no known reason'}", _RETRY))
+    text = f"it was not sent, and will not be ({found.outcome}): {meaning}"
+    return Ending(found.code or str(found.outcome), text, cure.format(token=found.token))
+
+
+def _accepted(found: Found, told: Sequence[Reported]) -> Ending:
+    events = [each for each in told if found.message_id is None or each.message_id == found.message_id]
+    last = max(events, key=lambda each: (_LAST_WORDS.index(each.kind), each.at), default=None)
+    kind = "" if last is None else last.kind
+    after = "" if last is None or found.at is None else f" {span(max((last.at - found.at).total_seconds(), 0))} later"
+    said = "" if last is None else " ".join(filter(None, (last.type, last.subtype, last.status)))
+    match kind:
+        case "delivery":
+            return Ending("Delivered", f"SES accepted it, and the recipient's server took it{after}", _SPAM)
+        case "bounce":
+            return Ending("Bounced", f"SES accepted it, and it bounced{after}: {said}", "the address is bad, or full")
+        case "complaint":
+            return Ending("Complained", f"it arrived, and the recipient complained{after}", "")
+        case "delivery_delay":
+            text = f"SES accepted it, and the recipient's server does not take it yet: {said}"
+            return Ending("Delayed", text, "SES tries again by itself, for hours")
+        case "reject" | "rendering_failure":
+            return Ending("NeverOut", f"SES accepted it and did not send it ({kind.replace('_', ' ')})", _RETRIES)
+        case _:
+            return Ending("Sent", "SES accepted it; nothing was heard of it since", _SPAM)
+
+
+_SPAM: Final = "ask the recipient to look among the spam"
+_RETRIES: Final = "it goes back by itself, or `mailroom jobs show` says why not"

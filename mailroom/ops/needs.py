@@ -1,0 +1,287 @@
+"""What needs a person, each told from a reading: what is so, why, what to do, and whether it can wait for the day."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+from mailroom import finding
+from mailroom.fleet import buckets, pauses
+from mailroom.job import Priority
+from mailroom.ops import causes, remedies, reputation
+from mailroom.ops.causes import Place
+from mailroom.ops.health import MAX_WAIT
+from mailroom.ops.minutes import Minute
+from mailroom.ops.reading import STALE_AFTER, Lane, Paused, Reading
+from mailroom.ops.why import why_lane
+from mailroom.ops.words import counted, mails, number, several, span
+
+State = Literal["fine", "look", "act"]
+
+# A pause that a probe may end is for mailroom first, and then for a person; where somebody waits, it is for both.
+PROBES_FIRST: Final = timedelta(minutes=1)
+# For so long a worker that is lost is news, and then it is history.
+NEWS: Final = timedelta(minutes=15)
+# A recovery is late from a minute on, and slow from here on.
+SLOW: Final = timedelta(seconds=15)
+MUCH_OF_THE_QUOTA: Final = 0.8
+MUCH_THROTTLED: Final = 0.5
+JUST_NOW: Final = timedelta(minutes=3)
+# So many attempts without success, and such a share of all, are no accident.
+UNSENT: Final = 3
+MUCH_UNSENT: Final = 0.5
+HEALTHY: Final = (None, "", "HEALTHY")
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One thing that needs a person: `what` is so, `why` one knows, and the `cure`. `act`: mail does not leave as it
+    should, or will soon not; `look`: it can wait for the day.
+    """
+
+    code: str
+    what: str
+    why: str
+    cure: str
+    state: State
+
+
+def needs(
+    reading: Reading, minutes: Sequence[Minute], *, now: datetime, rate_limit: float | None = None
+) -> tuple[Need, ...]:
+    """Return them all, the worst first."""
+    stuck = [*_unread(reading, now=now), *_no_worker(reading, minutes, now=now)]
+    keeping, idle = _pauses(reading, now=now)
+    found = [*stuck, *keeping, *_account(reading, now=now), *_unsent(minutes, now=now)]
+    found += _late(reading, minutes, now=now, rate_limit=rate_limit)
+    found += [
+        *idle,
+        *_warnings(reading),
+        *_slower(reading, now=now),
+        *_to_decide(reading, minutes, now=now),
+    ]
+    return tuple(sorted(found, key=lambda need: need.state != "act"))
+
+
+def _lanes(reading: Reading, covers: Callable[[Place], bool]) -> list[Lane]:
+    """The lanes that something concerns and in which a job is due, the most urgent first."""
+    due = [(causes.place(reading, lane.queue, lane.priority, lane.action), lane) for lane in reading.lanes if lane.due]
+    concerned = [(place, lane) for place, lane in due if covers(place)]
+    return [lane for _, lane in sorted(concerned, key=lambda each: (each[0].rank, each[0].priority))]
+
+
+def named(lanes: Iterable[Lane], count: int = 2) -> str:
+    """Name so many mails of lanes: two kinds at most."""
+    kinds = list(dict.fromkeys(mails(lane.action, lane.priority, count) for lane in lanes))
+    return " and ".join(kinds) if len(kinds) < 3 else f"{kinds[0]} and other mails"
+
+
+def _effect(lanes: list[Lane], *, everything: bool = False, else_: str = "nothing waits yet") -> str:
+    if everything:
+        return "no mail leaves"
+    return f"{named(lanes)} do not leave" if lanes else else_
+
+
+def _wait(lanes: list[Lane]) -> str:
+    """Say how many wait, and since when."""
+    if not lanes:
+        return "nothing is due now"
+    kinds: dict[tuple[str, Priority], int] = {}
+    for lane in lanes:
+        kinds[lane.action, lane.priority] = kinds.get((lane.action, lane.priority), 0) + lane.due
+    each = ", ".join(f"{counted(due)} {mails(*kind, due)}" for kind, due in [*kinds.items()][:3])
+    oldest = max(lane.oldest_seconds for lane in lanes)
+    return f"due: {each}{', and others' if len(kinds) > 3 else ''}; the oldest for {span(oldest)}"
+
+
+def _unread(reading: Reading, *, now: datetime) -> Iterator[Need]:
+    age = now - reading.read_at
+    if age <= STALE_AFTER or not (reading.failed_at and now - reading.failed_at < STALE_AFTER):
+        return
+    what = f"these numbers are {span(age)} old: counting fails"
+    yield Need("NoReading", what, f"{reading.failure or 'no reason given'}", remedies.LOOK_AT_DATABASE, "act")
+
+
+def _no_worker(reading: Reading, minutes: Sequence[Minute], *, now: datetime) -> Iterator[Need]:
+    waiting = {lane.queue for lane in reading.lanes if lane.due and not causes.alive(reading, now, lane.queue)}
+    nobody = not causes.alive(reading, now)
+    known = sorted(each.queue for each in reading.workers) or [remedies.DEFAULT_QUEUE]
+    for queue in sorted(waiting) or (known[:1] if nobody else []):
+        lanes = _lanes(reading, lambda place, queue=queue: place.queue == queue)  # type: ignore[misc]
+        late = any(lane.oldest_seconds > MAX_WAIT[lane.priority].total_seconds() for lane in lanes)
+        # A sweep that ended may have been unable to send: what is late has not left by it.
+        left = causes.left_lately(minutes, queue, now=now) or (not late and causes.sweeps(reading, now, queue))
+        nothing = "mails leave by sweeps alone" if left else "the next mail will not leave"
+        effect = nothing if left else _effect(lanes, everything=nobody and bool(lanes), else_=nothing)
+        found = causes.worker(reading, minutes, Place(queue, Priority.NORMAL, "", Priority.NORMAL), now=now)
+        seen = found.text.partition(": ")[2] or found.text.partition("; ")[2] or "none has been seen for a day"
+        why = f"{seen}; {_wait(lanes)}"
+        state: State = "look" if left and not late else "act"
+        yield Need("NoWorker", f"{effect}: no worker takes the queue {queue}", why, found.cure, state)
+
+
+def _pauses(reading: Reading, *, now: datetime) -> tuple[list[Need], list[Need]]:
+    """Tell of what is paused: of what keeps mails, and apart from it of what keeps none yet."""
+    keeping: list[Need] = []
+    idle: list[Need] = []
+    for paused in sorted(reading.pauses, key=lambda each: (not _stops_urgent(reading, each), each.opened_at)):
+        lanes = _lanes(reading, lambda place, scope=paused.scope: scope in causes.scopes(place))  # type: ignore[misc]
+        effect = _effect(lanes, everything=paused.scope in causes.SHARED)
+        what = f"{effect}: {paused.scope} has been paused for {span(now - paused.opened_at)} ({_reason(paused)})"
+        why = f"{causes.say_pause(paused, now=now)}; {_wait(lanes)}"
+        state = _pause_state(reading, paused, now=now, urgent=any(lane.priority is Priority.URGENT for lane in lanes))
+        need = Need("Paused", what, why, remedies.of_pause(paused.scope, paused.code), state)
+        (keeping if lanes or paused.scope in causes.SHARED else idle).append(need)
+    return keeping, idle
+
+
+def _reason(paused: Paused) -> str:
+    return paused.reason if paused.code == pauses.BY_HAND else paused.code
+
+
+def _stops_urgent(reading: Reading, paused: Paused) -> bool:
+    """Whether recoveries, or other mails that somebody waits for, are among what is paused."""
+    if pauses.is_action(paused.scope):
+        return causes.place(reading, "", Priority.QUARANTINE, paused.scope).rank is Priority.URGENT
+    return not paused.scope.startswith("priority:") or paused.scope == "priority:0"
+
+
+def _pause_state(reading: Reading, paused: Paused, *, now: datetime, urgent: bool) -> State:
+    """Say how bad a pause is; `urgent`: it keeps such mails that are due."""
+    if paused.code in reputation.CODES:
+        return "look" if paused.scope == "priority:2" else "act"
+    if paused.by_hand:
+        return "act" if _stops_urgent(reading, paused) or paused.code != pauses.BY_HAND else "look"
+    return "act" if urgent or now - paused.opened_at >= PROBES_FIRST else "look"
+
+
+def _account(reading: Reading, *, now: datetime) -> Iterator[Need]:
+    found = reading.account
+    if found.enforcement == "SHUTDOWN":
+        yield Need(
+            "Suspended", "no mail leaves: AWS has suspended the account", "SES says so", finding.SEE_THE_CASE, "act"
+        )
+    elif found.enforcement not in HEALTHY:
+        what = f"AWS has the account under review ({found.enforcement}), and may stop it"
+        yield Need("UnderReview", what, _rates(reading), finding.SEE_BOUNCES, "act")
+    if found.sending_enabled is False:
+        what = "no mail leaves: sending is switched off at SES"
+        yield Need("SendingOff", what, "SES says so", finding.SWITCH_SENDING_ON, "act")
+    yield from _quota(reading, now=now)
+
+
+def _rates(reading: Reading) -> str:
+    day = reading.feedback.reputation.get("day")
+    if day is None or not day.mails:
+        return "SES says so"
+    return f"of {number(day.mails)} mails of a day {day.bounce_rate:.2%} bounced, {day.complaint_rate:.2%} complained"
+
+
+def _quota(reading: Reading, *, now: datetime) -> Iterator[Need]:
+    left, limit = causes.quota_left(reading, urgent=True, now=now), reading.account.max_24_hour_send
+    if left is None or not limit:
+        return
+    used = f"{number(min(limit, limit - left))} of {number(limit)} mails in 24 hours"
+    if left < 1:
+        yield Need("Quota", "no mail leaves: the day's quota is used up", used, finding.WAIT_FOR_QUOTA, "act")
+    elif left < limit * buckets.QUOTA_RESERVE + 1:
+        what = f"only urgent mails leave: the day's quota is used up but for {number(left)}"
+        yield Need("QuotaReserve", what, used, finding.WAIT_FOR_QUOTA, "act")
+    elif left < limit * (1 - MUCH_OF_THE_QUOTA):
+        what = f"{1 - left / limit:.0%} of the day's quota is used"
+        yield Need("QuotaNear", what, used, finding.RAISE_QUOTA, "look")
+
+
+def _late(reading: Reading, minutes: Sequence[Minute], *, now: datetime, rate_limit: float | None) -> Iterator[Need]:
+    """Lanes whose oldest job is late, but for what is told already: no worker, a pause, the quota."""
+    for lane in _lanes(reading, lambda _: True):
+        waited, most = timedelta(seconds=lane.oldest_seconds), MAX_WAIT[lane.priority]
+        slow = lane.priority is Priority.URGENT and waited > SLOW
+        if not slow and waited <= most:
+            continue
+        why = why_lane(reading, minutes, lane, now=now, rate_limit=rate_limit)
+        if why.code in {"NoWorker", "Paused", "Quota", "QuotaReserve"}:
+            continue
+        state: State = "act" if waited > most and lane.priority < Priority.BULK else "look"
+        late = "late" if waited > most else "slow"
+        cause = ", for SES throttles" if why.code == "Throttled" else ""
+        what = f"{mails(lane.action, lane.priority)} are {late}{cause}: one has been due for {span(waited)}"
+        yield Need(f"OldJob{lane.priority.value}", what, why.text, why.cure or remedies.ASK_DOCTOR, state)
+
+
+def _unsent(minutes: Sequence[Minute], *, now: datetime) -> Iterator[Need]:
+    """Where most calls fail, or end without an answer, mails wait for another try, and may go out twice."""
+    recent = [each for each in minutes if now - each.at < JUST_NOW]
+    failing = [each for each in recent if each.outcome in {"deferred", "unconfirmed"}]
+    bad = sum(each.mails for each in failing)
+    tried = bad + sum(each.mails for each in recent if each.outcome == "sent")
+    if bad < UNSENT or bad < tried * MUCH_UNSENT:
+        return
+    worst = max(failing, key=lambda each: each.mails)
+    codes = ", ".join(sorted({each.code for each in failing if each.code}))
+    attempts = several(tried, "attempt")
+    if worst.outcome == "unconfirmed":
+        what = f"SES does not answer: so ended {bad} of {attempts} of the last minutes"
+        yield Need("Unanswered", what, codes or "no answer came", remedies.REACH_SES, "act")
+    else:
+        what = f"most mails have to be tried again: so ended {bad} of {attempts} of the last minutes ({worst.code})"
+        yield Need("Deferred", what, codes, remedies.of_deferral(worst.code), "act")
+
+
+def _warnings(reading: Reading) -> Iterator[Need]:
+    """What `status` warns of, but for what is told better."""
+    told_better = {f"OldJob{priority.value}" for priority in Priority} | {"NoReading"}
+    for code, message in reading.warnings.items():
+        if code in told_better:
+            continue
+        state: State = (
+            "act" if code == "OverdueBatch" or (code in reputation.CODES and _over_the_line(reading)) else "look"
+        )
+        what, _, why = message.partition(": ")
+        yield Need(code, what, why or "see docs/operating.md, Warnings", remedies.of_warning(code), state)
+
+
+def _over_the_line(reading: Reading) -> bool:
+    """Whether AWS would have the account under review."""
+    found = [each for each in reading.feedback.reputation.values() if each.mails >= reputation.MIN_MAILS]
+    bounces, complaints = reputation.AWS_BOUNCES[0], reputation.AWS_COMPLAINTS[0]
+    return any(each.bounce_rate >= bounces or each.complaint_rate >= complaints for each in found)
+
+
+def _slower(reading: Reading, *, now: datetime) -> Iterator[Need]:
+    """What lets mail leave later than it could."""
+    gone = [each for each in causes.lost(reading, now) if now - each.seen_at < NEWS]
+    if gone and causes.alive(reading, now):
+        what = f"{several(len(gone), 'worker')} went away without a word: {', '.join(each.name for each in gone[:3])}"
+        yield Need("WorkerLost", what, f"last seen {span(now - gone[0].seen_at)} ago", remedies.LOOK_AT_WORKER, "look")
+    deaf = [each for each in causes.alive(reading, now) if each.listening is False]
+    if deaf:
+        what = (
+            f"{several(len(deaf), 'worker does', 'workers do')} not hear of new mails: they leave with the next sweep"
+        )
+        yield Need("ListenLost", what, ", ".join(each.name for each in deaf[:3]), remedies.LISTEN_AGAIN, "look")
+    if causes.slowdown(reading) < MUCH_THROTTLED:
+        what = f"SES throttles: the fleet sends at {causes.slowdown(reading):.0%} of its rate"
+        yield Need("Throttled", what, "SES asked for less within the last seconds", remedies.THROTTLED, "look")
+    seen = reading.account.seen_at
+    if seen is not None and causes.alive(reading, now) and now - seen > buckets.QUOTA_STALE_AFTER:
+        what = f"SES has not been asked for the quota for {span(now - seen)}"
+        yield Need("AccountOld", what, "each minute a worker asks GetAccount", remedies.LET_ASK, "look")
+
+
+def _to_decide(reading: Reading, minutes: Sequence[Minute], *, now: datetime) -> Iterator[Need]:
+    """What waits for a decision, or for somebody who wants to know."""
+    held = sum(lane.held for lane in reading.lanes)
+    if held:
+        what = f"{counted(held)} {'mail is' if held == 1 else 'mails are'} held until a person decides"
+        yield Need("Held", what, "each may have been sent already", remedies.DECIDE_HELD, "look")
+    failed = reading.outcomes.get("hour", {}).get("failed", 0)
+    if failed:
+        what = f"{several(failed, 'mail')} failed for good in the last hour"
+        yield Need("Failed", what, "no attempt is left", remedies.SEE_FAILED, "look")
+    recent = [each for each in minutes if now - each.at < timedelta(minutes=10) and each.outcome == "unconfirmed"]
+    unconfirmed = sum(each.mails for each in recent)
+    if unconfirmed:
+        codes = ", ".join(sorted({each.code for each in recent if each.code}))
+        what = f"of {several(unconfirmed, 'mail')} of the last ten minutes nobody knows whether SES took them"
+        yield Need("Unconfirmed", what, codes or "no answer came", remedies.SEE_UNCONFIRMED, "look")

@@ -1,0 +1,158 @@
+"""The first page in numbers: what waits, what leaves, who works, and what SES allows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from mailroom.job import Priority
+from mailroom.ops import causes, minutes
+from mailroom.ops.forecast import Forecast
+from mailroom.ops.health import MAX_WAIT
+from mailroom.ops.minutes import WAIT_BOUNDS, Minute
+from mailroom.ops.reading import Lane, Reading, SesAccount, Worker
+from mailroom.window import charts
+from mailroom.window.charts import Chart
+from mailroom.window.source import Seen
+
+# Of the day's quota: from here on somebody should know.
+MUCH_OF_QUOTA: Final = 0.8
+# Sooner than this nobody plans.
+SOON: Final = timedelta(minutes=1)
+# Why jobs that are due do not leave, as a forecast names it.
+STAYS: Final = ("paused", "no worker")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A lane, how long half and 99 of 100 of its mails waited in the last ten minutes, and when it will be empty."""
+
+    lane: Lane
+    half: float | None
+    most: float | None
+    leaves: "Leaves"
+    late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Leaves:
+    """When a lane will be empty. `at` is at the pace of the last minutes, or at the rate granted where there is none.
+
+    `granted`: at the rate granted, where that is another moment. `stays`: why its jobs do not leave at all.
+    """
+
+    soon: bool
+    at: datetime | None
+    granted: datetime | None
+    quota_ends: datetime | None
+    about: bool
+    stays: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Mails a second in the last minutes, and how many are granted: None where there is no limit to tell."""
+
+    used: float
+    granted: float | None
+    slowdown: float
+
+    @property
+    def share(self) -> float | None:
+        """How much of it is used."""
+        return self.used / self.granted if self.granted else None
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """Mails in 24 hours, as far as SES and the permits granted since tell, and how many are allowed."""
+
+    sent: float
+    limit: float
+
+    @property
+    def share(self) -> float:
+        """How much of it is used."""
+        return self.sent / self.limit if self.limit else 1.0
+
+    @property
+    def scarce(self) -> bool:
+        """Whether somebody should know."""
+        return self.share >= MUCH_OF_QUOTA
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What the first page shows besides its sentence."""
+
+    rows: tuple[Row, ...]
+    due: int
+    held: int
+    jobs: int | None
+    rate: Rate
+    quota: Quota | None
+    mails: Chart
+    waits: Chart
+    urgent: float | None
+    workers: tuple[Worker, ...]
+    lost: tuple[Worker, ...]
+    sweeps: tuple[Worker, ...]
+
+
+def overview(seen: Seen, reading: Reading) -> Overview:
+    """Return it."""
+    urgent = [minute for minute in seen.hour if minute.priority is Priority.URGENT]
+    recent = seen.ten_minutes
+    return Overview(
+        rows=tuple(_row(lane, recent, seen) for lane in reading.lanes),
+        due=sum(lane.due for lane in reading.lanes),
+        held=sum(lane.held for lane in reading.lanes),
+        jobs=reading.jobs_estimate if any(lane.capped for lane in reading.lanes) else None,
+        rate=_rate(seen, reading),
+        quota=quota(reading.account),
+        mails=charts.mails(seen.hour, until=seen.now),
+        waits=charts.waits(urgent, until=seen.now, limit=MAX_WAIT[Priority.URGENT].total_seconds()),
+        urgent=_wait([minute for minute in recent if minute.priority is Priority.URGENT], 0.99),
+        workers=tuple(causes.alive(reading, seen.now)),
+        lost=tuple(causes.lost(reading, seen.now)),
+        sweeps=tuple(causes.sweeps(reading, seen.now)),
+    )
+
+
+def quota(account: SesAccount) -> Quota | None:
+    """Return what is known of the day's quota; None where nothing is, or there is none."""
+    if account.max_24_hour_send is None or account.max_24_hour_send < 0:
+        return None
+    return Quota((account.sent_last_24_hours or 0) + account.granted_since, account.max_24_hour_send)
+
+
+def _row(lane: Lane, recent: Sequence[Minute], seen: Seen) -> Row:
+    told = [minute for minute in recent if (minute.priority, minute.action) == (lane.priority, lane.action)]
+    late = lane.due > 0 and lane.oldest_seconds > MAX_WAIT[lane.priority].total_seconds()
+    leaves = _leaves(lane, seen.forecasts.get((lane.queue, lane.priority, lane.action)), now=seen.now)
+    return Row(lane, _wait(told, 0.5), _wait(told, 0.99), leaves, late)
+
+
+def _leaves(lane: Lane, told: Forecast | None, *, now: datetime) -> Leaves:
+    if not lane.due or told is None:
+        return Leaves(False, None, None, None, False, "")
+    at, granted = None if told.stands else told.at_pace or told.at_granted, told.at_granted
+    soon = at is not None and at - now <= SOON and told.quota_ends is None
+    if at is None or granted is None or abs(at - granted) <= max(SOON, (at - now) / 10):
+        granted = None
+    stays = next((why for why in STAYS if told.left_out.get(why)), "")
+    return Leaves(soon, at, granted, told.quota_ends, told.about, stays)
+
+
+def _wait(told: Sequence[Minute], share: float) -> float | None:
+    """Return how long that share of their mails waited at most, by the bounds that waits are counted by."""
+    if not told:
+        return None
+    summed = [sum(counts) for counts in zip(*(minute.waits for minute in told), strict=True)]
+    found = minutes.quantile(summed, share)
+    return None if found is None else min(found, WAIT_BOUNDS[-1])
+
+
+def _rate(seen: Seen, reading: Reading) -> Rate:
+    granted = causes.granted_rate(reading, seen.rate_limit)
+    return Rate(causes.used_rate(seen.hour, now=seen.now), granted, causes.slowdown(reading))
