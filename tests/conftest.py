@@ -25,16 +25,23 @@ from typing import Any
 
 import pytest
 from botocore.loaders import JSONFileLoader
+from hypothesis import HealthCheck, settings
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
 
 from mailroom.db.engine import connect_engine
 from mailroom.simulator import Simulator
 from tests.running import Processes
 from tests.servers import BINARIES, GIVEN, Server, Servers
+from tests.simulator.client import ask
 
 # Folders of what is ours alone.
 ONCE = {"cli", "demo", "mail", "ses", "simulator"}
+
+# A machine that is busy may take seconds for an example, or to think of one.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+if settings.get_current_profile_name() != "ci":  # which says so, too
+    settings.load_profile("patient")
 
 # How many tests were left to the other of the two runs.
 OTHERS = pytest.StashKey[int]()
@@ -77,11 +84,16 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _models_are_read_once() -> Iterator[None]:
-    """For each of hundreds of clients botocore would read its models of AWS again, megabytes of files that stay."""
+    """For each of hundreds of clients botocore would read its models of AWS again, megabytes of files that stay.
+
+    But for SQS's, which is small: moto changes what it has read.
+    """
     as_it_is = JSONFileLoader.load_file
     once = functools.cache(lambda path: as_it_is(JSONFileLoader(), path))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(JSONFileLoader, "load_file", lambda _, path: once(path))
+        patch.setattr(
+            JSONFileLoader, "load_file", lambda own, path: as_it_is(own, path) if "/sqs/" in path else once(path)
+        )
         yield
 
 
@@ -150,6 +162,8 @@ def engine(url: str) -> Iterator[Engine]:
     """An engine on a fresh database on which every statement commits, as the worker's."""
     engine = connect_engine(url, pool_size=20)
     yield engine
+    # What a thread that is still at work gives back comes to a pool that nobody closes any more.
+    event.listen(engine, "checkin", lambda given_back, _: given_back.close())
     engine.dispose()
 
 
@@ -184,8 +198,16 @@ def running() -> Iterator[Simulator]:
 
 @pytest.fixture
 def simulator(running: Simulator) -> Simulator:
-    """The SES simulator with an empty ledger, no faults, and its own templates."""
+    """The SES simulator with an empty ledger, no faults, its own templates, and the configuration set `default`.
+
+    What clients have asked of it that gave up, it does before: it must not meet the faults of this test, nor be in its
+    ledger or its queues. Whoever asks later is answered later; a second time, since it takes a moment more until it
+    knows that a client is gone.
+    """
+    for _ in range(2):
+        ask(f"{running.url}/_simulator/counts")
     running.reset()
+    running.configuration_sets.create("default")
     return running
 
 

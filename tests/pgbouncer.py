@@ -1,8 +1,10 @@
 """A real PgBouncer in transaction mode, in front of a server, for its superuser and with that password."""
 
+import contextlib
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Self
 from psycopg.conninfo import make_conninfo
 
 from mailroom.demo.postgres import EmbeddedPostgres, free_port
+from tests.running import eventually
 
 PROGRAM = Path("/usr/sbin/pgbouncer")
 
@@ -68,6 +71,13 @@ class PgBouncer:
             account = ["-u", "nobody"]
         with (self._folder / "output").open("w") as out:
             self._process = subprocess.Popen([PROGRAM, *account, self._ini], stdout=out, stderr=out)
+        eventually(self._listens, "it takes connections")
+
+    def _listens(self) -> bool:
+        assert self._process.poll() is None, (self._folder / "output").read_text()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
+            return True
+        return False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None

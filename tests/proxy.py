@@ -16,7 +16,8 @@ class HalfOpenProxy:
     def __init__(self, url: str) -> None:
         self.lead_to(url)
         self._listener = socket.create_server(("127.0.0.1", 0))
-        self.url = make_conninfo(url, host="127.0.0.1", port=self._listener.getsockname()[1])
+        # Whom it does not let through gives up as soon as anybody of mailroom does.
+        self.url = make_conninfo(url, host="127.0.0.1", port=self._listener.getsockname()[1], connect_timeout=5)
         self.connections = 0
         self._flowing = threading.Event()
         self._flowing.set()
@@ -38,14 +39,23 @@ class HalfOpenProxy:
         """Let new connections through; those that were frozen stay so, for ever."""
         self._flowing.set()
 
+    def part(self) -> None:
+        """Close those that were frozen, too, and let new connections through: nobody waits on them any more."""
+        self.thaw()
+        for one in self._frozen:
+            with contextlib.suppress(OSError):  # its other end is gone
+                one.shutdown(socket.SHUT_RDWR)
+
     def lead_to(self, url: str) -> None:
         """Connect whoever comes from now on to another server."""
         given = conninfo_to_dict(url)
         self._target = (str(given["host"]), int(given["port"] or 5432))
 
     def drop(self) -> None:
-        """Close all connections; new ones are let through."""
+        """Close all connections, and return once they are; new ones are let through."""
         self._dropping.set()
+        while self._dropping.is_set() and self._thread.is_alive():
+            self._ended.wait(0.01)
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,12 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from sqlalchemy import Engine
 
 from mailroom import ses
+from mailroom.db.engine import connect_engine
 from mailroom.fleet.permits import NO_LIMIT, Permits
 from mailroom.job import Action
 from mailroom.mail.transport import Mail, Transport
@@ -26,6 +28,8 @@ from mailroom.ses import classify
 from mailroom.simulator import Simulator
 from mailroom.worker.sender import Sender
 from mailroom.worker.shared import Shared
+from mailroom.worker.telemetry import NO_TELEMETRY, Telemetry
+from mailroom.worker.vitals import Vitals
 from mailroom.worker.worker import Worker
 from tests.world import KEY, KEY_HEX
 
@@ -76,15 +80,36 @@ def shared(
     *,
     permits: Permits = NO_LIMIT,
     clock: Callable[[], float] = time.monotonic,
+    telemetry: Telemetry = NO_TELEMETRY,
+    vitals: Vitals | None = None,
     **changes: Any,
 ) -> Shared:
     """What the senders of a process would share."""
-    return Shared(engine, sends, key=KEY, limits=limits(**changes), permits=permits, clock=clock)
+    return Shared(
+        engine,
+        sends,
+        key=KEY,
+        limits=limits(**changes),
+        permits=permits,
+        clock=clock,
+        telemetry=telemetry,
+        vitals=vitals,
+    )
 
 
 def sender(engine: Engine, sends: Transport, **how: Any) -> Sender:
     """A sender that is worked by hand; `how` is for `shared`."""
     return Sender(shared(engine, sends, **how), name="test")
+
+
+@contextlib.contextmanager
+def connecting(url: str, **how: Any) -> Iterator[Engine]:
+    """An engine of the test's own, whose connections are closed however the test goes; `how` is for the engine."""
+    engine = connect_engine(url, **how)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 @contextlib.contextmanager
@@ -96,18 +121,11 @@ def working(
     sweep_interval: float = 5,
     listen: str | None = None,
     healthcheck_interval: float = 270,
-    permits: Permits = NO_LIMIT,
-    **changes: Any,
+    **how: Any,
 ) -> Iterator[Worker]:
-    """Run a worker in a thread; `listen` is the URL to LISTEN on. Stops it in order at the end."""
+    """Run a worker in a thread; `listen` is the URL to LISTEN on, `how` is for `shared`. Stops it in the end."""
     worker = Worker(
-        engine,
-        sends,
-        key=KEY,
-        limits=limits(**changes),
-        concurrency=concurrency,
-        sweep_interval=timedelta(seconds=sweep_interval),
-        permits=permits,
+        shared(engine, sends, **how), concurrency=concurrency, sweep_interval=timedelta(seconds=sweep_interval)
     )
     listener = listen and Listener(
         listen,
@@ -169,6 +187,35 @@ class Scripted:
         return outcomes
 
 
+class Held:
+    """A transport that SES answers, and whose answers nobody hears until they are `let_go`.
+
+    A context: they are, at its end.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.max_call_time = transport.max_call_time
+        self.throttles = transport.throttles
+        self.keeps_apart = transport.keeps_apart
+        self.answered, self.let_go = threading.Event(), threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.let_go.set()
+
+    def unmailable(self, mail: Mail) -> Rejected | None:
+        return self._transport.unmailable(mail)
+
+    def send(self, action: Action, mails: Sequence[Mail], *, batch: str | None) -> Sequence[Answer]:
+        answers = self._transport.send(action, mails, batch=batch)
+        self.answered.set()
+        self.let_go.wait()
+        return answers
+
+
 class Process:
     """A `mailroom` command as a process of its own, with its log in a file."""
 
@@ -183,6 +230,11 @@ class Process:
     def signal(self, number: int) -> None:
         self.popen.send_signal(number)
 
+    def freeze(self) -> None:
+        """Send SIGSTOP, and return once every thread stands still: one hears it, and the others go on till then."""
+        self.signal(signal.SIGSTOP)
+        eventually(lambda: _stands_still(self.popen.pid), "it stands still")
+
     def wait(self, seconds: float = PATIENCE_SECONDS) -> int:
         return self.popen.wait(seconds)
 
@@ -194,6 +246,13 @@ class Process:
         if self.popen.poll() is None:
             self.popen.kill()
         self.popen.wait()
+
+
+def _stands_still(pid: int) -> bool:
+    try:
+        return all("\nState:\tT" in one.read_text() for one in Path(f"/proc/{pid}/task").glob("*/status"))
+    except OSError:  # a thread has just ended
+        return False
 
 
 class Processes:

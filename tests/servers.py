@@ -32,6 +32,8 @@ SETTINGS: Final = {
 }
 MEMORY: Final = "/dev/shm"
 ENOUGH_MEMORY: Final = 4 * 2**30
+# The server is there, and answers each who comes; how soon, where fifty come at once, is a matter of the machine.
+CONNECT_SECONDS: Final = 60
 
 # Where tests look that write SQL by hand; mailroom looks at no path.
 TESTS_PATH: Final = f"{DEFAULT_SCHEMA}, public"
@@ -66,7 +68,7 @@ class Server:
         self._owner.dispose()
 
     def database_url(self, name: str) -> str:
-        return make_conninfo(connection_string(self.url), dbname=name)
+        return make_conninfo(connection_string(self.url), dbname=name, connect_timeout=CONNECT_SECONDS)
 
     def pooled_url(self, name: str) -> str:
         """The same through PgBouncer, if there is one."""

@@ -25,8 +25,15 @@ def child(pid: int) -> int | None:
 
 
 def minds(pid: int, number: signal.Signals) -> bool:
-    """Whether a process in its namespace has blocked a signal, or hears it; `unshare` itself does not count."""
-    if Path(f"/proc/{pid}/comm").read_text() == "unshare\n":
+    """Whether a process in its namespace has blocked a signal, or hears it; `unshare` itself does not count.
+
+    One that has ended was heard of too late.
+    """
+    try:
+        comm, status = (Path(f"/proc/{pid}/{name}").read_text() for name in ("comm", "status"))
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    if comm == "unshare\n":
         return False
-    lines = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line)
+    lines = dict(line.split(":\t") for line in status.splitlines() if ":\t" in line)
     return any(int(lines[mask], 16) >> (number - 1) & 1 for mask in ("SigBlk", "SigCgt"))

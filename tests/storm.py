@@ -1,5 +1,7 @@
 """A storm: everything goes wrong at random, and then the books are checked. `make storm`; `--seed` replays one.
 
+With `--feed` the workers hear of what SES accepted, late, out of order, twice, and now and then not at all.
+
 The seed decides what is done and in which order, and which calls SES fails; not how the processes interleave.
 """
 
@@ -41,8 +43,9 @@ SETTINGS = {
     "MAILROOM_BATCH_TIMEOUT": "200",
     "MAILROOM_SWEEP_INTERVAL": "1000",
     "MAILROOM_HEALTHCHECK_INTERVAL": "3000",
-    "MAILROOM_UNCONFIRMED_WAIT": "1000",
 }
+# Who hears nothing need not wait long. Who does waits as long as mailroom does by itself.
+DEAF: dict[str, str] = {"MAILROOM_UNCONFIRMED_WAIT": "1000"}
 
 # Each of these happens to 1 % of the calls, so that together about a quarter of them goes wrong.
 ERRORS = (
@@ -78,6 +81,9 @@ def faults() -> Iterator[Fault]:
     yield Fault(body="<html>", times=None, probability=0.005)
     yield Fault(latency_ms=500, times=None, probability=0.1)
 
+
+# How the events of a mail come, where they are heard at all.
+HEARSAY = {"late_seconds": 1.0, "times": 2, "out_of_order": True, "lost": 0.05}
 
 # So far the server's clock is put wrong: less than mailroom's own waits, and more than any of them.
 CLOCK_STEPS = tuple(timedelta(seconds=seconds) for seconds in (-600, -40, 40, 600))
@@ -128,6 +134,16 @@ class Storm:
     over: threading.Event = field(default_factory=threading.Event)
     started: int = 0
     clock_is_wrong: bool = False
+    feed: bool = False
+
+    def hearing(self) -> dict[str, str]:
+        """Return the settings of what the workers hear."""
+        if not self.feed:
+            return DEAF
+        return {
+            "MAILROOM_EVENTS_QUEUE_URL": self.simulator.events_queue_url,
+            "AWS_ENDPOINT_URL_SQS": self.simulator.url,
+        }
 
     def start_worker(self) -> None:
         way = self.ways[self.started % len(self.ways)]
@@ -144,6 +160,7 @@ class Storm:
                 AWS_ACCESS_KEY_ID="",  # or the file would not be read
                 AWS_SECRET_ACCESS_KEY="",
                 **SETTINGS,
+                **self.hearing(),
             )
         )
 
@@ -323,7 +340,7 @@ class Books:
         return not (self.lost or self.twice_off_record or self.unfinished or self.misplaced)
 
 
-def run(*, seed: int, seconds: float, goal: int, say: Callable[[str], None]) -> Books:
+def run(*, seed: int, seconds: float, goal: int, say: Callable[[str], None], feed: bool = False) -> Books:
     """Let the storm blow for so long, let it calm down, and return the books."""
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
@@ -354,7 +371,11 @@ def run(*, seed: int, seconds: float, goal: int, say: Callable[[str], None]) -> 
             engine,
             random.Random(seed),
             goal // 4,
+            feed=feed,
         )
+        simulator.configuration_sets.create("default", events=feed)
+        for name, how in HEARSAY.items():
+            setattr(simulator.feed, name, how)
         simulator.faults.add(*faults())
         for _ in range(WORKERS):
             storm.start_worker()
@@ -484,9 +505,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("--mails", type=int, default=50_000)
+    parser.add_argument("--feed", action="store_true", help="let the workers hear of what SES accepted")
     given = parser.parse_args()
     sys.stdout.write(f"seed {given.seed}\n")
-    books = run(seed=given.seed, seconds=given.seconds, goal=given.mails, say=lambda words: print(words, flush=True))
+    books = run(
+        seed=given.seed,
+        seconds=given.seconds,
+        goal=given.mails,
+        say=lambda words: print(words, flush=True),
+        feed=given.feed,
+    )
     for name in Books.__slots__:
         sys.stdout.write(f"{name:<18} {getattr(books, name)}\n")
     sys.exit(not books.balance)

@@ -130,7 +130,7 @@ def test_it_is_limited_superseded_and_expires_as_its_row_says(active: tuple[Conn
     waited(connection)
     connection.execute(text("UPDATE tokens SET expires_at = now() WHERE id = :id"), {"id": renewed})
     assert [job.token for batch in claim(connection, lanes=kinds).batches for job in batch.jobs] == [renewed]
-    life = "SELECT expires_at - now() BETWEEN interval '50 s' AND interval '60 s' AS good FROM tokens WHERE id = :id"
+    life = "SELECT expires_at - now() BETWEEN interval '31 s' AND interval '60 s' AS good FROM tokens WHERE id = :id"
     assert rows(connection, life, id=renewed) == [(True,)]
     assert misplaced(connection) == []
 

@@ -15,15 +15,19 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from mailroom import queue
+from mailroom.db import functions
+from mailroom.event import Event, EventKind
 from mailroom.job import Batch, Priority
-from mailroom.ops import health, maintenance
+from mailroom.ops import health, maintenance, minutes
 from mailroom.outcome import Sent
 from mailroom.queue import by_hand, late_acceptances
+from mailroom.queue.events import Absorbed, absorb, site
 from mailroom.queue.floors import Floors
 from mailroom.queue.limits import MAX_CLAIM_JOBS
 from tests.claiming import batch_of, claim, enqueue, look, run_out, start_over, take, verdicts
 from tests.kinds import ACTIVATION, LANES
 from tests.plans import Way, explained, watch
+from tests.telling import HARD, of
 from tests.world import add_accounts, misplaced, rows, transaction
 
 LIMIT = 10
@@ -52,7 +56,7 @@ def lose(connection: Connection) -> None:
 
 def leave_alone(connection: Connection) -> None:
     """Keep autovacuum away, so that it neither analyses nor clears anything in the midst of a test."""
-    for table in ("jobs", "batches", "tokens", "accounts", "deliveries"):
+    for table in ("jobs", "batches", "tokens", "accounts", "deliveries", "events", "suppressions"):
         connection.execute(text(f"ALTER TABLE {table} SET (autovacuum_enabled = off)"))
 
 
@@ -92,6 +96,9 @@ def run_everything(connection: Connection) -> None:
     maintenance.prune(connection, older_than=NINETY_DAYS, scan_limit=LIMIT)
     maintenance.reconcile(connection.engine, queue="mailroom", scan_limit=LIMIT)
     health.read(connection)
+    functions.call(connection, "reading_lanes", {"most": 10, "known": []})
+    functions.call(connection, "reading_unconfirmed", {"since": timedelta(days=1), "most": 10})
+    minutes.recompute(connection)
     by_hand.retry(connection, [1], queue="mailroom")
     by_hand.release(connection, [1])
     by_hand.drop(connection, [1])
@@ -193,6 +200,77 @@ def test_settlements_and_rescues_go_by_index(used: Connection) -> None:
         assert plan.scans("tokens") == {"tokens_pkey"}
         assert plan.scans("deliveries") == {"deliveries_token_idx"}
         assert plan.scans("jobs") == set()
+
+
+@OF_A_WORKER
+def test_the_fleet_is_counted_by_index(used: Connection) -> None:
+    """And the minutes by the time at which attempts were recorded, whatever else there is."""
+    with explained(used.engine) as plans:
+        functions.call(used, "reading_lanes", {"most": 10_001, "known": ["mailroom"]})
+        functions.call(used, "reading_unconfirmed", {"since": timedelta(days=1), "most": 10_000})
+        used.execute(text("UPDATE readings SET minutes_until = NULL"))
+        minutes.recompute(used)
+    lanes, unconfirmed, counted = plans
+    assert lanes.scans("jobs") == {"jobs_claim_idx"}
+    assert unconfirmed.scans("deliveries") == {"deliveries_unconfirmed_idx", "deliveries_token_idx"}
+    assert counted.scans("deliveries") == {"deliveries_created_at_idx"}
+    assert counted.scans("minutes") <= {"minutes_at_idx"}
+
+
+def fill_with_events(connection: Connection, count: int) -> None:
+    """Let so many mails be on record, with two events of each, and with an address of its own."""
+    connection.execute(
+        text(
+            "INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, message_id)"
+            " SELECT 2000000 + n, n, n, gen_random_uuid(), 'activation', 'sent', 0, 'old-' || n"
+            "   FROM generate_series(1, :count) AS n"
+        ),
+        {"count": count},
+    )
+    connection.execute(
+        text(
+            "INSERT INTO events (message_id, kind, at, token, fence, address_hash)"
+            " SELECT message_id, kind, now(), token, fence, sha256(CAST(message_id AS bytea))"
+            "   FROM deliveries, (VALUES (CAST('send' AS event_kind)), ('delivery')) AS told (kind)"
+            "  WHERE message_id IS NOT NULL"
+        )
+    )
+
+
+@pytest.mark.parametrize("history", [MANY, pytest.param(500_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("known", ["nothing", "analysed before", "analysed since"])
+def test_events_are_absorbed_by_index_whatever_history_there_is(watched: Engine, known: str, history: int) -> None:
+    """The session absorbed, reviewed and claimed first when there was nothing, and keeps its plans."""
+    with watched.connect() as connection:
+        leave_alone(connection)
+        home = site(connection)
+
+        def absorb_all(batch: Batch, *extra: Event) -> Absorbed:
+            told = [of(batch, kind, f"m-{batch.id}", site=home, **HARD) for kind in EventKind]
+            return absorb(connection, [*told, *extra])
+
+        if known == "analysed before":
+            connection.execute(text("VACUUM ANALYZE"))
+        enqueue(connection, 1, prefix="first")
+        absorb_all(take(connection))
+        fill_with_events(connection, history)
+        enqueue(connection, LIMIT, prefix="second")
+        if known == "analysed since":
+            connection.execute(text("VACUUM ANALYZE"))
+        with explained(watched) as plans:
+            batch = take(connection, batch_limit=LIMIT)
+            nameless = Event(EventKind.DELIVERY, "old-1", datetime.now(UTC))
+            assert absorb_all(batch, nameless) == Absorbed(len(EventKind) + 1, 0, 0, 0)
+            hashes = [row.address_hash for row in rows(connection, "SELECT address_hash FROM suppressions")]
+            functions.call(connection, "suppression_review", {"hashes": hashes})
+    claimed, absorbed, reviewed = plans
+    assert reviewed.scans("events") == {"events_once", "events_address_idx"}
+    assert reviewed.scans("suppressions") == {"suppressions_pkey"}
+    assert claimed.scans("suppressions") == {"suppressions_pkey"}
+    assert absorbed.scans("deliveries") == {"deliveries_token_idx"}
+    assert absorbed.scans("tokens") == {"tokens_pkey"}
+    assert absorbed.scans("events") == {"events_once"}
+    assert absorbed.scans("suppressions") == {"suppressions_pkey"}
 
 
 NOBODYS = Batch(1, uuid4(), ACTIVATION, Priority.NORMAL, (), datetime.now(UTC))
@@ -350,7 +428,12 @@ def test_maintenance_goes_by_index(used: Connection) -> None:
     assert forgotten.scans("tokens") == {"tokens_pkey"}
     assert forgotten.scans("jobs") == {"jobs_pkey"}
     assert forgotten.scans("deliveries") == {"deliveries_pkey", "deliveries_token_idx"}
-    assert accepted.scans("jobs") == {"jobs_pkey"}
+    assert accepted.scans("jobs") <= {"jobs_pkey", "jobs_held_idx", "all of jobs_held_idx"}
+    # Of what was never sent, all, where that is next to nothing: this plan is made anew each time.
+    assert accepted.scans("deliveries") <= {
+        *("deliveries_unsent_idx", "all of deliveries_unsent_idx"),
+        *("deliveries_accepted_late_idx", "deliveries_token_idx", "deliveries_pkey"),
+    }
 
 
 def test_what_operators_do_goes_by_index(used: Connection) -> None:
@@ -368,7 +451,7 @@ def test_what_operators_do_goes_by_index(used: Connection) -> None:
         {"jobs_pkey"},
         {"deliveries_token_idx", "deliveries_pkey"},
     )
-    assert released.scans("jobs") == {"jobs_pkey"}
+    assert released.scans("jobs") <= {"jobs_pkey", "jobs_held_idx"}
     assert (dropped.scans("jobs"), dropped.scans("deliveries")) == ({"jobs_pkey"}, set())
 
 

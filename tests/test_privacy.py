@@ -1,5 +1,6 @@
 """No address, login, secret or code leaves the mails: not in logs, errors, records, statements or command lines."""
 
+import contextlib
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import ses as ses_transport
+from mailroom.cli.json_log import JsonLines
 from mailroom.db.engine import connect_engine
 from mailroom.errors import TokenError
 from mailroom.queue.limits import Limits
@@ -31,7 +33,7 @@ from mailroom.worker.shared import Shared
 from mailroom.worker.worker import Worker
 from tests.claiming import start_over
 from tests.kinds import ACTIVATION, RECOVERY, sign
-from tests.running import eventually
+from tests.running import PATIENCE_SECONDS, eventually
 from tests.servers import Server
 from tests.world import KEY, KEY_HEX, misplaced, rows
 
@@ -108,6 +110,7 @@ class Canaries:
 @pytest.fixture
 def simulator() -> Iterator[Simulator]:
     with Simulator() as simulator:
+        simulator.configuration_sets.create("default")
         yield simulator
 
 
@@ -154,8 +157,10 @@ def everything(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> str:
-    """All that was logged: messages with their arguments and tracebacks."""
-    return caplog.text + "\n".join(f"{record.msg!r} {record.args!r}" for record in caplog.records)
+    """All that was logged, as text and as JSON: messages with their arguments and tracebacks."""
+    as_json = JsonLines()
+    forms = [f"{record.msg!r} {record.args!r}\n{as_json.format(record)}" for record in caplog.records]
+    return caplog.text + "\n".join(forms)
 
 
 def recorded(connection: Connection) -> str:
@@ -221,6 +226,18 @@ def _set(fault: Fault) -> dict[str, Any]:
     return {name: getattr(fault, name) for name in fault.__dataclass_fields__}
 
 
+@contextlib.contextmanager
+def running(worker: Worker) -> Iterator[None]:
+    """Let a worker work, until it is stopped."""
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        worker.stop()
+        thread.join()
+
+
 def test_no_fault_of_the_database_brings_anything_to_light(
     engine: Engine,
     password_url: str,
@@ -233,10 +250,9 @@ def test_no_fault_of_the_database_brings_anything_to_light(
         connection.execute(text("ALTER TABLE deliveries ADD CONSTRAINT none_sent CHECK (outcome <> 'sent')"))
     own = connect_engine(password_url, pool_size=3)
     limits = replace(LIMITS, lease=timedelta(seconds=60))
-    worker = Worker(own, transport, key=KEY, limits=limits, concurrency=1, sweep_interval=timedelta(milliseconds=50))
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    with engine.connect() as connection:
+    shared = Shared(own, transport, key=KEY, limits=limits)
+    worker = Worker(shared, concurrency=1, sweep_interval=timedelta(milliseconds=50))
+    with running(worker), engine.connect() as connection:
         eventually(lambda: "not settled yet" in everything.text, "the settlement is refused")
         connection.execute(text("ALTER TABLE deliveries DROP CONSTRAINT none_sent"))
         eventually(
@@ -249,11 +265,10 @@ def test_no_fault_of_the_database_brings_anything_to_light(
                 " WHERE datname = current_database() AND pid <> pg_backend_pid()"
             )
         )
-        eventually(lambda: "database error" in everything.text, "the outage is noticed")
+        noticed = ("database error", "for the fleet failed")  # whoever is at the database then
+        eventually(lambda: any(words in everything.text for words in noticed), "the outage is noticed")
         assert misplaced(connection) == []
         assert canaries.found_in(recorded(connection)) == []
-    worker.stop()
-    thread.join()
     own.dispose()
     assert canaries.found_in(logged(everything)) == []
 
@@ -269,9 +284,10 @@ def test_a_token_that_cannot_be_consumed_is_not_told(engine: Engine) -> None:
     assert canaries.found_in("".join(traceback.format_exception(failed.value))) == []
 
 
+@pytest.mark.parametrize("log_format", ["text", "json"])
 @pytest.mark.parametrize("command", ["worker --no-listen", "worker", "sweep", "collect"])
 def test_no_process_shows_anything(
-    engine: Engine, simulator: Simulator, environment: dict[str, str], command: str
+    engine: Engine, simulator: Simulator, environment: dict[str, str], command: str, log_format: str
 ) -> None:
     """Its command line, its log, its statements while it works, and what is left when it is done."""
     with engine.connect() as connection:
@@ -281,23 +297,25 @@ def test_no_process_shows_anything(
     with (
         subprocess.Popen(
             [sys.executable, "-m", "mailroom", *command.split()],
-            env=environment,
+            env=environment | {"MAILROOM_LOG_FORMAT": log_format},
             stdout=subprocess.PIPE,  # of collect, where all of it belongs
             stderr=subprocess.PIPE,
             text=True,
         ) as process,
         engine.connect() as connection,
     ):
+        command_line = Path(f"/proc/{process.pid}/cmdline")
+        seen = str(eventually(command_line.read_text, "it has begun"))  # what has ended has none any more
         eventually(lambda: connection.scalar(text("SELECT count(*) > 0 FROM deliveries")), "it is on record")
-        seen = Path(f"/proc/{process.pid}/cmdline").read_text() + recorded(connection)
+        seen += recorded(connection)
         eventually(lambda: connection.scalar(text("SELECT count(*) = 4 FROM deliveries")), "it is on record")
         seen += recorded(connection)
         if command != "sweep":  # which ends by itself
             process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=PATIENCE_SECONDS)
         assert misplaced(connection) == []
     assert process.returncode == 0, err
     assert command.split(maxsplit=1)[0] in seen
-    assert "batch id=" in err
+    assert {"text": "batch id=", "json": '"event": "batch"'}[log_format] in err
     assert canaries.found_in(seen + err) == []
     assert bool(canaries.found_in(out)) == (command == "collect")

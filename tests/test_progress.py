@@ -1,19 +1,26 @@
 """One step that cannot be done, or not at once, keeps no other from being done; nothing spins meanwhile."""
 
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from mailroom.db.engine import connect_engine
 from mailroom.ops import maintenance
 from mailroom.ops.maintenance import Maintenance
 from mailroom.simulator import Simulator
 from tests.claiming import claim
 from tests.ops.aging import AGED, age, everything, lose_jobs, mail, prune
 from tests.running import eventually, transport, working
-from tests.trouble import let_statements_take, many_dead_jobs, set_for_all, slow_down_rows, statements
+from tests.trouble import (
+    hurried_engine,
+    let_statements_take,
+    many_dead_jobs,
+    set_for_all,
+    slow_down_rows,
+    statements,
+)
 from tests.world import add_accounts, ask_recovery, count, count_sent, misplaced, rows
 
 # How steps get smaller is ours; what it answers to, a statement that is cut off or killed, is the same in each version.
@@ -38,9 +45,8 @@ def lose_batches(connection: Connection, batches: int) -> None:
 @pytest.fixture
 def anew(engine: Engine, url: str) -> Iterator[Engine]:
     """An engine whose sessions begin when the test first uses it, with what was set for the database until then."""
-    anew = connect_engine(url, pool_size=6)
-    yield anew
-    anew.dispose()
+    with hurried_engine(url, pool_size=6) as anew:
+        yield anew
 
 
 def test_a_lost_batch_that_somebody_holds_stops_nothing(
@@ -51,14 +57,15 @@ def test_a_lost_batch_that_somebody_holds_stops_nothing(
         lose_batches(connection, 2)
         with holder.execution_options(isolation_level="READ COMMITTED").begin():
             holder.execute(text("SELECT FROM batches ORDER BY id LIMIT 1 FOR UPDATE"))
+            began = time.monotonic()
             with working(engine, sends, sweep_interval=0.5):
                 add_accounts(connection, 5)
-                eventually(lambda: count_sent(connection) == 5, "the others leave", seconds=20)
-                eventually(lambda: count(connection, "batches") == 1, "the other batch is given back", seconds=20)
+                eventually(lambda: count_sent(connection) >= 5, "the others leave")
+                eventually(lambda: count(connection, "batches") == 1, "the other batch is given back")
                 eventually(lambda: sum(LOOK in one for one in seen) > 10, "it looks on")
             looks, rescues = (sum(what in one for one in seen) for what in (LOOK, RESCUE))
             assert rescues <= looks + 1
-            assert looks <= 30
+            assert looks <= 20 + 4 * (time.monotonic() - began), "it spins"
     with engine.connect() as connection:
         assert misplaced(connection) == []
 
@@ -184,9 +191,8 @@ def hurried(engine: Engine, url: str) -> Iterator[Engine]:
     """An engine whose statements may take a second, begun when it is first used."""
     with engine.connect() as connection:
         let_statements_take(connection, timedelta(seconds=1))
-    hurried = connect_engine(url, pool_size=2)
-    yield hurried
-    hurried.dispose()
+    with hurried_engine(url, pool_size=2) as hurried:
+        yield hurried
 
 
 @pytest.mark.early
@@ -207,7 +213,7 @@ def test_a_worker_prunes_and_reconciles_in_smaller_steps_where_larger_ones_are_c
     age(connection, 91)
     slow_down_rows(connection, "DELETE", "tokens", 0.1)
     work = Maintenance(hurried, queue="mailroom", prune_after=AGED, scan_limit=32)
-    for hour in range(12):
+    for hour in range(48):
         work.step(hour * 3_600.0)
         if not count(connection, "deliveries"):
             break
@@ -240,11 +246,10 @@ def test_warnings_are_told_though_how_long_jobs_wait_cannot_be_read(
     engine: Engine, connection: Connection, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with many_dead_jobs(engine, connection) as walk:
-        for share in (3, 6, 12):  # perhaps the machine was busier when the walk was timed
+        for share in (3, 3, 6, 12):  # perhaps the machine was busier when the walk was timed, or is now
             let_statements_take(connection, walk / share)
-            hurried = connect_engine(url, pool_size=2)
-            Maintenance(hurried, queue="mailroom", prune_after=None).step(0)
-            hurried.dispose()
+            with hurried_engine(url, pool_size=2) as hurried:
+                Maintenance(hurried, queue="mailroom", prune_after=None).step(0)
             if "warning code=QueueUnread" in caplog.text:
                 break
     assert "warning code=NoAutovacuum" in caplog.text

@@ -67,15 +67,20 @@ def test_its_settings_are_those_there_are_with_their_defaults() -> None:
         "MAILROOM_LISTEN_DATABASE_URL": "the same",
         "MAILROOM_SECRET_KEY": "required to send",
         "MAILROOM_PRUNE_AFTER": "never",
+        "MAILROOM_UNCONFIRMED_WAIT": "5000",
         "MAILROOM_SES_RATE": "from SES",
+        "MAILROOM_EVENTS_QUEUE_URL": "none",
+        "MAILROOM_WINDOW_PASSWORD": "none",
+        "MAILROOM_WINDOW_ACTIONS_DATABASE_URL": "none",
+        "MAILROOM_PROBE_ADDRESS": "none",
         "MAILROOM_SES_OUTPUT_PATH": f"`./{DEFAULT_OUTPUT_PATH}`",
     }
     variables = {variable(name): shown(field.default) for name, field in Settings.model_fields.items()}
-    del variables["AWS_REGION"]  # botocore's
+    del variables["AWS_REGION"], variables["AWS_ENDPOINT_URL_SQS"]  # botocore's
     assert said == variables | told_otherwise
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "docs/operating.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md", "docs/feedback.md", "docs/operating.md"])
 def test_the_files_that_it_names_are_there(page: str) -> None:
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):

@@ -13,10 +13,10 @@ from sqlalchemy import Engine, text
 from mailroom import settings
 from mailroom.cli import wiring
 from mailroom.db import functions
-from mailroom.db.engine import check_contract, connect_engine, connection_string
-from mailroom.demo.postgres import free_port
+from mailroom.db.engine import CONTRACT, check_contract, connect_engine, connection_string
 from mailroom.errors import DatabaseError, SettingsError
 from mailroom.queue.limits import MAX_CLAIM_JOBS
+from tests.machine import closed_port
 from tests.servers import migrate
 from tests.world import KEY, KEY_HEX
 
@@ -52,7 +52,7 @@ DEFAULTS = {
     "sweep_interval": ms(5_000),
     "lease": ms(30_000),
     "on_unconfirmed": "resend",
-    "unconfirmed_wait": timedelta(seconds=5),
+    "unconfirmed_wait": None,
     "prune_after": None,
     "debug": False,
     "ses_config_set": "default",
@@ -60,6 +60,12 @@ DEFAULTS = {
     "ses_rate": None,
     "ses_bulk_rate": 1,
     "aws_region": None,
+    "events_queue_url": "",
+    "aws_endpoint_url_sqs": None,
+    "window_password": "",
+    "window_actions_database_url": "",
+    "probe_address": None,
+    "log_format": "text",
     "ses_output_path": None,  # `send` has a default of its own, `worker` none
 }
 
@@ -106,6 +112,11 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         ("BATCH_LIMIT", "50", 50),
         ("SWEEP_INTERVAL", "10", ms(10)),
         ("LEASE", "60000", ms(60_000)),
+        ("PROBE_ADDRESS", "9464", ("127.0.0.1", 9464)),
+        ("PROBE_ADDRESS", "0.0.0.0:9464", ("0.0.0.0", 9464)),  # noqa: S104 - read, not bound
+        ("PROBE_ADDRESS", "[::1]:0", ("::1", 0)),
+        ("PROBE_ADDRESS", "", None),
+        ("LOG_FORMAT", "json", "json"),
         ("PRUNE_AFTER", "90d", timedelta(days=90)),
         ("SES_RATE", "0.5", 0.5),
         ("SES_RATE", "", None),
@@ -206,6 +217,8 @@ def test_a_value_that_cannot_be_read_is_named(
         ("DATABASE_URL", f"postgresql://ada:{CANARY}@[db/app", "a postgresql:// URL"),
         ("DATABASE_URL", f"host=db password={CANARY} colour=red", "a postgresql:// URL"),
         ("LISTEN_DATABASE_URL", f"mysql://ada:{CANARY}@db/app", "a postgresql:// URL"),
+        ("WINDOW_ACTIONS_DATABASE_URL", f"mysql://ada:{CANARY}@db/app", "a postgresql:// URL"),
+        ("WINDOW_PASSWORD", CANARY[:11], "at least 12 characters"),
     ],
 )
 def test_a_secret_that_cannot_be_read_is_not_shown(
@@ -322,7 +335,7 @@ def test_a_migrated_database_is_accepted(engine: Engine) -> None:
 
 
 def test_a_database_that_is_not_there_is_said_to_be_unreachable() -> None:
-    said = failure(f"postgresql://ada:{CANARY}@127.0.0.1:{free_port()}/app")
+    said = failure(f"postgresql://ada:{CANARY}@127.0.0.1:{closed_port()}/app")
 
     assert said.startswith("the database cannot be used: ")
     assert "refused" in said
@@ -366,9 +379,9 @@ def test_so_is_one_whose_functions_are_gone(url: str, engine: Engine) -> None:
     ("versions", "said"),
     [
         ("0, 0", "the database is of an older release of mailroom: run `mailroom migrate`"),
-        ("2, 3", "the database was migrated for newer releases of mailroom: install one of those"),
-        ("1, 2", None),
-        ("0, 1", None),
+        (f"{CONTRACT + 1}, {CONTRACT + 2}", "the database was migrated for newer releases of mailroom: install one of"),
+        (f"{CONTRACT}, {CONTRACT + 1}", None),
+        (f"{CONTRACT - 1}, {CONTRACT}", None),
     ],
 )
 def test_a_database_says_which_releases_may_work_on_it(engine: Engine, versions: str, said: str | None) -> None:

@@ -4,9 +4,11 @@ import contextlib
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import Connection, Engine, event, text
 
+from mailroom.db.engine import connect_engine
 from tests.claiming import look
 
 
@@ -19,6 +21,23 @@ def set_for_all(connection: Connection, name: str, value: str) -> None:
     """Set a parameter of the database, for every session that begins from now on."""
     database = connection.scalar(text("SELECT quote_ident(current_database())"))
     connection.execute(text(f"ALTER DATABASE {database} SET {name} = '{value}'"))
+
+
+@contextlib.contextmanager
+def hurried_engine(url: str, *, pool_size: int) -> Iterator[Engine]:
+    """An engine whose statements are cut off, once somebody has said so for all.
+
+    SQLAlchemy lets go, unclosed, of a connection whose first statement fails: each is closed in the end.
+    """
+    engine = connect_engine(url, pool_size=pool_size)
+    made: list[Any] = []
+    event.listen(engine, "connect", lambda connection, _: made.append(connection), insert=True)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+        for connection in made:
+            connection.close()
 
 
 def slow_down_rows(connection: Connection, change: str, table: str, seconds: float, when: str = "true") -> None:

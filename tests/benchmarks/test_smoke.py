@@ -100,6 +100,7 @@ def test_a_claim_takes_two_statements_and_two_commits_however_many_batches_it_op
 
 def test_a_batch_is_one_request(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     with Simulator() as simulator:
+        simulator.configuration_sets.create("default")
         for name, value in aws(simulator).items():
             monkeypatch.setenv(name, value)
         transport = ses.SesTransport(ses.connect(region=None, connections=1), source="noreply@example.com")

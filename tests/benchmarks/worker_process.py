@@ -11,14 +11,15 @@ from tests.world import KEY_HEX
 
 
 @contextlib.contextmanager
-def simulator(*, call_ms: int = 0) -> Iterator[tuple[Program, str]]:
+def simulator(*, call_ms: int = 0, events: bool = False) -> Iterator[tuple[Program, str]]:
     """Run the simulator; give the process and its URL. It remembers a thousand mails alone.
 
-    `call_ms`: how long it lets each call wait for its answer.
+    `call_ms`: how long it lets each call wait for its answer. With `events` it tells what becomes of mails.
     """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    with Program("-m", "mailroom", "simulator", "--port", str(port), "--ledger-limit", "1000") as program:
+    options = ("--port", str(port), "--config-set", "default", "--ledger-limit", "1000")
+    with Program("-m", "mailroom", "simulator", *options, *(["--events"] if events else [])) as program:
         program.wait_for(lambda: _answers(port))
         if call_ms:
             _make_slow(url, call_ms)
@@ -45,6 +46,7 @@ def aws(ses_url: str) -> dict[str, str]:
     """The environment that makes boto3 talk to a simulator."""
     return {
         "AWS_ENDPOINT_URL_SESV2": ses_url,
+        "AWS_ENDPOINT_URL_SQS": ses_url,
         "AWS_REGION": "eu-west-1",
         "AWS_DEFAULT_REGION": "eu-west-1",
         "AWS_ACCESS_KEY_ID": "bench",

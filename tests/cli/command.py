@@ -19,7 +19,8 @@ NO_AWS = {
     "AWS_CONFIG_FILE": "/dev/null",
     "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
 }
-PATIENCE_SECONDS = 30
+# A command of its own reads a thousand files before it begins, beside five others.
+PATIENCE_SECONDS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,13 @@ def killed_after(process: "subprocess.Popen[str]") -> Iterator["subprocess.Popen
 def run(command: Sequence[str], *, env: dict[str, str], **more: Any) -> Ended:
     """Run a program to its end."""
     done = subprocess.run(
-        command, env=small_environment(env), capture_output=True, text=True, timeout=60, check=False, **more
+        command,
+        env=small_environment(env),
+        capture_output=True,
+        text=True,
+        timeout=2 * PATIENCE_SECONDS,
+        check=False,
+        **more,
     )
     return Ended(done.returncode, done.stdout, done.stderr)
 

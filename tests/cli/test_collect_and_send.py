@@ -1,21 +1,26 @@
 """`collect` and `send`: two processes with a pipe between them, and nothing lost on the way."""
 
+import contextlib
 import json
 import os
 import shlex
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, text
 
+from mailroom import templates
 from mailroom.mail.pipe import MAX_LINE, parse
+from mailroom.ops import templates as record
 from mailroom.simulator import Fault, Simulator
-from tests.cli.command import MAILROOM, end, sending, small_environment, start
+from tests.cli.command import MAILROOM, PATIENCE_SECONDS, end, sending, small_environment, start
 from tests.cli.conftest import Here
 from tests.kinds import ACTIVATION, sign
 from tests.running import eventually
+from tests.templates.folders import GERMAN, GOOD, languages, write
 from tests.world import KEY, add_accounts, ask_recovery, count, misplaced, rows
 
 LOGINS = [
@@ -45,6 +50,17 @@ def jobs(engine: Engine) -> list[tuple[object, ...]]:
         return [tuple(row) for row in rows(connection, "SELECT * FROM jobs ORDER BY token")]
 
 
+@contextlib.contextmanager
+def all_killed_after(leader: "subprocess.Popen[str]") -> Iterator[None]:
+    """Make sure that a process and all of its session are gone, however the test went."""
+    with leader:
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(leader.pid, signal.SIGKILL)
+
+
 def line(login: str = "ada", *, address: str = "ada@example.com", action: int = 1) -> str:
     return f"{action},{address},{login},{SECRET},01234\n"
 
@@ -55,7 +71,7 @@ def test_ctrl_c_loses_no_mail_that_is_in_the_pipe(ses: Simulator, url: str, engi
         [active] = add_accounts(connection, 1, status="active", prefix="active")
         ask_recovery(connection, active)
     mails = len(LOGINS) + 1
-    ses.faults.add(Fault(latency_ms=150, times=None))
+    ses.faults.add(Fault(latency_ms=6_000))  # the first call is under way until all is in the pipe, and the signal sent
     mailroom = shlex.join(MAILROOM)
     script = f"trap : INT; set -o pipefail; {mailroom} collect --no-listen --batch-limit 2 | {mailroom} send"
     pipe = subprocess.Popen(
@@ -66,12 +82,12 @@ def test_ctrl_c_loses_no_mail_that_is_in_the_pipe(ses: Simulator, url: str, engi
         text=True,
         start_new_session=True,
     )
-    with engine.connect() as looking:
-        eventually(lambda: count(looking, "deliveries") == mails and ses.ledger.requests)
-    assert ses.ledger.counts().mails < mails
-    os.killpg(pipe.pid, signal.SIGINT)
-
-    _, err = pipe.communicate(timeout=30)
+    with all_killed_after(pipe):
+        with engine.connect() as looking:
+            eventually(lambda: count(looking, "deliveries") == mails and ses.ledger.requests)
+        assert ses.ledger.counts().mails < mails
+        os.killpg(pipe.pid, signal.SIGINT)
+        _, err = pipe.communicate(timeout=PATIENCE_SECONDS)
     assert pipe.returncode == 0, err
     assert "Traceback" not in err
     arrived = [mail.variables["login_text"] for mail in ses.ledger.mails]
@@ -208,3 +224,28 @@ def test_answers_that_cannot_be_kept_stop_nothing(
     assert (ended.code, ended.err) == (1, "")
     assert "line 1 action=activation outcome=rejected code=MessageRejected" in caplog.messages
     assert ses.ledger.counts().mails == 1
+
+
+def test_what_goes_through_a_line_is_in_the_default_language(
+    here: Here, ses: Simulator, url: str, engine: Engine, tmp_path: Path
+) -> None:
+    """A line has no field for a language; the mail is sent all the same, and none fails to render."""
+    content = templates.compose(
+        templates.read(write(tmp_path, languages(en=GOOD, de=GERMAN))),
+        "activation",
+    )
+    ses.templates.create(content.name, {part.capitalize(): text for part, text in content.parts.items()})
+    with engine.connect() as connection:
+        record.add(connection, content.name, action="activation", languages=content.languages, default_language="en")
+        record.use(connection, "activation", content.name)
+        add_accounts(connection, 2)
+        connection.execute(text("UPDATE accounts SET language = 'de'"))
+    with start("collect", "--no-listen", env=sending(url, ses)) as lines:
+        assert lines.stdout is not None
+        line = lines.stdout.readline()
+        lines.send_signal(signal.SIGTERM)
+        assert end(lines).code == 0
+    assert here("send", env=sending(url, ses), stdin=line.encode()).code == 0
+    assert [mail.subject for mail in ses.ledger.mails] == ["Welcome", "Welcome"]
+    assert [mail.variables["lang_de"] for mail in ses.ledger.mails] == ["", ""]
+    assert ses.ledger.counts().rendering_failures == 0

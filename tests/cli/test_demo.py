@@ -14,6 +14,7 @@ import pytest
 
 from mailroom.simulator import Simulator
 from tests.cli.command import MAILROOM, Ended, end, run, start
+from tests.machine import ROOT
 from tests.running import eventually
 
 
@@ -28,7 +29,12 @@ def temporary() -> Iterator[Path]:
 
 def leftovers(folder: Path) -> list[Path]:
     """Files in a folder, and processes that were started with it."""
-    return [*folder.iterdir(), *(process for process in Path("/proc").glob("[0-9]*") if _names(process, folder))]
+    return [*folder.iterdir(), *processes(folder)]
+
+
+def processes(folder: Path) -> list[Path]:
+    """Processes that were started with a folder."""
+    return [process for process in Path("/proc").glob("[0-9]*") if _names(process, folder)]
 
 
 def children(pid: int) -> list[Path]:
@@ -46,6 +52,10 @@ def _names(process: Path, folder: Path) -> bool:
     return False
 
 
+def without_numbers(line: str) -> str:
+    return re.sub(r"\d[\d.]*", "N", line)
+
+
 @pytest.mark.early
 def test_it_shows_every_mail_and_ends(temporary: Path) -> None:
     ended = run([*MAILROOM, "demo", "--exit", "--accounts", "5"], env={"TMPDIR": str(temporary)})
@@ -55,10 +65,17 @@ def test_it_shows_every_mail_and_ends(temporary: Path) -> None:
     assert set(shown) == {f"user{n}@example.com" for n in range(1, 6)}
     assert sorted(Counter(shown).values()) == [1, 1, 2, 2, 2]  # three of them recover
     [summary] = [line for line in lines if line.startswith("requests to SES: ")]
-    assert re.fullmatch(r"requests to SES: [2-8], mails accepted: 8, sent twice: 0", summary)  # as they fell together
+    assert re.fullmatch(r"requests to SES: [3-9], mails accepted: 9, sent twice: 0", summary)  # as they fell together
     assert "5 accounts sign up, in one INSERT:" in lines
     assert "\\n" not in ended.out  # `say` shows a line end within a line as its escape
     assert "accounts active: 3" in lines
+    assert [line.split()[1:] for line in lines if "bounce@simulator.example" in line] == [
+        ["Activate", "your", "account"],
+        ["bounced"],
+        ["suppressed,", "SuppressedBounce"],
+    ]
+    readme = (ROOT / "README.md").read_text().partition("$ make demo")[2].partition("```")[0].splitlines()[1:]
+    assert {without_numbers(line) for line in readme if line.strip() != "…"} <= set(map(without_numbers, lines))
     assert not lines[-1].startswith("inbox")  # it is gone by then
     assert "Traceback" not in ended.err
     assert leftovers(temporary) == []
@@ -110,6 +127,7 @@ def test_a_demo_that_is_killed_leaves_nothing_running(temporary: Path) -> None:
         demo.kill()
     for process in (worker, server):
         eventually(lambda: not process.exists())  # noqa: B023 - called at once
+    eventually(lambda: not processes(temporary), "what is deleted after them is deleted")
 
 
 @pytest.mark.slow

@@ -1,18 +1,20 @@
 """`doctor`: every check passes where all is well, and each fails, with its remedy, for what it is there for."""
 
 import json
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import Engine, text
 
 from mailroom.db import functions
-from mailroom.demo.postgres import free_port
 from mailroom.ops.doctor import TRIGGERS
+from mailroom.queue import listener
 from mailroom.ses.doctor import variables
 from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.templates import default_content
 from tests.cli.command import sending
 from tests.cli.conftest import Here
+from tests.machine import closed_port
 from tests.servers import migrate
 from tests.world import add_accounts, execute, rows
 
@@ -41,7 +43,9 @@ CHECKS = [
 
 
 @pytest.fixture
-def env(ses: Simulator, url: str) -> dict[str, str]:
+def env(ses: Simulator, url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The settings of a worker that lacks nothing, on a machine on which a notification may take its time."""
+    monkeypatch.setattr(listener, "PING_PATIENCE", timedelta(seconds=60))
     return sending(url, ses) | {"MAILROOM_SES_SOURCE": "Ada <noreply@mail.example.com>"}
 
 
@@ -92,7 +96,7 @@ def test_no_key(here: Here, env: dict[str, str]) -> None:
 
 
 def test_no_database(here: Here, env: dict[str, str]) -> None:
-    env["MAILROOM_DATABASE_URL"] = f"postgresql://ada:hunter2@127.0.0.1:{free_port()}/app"
+    env["MAILROOM_DATABASE_URL"] = f"postgresql://ada:hunter2@127.0.0.1:{closed_port()}/app"
     wrong = ill(here, env)
     assert list(wrong) == ["database", "templates"]
     assert "Connection refused" in wrong["database"][1]
@@ -296,13 +300,16 @@ def test_triggers_that_notify_another_channel(here: Here, env: dict[str, str]) -
 
 
 def test_a_connection_that_cannot_listen(here: Here, env: dict[str, str]) -> None:
-    env["MAILROOM_LISTEN_DATABASE_URL"] = f"postgresql://ada@127.0.0.1:{free_port()}/app"
+    env["MAILROOM_LISTEN_DATABASE_URL"] = f"postgresql://ada@127.0.0.1:{closed_port()}/app"
     assert_one(here, env, "listen", "failed", "refused", "MAILROOM_LISTEN_DATABASE_URL", "--no-listen")
 
 
 @pytest.mark.slow  # it has to wait for what does not come
-def test_a_connection_that_listens_elsewhere(here: Here, env: dict[str, str], empty_url: str) -> None:
+def test_a_connection_that_listens_elsewhere(
+    here: Here, env: dict[str, str], empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As behind a pooler that forgets LISTEN, no notification ever comes."""
+    monkeypatch.setattr(listener, "PING_PATIENCE", timedelta(seconds=5))
     env["MAILROOM_LISTEN_DATABASE_URL"] = empty_url
     assert_one(here, env, "listen", "failed", "does not arrive")
 
@@ -349,7 +356,7 @@ def test_a_sender_is_verified_by_itself_its_domain_or_one_above(
 
 
 def test_a_configuration_set_that_is_missing(here: Here, ses: Simulator, env: dict[str, str]) -> None:
-    ses.account.missing_configuration_sets = frozenset({"default"})
+    ses.configuration_sets.delete("default")
     assert_one(here, env, "configuration set", "failed", "default does not exist")
     assert ill(here, env | {"MAILROOM_SES_CONFIG_SET": ""}) == {}
 
@@ -387,6 +394,7 @@ def test_a_template_without_a_text_part(here: Here, ses: Simulator, env: dict[st
         ("{{! note }}{{#if code}}{{code}}{{else}}{{~secret~}}{{/if}}", {"code", "secret"}),
         ("{{&login}} {{> footer}} {{user.name}}", {"login", "footer", "user.name"}),
         ("no { braces } {{}}", set()),
+        ('{{#* inline "foot"}}{{login}}{{/inline}}{{~> foot ~}}{{>foot}}{{> other}}', {"login", "other"}),
         ("{{!-- {{secret}} --}}{{login}}", {"login"}),
     ],
 )
@@ -403,7 +411,7 @@ def test_credentials_that_may_only_send_are_a_warning(here: Here, ses: Simulator
 
 
 def test_an_ses_that_cannot_be_reached(here: Here, env: dict[str, str]) -> None:
-    env["AWS_ENDPOINT_URL_SESV2"] = f"http://127.0.0.1:{free_port()}"
+    env["AWS_ENDPOINT_URL_SESV2"] = f"http://127.0.0.1:{closed_port()}"
     wrong = ill(here, env)
     assert list(wrong) == CHECKS[15:]
     assert all("EndpointConnectionError" in words for _, words in wrong.values())

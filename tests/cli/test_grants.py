@@ -26,7 +26,7 @@ from mailroom.queue import by_hand
 from mailroom.simulator import Simulator
 from tests.cli.command import sending
 from tests.cli.conftest import Here
-from tests.kinds import ACTIVATION, LANES, RECOVERY
+from tests.kinds import ACTIVATION, LANES, RECOVERY, sign
 from tests.machine import missing
 from tests.running import eventually, transport, working
 from tests.servers import Server
@@ -121,7 +121,13 @@ def touches(*names: str) -> list[str]:
         "locks": "name",
         "pauses": "scope",
         "permits": "bucket",
-        "ses_account": "one",
+        **dict.fromkeys(("ses_account", "site", "feed"), "one"),
+        "events": "kind",
+        "resumptions": "scope",
+        "suppressions": "type",
+        **dict.fromkeys(("templates", "workers"), "name"),
+        "readings": "one",
+        "minutes": "code",
         VERSION_TABLE: "version_num",
     }
     return [
@@ -366,7 +372,7 @@ def test_a_worker_puts_right_what_went_wrong(
             )
         )
         assert here("sweep", "--full", env=env).code == 0
-        for said in ("held jobs freed=1", "reconciled tokens=1", "brought back moments=1"):
+        for said in ("had failed: freed=1", "reconciled tokens=1", "brought back: moments=1"):
             assert said in caplog.text
         assert ses.ledger.counts().mails == 2
         assert misplaced(owner) == []
@@ -405,6 +411,9 @@ def test_a_worker_serves_an_operator(
     assert here("jobs", "release", "1", env=env).out == "released 1\n"
     signed = here("tokens", "sign", "2", env=env).out.strip()
     assert "token 2 of account 2: good until" in here("tokens", "verify", signed, env=env).out
+    for words in (("add",), ("show", "--here"), ("release", "--here"), ("list",)):
+        address = () if words == ("list",) else ("ada@example.com",)
+        assert here("suppressions", *words, *address, env=env).code == 0
     doctor = here("doctor", env=env).out
     assert "ok      rights: this role may do what a worker does" in doctor
     assert "failed" not in doctor
@@ -444,6 +453,23 @@ def test_a_viewer_sees_the_status(granted: dict[str, str], url: str, engine: Eng
     assert [row["jobs"] for row in found["waiting"]] == [1, 3]
     assert here("jobs", "list", env=environment).code == 0
     assert here("jobs", "list", "--show-addresses", env=environment).code == 1
+    assert here("jobs", "show", "1", env=environment).code == 0
+    assert here("suppressions", "list", env=environment).code == 0
+    assert here("templates", "list", env=environment).code == 0
+    assert here("suppressions", "add", "ada@example.com", env=environment).code == 1
+
+
+def test_a_viewer_may_send_lines(granted: dict[str, str], url: str, here: Here, ses: Simulator) -> None:
+    """As docs/operating.md has it: whoever sends lines only asks which template stands for which number."""
+    secret = sign(b"s" * 32, action=ACTIVATION, key=KEY)
+    sent = here(
+        "send",
+        env=sending(None, ses) | {"MAILROOM_DATABASE_URL": log_in(url, granted["viewer"])},
+        stdin=f"1,ada@example.com,ada,{secret},01234\n".encode(),
+    )
+    assert (sent.code, sent.err) == (0, "")
+    assert ses.ledger.counts().mails == 1
+    assert here("templates", "list", env={"MAILROOM_DATABASE_URL": log_in(url, granted["viewer"])}).code == 0
 
 
 def test_a_viewer_sees_no_people_and_changes_nothing(granted: dict[str, str], url: str, engine: Engine) -> None:
@@ -454,11 +480,20 @@ def test_a_viewer_sees_no_people_and_changes_nothing(granted: dict[str, str], ur
             "SELECT proname AS name FROM pg_proc WHERE pronamespace = CAST('mailroom' AS regnamespace)"
             " AND prosecdef AND provolatile <> 'i' AND has_function_privilege(oid, 'EXECUTE') ORDER BY 1",
         )
-        assert [row.name for row in may] == ["action_list", "contract", "health"]
+        assert [row.name for row in may] == [
+            *("action_list", "action_senders"),
+            *(f"browse_{what}" for what in ("attempts", "flooded", "held", "lane", "lanes", "unconfirmed")),
+            *("contract", "feed_state", "health", "reading_lanes", "reading_unconfirmed", "reputation"),
+            *("suppression_list", "template_list"),
+        ]
         forbidden = [
             "SELECT account_addresses('{1}')",
             "SELECT token_find(1, NULL)",
             "SELECT pause_close('account', true)",
+            "SELECT suppression_find('ada@example.com')",
+            "SELECT suppression_add('ada@example.com')",
+            "SELECT suppression_release('ada@example.com')",
+            "SELECT reputation_review('{}', '{}', '{}', 1)",
         ]
         assert refused(connection, *forbidden) == forbidden
         changes = ["UPDATE open_pauses SET reason = ''", "DELETE FROM token_states", "DELETE FROM attempts"]

@@ -1,18 +1,24 @@
 """`jobs`: what an operator sees of single jobs, and does to them; and what the queue makes of that."""
 
 import json
+import re
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, text
 
+from mailroom.event import EventKind
+from mailroom.outcome import Unconfirmed
 from mailroom.queue import by_hand
 from mailroom.queue.by_hand import Retried
 from mailroom.simulator import Fault, Simulator
+from tests.claiming import enqueue, settle, take, waited
 from tests.cli.command import add, sending
 from tests.cli.conftest import Here
 from tests.running import eventually
+from tests.telling import HARD, mail, moment, tell
 from tests.world import add_accounts, ask_recovery, count, execute, misplaced, rows
 
 CLAIM = (
@@ -52,6 +58,7 @@ def reject(here: Here, ses: Simulator, engine: Engine, env: dict[str, str], coun
     assert here("sweep", env=env).code == 0
     execute(engine, "UPDATE deliveries SET outcome = 'rejected', message_id = NULL, error_code = 'MessageRejected'")
     ses.reset()
+    ses.configuration_sets.create("default")
 
 
 def listed(here: Here, env: dict[str, str], *options: str) -> list[dict[str, Any]]:
@@ -173,6 +180,36 @@ def test_show_tells_the_whole_history(here: Here, ses: Simulator, env: dict[str,
     out = here("jobs", "show", "1", env=env).out
     assert out.startswith("token 1 of account 1: made ")
     assert "unconfirmed" in out
+
+
+def test_show_tells_what_ses_told_among_the_attempts(here: Here, env: dict[str, str], engine: Engine) -> None:
+    with engine.connect() as connection:
+        [token] = enqueue(connection)
+        first = take(connection)
+        settle(connection, first, Unconfirmed("TimeOut", "no answer"))
+        waited(connection)
+        out = mail(connection, token, "m1")
+        lost = replace(out, fence=first.fence, message_id="m0")
+        tell(connection, out, EventKind.BOUNCE, moment(-3), **HARD)
+        tell(connection, out, EventKind.DELIVERY_DELAY, moment(-2), type="MailboxFull")
+        tell(connection, lost, EventKind.DELIVERY, moment(-1))
+        tell(connection, out, EventKind.SEND, moment(1))
+
+    lines = here("jobs", "show", str(token), env=env).out.splitlines()
+    assert [re.findall(r"tried|finished|late|event", line)[:1] for line in lines if "│" in line] == [
+        *(["event"], ["tried"], ["finished"], ["late"], ["event"], ["event"], ["event"]),
+    ]
+    assert re.search(r"event .* bounce +│ Permanent General 5\.1\.1", lines[-2])
+    assert re.search(r"event .* delivery_delay +│ MailboxFull", lines[-3])
+    told = json.loads(here("jobs", "show", str(token), "--json", env=env).out)
+    assert [row["outcome"] for row in told["history"]] == ["unconfirmed", "sent", "sent"]
+    assert [(row["kind"], row["message_id"], row["status"]) for row in told["events"]] == [
+        ("send", "m1", ""),
+        ("delivery", "m0", ""),
+        ("delivery_delay", "m1", ""),
+        ("bounce", "m1", "5.1.1"),
+    ]
+    assert "hash" not in str(told)
 
 
 def test_show_of_a_token_that_is_gone_or_never_was(here: Here, env: dict[str, str], engine: Engine) -> None:

@@ -3,11 +3,13 @@
 import json
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from mailroom.simulator import Simulator
+from tests.claiming import claim, enqueue, enqueue_recovery, take, tokens_of
 from tests.cli.command import sending
 from tests.cli.conftest import Here
+from tests.telling import BOUNCED, came_back, went_out
 from tests.world import add_accounts
 
 
@@ -20,13 +22,37 @@ def test_what_is_paused_by_hand_waits_until_it_is_resumed(here: Here, ses: Simul
     assert ses.ledger.counts().requests == 0
 
     [paused] = json.loads(here("status", "--json", env=env).out)["paused"]
+    assert paused.pop("opened_at")
+    assert paused.pop("probe_at") is None
     assert paused.pop("seconds") >= 0
     assert paused == {"scope": "activation", "code": "ByHand", "reason": "a new template", "by_hand": True}
-    assert "paused: activation for 0:00:0" in here("status", env=env).out
+    assert "paused: activation for 0:0" in here("status", env=env).out
 
     assert here("resume", "activation", env=env).out == "resumed activation\n"
     assert here("sweep", env=env).code == 0
     assert ses.ledger.counts().mails == 3
+
+
+def test_a_sweep_stops_bulk_while_too_many_mails_bounce(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
+    """And a person may let it go on."""
+    env = sending(url, ses)
+    with engine.connect() as connection:
+        came_back(connection, 50, BOUNCED, newest=went_out(connection, 1000))
+        enqueue(connection, 51)
+        enqueue_recovery(connection)
+    assert here("sweep", env=env).code == 1
+    assert ses.ledger.counts().mails == 1
+    found = json.loads(here("status", "--json", env=env).out)
+    assert [(row["scope"], row["code"], row["by_hand"]) for row in found["paused"]] == [
+        ("priority:2", "BounceRate", False)
+    ]
+    assert found["warnings"].keys() == {"BounceRate"}
+    out = here("status", env=env).out
+    assert "until the rate is lower: BounceRate, 5.00 % of 1000 mails (the newest) bounced for good" in out
+
+    assert here("resume", "priority:2", env=env).code == 0
+    assert here("sweep", env=env).code == 0
+    assert ses.ledger.counts().mails == 52
 
 
 def test_what_is_not_paused_cannot_be_resumed(here: Here, url: str) -> None:
@@ -34,10 +60,25 @@ def test_what_is_not_paused_cannot_be_resumed(here: Here, url: str) -> None:
     assert (ended.code, ended.err) == (1, "mailroom: account is not paused\n")
 
 
-@pytest.mark.parametrize("scope", ["everything", "queue:", ""])
+@pytest.mark.parametrize("scope", ["everything", "queue:", "", "priority:3", "priority:"])
 def test_what_is_no_scope_is_refused(here: Here, url: str, scope: str) -> None:
     ended = here("pause", scope, env={"MAILROOM_DATABASE_URL": url})
     assert ended.code == 2
     assert (
-        "is not a scope: give account, configuration_set, identity, the name of an action, or queue:NAME" in ended.err
+        "is not a scope: give account, configuration_set, identity, the name of an action, priority:0 to priority:2,"
+        " or queue:NAME" in ended.err
     )
+
+
+def test_a_priority_is_paused_with_what_is_in_quarantine_of_it(here: Here, url: str, engine: Engine) -> None:
+    env = {"MAILROOM_DATABASE_URL": url}
+    with engine.connect() as connection:
+        [token] = enqueue(connection)
+        urgent = enqueue_recovery(connection)
+        assert here("pause", "priority:1", env=env).out == "paused priority:1\n"
+        assert tokens_of(take(connection)) == [urgent]
+        for priority in (1, 3):
+            connection.execute(text("UPDATE jobs SET priority = :priority"), {"priority": priority})
+            assert not claim(connection).batches
+        assert here("resume", "priority:1", env=env).out == "resumed priority:1\n"
+        assert tokens_of(take(connection)) == [token]

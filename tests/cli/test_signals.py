@@ -1,10 +1,12 @@
 """Signals that ask a process to stop: from its first moment, as PID 1, in a call, and while it waits for somebody."""
 
+import contextlib
 import os
 import select
 import signal
 import socket
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -12,7 +14,7 @@ from sqlalchemy import Engine
 
 from mailroom.signals import STOPS
 from mailroom.simulator import Fault, Simulator
-from tests.cli.command import MAILROOM, end, killed_after, sending, small_environment, start
+from tests.cli.command import MAILROOM, PATIENCE_SECONDS, end, killed_after, sending, small_environment, start
 from tests.running import Processes, eventually
 from tests.signalling import NEW_PID_1, child, minds, needs_namespaces
 from tests.world import add_accounts, count, drained, misplaced
@@ -40,14 +42,18 @@ def test_pid_1_hears_a_signal_from_its_first_moment(
         text=True,
     )
     with killed_after(process):
-        pid = eventually(lambda: child(process.pid), "it is there")
-        eventually(lambda: minds(pid, signal.SIGTERM), "its first moment")
-        threading.Event().wait(after_ms / 1000)
-        os.kill(pid, signal.SIGTERM)
+        pid = eventually(lambda: child(process.pid) or process.poll() is not None, "it is there")
+        if pid is not True:
+            eventually(lambda: minds(pid, signal.SIGTERM), "its first moment")
+            threading.Event().wait(after_ms / 1000)
+            with contextlib.suppress(ProcessLookupError):  # a sweep that was done before
+                os.kill(pid, signal.SIGTERM)
         ended = end(process)
-    assert ended.code == 0, ended
     assert "Traceback" not in ended.err
     with engine.connect() as connection:
+        # A sweep that had looked already, and claimed nothing yet, says that something is left.
+        is_left = command == "sweep" and count(connection, "jobs") > 0
+        assert ended.code in ({0, 3} if is_left else {0}), ended
         assert misplaced(connection) == []
         assert count(connection, "batches") == 0
 
@@ -56,30 +62,37 @@ def test_pid_1_hears_a_signal_from_its_first_moment(
 def test_a_call_is_finished_and_settled_whatever_the_signal(
     number: signal.Signals, simulator: Simulator, url: str, engine: Engine, processes: Processes
 ) -> None:
+    """There is more to send than the worker gets to in half a minute: it ends because it is asked to."""
     simulator.faults.add(Fault(operation=BULK, latency_ms=800, times=None))
     with engine.connect() as connection:
-        add_accounts(connection, 40)
+        add_accounts(connection, 400)
         worker = processes.worker(url=url, simulator=simulator)
         eventually(lambda: simulator.ledger.counts().mails, "a call is under way")
         worker.signal(number)
-        assert worker.wait(20) == 0, worker.log.read_text()
+        assert worker.wait() == 0, worker.log.read_text()
         assert count(connection, "batches") == 0
-        assert count(connection, "deliveries WHERE outcome = 'sent'") == simulator.ledger.counts().mails < 40
+        assert count(connection, "deliveries WHERE outcome = 'sent'") == simulator.ledger.counts().mails < 400
         assert misplaced(connection) == []
 
 
 def test_a_closed_terminal_says_so_twice_and_the_call_is_finished_all_the_same(
-    simulator: Simulator, url: str, engine: Engine, processes: Processes
+    simulator: Simulator, url: str, engine: Engine
 ) -> None:
+    """Here it may take ten minutes to do so, since on a busy machine a tenth of a second may be one."""
+    code = "from mailroom import signals; signals.HANGUP_SECONDS = 600; from mailroom.__main__ import main; main()"
     simulator.faults.add(Fault(operation=BULK, latency_ms=1500, times=1))
     with engine.connect() as connection:
         add_accounts(connection, 10)
-        worker = processes.worker(url=url, simulator=simulator)
-        eventually(lambda: simulator.ledger.counts().mails, "a call is under way")
-        worker.signal(signal.SIGHUP)
-        threading.Event().wait(0.1)  # not merged with the first
-        worker.signal(signal.SIGHUP)
-        assert worker.wait(20) == 0, worker.log.read_text()
+        command = [sys.executable, "-W", "error", "-c", code, "worker"]
+        environment = small_environment(sending(url, simulator))
+        process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        with killed_after(process) as worker:
+            eventually(lambda: simulator.ledger.counts().mails, "a call is under way")
+            worker.send_signal(signal.SIGHUP)
+            threading.Event().wait(0.1)  # not merged with the first
+            worker.send_signal(signal.SIGHUP)
+            ended = end(worker)
+        assert ended.code == 0, ended
         assert count(connection, "deliveries WHERE outcome = 'sent'") == 10
 
 
@@ -94,17 +107,17 @@ def test_nohup_is_obeyed(simulator: Simulator, url: str, engine: Engine, process
         add_accounts(connection, 1)
         eventually(lambda: drained(connection), "it works on")
     worker.signal(signal.SIGTERM)
-    assert worker.wait(20) == 0
+    assert worker.wait() == 0
 
 
 @pytest.mark.parametrize("command", ["worker", "sweep", "collect"])
 def test_it_ends_while_it_connects_to_somebody_who_says_nothing(command: str, ses: Simulator) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://127.0.0.1:{silent.getsockname()[1]}/app"
-        process = start(command, env=sending(url, ses))
-        assert select.select([silent], [], [], 30)[0]
-        process.send_signal(signal.SIGTERM)
-        ended = end(process)
+        with killed_after(start(command, env=sending(url, ses))) as process:
+            assert select.select([silent], [], [], PATIENCE_SECONDS)[0]
+            process.send_signal(signal.SIGTERM)
+            ended = end(process)
     assert (ended.code, ended.out, ended.err) == (0, "", "")
 
 
@@ -112,8 +125,8 @@ def test_it_ends_while_it_connects_to_somebody_who_says_nothing(command: str, se
 def test_what_does_not_claim_says_that_it_was_stopped(arguments: list[str], ses: Simulator) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://127.0.0.1:{silent.getsockname()[1]}/app"
-        process = start(*arguments, env=sending(url, ses))
-        assert select.select([silent], [], [], 30)[0]
-        process.send_signal(signal.SIGTERM)
-        ended = end(process)
+        with killed_after(start(*arguments, env=sending(url, ses))) as process:
+            assert select.select([silent], [], [], PATIENCE_SECONDS)[0]
+            process.send_signal(signal.SIGTERM)
+            ended = end(process)
     ended.assert_one_line(1, "stopped")

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
-from mailroom.demo.postgres import free_port
 from mailroom.simulator import Simulator
 from tests.cli.command import NO_AWS, end, run, sending, start
 from tests.cli.conftest import Here
-from tests.machine import missing
+from tests.machine import closed_port, missing
+from tests.simulator.client import connect, single
+from tests.simulator.queue import connect_queue, take
 
 CHROMIUM = shutil.which("chromium")
 QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]
@@ -36,7 +37,7 @@ def test_a_browser_shows_the_mail_of_a_worker(
         connection.execute(
             text("INSERT INTO accounts (email, login) VALUES ('ada@example.com', :login)"), {"login": LOGIN}
         )
-    with start("simulator", "--port", "0", env={}) as simulator:
+    with start("simulator", "--port", "0", "--config-set", "default", env={}) as simulator:
         assert simulator.stdout is not None
         said = simulator.stdout.readline()
         place = said.split()[-1].removesuffix("/")
@@ -56,6 +57,22 @@ def test_a_browser_shows_the_mail_of_a_worker(
     assert (ended.code, ended.out, ended.err) == (0, "", "")
 
 
+def test_it_says_where_the_events_are_if_it_is_to_publish_them() -> None:
+    with start("simulator", "--port", "0", "--config-set", "mine", "--events", env={}) as simulator:
+        assert simulator.stdout is not None
+        place = simulator.stdout.readline().split()[-1].removesuffix("/")
+        said = simulator.stdout.readline()
+        assert said == f"its events are in the queue {place}/123456789012/mailroom-events\n"
+        connect(place).send_email(**single(ConfigurationSetName="mine"))
+        assert take(connect_queue(place), said.split()[-1], wait=20) != []
+        simulator.send_signal(signal.SIGTERM)
+        assert end(simulator).code == 0
+
+
+def test_events_are_those_of_a_configuration_set(here: Here) -> None:
+    here("simulator", "--events", env=NO_AWS).assert_one_line(2, "--events", "--config-set")
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1"])  # noqa: S104 - to be refused
 def test_other_machines_are_kept_out(here: Here, host: str) -> None:
     here("simulator", "--host", host, env=NO_AWS).assert_one_line(2, "loopback", host)
@@ -67,5 +84,5 @@ def test_a_port_that_is_taken(here: Here, ses: Simulator) -> None:
 
 
 def test_a_host_that_does_not_exist(here: Here) -> None:
-    port = str(free_port())
+    port = str(closed_port())
     here("simulator", "--host", "no.such.host.invalid", "--port", port, env=NO_AWS).assert_one_line(2, "cannot listen")

@@ -1,12 +1,20 @@
 """`status`: a table for people and JSON for programs, that say the same."""
 
 import json
+import re
+from dataclasses import replace
+from uuid import uuid4
 
 from sqlalchemy import Engine, text
 
+from mailroom.event import EventKind
+from mailroom.ops import suppressions
+from mailroom.ops.refresh import refresh
 from mailroom.simulator import Fault, Simulator
+from tests.claiming import enqueue
 from tests.cli.command import sending
 from tests.cli.conftest import Here
+from tests.telling import BOUNCED, HARD, came_back, mail, moment, tell, went_out
 from tests.world import add_accounts, ask_recovery
 
 
@@ -14,6 +22,9 @@ def test_an_empty_queue(here: Here, url: str) -> None:
     ended = here("status", env={"MAILROOM_DATABASE_URL": url})
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.splitlines() == [
+        "The next mail will not leave: no worker takes the queue mailroom; start one: `mailroom worker`.",
+        "act: NoWorker: the next mail will not leave: no worker takes the queue mailroom: none has been seen"
+        " for a day; nothing is due now -> start one: `mailroom worker`; where cron sweeps, see that it runs",
         "waiting: nothing",
         "in flight: 0 jobs in 0 batches, 0 past their lease",
         "outcomes: none in the last day",
@@ -23,6 +34,7 @@ def test_an_empty_queue(here: Here, url: str) -> None:
 def test_the_table_and_the_json_tell_of_a_run(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
     with engine.connect() as connection:
         add_accounts(connection, 4)
+        connection.execute(text("UPDATE readings SET due_at = now() + interval '1 minute'"))  # the sweep need not count
     ses.faults.add(Fault(entries={0: "MESSAGE_REJECTED"}))
     assert here("sweep", env=sending(url, ses)).code == 0
     with engine.connect() as connection:
@@ -40,8 +52,11 @@ def test_the_table_and_the_json_tell_of_a_run(here: Here, ses: Simulator, url: s
     assert (ended.code, ended.err) == (0, "")
     found = json.loads(ended.out)
     assert found.pop("health").keys() >= {"holder", "held_seconds", "dead_jobs", "vacuumed", "waited_seconds"}
+    assert found.pop("feedback").keys() == {"feed", "suppressed", "reputation"}
     assert found.pop("warnings")["OldJob0"].startswith("the oldest urgent job has been due for 1728")
     ages = [row.pop("oldest_seconds") for row in found["waiting"]]
+    assert [(row.pop("later"), row.pop("held"), row.pop("capped")) for row in found["waiting"]] == [(0, 0, False)] * 2
+    assert (found.pop("jobs_estimate"), found.pop("age_seconds")) == (1235, 0)
     assert 172_800 <= ages[0] < 172_900
     assert 0 < ages[1] < 100
     assert found == {
@@ -74,3 +89,62 @@ def test_leases_that_ran_out_are_told(here: Here, url: str, engine: Engine) -> N
         )
     out = here("status", env={"MAILROOM_DATABASE_URL": url}).out
     assert "in flight: 3 jobs in 1 batches, 1 past their lease" in out
+
+
+def test_what_ses_told_is_shown_once_it_told_something(here: Here, url: str, engine: Engine) -> None:
+    env = {"MAILROOM_DATABASE_URL": url}
+    with engine.connect() as connection:
+        came_back(connection, 30, BOUNCED, newest=went_out(connection, 999))
+        assert "rates" not in here("status", env=env).out
+        connection.execute(text("DELETE FROM deliveries WHERE token = 1"))  # a real one follows, with another token
+        out = mail(connection, enqueue(connection)[0], "sent")
+        connection.execute(text("UPDATE deliveries SET token = 1000000 WHERE token = :token"), {"token": out.token})
+        tell(connection, replace(out, token=1_000_000), EventKind.BOUNCE, moment(1), **HARD)
+        tell(connection, replace(out, fence=uuid4()), EventKind.SEND, moment(1))
+        suppressions.add(connection, "ada@example.com")
+        connection.execute(text("UPDATE deliveries SET retried_at = now() WHERE token = 2"))
+    lines = here("status", env=env).out.splitlines()
+    start = next(place for place, line in enumerate(lines) if line.startswith("events: "))
+    aws = "(AWS: 5.0% and 10.0%, 0.1% and 0.5%)"
+    assert lines[start].startswith("events: the newest 0:0")
+    assert lines[start].endswith(" ago, 1 in all, 0 of elsewhere, 1 of unknown mails")
+    assert lines[start + 1 : start + 4] == [
+        f"rates: of the newest 998 mails: bounced 3.11%, complained of 0.00% {aws}",
+        f"rates: of the last 24 hours, 998 mails: bounced 3.11%, complained of 0.00% {aws}",
+        "suppressed: added 1, bounce 1",
+    ]
+    found = json.loads(here("status", "--json", env=env).out)
+    assert found["feedback"]["suppressed"] == {"added": 1, "bounce": 1}
+    assert found["feedback"]["feed"]["unknown"] == 1
+    assert found["feedback"]["reputation"]["newest"]["bounces"] == 31
+    assert found["outcomes"]["hour"] == {"sent": 998, "taken_back": 1}
+
+
+def test_a_script_is_told_of_a_warning_by_the_exit_code(here: Here, url: str, engine: Engine) -> None:
+    env = {"MAILROOM_DATABASE_URL": url}
+    with engine.connect() as connection:
+        add_accounts(connection, 1)
+        assert here("status", "--check", env=env).code == 0
+        connection.execute(text("UPDATE jobs SET due_at = now() - interval '16 minutes'"))
+    for arguments in (["--check"], ["--check", "--json"]):
+        ended = here("status", *arguments, env=env)
+        assert (ended.code, ended.err) == (1, "")
+        assert "OldJob1" in ended.out
+    assert here("status", env=env).code == 0
+
+
+def test_what_the_fleet_counted_is_shown_with_its_age(here: Here, url: str, engine: Engine) -> None:
+    env = {"MAILROOM_DATABASE_URL": url}
+    with engine.connect() as connection:
+        enqueue(connection, 3)
+        assert refresh(engine)
+        connection.execute(text("UPDATE readings SET read_at = read_at - interval '30 seconds'"))
+        enqueue(connection, 2, prefix="since")
+        out = here("status", env=env).out
+        assert re.search(r"^counted [3-5]\d", out, re.MULTILINE)
+        assert "│    3 │   3 │" in out
+        connection.execute(text("UPDATE readings SET read_at = read_at - interval '60 seconds'"))
+    out = here("status", env=env).out
+    assert "\ncounted" not in out
+    assert "│    5 │   5 │" in out
+    assert re.search(r"warning: NoReading: nobody has counted for (9|1\d)\d", out)

@@ -6,10 +6,10 @@ import hmac
 import pytest
 from sqlalchemy import Engine, text
 
-from mailroom.demo.postgres import free_port
 from mailroom.tokens import consume, sign
 from tests.cli.conftest import Here
 from tests.kinds import ACTIVATION, RECOVERY
+from tests.machine import closed_port
 from tests.world import KEY, KEY_HEX, add_accounts, ask_recovery, rows
 
 INVALID = "mailroom: the token is not valid\n"
@@ -115,7 +115,7 @@ def test_a_database_tells_what_became_of_the_token(here: Here, url: str, engine:
 
 
 def test_a_database_that_is_away_leaves_the_signature(here: Here) -> None:
-    away = {"MAILROOM_DATABASE_URL": f"postgresql://127.0.0.1:{free_port()}/app"}
+    away = {"MAILROOM_DATABASE_URL": f"postgresql://127.0.0.1:{closed_port()}/app"}
     ended = here("tokens", "verify", *OF_ACTIVATION, ACTIVATE, env=NO_DATABASE | away)
     assert (ended.code, ended.out) == (1, "signature valid for /activate\n")
     assert ended.err.startswith("mailroom: the database cannot be used")

@@ -17,6 +17,8 @@ from tests.machine import ROOT
 from tests.world import rows
 
 SCRIPTS = ScriptDirectory.from_config(Config(str(ROOT / "alembic.ini")))
+# How long one migration of a process of its own may take, beside all others that run.
+PROCESS_SECONDS = 150
 HEAD = str(SCRIPTS.get_current_head())
 # All that a schema can hold of ours, but for what belongs to a table and goes with it.
 OBJECTS = """
@@ -41,6 +43,15 @@ TABLES = {
     "pauses",
     "permits",
     "ses_account",
+    "site",
+    "events",
+    "suppressions",
+    "feed",
+    "resumptions",
+    "templates",
+    "workers",
+    "readings",
+    "minutes",
 }
 # A type of rows is a relation to PostgreSQL.
 RELATIONS = TABLES | {VERSION_TABLE, "claimed_job"} | set(views())
@@ -50,9 +61,11 @@ RELATIONS = TABLES | {VERSION_TABLE, "claimed_job"} | set(views())
 def connected(url: str, schema: str = DEFAULT_SCHEMA) -> Iterator[Connection]:
     """A connection for one look, on which every statement commits."""
     engine = connect_engine(url, schema=schema)
-    with engine.connect() as connection:
-        yield connection
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
 
 
 def objects(url: str, schema_name: str = DEFAULT_SCHEMA) -> set[tuple[str, str]]:
@@ -66,8 +79,10 @@ def relations(url: str, schema_name: str = DEFAULT_SCHEMA) -> set[str]:
 
 def assert_at_revision(url: str, schema: str = DEFAULT_SCHEMA) -> None:
     engine = connect_engine(url, schema=schema)
-    check_contract(engine)
-    engine.dispose()
+    try:
+        check_contract(engine)
+    finally:
+        engine.dispose()
 
 
 def alembic(url: str, *arguments: str, **settings: str) -> subprocess.Popen[str]:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 
 import psycopg
 import pytest
@@ -41,12 +42,15 @@ SELECT pid FROM pg_stat_activity
  WHERE datname = current_database() AND wait_event_type = 'Lock' AND pid <> pg_backend_pid()
 """
 SHORT = timedelta(seconds=0.5)
+# So soon gives up who has to be answered all the same where nothing holds it up.
+SOON = timedelta(seconds=3)
 
 
 @pytest.fixture
-def impatient(url: str) -> Iterator[Engine]:
-    """An engine that gives up soon."""
-    engine = connect_engine(url, pool_size=3, answer_within=SHORT)
+def impatient(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    """An engine that gives up soon, and then waits patiently for the word that the server has ended it."""
+    monkeypatch.setattr("mailroom.db.engine.CANCEL_WITHIN", timedelta(minutes=1))
+    engine = connect_engine(url, pool_size=3, answer_within=SOON)
     yield engine
     engine.dispose()
 
@@ -66,7 +70,7 @@ def test_a_claim_that_is_given_up_is_ended_on_the_server(impatient: Engine, engi
         add_accounts(connection, 3)
     with psycopg.connect(direct_url) as holder, psycopg.connect(direct_url, autocommit=True) as watcher:
         holder.execute("LOCK TABLE batches")
-        for _ in range(3):
+        for _ in range(2):
             assert isinstance(give_up_a_claim(impatient), psycopg.errors.QueryCanceled)
         eventually(lambda: not watcher.execute(BLOCKED).fetchall(), "nobody waits for the lock any more")
 
@@ -239,6 +243,10 @@ def test_a_primary_that_became_a_reader_is_left_with_all_its_connections(reader:
         with engine.connect() as one, engine.connect() as other:
             assert (one.scalar(text("SELECT 1")), other.scalar(text("SELECT 1"))) == (1, 1)
         set_reading(reader, "on")
+        with engine.connect() as one, engine.connect() as other:
+            for each in (one, other):  # each session hears of it by itself
+                shown = partial(each.scalar, text("SHOW default_transaction_read_only"))
+                eventually(lambda: shown() == "on", "the session knows")  # noqa: B023
         proxy.lead_to(writer)
         assert write(engine).startswith("cannot execute INSERT in a read-only transaction")
         with engine.connect() as one, engine.connect() as other:

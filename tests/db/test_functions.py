@@ -108,6 +108,41 @@ def test_an_upgrade_that_finds_no_step_to_take_makes_them_anew(url: str, engine:
         assert installed(connection) == before
 
 
+def test_a_function_that_has_one_argument_more_takes_the_place_of_the_old_one_and_its_rights(
+    server: Server, url: str, engine: Engine
+) -> None:
+    """Beside each other a call without it would find the old one; and who may call that must not wait for a grant."""
+    with a_role(server) as (role, log_in), engine.connect() as connection:
+        log_in(url)
+        before = installed(connection)
+        [now] = [row.source for row in before if row.name == "settle"]
+        connection.execute(text("DROP FUNCTION settle"))
+        driver: Any = connection.connection.driver_connection
+        driver.execute(
+            now.replace(", call_ms integer[] DEFAULT NULL::integer[]", "")
+            .replace(", settle.call_ms)", ")")
+            .replace("message_id, error_code, error, call_ms)", "message_id, error_code, error)")
+        )
+        connection.execute(text("COMMENT ON FUNCTION settle IS 'mailroom: as it was'"))
+        connection.execute(text(f"GRANT EXECUTE ON FUNCTION settle TO {role} WITH GRANT OPTION"))
+        old = connection.scalar(text("SELECT CAST(CAST('settle' AS regproc) AS oid)"))
+        migrate(url)
+        after = installed(connection)
+        assert [(row.name, row.source) for row in after] == [(row.name, row.source) for row in before]
+        [rights] = [row.rights for row in after if row.name == "settle"]
+        assert any(right.startswith(f"{role}=X*/") for right in rights)
+        assert connection.scalar(text("SELECT count(*) FROM pg_proc WHERE oid = :old"), {"old": old}) == 0
+        assert not any(right.startswith("=") for right in rights)
+
+
+def test_a_function_of_the_same_name_that_is_not_ours_stays(url: str, engine: Engine) -> None:
+    with engine.connect() as connection:
+        theirs = "CREATE FUNCTION mailroom.settle(integer) RETURNS integer LANGUAGE sql AS 'SELECT 1'"
+        connection.execute(text(theirs))
+        migrate(url)
+        assert connection.scalar(text("SELECT mailroom.settle(1)")) == 1
+
+
 def test_who_may_call_one_may_do_so_after_an_upgrade(server: Server, url: str, engine: Engine) -> None:
     with a_role(server) as (role, log_in), engine.connect() as connection:
         role_url = log_in(url)

@@ -18,7 +18,16 @@ from mailroom.errors import DatabaseError
 from mailroom.simulator import Simulator
 from tests.cli.command import sending
 from tests.cli.conftest import Here, here, ses
-from tests.db.migrating import HEAD, RELATIONS, alembic, assert_at_revision, connected, objects, relations
+from tests.db.migrating import (
+    HEAD,
+    PROCESS_SECONDS,
+    RELATIONS,
+    alembic,
+    assert_at_revision,
+    connected,
+    objects,
+    relations,
+)
 from tests.roles import a_role
 from tests.servers import Server, migrate
 from tests.world import rows
@@ -61,7 +70,7 @@ def test_a_migration_looks_at_no_path(server: Server, empty_url: str, owner: psy
     migrate(empty_url)
     assert relations(empty_url) == RELATIONS
     assert_at_revision(empty_url)
-    said, _ = alembic(empty_url, "current").communicate(timeout=60)  # who only asks pins nothing
+    said, _ = alembic(empty_url, "current").communicate(timeout=PROCESS_SECONDS)  # who only asks pins nothing
     assert f"{HEAD} (head)" in said
 
     migrate(empty_url, "base")
@@ -119,7 +128,7 @@ def test_a_name_that_is_taken_is_refused_before_anything_is_changed(
     said = f'schema "Their own" has something of these names that is not mailroom\'s: {name};'
     here("migrate", env=env).assert_one_line(1, said, "another schema in MAILROOM_SCHEMA, or move it")
     process = alembic(empty_url, "upgrade", "head", MAILROOM_SCHEMA="Their own")
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=PROCESS_SECONDS)
     assert (process.returncode, output) == (1, f"mailroom: {said} name another schema in MAILROOM_SCHEMA, or move it\n")
     assert objects(empty_url, "Their own") == before
 

@@ -1,7 +1,9 @@
 """Migrations: up and down without a trace, and beside what runs."""
 
+import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -12,12 +14,13 @@ import psycopg
 import pytest
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import text
+from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import ProgrammingError
 
 from mailroom.db.engine import connect_engine
 from tests.db.migrating import (
     HEAD,
+    PROCESS_SECONDS,
     RELATIONS,
     SCRIPTS,
     alembic,
@@ -71,7 +74,7 @@ def anatomy(url: str, looking: str) -> list[Any]:
 
 
 def finish(process: subprocess.Popen[str]) -> None:
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=PROCESS_SECONDS)
     assert process.returncode == 0, output
 
 
@@ -149,7 +152,7 @@ def test_an_upgrade_gives_up_on_another_that_does_not_end(empty_url: str) -> Non
     with psycopg.connect(empty_url) as gate:
         gate.execute("LOCK TABLE mailroom_alembic_version IN SHARE UPDATE EXCLUSIVE MODE")
         process = alembic(empty_url, "-x", "patience_seconds=2", "upgrade", "head")
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=PROCESS_SECONDS)
     assert process.returncode == 1
     assert output.splitlines()[-1].startswith("mailroom: gave up after ")
     assert "another migration is still at work" in output
@@ -194,7 +197,10 @@ def upgrade():
 
 @pytest.mark.slow
 @pytest.mark.early
-@pytest.mark.parametrize(("arguments", "reached"), [(("upgrade", "head"), "9999"), (("downgrade", "-2"), "0001")])
+@pytest.mark.parametrize(
+    ("arguments", "reached"),
+    [(("upgrade", "head"), "9999"), (("downgrade", f"-{len(list(SCRIPTS.walk_revisions())) - 1}"), "0001")],
+)
 def test_a_migration_waits_for_a_reader_and_nobody_waits_for_the_migration(
     empty_url: str, tmp_path: Path, arguments: tuple[str, str], reached: str
 ) -> None:
@@ -209,7 +215,7 @@ def test_a_migration_waits_for_a_reader_and_nobody_waits_for_the_migration(
         reader.execute("SELECT count(*) FROM jobs").fetchone()
         process = alembic(empty_url, "-c", str(ini), *arguments)
         assert process.stdout is not None
-        application.execute("SET statement_timeout = '2s'")  # far more than a lock is waited for
+        application.execute("SET statement_timeout = '30s'")  # a lock is waited for no longer than 300 ms
         for n in range(3):
             assert "a lock is held by others, trying again in " in process.stdout.readline()
             for m in range(20):
@@ -259,9 +265,28 @@ def test_a_migration_may_build_an_index_concurrently_and_be_tried_again(empty_ur
 
 def test_there_is_no_script_of_the_migrations(empty_url: str) -> None:
     process = alembic(empty_url, "upgrade", "head", "--sql")
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=PROCESS_SECONDS)
     assert (process.returncode, output.count("\n")) == (2, 1)
     assert output.startswith("mailroom: migrations look at the database as they go")
+
+
+@contextmanager
+def held_up(seconds: float) -> Iterator[None]:
+    """Let one statement of a migration take so long, and the pause before it: longer than a time-out that is left."""
+    times: list[float] = []
+
+    def hold_up(_: object, cursor: Any, statement: str, *__: object) -> None:
+        if not times and statement.lstrip().startswith("CREATE TABLE"):
+            times.append(seconds)
+            time.sleep(seconds)
+            cursor.execute("SELECT pg_sleep(%s)", [seconds])
+
+    event.listen(Engine, "before_cursor_execute", hold_up)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", hold_up)
+    assert times
 
 
 @pytest.mark.parametrize(
@@ -270,7 +295,7 @@ def test_there_is_no_script_of_the_migrations(empty_url: str) -> None:
         {"standard_conforming_strings": "off", "escape_string_warning": "off", "backslash_quote": "off"},
         {"client_encoding": "LATIN1", "datestyle": "German, DMY", "timezone": "Asia/Kathmandu"},
         {"client_encoding": "SQL_ASCII", "intervalstyle": "sql_standard", "bytea_output": "escape"},
-        {"statement_timeout": "50", "lock_timeout": "1", "idle_in_transaction_session_timeout": "50"},
+        {"statement_timeout": "2s", "lock_timeout": "1", "idle_in_transaction_session_timeout": "2s"},
         {"array_nulls": "off", "transform_null_equals": "on", "quote_all_identifiers": "on", "xmloption": "document"},
         {"check_function_bodies": "off", "plpgsql.extra_errors": "all", "plpgsql.variable_conflict": "use_column"},
         {"default_transaction_isolation": "serializable", "default_transaction_deferrable": "on"},
@@ -283,7 +308,8 @@ def test_a_migration_makes_the_same_schema_whatever_a_role_sets(
 ) -> None:
     expected = anatomy(empty_url, empty_url)
     migrate(empty_url, "base")
-    with a_role(server, "SUPERUSER") as (role, log_in):
+    slow = held_up(2.5) if "statement_timeout" in settings else contextlib.nullcontext()
+    with a_role(server, "SUPERUSER") as (role, log_in), slow:
         for name, value in settings.items():
             server.execute(f"ALTER ROLE {role} SET {name} = '{value}'")
         assert anatomy(log_in(empty_url), empty_url) == expected

@@ -74,7 +74,7 @@ REFUSED = [
     ("extra_float_digits", "-3"),
     ("restrict_nonsystem_relation_kind", "view, foreign-table"),
     pytest.param("statement_timeout", "9ms", marks=pytest.mark.alone),  # what asks for it has no more than that
-    ("idle_session_timeout", "2s"),
+    ("idle_session_timeout", "9s"),
 ]
 COMMANDS = [
     ("worker",),

@@ -46,7 +46,7 @@ def test_the_enums_of_the_code_are_those_of_the_database(conn: Connection) -> No
         "  FROM pg_enum JOIN pg_type ON pg_type.oid = enumtypid GROUP BY typname",
     )
 
-    known = (schema.account_status, schema.delivery_outcome)
+    known = (schema.account_status, schema.delivery_outcome, schema.event_kind)
     assert {row.typname: list(row.labels) for row in found} == {kind.name: list(kind.enums) for kind in known}
 
 

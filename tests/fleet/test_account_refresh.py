@@ -1,5 +1,6 @@
 """How a process learns what SES allows, and that SES is not asked too often."""
 
+import threading
 import time
 
 import pytest
@@ -11,7 +12,7 @@ from mailroom.fleet.account_refresh import AccountRefresh
 from mailroom.job import SesAccount
 from mailroom.simulator import Fault, Simulator
 from tests.rating import tell_account
-from tests.running import aws, eventually
+from tests.running import PATIENCE_SECONDS, aws, eventually
 from tests.trouble import statements
 from tests.world import rows
 
@@ -74,6 +75,29 @@ def test_an_idle_process_asks_after_its_account_when_that_is_due_and_not_before(
         tell_account(connection, 14)
         connection.execute(text("UPDATE ses_account SET refresh_due_at = clock_timestamp() + interval '6 seconds'"))
     with statements(engine) as seen, AccountRefresh(engine, ask).running():
+        eventually(lambda: seen, "it looks")
         assert [CLAIM_REFRESH in one for one in seen] == [True]
         eventually(lambda: asked, "it asks when it is due")
         assert [CLAIM_REFRESH in one for one in seen].count(True) == 2
+
+
+def test_what_ses_answers_after_the_end_is_not_kept(engine: Engine) -> None:
+    """The pool is closed by then, and a connection that is made all the same would be nobody's."""
+    asked, answers = threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+
+    def ask() -> SesAccount:
+        threads.append(threading.current_thread())
+        asked.set()
+        answers.wait(PATIENCE_SECONDS)
+        return SesAccount(14, 50_000, 0, sending_enabled=True, production_access=True, enforcement="HEALTHY")
+
+    with engine.connect() as connection:
+        connection.execute(text("UPDATE ses_account SET refresh_due_at = clock_timestamp(), fetched_at = NULL"))
+    with AccountRefresh(engine, ask).running():
+        assert asked.wait(PATIENCE_SECONDS)
+    answers.set()
+    [thread] = threads
+    thread.join()
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT fetched_at FROM ses_account")) is None

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, text
 
 from mailroom.fleet import buckets
-from mailroom.fleet.buckets import CAPACITY, HOLD, LONG_HOLD, UNKNOWN_RATE, Bucket, Granted
+from mailroom.fleet.buckets import (
+    CAPACITY,
+    HOLD,
+    LONG_HOLD,
+    RECOVERY_PER_SECOND,
+    UNKNOWN_RATE,
+    Bucket,
+    Granted,
+)
 from tests.rating import excess, let_pass, ours, tell_account
 from tests.running import eventually
 from tests.world import rows
@@ -84,8 +92,8 @@ def test_whoever_comes_when_told_gets_the_whole_rate(conn: Connection, max_send_
             wait = granted.wait.total_seconds() + 0.001
             let_pass(conn, wait)
             passed += wait
-    expected = ours(max_send_rate) * (passed + (clock(conn) - began))
-    assert 0.95 * expected - 1 <= taken <= expected + max(1, ours(max_send_rate) * CAPACITY.total_seconds())
+    rate, most = ours(max_send_rate), passed + (clock(conn) - began)  # what is told to wait passes, and time itself
+    assert 0.95 * rate * passed - 1 <= taken <= rate * most + max(1, rate * CAPACITY.total_seconds())
 
 
 def clock(connection: Connection) -> float:
@@ -145,7 +153,7 @@ def test_of_a_full_bucket_half_can_be_held_for_long(conn: Connection) -> None:
     assert take(conn, 20).hold == HOLD  # that would be more than half
     let_pass(conn, 2)
     assert take(conn, 20).hold == LONG_HOLD
-    let_pass(conn, 1)
+    let_pass(conn, 0.3)
     assert take(conn).count == 45 - 20
 
 
@@ -162,9 +170,10 @@ def test_what_comes_back_at_once_can_be_taken_again(conn: Connection) -> None:
 def test_bulk_mail_leaves_a_reserve_to_urgent_mail(conn: Connection) -> None:
     tell_account(conn, 1000)
     fill(conn)
-    assert take(conn, urgent=False).count == 360
+    taken = take(conn, urgent=False)
+    assert taken.count == 360
     refused = take(conn, urgent=False)
-    assert refused.count == 0 or refused.count < 10  # what came since
+    assert refused.count <= 900 * seconds_between(taken, refused) + 1  # what came since
     assert take(conn).count >= 90
 
 
@@ -191,7 +200,8 @@ def test_a_quota_that_is_used_up_waits_for_the_next_answer_of_ses(conn: Connecti
     fill(conn)
     refused = take(conn)
     assert refused.count == 0
-    assert timedelta(seconds=35) < refused.wait <= timedelta(seconds=40)
+    [row] = rows(conn, "SELECT refresh_due_at FROM ses_account")
+    assert abs(refused.granted_at + refused.wait - row.refresh_due_at) < timedelta(milliseconds=1)
     tell_account(conn, 14, daily=1000, sent=800)
     assert take(conn).count == 6
 
@@ -214,26 +224,62 @@ def test_what_was_granted_before_ses_was_asked_is_not_counted_twice(conn: Connec
     assert take(conn).count == 850
 
 
+def seconds_between(earlier: Granted, later: Granted) -> float:
+    return (later.granted_at - earlier.granted_at).total_seconds()
+
+
 def pace(connection: Connection) -> float:
-    """The share of the rate that counts now, seen by what a bucket of 900 a second makes of a tenth of a second."""
-    emptied = take(connection)
-    let_pass(connection, 0.1)
-    filled = take(connection)
-    return filled.count / 900 / (0.1 + (filled.granted_at - emptied.granted_at).total_seconds())
+    """The share of the rate that counts now, seen by what a bucket of 900 a second makes of a tenth of a second.
+
+    Where the machine stood still meanwhile it may be full, which tells nothing: then it is looked once more.
+    """
+    while True:
+        emptied = take(connection)
+        let_pass(connection, 0.1)
+        filled = take(connection)
+        seconds = 0.1 + seconds_between(emptied, filled)
+        if seconds < CAPACITY.total_seconds():
+            return filled.count / 900 / seconds
+
+
+def crept_back(connection: Connection) -> float:
+    """What share of the rate there should be by now, once it was cut to 70 %."""
+    [row] = rows(
+        connection,
+        "SELECT extract(epoch FROM clock_timestamp() - throttled_at) AS seconds FROM permits WHERE bucket = 'mails'",
+    )
+    return min(1.0, 0.7 + RECOVERY_PER_SECOND * float(row.seconds))
+
+
+def assert_it_creeps_back(connection: Connection) -> float:
+    """The rate is what it should be, however long the look at it takes; return it."""
+    least = crept_back(connection)
+    found = pace(connection)
+    assert least - 0.06 <= found <= crept_back(connection) + 0.06
+    return found
 
 
 def test_a_throttle_answer_cuts_the_rate_and_it_creeps_back(conn: Connection) -> None:
     tell_account(conn, 1000)
     fill(conn)
     assert take(conn, 1).count == 1  # the rest is in the bucket, and not in the time since
+    before = clock(conn)
     assert buckets.slow_down(conn) == pytest.approx(0.7)
-    assert take(conn).count <= 100  # emptied, of 315; the clock goes on
-    assert pace(conn) == pytest.approx(0.7, abs=0.06)
-    assert buckets.slow_down(conn) is None  # of the same moment
+    emptied = take(conn)
+    assert emptied.count <= 900 * (emptied.granted_at.timestamp() - before)  # of 315; the clock goes on
+    assert_it_creeps_back(conn)
     let_pass(conn, 2)
-    assert pace(conn) == pytest.approx(0.81, abs=0.06)
+    assert assert_it_creeps_back(conn) > 0.7
     let_pass(conn, 10)
-    assert pace(conn) == pytest.approx(1, abs=0.06)
+    assert assert_it_creeps_back(conn) == pytest.approx(1, abs=0.06)
+
+
+def test_throttle_answers_of_one_moment_cut_it_once(conn: Connection) -> None:
+    tell_account(conn, 1000)
+    before = clock(conn)
+    cuts = [buckets.slow_down(conn) for _ in range(2)]
+    assert cuts[0] == pytest.approx(0.7)
+    assert cuts[1] is None or clock(conn) - before > 1  # where the machine stood still
 
 
 def test_throttled_again_and_again_it_never_stands_still(conn: Connection) -> None:
@@ -250,8 +296,8 @@ def test_throttled_again_and_again_it_never_stands_still(conn: Connection) -> No
 def test_bulk_calls_are_counted_apart(conn: Connection) -> None:
     tell_account(conn, 14, daily=10, sent=10)
     fill(conn)
-    assert buckets.take(conn, Bucket.BULK_CALLS, 5, own_rate=1.0, urgent=True).count == 1
-    assert buckets.take(conn, Bucket.BULK_CALLS, 5, own_rate=1.0, urgent=True).count == 0
+    assert buckets.take(conn, Bucket.BULK_CALLS, 5, own_rate=0.001, urgent=True).count == 1
+    assert buckets.take(conn, Bucket.BULK_CALLS, 5, own_rate=0.001, urgent=True).count == 0
 
 
 def test_the_clock_is_read_after_the_lock(engine: Engine) -> None:
@@ -316,4 +362,6 @@ def test_what_comes_back_late_is_worth_less(conn: Connection) -> None:
     at_the_end_of_its_time = replace(held, granted_at=held.granted_at - timedelta(seconds=0.4))
     used = take(conn)
     buckets.return_unused(conn, Bucket.MAILS, at_the_end_of_its_time, held.count)
-    assert (held.count, used.count, take(conn).count) == (4, 4, 0)
+    last = take(conn)
+    assert (held.count, used.count) == (4, 4)
+    assert 4 + 4 + last.count <= 9 * (CAPACITY.total_seconds() + 0.4 + seconds_between(held, last))

@@ -1,5 +1,7 @@
 """Pauses of the whole fleet: seen by everybody, and who may try whether one can end."""
 
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import Connection, Engine, text
 
@@ -74,16 +76,12 @@ def test_one_prober_at_a_time_and_later_and_later(conn: Connection) -> None:
     waiting(conn)
     pauses.open_pause(conn, "account", code="Fault", reason="a reason")
     assert try_probe(conn) is None
-    waits = []
-    for _ in range(8):
+    for seconds in (4, 8, 16, 32, 60, 60, 60, 60):
         conn.execute(text("UPDATE pauses SET probe_at = now() - interval '1 ms'"))
-        assert [
-            try_probe(conn),
-            try_probe(conn),
-        ] == ["account", None]
-        [row] = rows(conn, "SELECT round(extract(epoch FROM probe_at - clock_timestamp())) AS wait FROM pauses")
-        waits.append(int(row.wait))
-    assert waits == [4, 8, 16, 32, 60, 60, 60, 60]
+        [before] = rows(conn, "SELECT clock_timestamp() AS now")
+        assert [try_probe(conn), try_probe(conn)] == ["account", None]
+        [row] = rows(conn, "SELECT probe_at, clock_timestamp() AS now FROM pauses")
+        assert before.now <= row.probe_at - timedelta(seconds=seconds) <= row.now
 
 
 def test_a_prober_passes_over_a_pause_that_another_is_taking(engine: Engine) -> None:
@@ -192,3 +190,16 @@ def test_quarantine_is_served_in_its_turn_and_not_last(conn: Connection) -> None
 def enqueued(connection: Connection, count: int, prefix: str) -> list[int]:
     accounts = add_accounts(connection, count, prefix=prefix)
     return [r.id for r in rows(connection, "SELECT id FROM tokens WHERE account = ANY(:ids) ORDER BY id", ids=accounts)]
+
+
+def test_what_waits_for_the_rate_is_no_probe_of_anything_else(conn: Connection) -> None:
+    assert not pauses.is_action("priority:1")
+    _, recovery = waiting(conn)
+    ago = -timedelta(minutes=1)
+    pauses.open_pause(conn, "priority:1", code="BounceRate", reason="a reason", probed=False)
+    pauses.open_pause(conn, ACTIVATION, code="Fault", reason="a reason", probe_after=ago)
+    assert try_probe(conn) is None
+    pauses.open_pause(conn, "account", code="Fault", reason="a reason", probe_after=ago)
+    assert try_probe(conn) == "account"
+    assert claimed(conn, probing=True) == [recovery]
+    assert not pauses.close_pause(conn, "priority:1")

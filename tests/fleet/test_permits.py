@@ -201,11 +201,11 @@ def test_no_more_batches_are_claimed_than_are_permitted(engine: Engine, clock: C
     sends = Scripted()
     works = sender(engine, sends, permits(engine, clock))
     with engine.connect() as connection:
-        add_accounts(connection, 53)
+        add_accounts(connection, 100)
     for _ in range(10):
         works.work_claim()
     mails = [each for _, each in sends.calls]
-    assert sum(mails) == granted(engine) < 53
+    assert sum(mails) == granted(engine) < 100  # 36, and what the bucket made while those of the first claims left
     assert mails[:3] == [10] * 3
 
 
@@ -278,7 +278,7 @@ def test_what_is_put_back_of_a_void_block_stays_void(engine: Engine, clock: Cloc
 def test_without_bulk_calls_to_spare_the_second_batch_is_a_single_mail(engine: Engine, clock: Clock) -> None:
     account(engine, -1)
     sends = Scripted()
-    works = sender(engine, sends, permits(engine, clock, bulk_rate=1))
+    works = sender(engine, sends, permits(engine, clock, bulk_rate=0.01))
     with engine.connect() as connection:
         add_accounts(connection, 53)
     for _ in range(3):

@@ -56,3 +56,30 @@ def test_a_browser_sees_the_login_and_no_tag(login: str) -> None:
     reader.feed(data(login)["login"])
     reader.close()
     assert "".join(seen) == login
+
+
+def test_a_language_is_told_once_and_nothing_else_of_its_name() -> None:
+    given = json.dumps({"lang_de": "1", "lang_pt_br": "", "device": "<x>"})
+    written = json.loads(templates.template_data(login="jo", secret="s", code=None, data=given))
+    assert written == {
+        "lang_de": "1",
+        "lang_pt_br": "",
+        "device": "&lt;x&gt;",
+        "device_text": "<x>",
+        "login": "jo",
+        "login_text": "jo",
+        "secret": "s",
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "left"),
+    [(None, None), ('{"lang_de": ""}', None), ('{"lang_de": "1", "a": "b"}', '{"a": "b"}'), ('{"a": 1}', '{"a": 1}')],
+)
+def test_what_is_left_without_a_language(data: str | None, left: str | None) -> None:
+    assert templates.without_languages(data) == left
+
+
+def test_every_language_but_the_default_is_told_not_to_be_it() -> None:
+    assert templates.language_flags(["de", "en", "pt-br"], "en") == {"lang_de": "", "lang_pt_br": ""}
+    assert templates.language_flags([], None) == {}

@@ -53,7 +53,7 @@ def test_the_oldest_is_the_one_that_has_been_due_longest(conn: Connection) -> No
     first = "(SELECT min(token) FROM jobs)"
     conn.execute(text("UPDATE jobs SET due_at = now() + interval '1 hour'"))
     [later] = status.read(conn).waiting
-    assert later == Waiting("mailroom", Priority.NORMAL, ACTIVATION, jobs=3, due=0, oldest_seconds=0)
+    assert later == Waiting("mailroom", Priority.NORMAL, ACTIVATION, jobs=3, due=0, oldest_seconds=0, later=3)
     conn.execute(text(f"UPDATE jobs SET due_at = now() - interval '90 seconds' WHERE token > {first}"))  # noqa: S608
     conn.execute(text(f"UPDATE jobs SET due_at = now() - interval '120 seconds' WHERE token = {first} + 1"))  # noqa: S608
     [due] = status.read(conn).waiting

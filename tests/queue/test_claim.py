@@ -235,7 +235,7 @@ def test_a_batch_that_still_fills_does_not_keep_a_full_one_of_less_priority(conn
 
 
 def test_a_job_that_somebody_holds_is_passed_over(engine: Engine) -> None:
-    with transaction(engine) as holder, transaction(engine, lock_timeout="1s") as claimer:
+    with transaction(engine) as holder, transaction(engine, lock_timeout="30s") as claimer:
         tokens = enqueue(holder, 3)
         holder.commit()
         holder.execute(text("SELECT FROM jobs WHERE token = :token FOR UPDATE"), {"token": tokens[0]})
@@ -243,7 +243,7 @@ def test_a_job_that_somebody_holds_is_passed_over(engine: Engine) -> None:
 
 
 def test_an_urgent_job_that_somebody_holds_does_not_keep_the_rest(engine: Engine) -> None:
-    with transaction(engine) as holder, transaction(engine, lock_timeout="1s") as claimer:
+    with transaction(engine) as holder, transaction(engine, lock_timeout="30s") as claimer:
         recovery, tokens = enqueue_recovery(holder), enqueue(holder, 3)
         holder.commit()
         holder.execute(text("SELECT FROM jobs WHERE token = :token FOR UPDATE"), {"token": recovery})

@@ -204,7 +204,7 @@ def test_a_settlement_that_meets_a_rescue_comes_second(engine: Engine) -> None:
 
 
 def test_a_rescue_passes_over_a_batch_that_is_being_settled(engine: Engine) -> None:
-    with transaction(engine) as worker, transaction(engine, lock_timeout="1s") as rescuer:
+    with transaction(engine) as worker, transaction(engine, lock_timeout="30s") as rescuer:
         [token] = enqueue(worker)
         batch = take(worker)
         run_out(worker)

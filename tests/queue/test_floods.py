@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import Connection, Engine, event, text
 
 from mailroom import queue
-from mailroom.db.engine import connect_engine
 from mailroom.job import Priority
 from mailroom.ops import maintenance
 from mailroom.queue.claim import FLOOD_LIMIT
@@ -19,7 +18,7 @@ from tests.claiming import claim, waited
 from tests.kinds import RECOVERY, limit_recoveries
 from tests.queue.asking import active, ask, mail, mailed, over
 from tests.running import eventually, transport, working
-from tests.trouble import let_statements_take, slow_down_rows
+from tests.trouble import hurried_engine, let_statements_take, slow_down_rows
 from tests.world import add_accounts, ask_recovery, drained, misplaced, rows, transaction
 
 # Who waits for whom is decided by the statements, and what a flood costs is counted: neither is another in 15.
@@ -41,8 +40,8 @@ def test_of_two_claims_at_once_the_second_passes_over_the_account_and_then_sees_
 ) -> None:
     with (
         engine.connect() as setup,
-        transaction(engine, lock_timeout="1s") as first,
-        transaction(engine, lock_timeout="1s") as second,
+        transaction(engine, lock_timeout="30s") as first,
+        transaction(engine, lock_timeout="30s") as second,
     ):
         limit_recoveries(setup, 1, 10)
         account = active(setup)
@@ -64,8 +63,8 @@ def test_of_two_claims_at_once_the_second_passes_over_the_account_and_then_sees_
 def test_who_holds_an_account_keeps_its_mail_alone_and_nobody_waits(engine: Engine) -> None:
     with (
         engine.connect() as setup,
-        transaction(engine, lock_timeout="1s") as holder,
-        transaction(engine, lock_timeout="1s") as claimer,
+        transaction(engine, lock_timeout="30s") as holder,
+        transaction(engine, lock_timeout="30s") as claimer,
     ):
         held, free = add_accounts(setup, 2, status="active")
         [first], [second] = ask(setup, held), ask(setup, free)
@@ -82,8 +81,8 @@ def test_one_too_many_whose_token_somebody_holds_is_over_and_in_no_other_place(e
     """Of a kind whose tokens get their life back: to be mailed this one would have to be changed."""
     with (
         engine.connect() as setup,
-        transaction(engine, lock_timeout="1s") as holder,
-        transaction(engine, lock_timeout="1s") as claimer,
+        transaction(engine, lock_timeout="30s") as holder,
+        transaction(engine, lock_timeout="30s") as claimer,
     ):
         limit_recoveries(setup, 0, 0)
         setup.execute(text("UPDATE actions SET renews = true WHERE name = 'password_recovery'"))
@@ -100,8 +99,8 @@ def test_who_may_only_connect_holds_up_no_recovery(engine: Engine) -> None:
     """Advisory locks are anybody's to take: nothing waits for one."""
     with (
         engine.connect() as setup,
-        transaction(engine, lock_timeout="1s") as other,
-        transaction(engine, lock_timeout="1s") as claimer,
+        transaction(engine, lock_timeout="30s") as other,
+        transaction(engine, lock_timeout="30s") as claimer,
     ):
         account = active(setup)
         asked = ask(setup, account)
@@ -132,7 +131,7 @@ def test_a_flood_of_recoveries_that_are_over_delays_nobody(
         )
         late = ask_recovery(connection, other)
         [fresh] = tokens_of_new_accounts(connection, "late")
-        with working(engine, transport(simulator, monkeypatch)):
+        with working(engine, transport(simulator, monkeypatch), sweep_interval=600):  # or more claims come with time
             eventually(lambda: drained(connection), "all is over")
         assert {late, fresh} < {int(token) for token in simulator.ledger.sent_tokens()}
         assert len([sql for sql in claims if ".claim(" in sql]) < 40
@@ -161,10 +160,11 @@ def test_a_flood_that_cannot_be_ended_at_once_is_ended_in_smaller_steps(
         late = ask_recovery(connection, other)
         slow_down_rows(connection, "INSERT", "deliveries", 0.01, when="NEW.error_code = 'Superseded'")
         let_statements_take(connection, timedelta(seconds=1))
-        hurried = connect_engine(url, pool_size=5)
-        with working(hurried, transport(simulator, monkeypatch), sweep_interval=0.5):
+        with (
+            hurried_engine(url, pool_size=5) as hurried,
+            working(hurried, transport(simulator, monkeypatch), sweep_interval=0.5),
+        ):
             eventually(lambda: drained(connection), "all is over")
-        hurried.dispose()
         assert str(late) in simulator.ledger.sent_tokens()
 
 
@@ -172,7 +172,7 @@ def test_accounts_that_somebody_holds_keep_their_own_mail_alone(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hundreds of them, ahead of the one that can be had: nobody waits for the next sweep."""
-    with engine.connect() as connection, transaction(engine, lock_timeout="1s") as holder:
+    with engine.connect() as connection, transaction(engine, lock_timeout="30s") as holder:
         held = add_accounts(connection, 400, status="active", prefix="held")
         for account in held:
             ask_recovery(connection, account)

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import settings
 from sqlalchemy import Engine
 
+from tests.queue.event_machine import MailroomWithEvents
+from tests.queue.machine import Mailroom
 from tests.queue.test_state_machine import QUICK, run
 
 EACH_SERVER = False
@@ -16,5 +18,8 @@ EACH_SERVER = False
 @pytest.mark.early
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_no_mail_is_lost_and_none_is_doubled_unrecorded_in_the_long_run(engine: Engine) -> None:
-    run(engine, settings(QUICK, max_examples=250, stateful_step_count=60, derandomize=False))
+@pytest.mark.parametrize("machine", [Mailroom, MailroomWithEvents])
+def test_no_mail_is_lost_and_none_is_doubled_unrecorded_in_the_long_run(
+    engine: Engine, machine: type[Mailroom]
+) -> None:
+    run(engine, machine, settings(QUICK, max_examples=100, stateful_step_count=60, derandomize=False))

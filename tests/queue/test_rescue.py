@@ -100,7 +100,7 @@ def test_a_job_is_rescued_though_its_account_is_gone(conn: Connection) -> None:
 
 
 def test_two_rescues_at_the_same_moment_share_the_batches(engine: Engine) -> None:
-    with transaction(engine) as first, transaction(engine, lock_timeout="1s") as second:
+    with transaction(engine) as first, transaction(engine, lock_timeout="30s") as second:
         tokens = enqueue(first, 3)
         take(first, batch_limit=1)
         run_out(first)

@@ -1,5 +1,7 @@
 """What a settlement does to each job of a batch."""
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import Connection, text
 
@@ -9,8 +11,10 @@ from mailroom.queue.verdict import MAX_ATTEMPTS
 from tests.claiming import (
     enqueue,
     log,
+    run_out,
     settle,
     take,
+    verdicts,
     waited,
     waiting,
 )
@@ -105,3 +109,46 @@ def test_words_that_a_text_cannot_hold_do_not_keep_a_batch_from_settling(conn: C
     enqueue(conn, 2)
     assert settle(conn, take(conn), Rejected("Odd\0", "a\0b"), Rejected("Odd", "half a pair: \ud800"))
     assert [row.outcome for row in rows(conn, "SELECT outcome FROM deliveries")] == ["rejected", "rejected"]
+
+
+LIFE = """
+SELECT token, extract(epoch FROM due_at - now()) AS due, claimed_at >= now() AS claimed, call_ms
+  FROM deliveries ORDER BY id
+"""
+
+
+def test_it_is_kept_when_each_mail_was_due_and_claimed_and_how_long_its_call_took(conn: Connection) -> None:
+    first, second, third = enqueue(conn, 3)
+    waited(conn, 300, token=second)
+    batch = take(conn)
+    assert [job.token for job in batch.jobs] == [second, first, third]
+    took = [
+        replace(verdict, call_ms=ms)
+        for verdict, ms in zip(verdicts(batch, [Sent("m")] * 3), (143, 7, None), strict=True)
+    ]
+    assert queue.settle(conn, [(batch, took)])
+    assert rows(conn, LIFE) == [(second, -300, True, 143), (first, -60, True, 7), (third, -60, True, None)]
+
+
+def test_a_worker_of_the_release_before_says_nothing_of_its_calls(conn: Connection) -> None:
+    """And what it claimed before the migration does not have when each of its jobs was due: then the oldest counts."""
+    first, second = enqueue(conn, 2)
+    waited(conn, 300, token=second)
+    batch = take(conn)
+    conn.execute(text("UPDATE batches SET due_ats = NULL"))
+    arrays = (
+        "'{1,2}', '{1,1}', '{0,0}', '{sent,sent}', '{a,b}', '{NULL,NULL}', '{NULL,NULL}', '{}', '{}', '{}', '{}', false"
+    )
+    old = f"SELECT * FROM settle(ARRAY[:id], ARRAY[CAST(:fence AS uuid)], 'activation', ARRAY[:a, :b], {arrays})"  # noqa: S608
+    binds = {"id": batch.id, "fence": batch.fence, "a": first, "b": second}
+    assert conn.execute(text(old), binds).one().owned == [batch.fence]
+    assert sorted(rows(conn, LIFE)) == [(first, -300, True, None), (second, -300, True, None)]
+
+
+def test_a_rescue_keeps_when_what_was_lost_was_due_and_claimed(conn: Connection) -> None:
+    first, second = enqueue(conn, 2)
+    waited(conn, 300, token=second)
+    take(conn)
+    run_out(conn)
+    queue.rescue(conn)
+    assert sorted(rows(conn, LIFE)) == [(first, -60, True, None), (second, -300, True, None)]

@@ -148,7 +148,7 @@ def test_a_late_activation_whose_token_somebody_has_locked_waits_and_is_never_ma
         tokens = enqueue(setup, 2)
         setup.execute(text("UPDATE tokens SET expires_at = now()"))
         setup.commit()
-    with transaction(engine) as holder, transaction(engine, lock_timeout="1s") as claimer:
+    with transaction(engine) as holder, transaction(engine, lock_timeout="30s") as claimer:
         holder.execute(text("SELECT FROM tokens WHERE id = :id FOR UPDATE"), {"id": tokens[0]})
         assert tokens_of(take(claimer)) == [tokens[1]]
         assert waiting(claimer) == [(tokens[0], 0, 1)]

@@ -1,6 +1,7 @@
 """Calls of the transport through SES, and what serves them: raw sockets, with TLS or without."""
 
 import contextlib
+import re
 import socket
 import ssl
 import subprocess
@@ -26,7 +27,8 @@ from tests.kinds import ACTIVATION
 from tests.machine import missing
 
 SOURCE = "noreply@example.com"
-WITHIN = timedelta(seconds=60)
+# Longer than a call may take with the time-outs of `client_of`.
+WITHIN = timedelta(seconds=300)
 
 
 def set_aws(environment: pytest.MonkeyPatch, folder: Path) -> None:
@@ -40,7 +42,7 @@ def set_aws(environment: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 def client_of(
-    environment: pytest.MonkeyPatch, url: str, *, connect_timeout: float = 3, read_timeout: float = 10
+    environment: pytest.MonkeyPatch, url: str, *, connect_timeout: float = 20, read_timeout: float = 60
 ) -> SESV2Client:
     environment.setenv("AWS_ENDPOINT_URL_SESV2", url)
     return ses.connect(
@@ -117,15 +119,23 @@ def listening(serve: Callable[[socket.socket], object], backlog: int = 16) -> It
 
         thread = threading.Thread(target=accept)
         thread.start()
-        yield server.getsockname()[1], seen
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        try:
+            yield server.getsockname()[1], seen
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
+def whole(connection: socket.socket) -> bytes:
+    """Read a request to its end: its body may come after its head, or there may be none."""
+    asked = b""
+    while (end := asked.find(b"\r\n\r\n")) < 0 and (more := connection.recv(65_536)):
+        asked += more
+    found = re.search(rb"(?i)content-length: *([0-9]+)", asked)
+    size = end + 4 + (int(found[1]) if found else 0)
+    while len(asked) < size and (more := connection.recv(65_536)):
+        asked += more
+    return asked
 
 
 def make_certificate(folder: Path) -> Path:

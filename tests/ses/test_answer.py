@@ -110,7 +110,7 @@ def test_doctor_tells_it_in_lines_that_end(simulator: Simulator, monkeypatch: py
     }
     for operation, body in bodies.items():
         simulator.faults.add(Fault(operation=operation, body=json.dumps(body), times=None))
-    for finding in ses.examine(client, source=SOURCE, config_set="default", actions=ACTIONS):
+    for finding in ses.examine(client, source=SOURCE, config_set="default", flags={}, actions=ACTIONS):
         line = f"{finding.check} {finding.message} {finding.remedy}"
         assert line.replace("…", "").isprintable(), finding.check
         assert len(line) < 6_000, finding.check
@@ -130,7 +130,7 @@ def test_a_worker_records_and_logs_it_in_one_line(
     transport = ses.SesTransport(client_of(monkeypatch, simulator.url), source=SOURCE)
     with engine.connect() as connection:
         add_accounts(connection, 2)
-        with working(engine, transport):
+        with working(engine, transport, lease=2 * transport.max_call_time):
             eventually(lambda: count(connection, "deliveries WHERE outcome = 'sent'") == 2, "both are sent")
         for row in rows(connection, "SELECT coalesce(error_code, message_id) AS said FROM deliveries"):
             assert is_a_word(row.said)

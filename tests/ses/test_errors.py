@@ -20,13 +20,13 @@ from mailroom.mail.transport import CONNECT_TRIES
 from mailroom.ses import network
 from mailroom.simulator import Fault, Simulator
 from tests.kinds import ACTIONS
+from tests.machine import closed_port
 from tests.ses.calls import (
     AFTER_ACCEPTANCE,
     REFUSED,
     SOURCE,
     Connect,
     codes,
-    free_port,
     kinds,
     mail,
     mails,
@@ -115,9 +115,11 @@ def test_a_role_that_is_refused_costs_the_mails_nothing(
         monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
         monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/mailroom")
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{sts.server_port}")
-        outcomes = send(ses.SesTransport(connect(simulator.url), source=SOURCE), mails(2))
-        sts.shutdown()
-        thread.join()
+        try:
+            outcomes = send(ses.SesTransport(connect(simulator.url), source=SOURCE), mails(2))
+        finally:
+            sts.shutdown()
+            thread.join()
     assert (kinds(outcomes), codes(outcomes)) == (["free"] * 2, {"ValidationError"})
     assert simulator.ledger.requests == []
 
@@ -184,7 +186,7 @@ def test_no_log_holds_what_is_somebodys(
             for action in ACTIONS:
                 outcomes = send(impatient, them[:count], action=action, batch="7")
                 assert "canary" not in repr(outcomes)
-    send(ses.SesTransport(connect(f"http://127.0.0.1:{free_port()}"), source=SOURCE), them)
+    send(ses.SesTransport(connect(f"http://127.0.0.1:{closed_port()}"), source=SOURCE), them)
     assert len(retries(caplog)) == 2
     written = caplog.text + "".join(map(str, capfd.readouterr()))
     assert "canary" not in written.lower()

@@ -17,15 +17,20 @@ from mailroom import ses
 from mailroom.outcome import Deferred
 from mailroom.simulator import Simulator
 from tests.running import eventually, working
-from tests.ses.calls import SOURCE, client_of, codes, kinds, listening, mails, send, tls
+from tests.ses.calls import SOURCE, client_of, codes, kinds, listening, mails, send, tls, whole
 from tests.world import add_accounts, count
 
 Serve = Callable[[socket.socket], object]
 
 
 def impatient(environment: pytest.MonkeyPatch, url: str) -> ses.SesTransport:
-    """A transport that waits for nothing for long."""
+    """A transport that waits for nothing for long: for what never comes, since anything else may come later."""
     return ses.SesTransport(client_of(environment, url, connect_timeout=0.1, read_timeout=0.3), source=SOURCE)
+
+
+def patient(environment: pytest.MonkeyPatch, url: str) -> ses.SesTransport:
+    """A transport that waits longer than anything takes here."""
+    return ses.SesTransport(client_of(environment, url), source=SOURCE)
 
 
 def received(connection: socket.socket) -> bytes:
@@ -103,7 +108,9 @@ def test_a_call_that_was_given_up_before_it_began_sends_no_byte_later(
     monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
     with listening(open_late) as (port, seen):
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{port}")
-        outcomes = send(impatient(monkeypatch, "https://127.0.0.1:1"), mails(2))
+        sends = patient(monkeypatch, "https://127.0.0.1:1")
+        sends._patience = timedelta(seconds=1)  # for the call as a whole
+        outcomes = send(sends, mails(2))
         given_up.set()
         eventually(lambda: seen, "the handshake is over, and the connection too")
     assert (kinds(outcomes), codes(outcomes)) == (["free"] * 2, {"CallTimeoutError"})
@@ -113,8 +120,8 @@ def test_a_call_that_was_given_up_before_it_began_sends_no_byte_later(
 def reset(connection: socket.socket) -> bytes:
     """Read a request, and break the connection off."""
     found = b""
-    while b"activationv1" not in found:
-        found += connection.recv(65_536)
+    while b"activationv1" not in found and (more := connection.recv(65_536)):
+        found += more
     plain = socket.socket(fileno=connection.detach())
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     plain.close()
@@ -128,7 +135,7 @@ def test_a_request_that_was_begun_and_broken_off_is_unconfirmed(
     monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
     with listening(tls(certificate, reset) if secure else reset) as (port, seen):
         url = f"http{'s' if secure else ''}://127.0.0.1:{port}"
-        assert kinds(send(impatient(monkeypatch, url), mails(2))) == ["unconfirmed"] * 2
+        assert kinds(send(patient(monkeypatch, url), mails(2))) == ["unconfirmed"] * 2
         eventually(lambda: seen, "the request was read")
     assert [found[:4] for found in seen] == [b"POST"]
 
@@ -147,21 +154,20 @@ def test_a_request_arrives_as_it_was_signed(monkeypatch: pytest.MonkeyPatch) -> 
         return int(fields[b"Content-Length"])
 
     with listening(read) as (port, seen):
-        send(impatient(monkeypatch, f"http://127.0.0.1:{port}"), mails(50))
+        send(patient(monkeypatch, f"http://127.0.0.1:{port}"), mails(50))
         eventually(lambda: seen, "the request was read")
     [found] = seen
     assert len(json.loads(found.partition(b"\r\n\r\n")[2])["BulkEmailEntries"]) == 50
 
 
 class Metadata(http.server.BaseHTTPRequestHandler):
-    """Gives credentials that are about to run out; from the second time on it keeps everybody waiting."""
+    """Gives credentials that are about to run out; once it `hangs` it keeps everybody waiting."""
 
-    asked = 0
+    hangs = False
     goes_on = threading.Event()
 
     def do_GET(self) -> None:
-        Metadata.asked += 1
-        if Metadata.asked > 1:
+        if Metadata.hangs:
             Metadata.goes_on.wait(60)
         ends = (datetime.now(UTC) + timedelta(minutes=5)).strftime("%Y-%m-%dT%H:%M:%SZ")
         body = json.dumps({"AccessKeyId": "a", "SecretAccessKey": "s", "Token": "t", "Expiration": ends}).encode()
@@ -176,7 +182,7 @@ class Metadata(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Metadata]]:
-    Metadata.asked = 0
+    Metadata.hangs = False
     Metadata.goes_on.clear()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Metadata) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -184,16 +190,19 @@ def metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Metadata]]:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.delenv(name)
         monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{server.server_port}/")
-        yield Metadata
-        Metadata.goes_on.set()
-        server.shutdown()
-        thread.join()
+        try:
+            yield Metadata
+        finally:
+            Metadata.goes_on.set()
+            server.shutdown()
+            thread.join()
 
 
 def test_credentials_that_do_not_come_cost_the_mails_nothing_and_nothing_is_sent_when_they_do(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch, metadata: type[Metadata]
 ) -> None:
     sends = impatient(monkeypatch, simulator.url)
+    metadata.hangs = True
     before = threading.active_count()
     outcomes = send(sends, mails(2))
     assert (kinds(outcomes), codes(outcomes)) == (["free"] * 2, {"CallTimeoutError"})
@@ -205,7 +214,7 @@ def test_credentials_that_do_not_come_cost_the_mails_nothing_and_nothing_is_sent
 def test_a_machine_without_files_to_open_costs_the_mails_nothing(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sends = impatient(monkeypatch, simulator.url)
+    sends = patient(monkeypatch, simulator.url)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
@@ -219,7 +228,7 @@ def test_a_machine_without_files_to_open_costs_the_mails_nothing(
 def test_a_machine_without_threads_costs_the_mails_nothing(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sends = impatient(monkeypatch, simulator.url)
+    sends = patient(monkeypatch, simulator.url)
     usual = threading.stack_size(2**47)  # more than there are addresses
     try:
         outcomes = send(sends, mails(2))
@@ -235,7 +244,7 @@ def test_what_the_service_of_credentials_says_is_not_taken_for_the_word_of_ses(
     """Its throttling must not slow the fleet down."""
 
     def throttle(connection: socket.socket) -> None:
-        connection.recv(65_536)
+        whole(connection)
         body = b"<ErrorResponse><Error><Code>Throttling</Code><Message>no</Message></Error></ErrorResponse>"
         connection.sendall(b"HTTP/1.1 400 No\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
 

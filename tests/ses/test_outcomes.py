@@ -22,6 +22,7 @@ from tests.ses.calls import (
     mail,
     mails,
     send,
+    whole,
 )
 
 # What SES says, of a whole call
@@ -82,7 +83,7 @@ def test_an_answer_that_is_not_of_ses_costs_no_mail_anything(connect: Connect, s
     """A proxy's, or that of a wrong endpoint: HTML, and no code but the status."""
 
     def answer(connection: socket.socket) -> None:
-        connection.recv(65_536)
+        whole(connection)
         connection.sendall(f"HTTP/1.1 {status}\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>".encode())
 
     with listening(answer) as (port, _):
@@ -128,7 +129,6 @@ def test_an_account_that_may_not_send_costs_the_mails_nothing(
 
 
 def test_a_missing_configuration_set_costs_the_mails_nothing(simulator: Simulator, client: SESV2Client) -> None:
-    simulator.account.missing_configuration_sets = frozenset({"gone"})
     configured = ses.SesTransport(client, source=SOURCE, config_set="gone")
     assert [kinds(send(configured, mails(count))) for count in (1, 2)] == [["free"], ["free"] * 2]
     assert kinds(send(ses.SesTransport(client, source=SOURCE), mails(1))) == ["sent"]

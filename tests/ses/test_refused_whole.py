@@ -97,7 +97,8 @@ def test_no_call_begins_that_could_outlast_the_lease(simulator: Simulator, trans
 
 
 def test_the_search_ends_with_the_lease(simulator: Simulator, transport: ses.SesTransport) -> None:
-    simulator.faults.add(Fault(error="BadRequestException", latency_ms=600, times=None))
-    outcomes = send(transport, mails(50), within=transport.max_call_time + timedelta(seconds=1))
+    """The first call has three seconds in which to begin; it takes two, and so a second may begin, but no third."""
+    simulator.faults.add(Fault(error="BadRequestException", latency_ms=2_000, times=None))
+    outcomes = send(transport, mails(50), within=transport.max_call_time + timedelta(seconds=3))
     assert (kinds(outcomes), codes(outcomes)) == (["charged"] * 50, {"OutOfTime"})
     assert 1 <= len(simulator.ledger.requests) <= 2

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def test_nor_is_what_got_no_answer(simulator: Simulator, connect: Connect, deliv
 
 
 def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(connect: Connect) -> None:
-    """Each byte is in time for the read time-out, and the last one would never come."""
+    """Each byte is in time for the read time-out, and the last one would never come: the call as a whole ends."""
     over = threading.Event()
 
     def drip(connection: socket.socket) -> None:
@@ -80,11 +81,12 @@ def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(connect: Connect) -
                 connection.sendall(b" ")
 
     with listening(drip) as (port, _):
-        impatient = ses.SesTransport(
-            connect(f"http://127.0.0.1:{port}", connect_timeout=0.1, read_timeout=0.2), source=SOURCE
-        )
-        outcomes = send(impatient, mails(2))
-        over.set()
+        impatient = ses.SesTransport(connect(f"http://127.0.0.1:{port}"), source=SOURCE)
+        impatient._patience = timedelta(seconds=3)  # which is to be enough to begin the request
+        try:
+            outcomes = send(impatient, mails(2))
+        finally:
+            over.set()
     assert outcomes == [Unconfirmed("CallTimeoutError", "no answer from SES, or none that can be read")] * 2
 
 

@@ -13,11 +13,11 @@ from mailroom import ses
 from mailroom.mail.transport import CONNECT_TRIES
 from mailroom.outcome import Deferred
 from mailroom.simulator import Simulator
+from tests.machine import closed_port, held_port
 from tests.ses.calls import (
     SOURCE,
     Connect,
     codes,
-    free_port,
     kinds,
     listening,
     mails,
@@ -29,7 +29,7 @@ from tests.ses.calls import (
 
 def test_a_refused_connection_is_tried_again_twice(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    outcomes = send(ses.SesTransport(connect(f"http://127.0.0.1:{free_port()}"), source=SOURCE), mails(3))
+    outcomes = send(ses.SesTransport(connect(f"http://127.0.0.1:{closed_port()}"), source=SOURCE), mails(3))
     assert outcomes == [Deferred("EndpointConnectionError", "this machine cannot call SES", charged=False)] * 3
     assert retries(caplog) == [f"ses retry={number} error=EndpointConnectionError" for number in (1, 2)]
     assert CONNECT_TRIES == 3
@@ -51,9 +51,9 @@ def test_a_server_that_comes_up_between_the_tries_gets_the_mail(
     connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    port = free_port()
     late: list[Simulator] = []
     with contextlib.ExitStack() as stack:
+        port = stack.enter_context(held_port())
         starter = OnRetry(lambda: late.append(stack.enter_context(Simulator(port=port))))
         logging.getLogger("mailroom").addHandler(starter)
         stack.callback(logging.getLogger("mailroom").removeHandler, starter)
@@ -82,7 +82,7 @@ def test_a_proxy_that_is_not_there_is_tried_again_twice(
     connect: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port()}")
     outcomes = send(ses.SesTransport(connect("http://ses.example"), source=SOURCE), mails(2))
     assert (kinds(outcomes), codes(outcomes)) == (["free"] * 2, {"ProxyConnectionError"})
     assert len(retries(caplog)) == 2

@@ -1,5 +1,6 @@
 """A real boto3 client of the simulator, and requests to send with it."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ from mypy_boto3_sesv2 import SESV2Client
 
 SENDER = "noreply@example.com"
 ALL = {"login": "jo", "login_text": "jo", "secret": "s3cret", "code": "01234"}
-ONCE = Config(retries={"total_max_attempts": 1}, connect_timeout=3, read_timeout=10)
-IMPATIENT = Config(retries={"total_max_attempts": 1}, connect_timeout=3, read_timeout=0.3)
+PATIENCE_SECONDS = 60
+ONCE = Config(retries={"total_max_attempts": 1}, connect_timeout=PATIENCE_SECONDS, read_timeout=PATIENCE_SECONDS)
+# For what never comes: anything else may come later than that.
+IMPATIENT = Config(retries={"total_max_attempts": 1}, connect_timeout=PATIENCE_SECONDS, read_timeout=0.3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +37,10 @@ class Answer:
 def ask(url: str, method: str = "GET", body: str | None = None) -> Answer:
     """Send a request as it is, with no SDK in between."""
     place = urlsplit(url)
-    connection = HTTPConnection(place.netloc, timeout=10)
-    connection.request(method, place.path + (f"?{place.query}" if place.query else ""), body)
-    with connection.getresponse() as response:
-        answer = Answer(response.status, response.headers, response.read().decode())
-    connection.close()
-    return answer
+    with contextlib.closing(HTTPConnection(place.netloc, timeout=PATIENCE_SECONDS)) as connection:
+        connection.request(method, place.path + (f"?{place.query}" if place.query else ""), body)
+        with connection.getresponse() as response:
+            return Answer(response.status, response.headers, response.read().decode())
 
 
 def connect(url: str, config: Config | None = ONCE) -> SESV2Client:

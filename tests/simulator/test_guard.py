@@ -1,5 +1,6 @@
 """Who is answered: clients of this machine, and no web page that its browsers show."""
 
+import contextlib
 import json
 from http.client import HTTPConnection
 from urllib.parse import urlsplit
@@ -8,26 +9,32 @@ import pytest
 from mypy_boto3_sesv2 import SESV2Client
 
 from mailroom.simulator import Simulator
-from tests.simulator.client import single
+from tests.simulator.client import PATIENCE_SECONDS, single
 
 FAULT = json.dumps([{"error": "MessageRejected"}])
 
 
 def ask(ses: Simulator, method: str, path: str, body: str | None = None, **headers: str) -> int:
     """Send a request with headers of one's own, with - for _; return the status."""
-    connection = HTTPConnection(urlsplit(ses.url).netloc, timeout=10)
-    connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
-    with connection.getresponse() as response:
-        response.read()
-    connection.close()
-    return response.status
+    with contextlib.closing(HTTPConnection(urlsplit(ses.url).netloc, timeout=PATIENCE_SECONDS)) as connection:
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        with connection.getresponse() as response:
+            response.read()
+            return response.status
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "192.0.2.1", "[::2]", ""]
 )
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/"), ("GET", "/_simulator/ledger"), ("GET", "/v2/email/account")]
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("POST", "/"),
+        ("GET", "/_simulator/ledger"),
+        ("GET", "/_simulator/queues"),
+        ("GET", "/v2/email/account"),
+    ],
 )
 def test_a_name_that_is_not_its_own_is_refused(ses: Simulator, host: str, method: str, path: str) -> None:
     assert ask(ses, method, path, Host=host) == 403
@@ -69,6 +76,17 @@ def test_nor_does_it_send_mail_or_use_up_faults(ses: Simulator, headers: dict[st
     assert ask(ses, "POST", "/v2/email/outbound-emails", json.dumps(single()), **page) == 403
     assert ask(ses, "GET", "/v2/email/account", **page) == 403
     assert ses.ledger.requests == []
+
+
+@pytest.mark.parametrize("headers", [{"Origin": "http://evil.example"}, {"Sec_Fetch_Site": "cross-site"}])
+def test_nor_does_it_fill_or_empty_queues(ses: Simulator, headers: dict[str, str]) -> None:
+    body = json.dumps({"QueueUrl": ses.events_queue_url, "MessageBody": "forged"})
+    sqs = {"X_Amz_Target": "AmazonSQS.SendMessage"}
+    for path in ("/", "/123456789012/mailroom-events"):
+        assert ask(ses, "POST", path, body, **sqs, **headers) == 403
+        assert ask(ses, "POST", path, body, **sqs) == 200
+    assert ask(ses, "DELETE", "/_simulator/queues/mailroom-events", **headers) == 403
+    assert ses.queues["mailroom-events"].bodies() == ["forged"] * 2
 
 
 def test_its_own_page_and_an_sdk_are_answered(ses: Simulator, client: SESV2Client) -> None:

@@ -1,5 +1,6 @@
 """The pages, as a real browser shows them."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from mypy_boto3_sesv2 import SESV2Client
 
-from mailroom.simulator import Simulator
+from mailroom.simulator import FATES, Happening, Simulator
 from tests.machine import missing
 from tests.simulator.client import ALL, ask, single
 
@@ -44,6 +45,35 @@ def test_a_browser_shows_the_inbox(ses: Simulator, client: SESV2Client, browser:
     assert "Rendering failed: login_text is missing" in page
     for name, count in {"mails": 2, "requests": 2, "duplicates": 1, "rendering_failures": 1}.items():
         assert f'<dd id="{name}">{count}</dd>' in page
+
+
+def test_the_inbox_shows_what_became_of_each_mail(ses: Simulator, client: SESV2Client) -> None:
+    for fate, became in {
+        "success": "delivered",
+        "bounce": "bounced",
+        "ooto": "out of office",
+        "delay": "delayed",
+    }.items():
+        client.send_email(**single(f"{fate}@simulator.example"))
+        assert re.search(rf"{fate}@simulator.example.*?>{became}</span>", read(ses.url)[0], re.DOTALL)
+    ses.happen(ses.ledger.mails[0].message_id, Happening(event="Complaint", type="abuse"))
+    assert ">complaint</span>" in read(ses.url)[0]
+
+
+def test_a_mail_shows_its_story_and_whether_anybody_hears_of_it(told: Simulator, client: SESV2Client) -> None:
+    for which, words in {"default": "publishes no events", "told": "as far as its event destination"}.items():
+        client.send_email(**single("bounce@simulator.example", ConfigurationSetName=which))
+        page, _ = read(f"{told.url}/mails/{told.ledger.mails[-1].message_id}")
+        assert words in page
+    assert "<li>Bounce <span>Permanent OnAccountSuppressionList 5.1.1 bounce@simulator.example</span></li>" in page
+
+
+def test_where_a_button_leads_lets_a_mail_bounce(ses: Simulator, client: SESV2Client) -> None:
+    client.send_email(**single())
+    (path,) = re.findall(r'data-post="([^"]+/bounce)"', read(ses.url)[0])
+    assert ask(ses.url + path, "POST", "{}").status == 204
+    assert ">bounced</span>" in read(ses.url)[0]
+    assert ses.ledger.story(ses.ledger.mails[0].message_id) == (*FATES["success"], FATES["bounce"][-1])
 
 
 def test_hostile_content_is_inert_in_a_browser(ses: Simulator, client: SESV2Client, browser: list[str]) -> None:

@@ -1,10 +1,11 @@
-"""Rendering: variables only, nothing escaped, defaults merged key by key, an omission never a blank."""
+"""Rendering: nothing escaped, defaults merged key by key, an omission never a blank."""
 
 import pytest
 from mypy_boto3_sesv2 import SESV2Client
 
+from mailroom.handlebars import Template
 from mailroom.simulator import Simulator
-from mailroom.simulator.rendering import Text, merge
+from mailroom.simulator.rendering import merge
 from tests.simulator.client import ALL, bulk, entry, single, statuses
 
 
@@ -28,7 +29,7 @@ def test_nothing_is_escaped(ses: Simulator, client: SESV2Client) -> None:
 
 
 def test_double_and_triple_braces_and_dotted_names_render_alike() -> None:
-    text = Text.parse("{{a}} {{{ a }}} {{b.c}} {{n}} {{yes}} } }}")
+    text = Template("{{a}} {{{ a }}} {{b.c}} {{n}} {{yes}} } }}")
     assert text.render({"a": "<", "b": {"c": "x"}, "n": 1.5, "yes": True}) == "< < x 1.5 true } }}"
 
 

@@ -112,7 +112,6 @@ def test_malformed_data_fails_its_own_entry_alone(ses: Simulator, client: SESV2C
 
 
 def test_a_missing_configuration_set_is_not_found(ses: Simulator, client: SESV2Client) -> None:
-    ses.account.missing_configuration_sets = frozenset({"gone"})
     client.send_email(**single(ConfigurationSetName="default"))
     for send in (client.send_email, client.send_bulk_email):
         request = single() if send == client.send_email else bulk(entry())

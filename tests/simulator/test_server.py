@@ -1,5 +1,6 @@
 """The server: loopback only, quick to stop whatever hangs, and careful with connections."""
 
+import contextlib
 import signal
 import socket
 import subprocess
@@ -12,10 +13,11 @@ import pytest
 
 from mailroom.errors import SettingsError
 from mailroom.simulator import Fault, Simulator
-from tests.simulator.client import ask
+from tests.cli.command import killed_after
+from tests.simulator.client import PATIENCE_SECONDS, ask
 
 GET_ACCOUNT = b"GET /v2/email/account HTTP/1.1\r\nHost: localhost\r\n\r\n"
-SERVE = "from mailroom.simulator import serve; serve('127.0.0.1', 0, ready=lambda url: print(url, flush=True))"
+SERVE = "from mailroom.simulator import serve; serve('127.0.0.1', 0, ready=lambda ses: print(ses.url, flush=True))"
 
 
 def address(ses: Simulator) -> tuple[str, int]:
@@ -46,7 +48,7 @@ def test_a_port_that_is_taken_is_a_wrong_setting(ses: Simulator) -> None:
     ids=["before", "after", "late"],
 )
 def test_a_stopping_server_waits_for_nothing_that_hangs(fault: Fault) -> None:
-    with Simulator() as ses, socket.create_connection(address(ses), timeout=10) as connection:
+    with Simulator() as ses, socket.create_connection(address(ses), timeout=PATIENCE_SECONDS) as connection:
         ses.faults.add(fault)
         connection.sendall(GET_ACCOUNT)
         while not ses.ledger.requests:
@@ -58,18 +60,17 @@ def test_a_stopping_server_waits_for_nothing_that_hangs(fault: Fault) -> None:
 
 
 def test_a_connection_is_kept_for_many_answers(ses: Simulator) -> None:
-    connection = HTTPConnection(*address(ses), timeout=10)
     ports = set()
-    for _ in range(3):
-        connection.request("GET", "/v2/email/account")
-        connection.getresponse().read()
-        ports.add(connection.sock.getsockname()[1])
-    connection.close()
+    with contextlib.closing(HTTPConnection(*address(ses), timeout=PATIENCE_SECONDS)) as connection:
+        for _ in range(3):
+            connection.request("GET", "/v2/email/account")
+            connection.getresponse().read()
+            ports.add(connection.sock.getsockname()[1])
     assert len(ports) == 1
 
 
 def test_a_client_that_leaves_in_the_middle_of_its_request_does_no_harm(ses: Simulator) -> None:
-    with socket.create_connection(address(ses), timeout=10) as connection:
+    with socket.create_connection(address(ses), timeout=PATIENCE_SECONDS) as connection:
         connection.sendall(b"POST /v2/email/outbound-emails HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{")
     assert ask(f"{ses.url}/v2/email/account").status == 200
     assert [request.operation for request in ses.ledger.requests] == ["GetAccount"]
@@ -77,11 +78,12 @@ def test_a_client_that_leaves_in_the_middle_of_its_request_does_no_harm(ses: Sim
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_serving_ends_well_and_silently_at_a_signal(signal_number: signal.Signals) -> None:
-    with subprocess.Popen(
+    serving = subprocess.Popen(
         [sys.executable, "-W", "error", "-c", SERVE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    )
+    with serving, killed_after(serving) as process:
         assert process.stdout is not None
         assert ask(f"{process.stdout.readline().strip()}/").status == 200
         process.send_signal(signal_number)
-        assert process.communicate(timeout=10) == ("", "")
+        assert process.communicate(timeout=PATIENCE_SECONDS) == ("", "")
     assert process.returncode == 0

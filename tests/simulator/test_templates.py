@@ -1,9 +1,14 @@
 """Creating, changing, reading, listing and deleting templates."""
 
+import email
+import email.policy
+
 import pytest
 from mypy_boto3_sesv2 import SESV2Client
 
 from mailroom.simulator import Simulator
+from mailroom.simulator.account import CALLS_A_SECOND, CallRates
+from mailroom.simulator.refusal import SesError
 from tests.simulator.client import bulk, entry, single, statuses
 
 
@@ -37,11 +42,9 @@ def test_templates_are_listed_in_pages(ses: Simulator, client: SESV2Client) -> N
     assert (pages, "NextToken" in second) == (["activationv1", "passwordrecoveryv1"], False)
 
 
-@pytest.mark.parametrize(
-    "tag", ["{{#if a}}x{{/if}}", "{{> part}}", "{{else}}", "{{a b}}", "{{!-- note --}}", "{{a", "{{}}"]
-)
-def test_a_template_with_more_than_variables_is_refused(ses: Simulator, client: SESV2Client, tag: str) -> None:
-    with pytest.raises(client.exceptions.BadRequestException, match="plain variables only"):
+@pytest.mark.parametrize("tag", ["{{#if a}}x", "{{#a}}x{{/a}}", "{{else}}", "{{a b}}", "{{a", "{{}}"])
+def test_a_template_that_is_not_understood_is_refused(ses: Simulator, client: SESV2Client, tag: str) -> None:
+    with pytest.raises(client.exceptions.BadRequestException, match=r"not supported|has no end|is in no block"):
         client.create_email_template(TemplateName="new", TemplateContent={"Subject": tag})
     assert "new" not in names(client)
 
@@ -56,14 +59,71 @@ def test_sending_with_a_template_that_is_not_there(ses: Simulator, client: SESV2
     assert ses.ledger.mails == []
 
 
-def test_identities_and_configuration_sets_are_there(ses: Simulator, client: SESV2Client) -> None:
+def test_identities_are_there(ses: Simulator, client: SESV2Client) -> None:
     assert client.get_email_identity(EmailIdentity="example.com")["VerifiedForSendingStatus"]
-    assert client.get_configuration_set(ConfigurationSetName="default")["ConfigurationSetName"] == "default"
-    ses.account.missing_configuration_sets = frozenset({"default"})
-    with pytest.raises(client.exceptions.NotFoundException):
-        client.get_configuration_set(ConfigurationSetName="default")
     ses.account.unverified_identities = frozenset({"example.com"})
     assert not client.get_email_identity(EmailIdentity="example.com")["VerifiedForSendingStatus"]
     ses.account.missing_identities = frozenset({"example.com"})
     with pytest.raises(client.exceptions.NotFoundException):
         client.get_email_identity(EmailIdentity="example.com")
+
+
+def test_a_template_is_rendered_as_a_test(ses: Simulator, client: SESV2Client) -> None:
+    client.create_email_template(
+        TemplateName="new", TemplateContent={"Subject": "Grüße, {{a}}", "Text": "text {{a}}", "Html": "<p>{{a}}</p>"}
+    )
+    rendered = client.test_render_email_template(TemplateName="new", TemplateData='{"a": "b"}')["RenderedTemplate"]
+    message = email.message_from_string(rendered, policy=email.policy.default)
+    parts = [part.get_content().strip() for part in message.iter_parts()]
+    assert (message["Subject"], parts) == ("Grüße, b", ["text b", "<p>b</p>"])
+    with pytest.raises(client.exceptions.BadRequestException, match="Attribute 'a' is not present"):
+        client.test_render_email_template(TemplateName="new", TemplateData="{}")
+    with pytest.raises(client.exceptions.BadRequestException):
+        client.test_render_email_template(TemplateName="new", TemplateData="[]")
+    with pytest.raises(client.exceptions.NotFoundException):
+        client.test_render_email_template(TemplateName="none", TemplateData="{}")
+
+
+def test_a_template_is_at_most_500_kilobytes(ses: Simulator, client: SESV2Client) -> None:
+    client.create_email_template(TemplateName="large", TemplateContent={"Html": "x" * 500 * 1024})
+    for act in (client.create_email_template, client.update_email_template):
+        with pytest.raises(client.exceptions.BadRequestException, match="500 kB"):
+            act(TemplateName="large", TemplateContent={"Subject": "x", "Html": "x" * 500 * 1024})
+
+
+def test_a_region_has_at_most_so_many_templates(
+    ses: Simulator, client: SESV2Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailroom.simulator.template_operations.MAX_TEMPLATES", 2)
+    with pytest.raises(client.exceptions.LimitExceededException):
+        client.create_email_template(TemplateName="third", TemplateContent={"Subject": "s"})
+    with pytest.raises(client.exceptions.AlreadyExistsException):
+        client.create_email_template(TemplateName="activationv1", TemplateContent={"Subject": "s"})
+
+
+def test_calls_about_templates_can_have_the_rates_of_ses(
+    ses: Simulator, client: SESV2Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here one call an hour, so that the second one comes too early however long it takes to be made."""
+    rates = dict.fromkeys(CALLS_A_SECOND, 1 / 3600)
+    monkeypatch.setattr("mailroom.simulator.account.CALLS_A_SECOND", rates)
+    ses.account.limit_template_calls = True
+    client.list_email_templates()
+    with pytest.raises(client.exceptions.TooManyRequestsException):
+        client.list_email_templates()
+    client.update_email_template(TemplateName="activationv1", TemplateContent={"Subject": "s"})
+    client.get_account()
+    client.get_account()
+
+
+def test_a_rate_is_one_call_a_second_of_each_operation() -> None:
+    rates = CallRates()
+    rates.charge("CreateEmailTemplate", now=10.0)
+    rates.charge("DeleteEmailTemplate", now=10.0)
+    with pytest.raises(SesError, match="Rate exceeded"):
+        rates.charge("CreateEmailTemplate", now=10.9)
+    rates.charge("CreateEmailTemplate", now=11.0)
+    rates.charge("GetEmailTemplate", now=11.0)
+    rates.charge("GetEmailTemplate", now=11.02)
+    for _ in range(2):
+        rates.charge("SendEmail", now=11.0)

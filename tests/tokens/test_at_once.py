@@ -78,6 +78,7 @@ def test_a_time_out_is_a_token_error(
     with engine.connect().execution_options(isolation_level=level) as connection:
         connection.execute(text(f"SET {setting} = '200ms'"))
         assert isinstance(beside(url, connection, good, before="SELECT FROM accounts FOR UPDATE"), TokenError)
+        connection.execute(text(f"SET {setting} = 0"))  # what comes now may take its time
         assert_usable(connection)
 
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from mailroom.db.engine import connect_engine
 from mailroom.demo.postgres import EmbeddedPostgres
 from mailroom.simulator import Fault, Simulator
 from tests.machine import missing
-from tests.running import Processes, eventually
+from tests.running import Processes, connecting, eventually
 from tests.servers import BINARIES, GIVEN, TESTS_PATH, migrate
 from tests.world import add_accounts, count, drained, misplaced, rows
 
@@ -33,13 +32,11 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[EmbeddedPostgres, Emb
         known = {"PGPASSWORD": primary.password}
         standby.run("pg_basebackup", *source, "-R", "-X", "stream", "--checkpoint=fast", environment=known)
         with standby:
-            engine = connect_engine(primary.url())
-            with engine.connect() as connection:
+            with connecting(primary.url()) as engine, engine.connect() as connection:
                 connection.execute(text("ALTER SYSTEM SET synchronous_standby_names = '*'"))
                 connection.execute(text("SELECT pg_reload_conf()"))
                 synchronous = "SELECT FROM pg_stat_replication WHERE sync_state = 'sync'"
                 eventually(lambda: rows(connection, synchronous), "the standby is synchronous")
-            engine.dispose()
             yield primary, standby
 
 
@@ -48,10 +45,8 @@ def test_workers_move_to_the_standby_that_was_promoted_and_nothing_is_lost(
 ) -> None:
     primary, standby = pair
     simulator.faults.add(Fault(latency_ms=20, times=None))
-    engine = connect_engine(primary.url())
-    with engine.connect() as connection:
+    with connecting(primary.url()) as engine, engine.connect() as connection:
         add_accounts(connection, 2_000)
-    engine.dispose()
     both = (
         f"host=127.0.0.1,127.0.0.1 port={primary.port},{standby.port} user=postgres password={primary.password}"
         " dbname=postgres target_session_attrs=read-write"
@@ -61,14 +56,12 @@ def test_workers_move_to_the_standby_that_was_promoted_and_nothing_is_lost(
     primary.stop("immediate")
     standby.run("pg_ctl", "-w", "promote")
 
-    engine = connect_engine(standby.url())
-    with engine.connect() as connection:
+    with connecting(standby.url()) as engine, engine.connect() as connection:
         eventually(lambda: drained(connection), "all is sent from the new primary", seconds=90)
         assert misplaced(connection) == []
         assert count(connection, "deliveries WHERE outcome = 'sent' AND NOT late") == 2_000
         unsure = {row.token for row in rows(connection, "SELECT token FROM deliveries WHERE outcome = 'unconfirmed'")}
-    engine.dispose()
     assert {int(token) for token in simulator.ledger.duplicates()} <= unsure
     for worker in workers:
         worker.signal(signal.SIGTERM)
-        assert worker.wait(20) == 0
+        assert worker.wait() == 0

@@ -130,11 +130,15 @@ def test_what_cannot_be_settled_meanwhile_is_settled_later(
 
 
 def test_what_was_perhaps_given_back_is_not_sent(engine: Engine, sender: Sender, sends: Scripted) -> None:
-    """The answer of the settlement is lost, and others have claimed what it gave back."""
+    """The answers of the settlements before each call are lost, and others have claimed what they gave back."""
+    settlements = 0
 
     def lose(connection: Connection, cursor: object, statement: str, *_: object) -> None:
+        nonlocal settlements
         if ".settle(" in statement:
-            event.remove(engine, "after_cursor_execute", lose)
+            settlements += 1
+            if settlements == SEARCH:
+                event.remove(engine, "after_cursor_execute", lose)
             raise psycopg.OperationalError("the connection is lost")
 
     def refuse(mails: Sequence[Mail]) -> Sequence[Answer]:

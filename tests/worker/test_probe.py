@@ -1,10 +1,13 @@
 """What a probe tries: what was never refused, from all over the queue."""
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 
 from mailroom.fleet import pauses
+from mailroom.job import Position, Priority
 from mailroom.ses.classify import REFUSALS
+from mailroom.worker.claims import Claims
 from tests.kinds import ACTIVATION, LANES
+from tests.running import limits
 from tests.worker.refusing import record, sign_up
 from tests.world import add_accounts, ask_recovery, rows
 
@@ -45,3 +48,16 @@ def test_a_probe_tries_what_is_due_in_its_lanes_alone(conn: Connection) -> None:
     conn.execute(text("UPDATE jobs SET queue = 'other' WHERE token = :token"), {"token": other})
     conn.execute(text("UPDATE jobs SET due_at = now() + interval '1 s' WHERE token = :token"), {"token": later})
     assert places(conn) == [mine]
+
+
+def test_the_job_that_was_chosen_is_the_one_that_is_tried_however_young(engine: Engine, connection: Connection) -> None:
+    """Before it, in the same second, are others that were refused."""
+    add_accounts(connection, 20)
+    claims = Claims(engine, limits())
+    due = rows(connection, "SELECT priority, due_at, token FROM jobs ORDER BY token DESC")
+    for row in due:
+        connection.execute(text("UPDATE jobs SET due_at = clock_timestamp()"))
+        [now] = rows(connection, "SELECT due_at FROM jobs WHERE token = :token", token=row.token)
+        lane = (Priority(row.priority), ACTIVATION)
+        claim = claims.claim_one(connection, [lane], Position(now.due_at, row.token), worker="test")
+        assert [job.token for batch in claim.batches for job in batch.jobs] == [row.token]

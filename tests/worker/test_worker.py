@@ -2,20 +2,37 @@
 
 import statistics
 import threading
+import time
 from collections.abc import Sequence
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, event, text
 
-from mailroom.db.engine import connect_engine
+from mailroom.errors import MailroomError
 from mailroom.fleet.permits import NoLimit
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Outcome
+from mailroom.queue.listener import URGENT
 from mailroom.simulator import Fault, Simulator
+from mailroom.worker.breaker import Breaker
+from mailroom.worker.vitals import Vitals
+from mailroom.worker.worker import Worker
+from tests.claiming import run_out
 from tests.proxy import HalfOpenProxy
-from tests.running import Scripted, accept, eventually, transport, working
+from tests.running import (
+    PATIENCE_SECONDS,
+    Held,
+    Scripted,
+    accept,
+    connecting,
+    eventually,
+    shared,
+    transport,
+    working,
+)
 from tests.world import add_accounts, ask_recovery, count, drained, misplaced, rows
 
 THROUGH_PGBOUNCER = True
@@ -87,6 +104,7 @@ def test_a_listen_connection_that_is_silently_dead_is_noticed_and_made_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     with engine.connect() as connection, HalfOpenProxy(direct_url) as proxy:
         [account] = add_accounts(connection, 1, status="active")
         sends = transport(simulator, monkeypatch)
@@ -98,7 +116,6 @@ def test_a_listen_connection_that_is_silently_dead_is_noticed_and_made_again(
             eventually(lambda: "listen lost" in caplog.text, "the silence is noticed")
             proxy.thaw()
             eventually(lambda: proxy.connections >= 2, "it connects again")
-            caplog.set_level("INFO")
             eventually(lambda: "listen restored" in caplog.text, "and proves it")
 
 
@@ -107,8 +124,11 @@ def test_a_sender_does_not_hang_in_a_connection_that_is_silently_dead(
     engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with engine.connect() as connection, HalfOpenProxy(url) as proxy:
-        through = connect_engine(proxy.url, pool_size=4, answer_within=timedelta(seconds=1))
-        with working(through, transport(simulator, monkeypatch), concurrency=2, sweep_interval=0.2):
+        sends = transport(simulator, monkeypatch)
+        with (
+            connecting(proxy.url, pool_size=4, answer_within=timedelta(seconds=1)) as through,
+            working(through, sends, concurrency=2, sweep_interval=0.2),
+        ):
             eventually(lambda: proxy.connections >= 1, "the worker is connected")
             proxy.freeze()
             add_accounts(connection, 20)
@@ -116,7 +136,6 @@ def test_a_sender_does_not_hang_in_a_connection_that_is_silently_dead(
             proxy.thaw()
             eventually(lambda: drained(connection), "all is sent over new connections")
             assert simulator.ledger.counts().mails == 20
-        through.dispose()
 
 
 def test_a_lone_activation_leaves_at_once(
@@ -168,7 +187,7 @@ def test_a_full_claim_starts_another_sender_before_its_call(engine: Engine) -> N
     with engine.connect() as connection:
         add_accounts(connection, 100)
         with working(engine, sends, concurrency=4, sweep_interval=600):
-            eventually(lambda: len(sends.calls) == 4, "all senders are in calls", seconds=20)
+            eventually(lambda: len(sends.calls) == 4, "all senders are in calls")
             may_answer.set()
             eventually(lambda: drained(connection), "all are sent")
 
@@ -217,19 +236,48 @@ def test_there_a_full_batch_and_a_recovery_do_not_wait(
 def test_a_recovery_overtakes_a_backlog_of_bulk(
     engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, backlog: int
 ) -> None:
+    """Once a process has heard of it, it makes hardly a call for others before."""
+    heard_after: list[int] = []
+
+    class Hearing(Worker):
+        def woken(self, payload: str) -> None:
+            super().woken(payload)
+            if payload == URGENT:
+                heard_after.append(simulator.ledger.counts().requests)
+
+    monkeypatch.setattr("tests.running.Worker", Hearing)
     with engine.connect() as connection:
         [account] = add_accounts(connection, 1, status="active", prefix="active")
-        add_accounts(connection, backlog)
-        with working(engine, transport(simulator, monkeypatch), listen=direct_url):
+        with working(engine, transport(simulator, monkeypatch), listen=direct_url) as worker:
+            eventually(lambda: worker._report.listener and worker._report.listener.is_listening, "it listens")
+            add_accounts(connection, backlog)
             eventually(lambda: simulator.ledger.counts().mails > 100, "the backlog is being sent")
             token = ask_recovery(connection, account)
-            asked_after = simulator.ledger.counts().requests
             eventually(lambda: count(connection, f"deliveries WHERE token = {token}"), "the recovery is sent")
             behind = count(connection, f"jobs WHERE token <> {token}")
-            assert behind > 0
-            [mail] = [mail for mail in simulator.ledger.mails if mail.tags["mailroom_token"] == str(token)]
-            assert mail.request - asked_after <= 3
+            eventually(lambda: heard_after, "it has heard of it")
+            mails = simulator.ledger.mails
+            [mail] = [mail for mail in mails if mail.tags["mailroom_token"] == str(token)]
+            assert behind + sum(other.request > mail.request for other in mails) > 0
+            assert mail.request - heard_after[0] <= 3
             assert misplaced(connection) == []
+
+
+def let_it_resume_after(faults: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no sender say that all is well until so many faults are known: one may stand still before it tells of its."""
+    trip, reset = Breaker.trip, Breaker.reset
+    known: list[str] = []
+
+    def note(breaker: Breaker, code: str, reason: str, *, now: float, jitter: float) -> None:
+        trip(breaker, code, reason, now=now, jitter=jitter)
+        known.append(code)
+
+    def wait(breaker: Breaker) -> None:
+        eventually(lambda: len(known) >= faults, "all faults are known")
+        reset(breaker)
+
+    monkeypatch.setattr(Breaker, "trip", note)
+    monkeypatch.setattr(Breaker, "reset", wait)
 
 
 @pytest.mark.early
@@ -241,6 +289,7 @@ def test_a_throttled_account_costs_no_attempt_and_is_said_once(
 ) -> None:
     caplog.set_level("INFO")
     simulator.faults.add(Fault(error="TooManyRequestsException", times=4))  # as many as there are senders
+    let_it_resume_after(4, monkeypatch)
     with engine.connect() as connection, working(engine, transport(simulator, monkeypatch), concurrency=4):
         add_accounts(connection, 200)
         eventually(lambda: "resumed" in caplog.text, "it resumes by itself")
@@ -252,35 +301,51 @@ def test_a_throttled_account_costs_no_attempt_and_is_said_once(
     assert simulator.ledger.counts().requests <= 4 + 4 + 20 + 4
 
 
+class Rounds(Vitals):
+    """When who looks for work came round, and which statements that cost; the first are of what came before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.began: list[float] = []
+        self.cost: list[list[str]] = [[]]
+
+    def came_round(self) -> None:
+        self.began.append(time.monotonic())
+        self.cost.append([])
+        super().came_round()
+
+
 @pytest.mark.early
 def test_an_idle_worker_costs_one_statement_a_sweep_interval(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    statements: list[str] = []
-    event.listen(engine, "before_cursor_execute", lambda _c, _cu, statement, *_: statements.append(statement))
-    interval, intervals = 0.5, 6
-    with working(engine, transport(simulator, monkeypatch), concurrency=4, sweep_interval=interval):
-        threading.Event().wait(1.0)  # the looks after its start
-        statements.clear()
-        threading.Event().wait(interval * intervals)
-        seen = len(statements)
-    assert 1 <= seen <= intervals + 1
+    """Whoever looks comes round no sooner, and then that is all, but for a report every 15 seconds."""
+    rounds = Rounds()
+    event.listen(engine, "before_cursor_execute", lambda _c, _cu, statement, *_: rounds.cost[-1].append(statement))
+    interval, begun, seen = 0.5, 3, 6
+    with working(engine, transport(simulator, monkeypatch), concurrency=4, sweep_interval=interval, vitals=rounds):
+        eventually(lambda: len(rounds.began) > begun + seen, "it has come round that often")
+    costs = [(moment, cost) for moment, cost in zip(rounds.began, rounds.cost[1:], strict=True)][begun : begun + seen]
+    idle = [(moment, len(cost)) for moment, cost in costs if not any(".worker_seen(" in one for one in cost)]
+    assert len(idle) > seen / 2
+    assert {cost for _, cost in idle} == {1}
+    assert min(later - moment for (moment, _), (later, _) in pairwise(idle)) >= interval
 
 
 def test_a_late_answer_of_a_frozen_worker_prevents_a_second_mail(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer takes longer than the lease; another worker rescues the batch; the answer then arrives."""
-    simulator.faults.add(Fault(latency_ms=1500, times=1))
-    lease = timedelta(seconds=1)
-    first, second = transport(simulator, monkeypatch), transport(simulator, monkeypatch)
-    first.max_call_time = second.max_call_time = timedelta(0)  # a lease that is too short, as a frozen process has it
+    first, second = Held(transport(simulator, monkeypatch)), transport(simulator, monkeypatch)
+    later = timedelta(hours=1)  # until then what is rescued waits for an answer
     with engine.connect() as connection:
         add_accounts(connection, 1)
-        with working(engine, first, lease=lease, sweep_interval=600):
-            eventually(lambda: count(connection, "batches"), "the first has claimed it")
-            with working(engine, second, lease=timedelta(seconds=30), sweep_interval=0.2):
+        with working(engine, first, resend_after=later, sweep_interval=600), first:
+            assert first.answered.wait(PATIENCE_SECONDS), "the first has sent it"
+            run_out(connection)
+            with working(engine, second, resend_after=later, sweep_interval=0.2):
                 eventually(lambda: count(connection, "deliveries WHERE outcome = 'unconfirmed'"), "it is rescued")
+                first.let_go.set()
                 eventually(lambda: count(connection, "deliveries WHERE late"), "the answer is kept as late")
                 connection.execute(text("UPDATE jobs SET due_at = now()"))
                 eventually(lambda: drained(connection), "the job is over")
@@ -307,12 +372,14 @@ def test_a_worker_reads_its_moments_whatever_the_date_style_of_the_database(
     with engine.connect() as connection:
         name = connection.scalar(text("SELECT quote_ident(current_database())"))
         connection.execute(text(f"ALTER DATABASE {name} SET datestyle = 'SQL, DMY'"))
-    connecting_anew = connect_engine(url, pool_size=4)
-    with engine.connect() as connection, working(connecting_anew, transport(simulator, monkeypatch)):
+    with (
+        connecting(url, pool_size=4) as anew,
+        engine.connect() as connection,
+        working(anew, transport(simulator, monkeypatch)),
+    ):
         add_accounts(connection, 3)
         eventually(lambda: drained(connection), "all is sent")
         assert count(connection, "deliveries WHERE outcome = 'sent'") == 3
-    connecting_anew.dispose()
 
 
 def test_what_ses_has_accepted_is_settled_once_whatever_keeps_it_from_being(
@@ -341,3 +408,20 @@ def test_a_job_that_committed_late_is_found_by_the_sweep(
         eventually(lambda: simulator.ledger.counts().mails == 3, "the others are sent")
         transaction.commit()
         eventually(lambda: simulator.ledger.counts().mails == 4, "the sweep finds it")
+
+
+def test_a_worker_whose_senders_cannot_all_be_started_ends(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that could must not keep a process alive that looks for nothing, and that its probes call alive."""
+    worker = Worker(shared(engine, Scripted()), concurrency=3, sweep_interval=timedelta(seconds=5))
+    before, start, room = set(threading.enumerate()), threading.Thread.start, iter((True, True, False))
+
+    def start_if_there_is_room(thread: threading.Thread) -> None:
+        if not next(room):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start_if_there_is_room)
+        with pytest.raises(MailroomError, match="can't start new thread"):
+            worker.run()
+    eventually(lambda: before.issuperset(threading.enumerate()), "none of them is left")

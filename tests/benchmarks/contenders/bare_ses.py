@@ -7,27 +7,30 @@ import sys
 import threading
 import time
 from typing import Any
+from uuid import uuid4
+
+from mypy_boto3_sesv2 import SESV2Client
 
 from mailroom import ses
 from mailroom.mail.transport import Mail
-from mailroom.ses import request
+from mailroom.ses.request import Requests
 from tests.benchmarks.contenders.program import await_go
 from tests.kinds import ACTIVATION
 
 ENTRIES = 50
 
 
-def ready_made() -> dict[str, Any]:
+def ready_made(client: SESV2Client) -> dict[str, Any]:
     """A request as the worker makes it, of 50 entries."""
     mails = [Mail(n, f"user{n}@example.com", f"user{n}", "s" * 86, "12345") for n in range(ENTRIES)]
-    entries = request.bulk(ACTIVATION, [(mail, mail.address) for mail in mails], batch="1")
-    return {"FromEmailAddress": "noreply@localhost", "ConfigurationSetName": "default", **entries}
+    requests = Requests(client, source="noreply@localhost", config_set="default", site=uuid4())
+    return requests.write(ACTIVATION, [(mail, mail.address) for mail in mails], batch=str(uuid4()))
 
 
 def main(calls: int, threads: int) -> None:
     """Make the calls, as many in each thread."""
     client = ses.connect(region="eu-west-1", connections=threads)
-    asked = ready_made()
+    asked = ready_made(client)
 
     def loop() -> None:
         for _ in range(calls // threads):

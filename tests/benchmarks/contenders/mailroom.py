@@ -13,6 +13,7 @@ from mailroom.mail.transport import Mail
 from mailroom.outcome import Outcome, Sent
 from mailroom.queue.limits import Limits
 from mailroom.queue.listener import Listener
+from mailroom.worker.shared import Shared
 from mailroom.worker.worker import Worker
 from tests.benchmarks import rows
 from tests.benchmarks.contenders.program import MESSAGE_ID, How, Stamps, await_go, run
@@ -67,14 +68,8 @@ def work(url: str, how: How) -> None:
     """Run a worker process, with a listener."""
     engine = connect_engine(url, pool_size=how.concurrency + 2)
     limits = Limits("mailroom", how.batch, batch_timeout=timedelta(0), lease=timedelta(seconds=30))
-    worker = Worker(
-        engine,
-        NoTransport(how.call_seconds, Stamps(how.stamps)),
-        key=KEY,
-        limits=limits,
-        concurrency=how.concurrency,
-        sweep_interval=timedelta(seconds=5),
-    )
+    shared = Shared(engine, NoTransport(how.call_seconds, Stamps(how.stamps)), key=KEY, limits=limits)
+    worker = Worker(shared, concurrency=how.concurrency, sweep_interval=timedelta(seconds=5))
     listener = Listener(
         url, "token_insert", healthcheck_interval=timedelta(seconds=270), woken=worker.woken, ping=worker.ping
     )

@@ -9,6 +9,7 @@ from tests.benchmarks.measures import (
     distance,
     drain,
     enqueue,
+    feed,
     growth,
     idle,
     latency,
@@ -16,6 +17,8 @@ from tests.benchmarks.measures import (
     ses,
     snapshot,
     soak,
+    watched,
+    window,
 )
 from tests.benchmarks.trial import Measure
 
@@ -24,6 +27,7 @@ MEASURES: Final[Mapping[str, Measure]] = {
     "ses": ses,
     "latency": latency,
     "lone": lone,
+    "feed": feed,
     "growth": growth,
     "snapshot": snapshot,
     "claimers": claimers,
@@ -31,6 +35,8 @@ MEASURES: Final[Mapping[str, Measure]] = {
     "idle": idle,
     "cost": cost,
     "distance": distance,
+    "watched": watched,
+    "window": window,
     "soak": soak,
 }
 # Too long for minutes.

@@ -34,9 +34,12 @@ AT_ONCE: Final = "In one statement, accounts/s"
 _ACCOUNT: Final = "INSERT INTO accounts (email, login) SELECT n || '@example.com', n FROM gen_random_uuid() AS n"
 _BY_HAND: Final = """
 WITH account AS (
-    INSERT INTO accounts (email, login) SELECT n || '@example.com', n FROM gen_random_uuid() AS n RETURNING id
+    INSERT INTO accounts (email, login) SELECT n || '@example.com', n FROM gen_random_uuid() AS n RETURNING id, email
 ),
-token AS (INSERT INTO tokens (action, account) SELECT 'activation', id FROM account RETURNING id)
+token AS (
+    INSERT INTO tokens (action, account, expires_at, address_hash)
+    SELECT 'activation', id, now() + interval '1 day', token_address_hash(email) FROM account RETURNING id
+)
 INSERT INTO jobs (token, due_at, action, priority, queue) SELECT id, now(), 'activation', 1, 'mailroom' FROM token
 """
 _RECOVERY: Final = "INSERT INTO tokens (action, account) VALUES ('password_recovery', 1 + (random() * 9999)::int)"
@@ -44,7 +47,8 @@ _NO_TRIGGERS: Final = ("ALTER TABLE accounts DISABLE TRIGGER USER", "ALTER TABLE
 _ROW_TRIGGERS: Final = (
     *_NO_TRIGGERS,
     "CREATE FUNCTION row_token() RETURNS trigger LANGUAGE plpgsql AS"
-    " $$ BEGIN INSERT INTO tokens (action, account) VALUES ('activation', NEW.id); RETURN NULL; END $$",
+    " $$ BEGIN INSERT INTO tokens (action, account, expires_at, address_hash)"
+    " VALUES ('activation', NEW.id, now() + interval '1 day', token_address_hash(NEW.email)); RETURN NULL; END $$",
     "CREATE FUNCTION row_notify() RETURNS trigger LANGUAGE plpgsql AS"
     " $$ BEGIN PERFORM pg_notify('token_insert', NEW.id::text); RETURN NULL; END $$",
     "CREATE TRIGGER row_token AFTER INSERT ON accounts FOR EACH ROW EXECUTE FUNCTION row_token()",
@@ -57,7 +61,9 @@ _MANY: Final = (
 # The rows that the triggers would make, by one statement a table: the quickest way there is.
 _MANY_BY_HAND: Final = (
     _MANY,
-    "INSERT INTO tokens (action, account) SELECT 'activation', id FROM accounts WHERE login LIKE 'many%'",
+    "INSERT INTO tokens (action, account, expires_at, address_hash)"
+    " SELECT 'activation', id, now() + interval '1 day', token_address_hash(email) FROM accounts"
+    " WHERE login LIKE 'many%'",
     "INSERT INTO jobs (token, due_at, action, priority, queue) SELECT id, now(), action, 2, 'mailroom' FROM tokens",
 )
 

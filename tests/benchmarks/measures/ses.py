@@ -24,7 +24,7 @@ CALL_MS: Final = 50
 # Threads, and milliseconds that a call takes.
 CASES: Final = ((1, 0), (4, 0), (16, 0), (4, CALL_MS), (16, CALL_MS))
 
-_RATE: Final = """
+RATE: Final = """
 SELECT count(*) FILTER (WHERE created_at > first.at) / extract(epoch FROM max(created_at) - min(first.at))::float
   FROM deliveries, (SELECT min(created_at) AS at FROM deliveries) AS first
 """
@@ -83,7 +83,7 @@ def _work(grid: Grid, server: Server, jobs: int, threads: int, call_ms: int) -> 
             working.wait_for(lambda: MAILROOM.has_drained(connection, jobs))
             spent = working.cpu_seconds() - before
         server_spent, ses_spent = server.cpu_seconds() - server_before, ses.cpu_seconds() - ses_before
-        rate = float(scalar(connection, _RATE))
+        rate = float(scalar(connection, RATE))
     found = {"mails/s": rate, "CPU µs": spent / jobs * 1e6, "simulator µs": ses_spent / jobs * 1e6}
     grid.put(_row("mailroom", threads, call_ms), found | {"server µs": server_spent / jobs * 1e6})
 

@@ -1,0 +1,191 @@
+"""What nobody's lock, clock, queue or flood may do to evidence."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from mailroom.event import Event
+from mailroom.ops import reputation, suppressions
+from mailroom.outcome import Sent
+from mailroom.queue import feed, late_acceptances
+from mailroom.queue.events import Absorbed, absorb, site
+from mailroom.queue.late_acceptances import Applied
+from tests.claiming import claim, enqueue, enqueue_recovery, run_out, settle, take
+from tests.telling import BOUNCE, DELIVERY, HARD, NOW, RENDERING_FAILURE, SEND, look_again, of, tell_of
+from tests.world import misplaced, rows
+
+
+def take_back(connection: Connection) -> list[feed.TakenBack]:
+    return feed.take_back(connection, queue="mailroom")
+
+
+def paused(connection: Connection) -> set[str]:
+    return {row.scope for row in rows(connection, "SELECT scope FROM pauses")}
+
+
+@pytest.mark.parametrize("amended", [False, True])
+def test_a_mail_comes_back_to_the_queue_and_the_priority_that_it_left(connection: Connection, *, amended: bool) -> None:
+    """Whoever reads the event may work on another queue; and bulk must not come back past a pause of bulk."""
+    enqueue(connection, 60)
+    connection.execute(
+        text("UPDATE jobs SET queue = 'eu', attempt = CASE WHEN :last THEN 5 ELSE 0 END"), {"last": amended}
+    )
+    batch = take(connection, queue="eu")
+    if amended:
+        run_out(connection)
+        connection.execute(text("SELECT * FROM rescue(10, 0, 6, interval '0')"))
+        tell_of(connection, batch, SEND, "m-1")
+        assert late_acceptances.apply(connection) == Applied(freed=0, amended=1)
+        connection.execute(text("UPDATE deliveries SET attempt = 0 WHERE outcome = 'sent'"))
+    else:
+        assert settle(connection, batch, *[Sent(f"m-{n}") for n in range(1, 51)])
+    tell_of(connection, batch, RENDERING_FAILURE, "m-1")
+    assert len(take_back(connection)) == 1
+    [back] = rows(connection, "SELECT queue, priority FROM jobs WHERE token = :token", token=batch.jobs[0].token)
+    assert (back.queue, back.priority) == ("eu", 1 if amended else 2)  # what was lost comes back as normal
+
+
+def test_new_evidence_comes_before_what_is_looked_at_again(connection: Connection) -> None:
+    """A template that breaks must be seen, however many failures of another there were in the last hour."""
+    absorb(connection, [Event(RENDERING_FAILURE, f"of-others-{n}", NOW) for n in range(600)])
+    enqueue_recovery(connection)
+    batch = take(connection)
+    assert settle(connection, batch, Sent("m-1"))
+    for _ in range(2):
+        take_back(connection)
+    look_again(connection)
+    tell_of(connection, batch, RENDERING_FAILURE, "m-1")
+    assert [mail.token for mail in take_back(connection)] == [batch.jobs[0].token]
+    assert paused(connection) == {"password_recovery"}
+
+
+def test_what_nobody_knew_for_a_week_is_asked_no_more(connection: Connection) -> None:
+    absorb(connection, [Event(RENDERING_FAILURE, "of-others", NOW)])
+    look_again(connection, hours=24 * 8)
+    take_back(connection)
+    assert rows(connection, "SELECT kind FROM events WHERE look_at IS NOT NULL") == []
+    assert len(rows(connection, "SELECT FROM events")) == 1
+
+
+def test_a_bounce_of_an_address_that_nobody_can_tell_is_asked_for_no_more(connection: Connection) -> None:
+    """Its account is gone, and SES named several addresses: such an event must not stand before all others for ever."""
+    enqueue(connection)
+    batch = take(connection)
+    assert settle(connection, batch, Sent("m-1"))
+    connection.execute(text("DELETE FROM accounts"))
+    tell_of(connection, batch, BOUNCE, "m-1", address=None, **HARD)
+    assert rows(connection, "SELECT kind, look_at FROM events") == [("bounce", None)]
+
+
+def test_a_failure_without_tags_is_matched_though_the_clock_of_ses_is_ahead(connection: Connection) -> None:
+    enqueue(connection)
+    batch = take(connection)
+    assert settle(connection, batch, Sent("m-1"))
+    absorb(connection, [Event(RENDERING_FAILURE, "m-1", NOW + timedelta(hours=1))])
+    assert [mail.token for mail in take_back(connection)] == [batch.jobs[0].token]
+
+
+def test_an_application_that_does_not_commit_holds_up_no_event(engine: Engine, connection: Connection) -> None:
+    """Its transaction has consumed a token, and with it a lock on what is known of the address."""
+    enqueue(connection, 2)
+    batch = take(connection)
+    assert settle(connection, batch, Sent("m-1"), Sent("m-2"))
+    tell_of(connection, batch, BOUNCE, "m-1", **HARD)
+    home = site(connection)
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as application:
+        application.execute(text("UPDATE tokens SET consumed_at = now() WHERE id = :id"), {"id": batch.jobs[0].token})
+        told = [
+            of(batch, BOUNCE, "m-1", site=home, seconds=1, **HARD),
+            of(batch, BOUNCE, "m-2", job=1, site=home, **HARD),
+        ]
+        assert absorb(connection, told) == Absorbed(2, 0, 0, 0)
+        assert len(rows(connection, "SELECT FROM suppressions")) == 1
+        application.rollback()
+    look_again(connection)
+    take_back(connection)
+    assert [row.reason for row in rows(connection, "SELECT reason FROM suppressions")] == ["bounce", "bounce"]
+    assert rows(connection, "SELECT FROM events WHERE look_at IS NOT NULL") == []
+
+
+def test_a_token_that_is_consumed_while_its_bounce_is_absorbed_lifts_it(engine: Engine, connection: Connection) -> None:
+    enqueue(connection)
+    batch = take(connection)
+    assert settle(connection, batch, Sent("m-1"))
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as application:
+        application.execute(text("UPDATE tokens SET consumed_at = clock_timestamp()"))
+        tell_of(connection, batch, BOUNCE, "m-1", seconds=-60, **HARD)
+        application.commit()
+    assert rows(connection, "SELECT reason FROM suppressions") == [("bounce",)]
+    look_again(connection)
+    take_back(connection)
+    assert rows(connection, "SELECT reason FROM suppressions") == [(None,)]
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=5), timedelta(days=60_000)])
+def test_a_bounce_of_the_future_can_be_released_and_lifted(connection: Connection, ahead: timedelta) -> None:
+    enqueue(connection, 2)
+    batch = take(connection)
+    assert settle(connection, batch, Sent("m-1"), Sent("m-2"))
+    seconds = (datetime.now(UTC) + ahead - NOW).total_seconds()  # NOW was when these tests were read
+    for job in (0, 1):
+        tell_of(connection, batch, BOUNCE, f"m-{job + 1}", job=job, seconds=seconds, **HARD)
+    suppressions.release(connection, batch.jobs[0].email)
+    connection.execute(text("UPDATE tokens SET consumed_at = now() WHERE id = :id"), {"id": batch.jobs[1].token})
+    assert [row.reason for row in rows(connection, "SELECT reason FROM suppressions")] == [None, None]
+
+
+def test_who_is_added_after_a_release_of_the_future_is_suppressed(connection: Connection) -> None:
+    suppressions.release(connection, "ada@example.com")
+    connection.execute(text("UPDATE suppressions SET released_at = now() + interval '1 hour'"))
+    suppressions.add(connection, "ada@example.com")
+    assert rows(connection, "SELECT reason FROM suppressions") == [("added",)]
+
+
+def test_a_rate_that_cannot_be_counted_ends_no_pause(connection: Connection) -> None:
+    connection.execute(
+        text("INSERT INTO pauses (scope, code, reason) VALUES ('priority:2', 'BounceRate', 'nine of a hundred')")
+    )
+    reputation.review(connection)
+    assert paused(connection) == {"priority:2"}
+
+
+def test_mails_that_never_went_out_are_not_counted_against_a_limit(connection: Connection) -> None:
+    token = enqueue_recovery(connection)
+    for attempt in range(3):
+        batch = take(connection)
+        assert settle(connection, batch, Sent(f"m-{attempt}"))
+        tell_of(connection, batch, RENDERING_FAILURE, f"m-{attempt}")
+        take_back(connection)
+        connection.execute(text("SELECT pause_close('password_recovery', true)"))
+    connection.execute(
+        text("INSERT INTO tokens (action, account) SELECT action, account FROM tokens WHERE id = :id"), {"id": token}
+    )
+    assert len(take(connection).jobs) == 1
+    assert misplaced(connection) == []
+
+
+def test_a_pause_is_opened_by_when_a_mail_was_sent_and_not_by_the_clock_of_ses(connection: Connection) -> None:
+    enqueue(connection)
+    connection.execute(
+        text("INSERT INTO resumptions (scope, resumed_at) VALUES ('activation', now() - interval '1 second')")
+    )
+    batch = take(connection)
+    assert settle(connection, batch, Sent("m-1"))
+    tell_of(connection, batch, RENDERING_FAILURE, "m-1", seconds=-60)
+    take_back(connection)
+    assert paused(connection) == {"activation"}
+
+
+def test_what_has_no_events_of_its_own_makes_no_feed_silent(connection: Connection) -> None:
+    """What a claim ends as sent, since its event came; and lines of `collect`, which no event is ever of."""
+    enqueue(connection, 2)
+    batch = take(connection)
+    run_out(connection)
+    connection.execute(text("SELECT * FROM rescue(10, 0, 6, interval '0')"))
+    for job in (0, 1):
+        tell_of(connection, batch, DELIVERY, f"m-{job}", job=job)
+    assert [job.error_code for job in claim(connection).finished] == ["AcceptedLate"] * 2
+    connection.execute(text("UPDATE feed SET heard_at = now() - interval '1 hour'"))
+    connection.execute(text("UPDATE deliveries SET created_at = now() - interval '11 minutes'"))
+    assert feed.state(connection).live

@@ -1,0 +1,32 @@
+"""Each rule of the protocol holds on the real functions: its trace ends well with it, and not without it.
+
+tests/model has the same rules, searched through. `traces.py` tells what happens, `rules_out.py` how a rule is taken
+out.
+"""
+
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import Connection
+
+from tests.queue.replay import Replay
+from tests.queue.rules_out import take_out
+from tests.queue.traces import BEYOND, TRACES
+
+
+@pytest.mark.parametrize("number", TRACES)
+def test_the_trace_of_a_rule_ends_well(connection: Connection, number: int) -> None:
+    TRACES[number](Replay(connection))
+
+
+@pytest.mark.parametrize("number", TRACES)
+def test_the_trace_of_a_rule_ends_badly_without_it(connection: Connection, number: int) -> None:
+    take_out(connection, number)
+    with pytest.raises(AssertionError) as failed:
+        TRACES[number](Replay(connection))
+    assert failed.traceback[-1].path == failed.traceback[1].path  # the trace itself, not what it is told with
+
+
+@pytest.mark.parametrize("trace", BEYOND)
+def test_what_the_search_found_beyond_them_ends_well(connection: Connection, trace: Callable[[Replay], None]) -> None:
+    trace(Replay(connection))

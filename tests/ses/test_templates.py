@@ -1,0 +1,58 @@
+"""Templates at SES: what its rendering is read as, however it is written."""
+
+import json
+
+import pytest
+from mypy_boto3_sesv2 import SESV2Client
+
+from mailroom.errors import TransportError
+from mailroom.ses.templates import Templates
+from mailroom.simulator import Fault, Simulator
+
+SUBJECT = "=?UTF-8?Q?Gr=C3=BC=C3=9Fe?="
+
+
+@pytest.fixture
+def at_ses(simulator: Simulator, client: SESV2Client) -> Templates:
+    simulator.templates.create("x", {"Subject": "a", "Text": "b", "Html": "c"})
+    return Templates(client)
+
+
+def answers(simulator: Simulator, operation: str, body: object) -> None:
+    simulator.faults.add(Fault(operation=operation, body=json.dumps(body)))
+
+
+@pytest.mark.parametrize("subject", [SUBJECT, "Grüße"])
+@pytest.mark.parametrize(
+    ("declared", "written"),
+    [
+        ("charset=UTF-8\nContent-Transfer-Encoding: 8bit", "Grüße, 世界"),
+        ("charset=UTF-8\nContent-Transfer-Encoding: 7bit", "Grüße, 世界"),
+        ("charset=UTF-8", "Grüße, 世界"),
+        ("charset=us-ascii", "Grüße, 世界"),
+        ("charset=x-unknown\nContent-Transfer-Encoding: 8bit", "Grüße, 世界"),
+        ("charset=UTF-8\nContent-Transfer-Encoding: quoted-printable", "Gr=C3=BC=C3=9Fe, =E4=B8=96=E7=95=8C"),
+        ("charset=UTF-8\nContent-Transfer-Encoding: base64", "R3LDvMOfZSwg5LiW55WM"),
+    ],
+)
+def test_a_text_is_read_however_it_is_declared(
+    simulator: Simulator, at_ses: Templates, subject: str, declared: str, written: str
+) -> None:
+    parts = "".join(f"--b\nContent-Type: text/{kind}; {declared}\n\n{written}\n" for kind in ("plain", "html"))
+    head = f"Subject: {subject}\nMIME-Version: 1.0\nContent-Type: multipart/alternative; boundary=b\n\n"
+    answers(simulator, "TestRenderEmailTemplate", {"RenderedTemplate": f"{head}{parts}--b--\n"})
+    rendered = at_ses.render("x", "{}")
+    assert {part: text.strip() for part, text in rendered.items()} == {
+        "subject": "Grüße",
+        "text": "Grüße, 世界",
+        "html": "Grüße, 世界",
+    }
+
+
+def test_an_answer_without_what_was_asked_for_is_an_error_of_ses(simulator: Simulator, at_ses: Templates) -> None:
+    answers(simulator, "TestRenderEmailTemplate", {})
+    with pytest.raises(TransportError, match=r"TestRenderEmailTemplate .* has no RenderedTemplate"):
+        at_ses.render("x", "{}")
+    answers(simulator, "GetEmailTemplate", {})
+    with pytest.raises(TransportError, match=r"GetEmailTemplate .* has no TemplateContent"):
+        at_ses.find("x")

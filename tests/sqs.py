@@ -1,0 +1,92 @@
+"""An SQS that is not ours: moto's, as a server on this machine; and queues on it."""
+
+import contextlib
+import itertools
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from typing import Any
+from unittest import mock
+
+import boto3
+from moto.server import ThreadedMotoServer
+from moto.sqs.exceptions import ReceiptHandleIsInvalid
+from moto.sqs.models import Queue as KeptByMoto
+from mypy_boto3_sqs import SQSClient
+
+from mailroom import ses
+from mailroom.ses.event_queue import EventQueue
+
+REGION = "eu-west-1"
+SECOND = timedelta(seconds=1)
+AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
+_numbers = itertools.count()
+
+
+def _delete_message(queue: KeptByMoto, receipt_handle: str) -> None:
+    """Delete a message where it is: moto writes the list anew, and of two at once one undoes what the other did."""
+    if receipt_handle in queue.deleted_messages:
+        return
+    found = [message for message in queue._messages if message.had_receipt_handle(receipt_handle)]
+    if not found:
+        raise ReceiptHandleIsInvalid
+    for message in found:
+        queue.deleted_messages.update(filter(None, message.all_receipt_handles))
+        queue.pending_messages.discard(message)
+        with contextlib.suppress(ValueError):  # put aside meanwhile
+            queue._messages.remove(message)
+
+
+@contextlib.contextmanager
+def running() -> Iterator[str]:
+    """The URL of a server of its own."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    with mock.patch.object(KeptByMoto, "delete_message", _delete_message):
+        server.start()
+        host, port = server.get_host_and_port()
+        try:
+            yield f"http://{host}:{port}"
+        finally:
+            server.stop()
+
+
+class Queue:
+    """A queue with a dead-letter queue of its own, and a client that fills it and looks into both."""
+
+    def __init__(self, endpoint: str, **attributes: str) -> None:
+        with mock.patch.dict("os.environ", AWS):
+            self.client: SQSClient = boto3.client("sqs", region_name=REGION, endpoint_url=endpoint)
+        name = f"events-{next(_numbers)}"
+        self.endpoint = endpoint
+        self.dead_url = self.client.create_queue(QueueName=f"{name}-dead")["QueueUrl"]
+        arn = f"arn:aws:sqs:{REGION}:123456789012:{name}-dead"
+        redrive = {"RedrivePolicy": json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": "3"})}
+        made: Any = {"VisibilityTimeout": "60"} | redrive | attributes
+        self.url = self.client.create_queue(QueueName=name, Attributes=made)["QueueUrl"]
+
+    def put(self, bodies: Iterable[str]) -> None:
+        """Send messages, ten at a time."""
+        left = list(bodies)
+        while left:
+            some, left = left[:10], left[10:]
+            entries: Any = [{"Id": str(place), "MessageBody": body} for place, body in enumerate(some)]
+            self.client.send_message_batch(QueueUrl=self.url, Entries=entries)
+
+    def left(self, *, dead: bool = False) -> int:
+        """How many messages are in it: to be received, or in somebody's hand."""
+        names: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+        url = self.dead_url if dead else self.url
+        found = self.client.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+        return sum(int(found[name]) for name in names)
+
+    def show(self, handle: str) -> None:
+        """Let a message that was received be there for everybody again, as if the time were over that it is hidden."""
+        self.client.change_message_visibility(QueueUrl=self.url, ReceiptHandle=handle, VisibilityTimeout=0)
+
+    def source(self, *, connections: int = 5) -> EventQueue:
+        """What the worker reads it with."""
+        with mock.patch.dict("os.environ", AWS):
+            client = ses.connect_to_queue(self.url, region=REGION, connections=connections, endpoint=self.endpoint)
+        return EventQueue(client, self.url)

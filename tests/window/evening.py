@@ -1,0 +1,83 @@
+"""An evening as it may be: an import is on its way, recoveries come, and most are fine."""
+
+from sqlalchemy import Connection, Engine, text
+
+from mailroom.fleet import pauses
+from tests.window import scene
+from tests.world import add_accounts, ask_recovery
+
+# A minute's recoveries and imported activations, for an hour; now and then one that was deferred, or not answered.
+RECORD = """
+WITH minutes AS (
+    SELECT n, now() - n * interval '1 minute' AS at, n % 7 + n % 3 + 3 AS recoveries, 430 + n % 11 * 17 AS imported
+      FROM generate_series(1, 60) AS n
+),
+mails AS (
+    SELECT n, at + part * interval '300 milliseconds' AS at, part, 'password_recovery' AS action, 0 AS priority,
+           interval '6 milliseconds' * (1 + part % 4) AS wait
+      FROM minutes CROSS JOIN LATERAL generate_series(1, recoveries) AS part
+     UNION ALL
+    SELECT n, at + part * interval '90 milliseconds', part, 'activation', 2, interval '40 minutes' - n * interval '30 s'
+      FROM minutes CROSS JOIN LATERAL generate_series(1, imported) AS part
+     WHERE n < 48
+)
+INSERT INTO deliveries (token, account, batch, queue, priority, action, outcome, attempt, created_at, due_at,
+                        claimed_at, call_ms, message_id, error_code)
+SELECT 1000000 + row_number() OVER (), NULL, n, 'mailroom', priority, action,
+       CASE WHEN n % 17 = 3 AND part = 1 THEN 'unconfirmed' WHEN n % 13 = 5 AND part = 2 THEN 'rejected'
+            WHEN n % 9 = 4 AND part < 40 THEN 'deferred' ELSE 'sent' END::delivery_outcome,
+       0, at, at - wait - interval '80 milliseconds', at - interval '80 milliseconds', 74, NULL,
+       CASE WHEN n % 17 = 3 AND part = 1 THEN 'ReadTimeoutError' WHEN n % 13 = 5 AND part = 2 THEN 'MessageRejected'
+            WHEN n % 9 = 4 AND part < 40 THEN 'TooManyRequestsException' END
+  FROM mails
+"""
+ACCOUNT = """
+UPDATE ses_account
+   SET fetched_at = now() - interval '20 s', max_send_rate = 14, max_24_hour_send = 50000, sent_last_24_hours = 31250
+"""
+FEED = "UPDATE feed SET polled_at = now(), heard_at = now() - interval '4 s', added = 61240"
+BOUNCES = """
+INSERT INTO events (message_id, kind, at, token, type)
+SELECT 'm' || token, 'bounce', created_at, token, 'Permanent' FROM deliveries WHERE token % 211 = 0 AND outcome = 'sent'
+"""
+
+
+def furnish(engine: Engine) -> None:
+    """Let the evening be so."""
+    with engine.connect() as connection:
+        _import(connection)
+        connection.execute(text(RECORD))
+        connection.execute(text("UPDATE deliveries SET message_id = 'm' || token WHERE outcome = 'sent'"))
+        for statement in (ACCOUNT, FEED, BOUNCES):
+            connection.execute(text(statement))
+        connection.execute(text("UPDATE readings SET minutes_until = now() - interval '70 minutes'"))
+    for _ in range(6):  # an hour is made up for a quarter at a time
+        go_on(engine)
+
+
+def go_on(engine: Engine) -> None:
+    """Let the workers be there, and all be counted, now: who looks at a page may need longer than they are silent."""
+    with engine.connect() as connection:
+        for name in ("mail-1/2214/7f3a90c1", "mail-2/1190/05be77d2"):
+            scene.worker(connection, name, "0.2.0")
+        connection.execute(text("UPDATE workers SET started_at = now() - interval '26 hours'"))
+    scene.count(engine)
+
+
+def stop(engine: Engine) -> None:
+    """Let AWS stop the account, while somebody waits for a recovery."""
+    with engine.connect() as connection:
+        for account in add_accounts(connection, 12, status="active", prefix="late"):
+            ask_recovery(connection, account)
+        connection.execute(text("UPDATE jobs SET due_at = now() - interval '70 s' WHERE priority = 0"))
+        why = "Sending has been paused for this account."
+        pauses.open_pause(connection, "account", code="SendingPausedException", reason=why)
+        connection.execute(text("UPDATE pauses SET opened_at = now() - interval '80 s'"))
+    go_on(engine)
+
+
+def _import(connection: Connection) -> None:
+    add_accounts(connection, 2_400, prefix="imported")
+    connection.execute(
+        text("UPDATE jobs SET priority = 2, due_at = now() - interval '25 min' + token * interval '0.1 s'")
+    )

@@ -1,0 +1,287 @@
+"""The feed: from an SQS that is not ours (moto) into the record, whatever the queue, the database or an event does."""
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, Engine, text
+
+from mailroom.errors import FeedError
+from mailroom.event import Event
+from mailroom.mail.event_source import Received
+from mailroom.queue import events
+from mailroom.queue.events import Absorbed
+from mailroom.ses.event_queue import EventQueue
+from mailroom.worker import absorbing, feed
+from mailroom.worker.feed import Feed
+from tests import sqs
+from tests.proxy import HalfOpenProxy
+from tests.running import PATIENCE_SECONDS, connecting, eventually
+from tests.ses.events import event, wrapped
+from tests.world import rows
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with sqs.running() as url:
+        yield url
+
+
+@pytest.fixture
+def queue(endpoint: str) -> sqs.Queue:
+    return sqs.Queue(endpoint)
+
+
+@pytest.fixture(autouse=True)
+def _short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "MAX_WAIT", timedelta(seconds=1))
+    monkeypatch.setattr(feed, "MAX_STOP", timedelta(minutes=1))  # however busy the machine is
+    for module in (feed, absorbing):
+        monkeypatch.setattr(module, "FIRST_REST", timedelta(milliseconds=20))
+        monkeypatch.setattr(module, "MAX_REST", timedelta(milliseconds=100))
+
+
+class Counting:
+    """The queue itself, what is asked of it, who has received something, and the newest handle of each message."""
+
+    def __init__(self, source: EventQueue) -> None:
+        self.most = source.most
+        self.asked: list[str] = []
+        self.readers: set[int] = set()
+        self.handles: dict[str, str] = {}
+        self._source = source
+
+    def receive(self, *, wait: timedelta) -> Sequence[Received]:
+        self.asked.append("receive")
+        found = self._source.receive(wait=wait)
+        self.handles |= {each.holds.message_id: each.handle for each in found if isinstance(each.holds, Event)}
+        self.readers |= {threading.get_ident()} if found else set()
+        return found
+
+    def remove(self, messages: Sequence[Received]) -> int:
+        self.asked.append("delete")
+        return self._source.remove(messages)
+
+    def keep(self, messages: Sequence[Received]) -> None:
+        self.asked.append(f"keep {len(messages)}")
+        self._source.keep(messages)
+
+    def kept(self) -> int:
+        """How often it was asked to keep something."""
+        return sum(each.startswith("keep") for each in self.asked)
+
+
+def body(message: str, kind: str = "Rendering Failure", **mail: Any) -> str:
+    """An event that is kept whether or not anything here knows its mail, of no site."""
+    return json.dumps(event(kind, mail={"messageId": message, **mail}, tags={"mailroom_site": []}))
+
+
+def kept(engine: Engine) -> list[str]:
+    with engine.connect() as connection:
+        return [row.message_id for row in rows(connection, "SELECT message_id FROM events ORDER BY 1")]
+
+
+def names(count: int) -> list[str]:
+    return [f"m{number:04}" for number in range(count)]
+
+
+def test_what_comes_in_any_envelope_is_on_record_and_then_deleted(
+    engine: Engine, queue: sqs.Queue, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    queue.put([body("m1"), wrapped(body("m2")), body("m1"), body("m3", "Send"), body("m4", "Open")])
+    with Feed(engine, queue.source()).running():
+        eventually(lambda: queue.left() == 0, "all of it is read")
+    assert kept(engine) == ["m1", "m2"]  # of a Send that nothing here knows nothing is believed
+    assert "events received=5 added=2 known=1 elsewhere=0 " in caplog.text
+    assert " ignored=1 unreadable=0 left=0" in caplog.text
+    assert "ada@" not in caplog.text
+
+
+def test_more_than_one_reader_can_take_is_read_by_several(engine: Engine, queue: sqs.Queue) -> None:
+    source, helped = Counting(queue.source()), threading.Event()
+
+    def absorb(connection: Connection, some: Sequence[Event]) -> Absorbed:
+        """The first has all in its hand that one can take: it is not done before another helps."""
+        if not helped.is_set():
+            with contextlib.suppress(pytest.fail.Exception):
+                eventually(lambda: len(source.readers) > 1)
+            helped.set()
+        return events.absorb(connection, some)
+
+    queue.put(body(name) for name in names(200))
+    with Feed(engine, source, absorb=absorb).running():
+        eventually(lambda: queue.left() == 0, "all of it is read", seconds=2 * PATIENCE_SECONDS)
+    assert kept(engine) == names(200)
+    assert len(source.readers) > 1
+
+
+def test_nine_good_ones_are_not_held_up_by_one_that_makes_us_raise(
+    engine: Engine, queue: sqs.Queue, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Trap 17. It comes again, until the queue puts it aside; it is named once, and nothing of it is said."""
+    source = Counting(queue.source())
+
+    def absorb(connection: Connection, some: Sequence[Event]) -> Absorbed:
+        if any(each.message_id == "m0004" for each in some):
+            if len(some) == 1:
+                queue.show(source.handles["m0004"])
+            raise ValueError(f"a bug, at {some[0].address}")
+        return events.absorb(connection, some)
+
+    queue.put(body(name) for name in names(10))
+    with Feed(engine, source, absorb=absorb).running():
+        eventually(lambda: queue.left(dead=True) == 1, "the tenth is put aside")
+    assert kept(engine) == [name for name in names(10) if name != "m0004"]
+    [said] = [record.getMessage() for record in caplog.records if "cannot be absorbed" in record.getMessage()]
+    assert "error=ValueError at=absorbing.py:" in said
+    assert "ada@" not in caplog.text
+
+
+def test_an_event_that_the_database_refuses_holds_up_no_other(
+    engine: Engine, queue: sqs.Queue, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it says of a value may quote all that was sent along."""
+    with engine.connect() as connection:
+        connection.execute(text("ALTER TABLE events ADD CHECK (message_id <> 'm0002')"))
+    queue.put(body(name) for name in names(5))
+    with Feed(engine, queue.source()).running():
+        eventually(lambda: queue.left() == 1, "the others are read")
+    assert kept(engine) == [name for name in names(5) if name != "m0002"]
+    assert "error=IntegrityError" in caplog.text
+    assert "ada@" not in caplog.text
+
+
+def test_what_nobody_understands_is_named_once_and_put_aside(
+    engine: Engine, endpoint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Trap 16."""
+    queue = sqs.Queue(endpoint, VisibilityTimeout="0")
+    queue.put(["ada@example.com", body("m1"), "[" * 100_000])
+    with Feed(engine, queue.source()).running():
+        eventually(lambda: queue.left(dead=True) == 2, "both are put aside")
+    assert kept(engine) == ["m1"]
+    assert caplog.text.count("event cannot be read, and stays in the queue: id=") == 2
+    assert "ada@" not in caplog.text
+
+
+def test_a_queue_that_is_gone_is_said_once_and_read_when_it_is_back(
+    engine: Engine, queue: sqs.Queue, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Trap 15: the senders share nothing with the feed but the database."""
+    caplog.set_level("INFO")
+    source = queue.source()
+    queue.client.delete_queue(QueueUrl=queue.url)
+    with Feed(engine, source).running():
+        eventually(lambda: "events cannot be read, trying until that works: " in caplog.text, "it is said")
+        threading.Event().wait(0.5)
+        queue.client.create_queue(QueueName=queue.url.rpartition("/")[2])
+        queue.put([body("m1")])
+        eventually(lambda: kept(engine) == ["m1"], "it is read again")
+        assert caplog.text.count("events cannot be read") == 1 + caplog.text.count("no longer: events cannot be read")
+        assert "no longer: events cannot be read" in caplog.text
+
+
+def test_while_the_database_is_away_nothing_more_is_received_and_nothing_good_is_put_aside(
+    url: str, engine: Engine, endpoint: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trap 14, for longer than the queue hides what was received."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(absorbing, "KEEP_EVERY", timedelta(milliseconds=200))
+    queue = sqs.Queue(endpoint, VisibilityTimeout="3")
+    source = Counting(queue.source())
+    with HalfOpenProxy(url) as proxy, connecting(proxy.url, pool_size=1) as through:
+        with through.connect():  # so that it is not the first thing that fails
+            proxy.lead_to("host=127.0.0.1 port=1")
+        proxy.drop()
+        queue.put(body(name) for name in names(25))
+        with Feed(through, source).running():
+            eventually(lambda: "events wait for the database, trying until that works" in caplog.text, "it is said")
+            eventually(lambda: len(source.handles) == 25, "all of it is in hand")
+            before = source.kept()
+            eventually(lambda: source.kept() > before + 16, "it is kept again and again")  # a fifth of a second each
+            assert source.asked.count("receive") <= feed.READERS  # once each: none has its hands free
+            assert "delete" not in source.asked
+            proxy.lead_to(url)
+            eventually(lambda: queue.left() == 0, "all of it is read")
+    assert kept(engine) == names(25)
+    assert queue.left(dead=True) == 0
+    assert "no longer: events wait for the database" in caplog.text
+
+
+def test_a_delete_that_does_not_come_through_is_said_and_does_no_harm(
+    engine: Engine, endpoint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Trap 13: committed, and not deleted. It comes again, is known, and is deleted then."""
+    caplog.set_level("INFO")
+
+    class Failing(Counting):
+        def remove(self, messages: Sequence[Received]) -> int:
+            super_ = super().remove
+            if self.asked.count("delete") < 1:
+                self.asked.append("delete")
+                raise FeedError("AccessDenied")
+            return super_(messages)
+
+    queue = sqs.Queue(endpoint, VisibilityTimeout="1")
+    queue.put([body("m1")])
+    with Feed(engine, Failing(queue.source())).running():
+        eventually(lambda: queue.left() == 0, "it is deleted in the end")
+    assert kept(engine) == ["m1"]
+    assert "events cannot be deleted, and come again, trying until that works: AccessDenied" in caplog.text
+    assert "added=1 known=1" in caplog.text
+
+
+def test_a_stop_waits_for_what_is_in_hand_and_not_for_what_has_not_come(
+    engine: Engine, queue: sqs.Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trap 18: the long poll would last a minute."""
+    monkeypatch.setattr(feed, "MAX_WAIT", timedelta(seconds=20))
+    began, go_on = threading.Event(), threading.Event()
+
+    def absorb(connection: Connection, some: Sequence[Event]) -> Absorbed:
+        if some:
+            began.set()
+            go_on.wait()
+        return events.absorb(connection, some)
+
+    queue.put([body("m1")])
+    reading = Feed(engine, queue.source(), absorb=absorb)
+    with reading.running():
+        assert began.wait(30)
+        reading.stop()
+        threading.Timer(0.2, go_on.set).start()
+    assert kept(engine) == ["m1"]
+    assert queue.left() == 0
+
+
+def test_two_feeds_read_one_queue(engine: Engine, queue: sqs.Queue) -> None:
+    """Trap 1, with every event four times."""
+    queue.put(body(name) for _ in range(4) for name in names(30))
+    with Feed(engine, queue.source()).running(), Feed(engine, queue.source()).running():
+        eventually(lambda: queue.left() == 0, "all of it is read")
+    assert kept(engine) == names(30)
+
+
+def test_that_an_empty_queue_is_read_is_on_record(engine: Engine, queue: sqs.Queue) -> None:
+    with Feed(engine, queue.source()).running(), engine.connect() as connection:
+        polled = "SELECT FROM feed WHERE polled_at > now() - interval '1 minute'"
+        eventually(lambda: rows(connection, polled), "it is noted")
+
+
+def test_draining_ends_when_nothing_is_left(engine: Engine, queue: sqs.Queue) -> None:
+    queue.put(body(name) for name in names(15))
+    Feed(engine, queue.source(), patient=False).drain(max_time=timedelta(minutes=1))
+    assert kept(engine) == names(15)
+    assert queue.left() == 0
+
+
+def test_who_drains_is_told_what_keeps_it_from_that(engine: Engine, queue: sqs.Queue) -> None:
+    source = queue.source()
+    queue.client.delete_queue(QueueUrl=queue.url)
+    with pytest.raises(FeedError):
+        Feed(engine, source, patient=False).drain(max_time=timedelta(minutes=1))

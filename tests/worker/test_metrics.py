@@ -1,0 +1,246 @@
+"""What a process counts is what is on record, and its labels have few values, whatever comes."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import Connection, Engine, text
+
+from mailroom.job import Action, Batch, Priority
+from mailroom.mail.transport import Mail
+from mailroom.outcome import Deferred, Outcome, RefusedTogether, Rejected, Scope, Sent, Unconfirmed
+from mailroom.queue.verdict import Delivery, Verdict
+from mailroom.simulator import Fault, Simulator
+from mailroom.worker import telemetry
+from mailroom.worker.database_clock import DatabaseClock
+from mailroom.worker.metrics import MAX_ACTIONS, MAX_CODES, Metrics
+from mailroom.worker.observed import result_of
+from mailroom.worker.vitals import Vitals
+from tests.cli.command import MAILROOM, sending
+from tests.cli.command import run as run_command
+from tests.running import Processes, Scripted, eventually
+from tests.worker.watched import get, watched
+from tests.world import add_accounts, ask_recovery, count, drained, misplaced, rows, transaction
+
+EACH_SERVER = False
+
+NO = Deferred("EndpointConnectionError", "no", charged=False)
+Counted = Counter[tuple[str, str]]
+
+
+def counted(exposition: str) -> Counted:
+    """The mails of an exposition, by action and outcome."""
+    found: Counted = Counter()
+    for family in text_string_to_metric_families(exposition):
+        for sample in family.samples:
+            if sample.name == "mailroom_mails_total":
+                found[sample.labels["action"], sample.labels["outcome"]] += int(sample.value)
+    return found
+
+
+def recorded(connection: Connection) -> Counted:
+    """The rows of the log, by action and outcome, but for those of batches that were rescued."""
+    sql = """
+        SELECT action, CASE WHEN late THEN 'late' ELSE CAST(outcome AS text) END AS outcome, count(*) AS mails
+          FROM deliveries
+         WHERE error_code IS DISTINCT FROM 'LeaseExpired'
+         GROUP BY 1, 2
+    """
+    return Counter({(row.action, row.outcome): row.mails for row in rows(connection, sql)})
+
+
+def test_a_worker_counts_what_is_on_record(url: str, connection: Connection) -> None:
+    sends = Scripted()
+    answers: list[Sequence[Outcome]] = [
+        [Sent("m"), Rejected("MessageRejected", "no"), Deferred("FAILED", "later", charged=True)],
+        [Unconfirmed("ReadTimeoutError", "who knows"), Sent("m"), Sent("m")],
+    ]
+
+    def answer(mails: Sequence[Mail]) -> Sequence[Outcome]:
+        return (answers.pop(0) if answers else [Sent("m")] * 3)[: len(mails)]
+
+    sends.answers = [answer]
+    accounts = add_accounts(connection, 9)
+    active = add_accounts(connection, 3, status="active", prefix="active")
+    for account in active:
+        ask_recovery(connection, account)
+    connection.execute(text("UPDATE accounts SET status = 'suspended' WHERE id = :id"), {"id": accounts[0]})
+    with watched(url, sends, batch_limit=3) as worker:
+        eventually(lambda: count(connection, "deliveries WHERE outcome = 'unconfirmed'"), "one is in doubt")
+        connection.execute(text("UPDATE jobs SET due_at = now()"))
+        eventually(lambda: drained(connection), "all is over")
+        eventually(lambda: _but_untried(counted(get(worker.port, "/metrics")[1])) == recorded(connection), "they agree")
+        found = get(worker.port, "/metrics")[1]
+        batches = worker.value("mailroom_batch_jobs_count", action="activation")
+        calls = worker.value("mailroom_calls_total", operation="SendBulkEmail", result="answered")
+        waits = worker.value("mailroom_wait_seconds_count", action="password_recovery", priority="urgent")
+        faults = {code: worker.value("mailroom_faults_total", code=code) for code in ("MessageRejected", "FAILED")}
+    assert recorded(connection)["activation", "cancelled"] == 1
+    assert recorded(connection)["activation", "unconfirmed"] == 1
+    assert misplaced(connection) == []
+    assert batches >= 3
+    assert calls >= 3
+    assert waits >= 3  # one for each attempt
+    assert faults == {"MessageRejected": 1, "FAILED": 1}
+    assert "mailroom_settle_duration_seconds_count" in found
+    assert "_created" not in found
+
+
+def test_a_wait_is_told_by_the_clock_of_the_database(url: str, connection: Connection) -> None:
+    """Whatever this machine's says: what has been due for ten minutes has waited as long."""
+    add_accounts(connection, 1)
+    connection.execute(text("UPDATE jobs SET due_at = now() - interval '10 minutes'"))
+    with watched(url, Scripted()) as worker:
+        eventually(lambda: drained(connection), "it leaves")
+        waited = worker.value("mailroom_wait_seconds_sum", action="activation", priority="normal")
+    assert waited == pytest.approx(600, abs=60)
+
+
+def test_the_clock_of_the_database_is_asked_once_a_minute(connection: Connection) -> None:
+    now = [0.0]
+    clock = DatabaseClock(lambda: now[0])
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    assert clock.seconds_since(moment) is None
+    clock.refresh(connection)
+    first = clock.seconds_since(moment)
+    now[0] += 59
+    clock.refresh(connection)
+    assert first is not None
+    assert clock.seconds_since(moment) == pytest.approx(first + 59)
+    now[0] += 2
+    clock.refresh(connection)
+    told = clock.seconds_since(moment)
+    assert told is not None
+    assert told < first + 59
+    assert clock.seconds_since(datetime.now(UTC) + timedelta(hours=1)) == 0
+
+
+@pytest.mark.parametrize(
+    ("answers", "result"),
+    [
+        ([Sent("m")], "answered"),
+        ([Sent("m"), Rejected("MESSAGE_REJECTED", "no")], "answered"),
+        ([Rejected("MESSAGE_REJECTED", "no"), Deferred("FAILED", "no", charged=True)], "answered"),
+        ([Rejected("MessageRejected", "no")], "refused"),
+        ([RefusedTogether("MessageRejected")] * 2, "refused"),
+        ([Deferred("AccountSuspendedException", "no", charged=False, scope=Scope.ACCOUNT)] * 2, "refused"),
+        ([Deferred("TooManyRequestsException", "no", charged=False)], "refused"),
+        ([NO, NO], "unsent"),
+        ([Unconfirmed("ReadTimeoutError", "no")] * 2, "unconfirmed"),
+        ([Unconfirmed("Unreadable", "no"), Sent("m")], "answered"),
+    ],
+)
+def test_the_result_of_a_call_is_one_of_four(answers: Sequence[Outcome], result: str) -> None:
+    assert result_of(answers, throttles={"TooManyRequestsException"}) == result
+
+
+def test_no_label_has_more_values_than_anybody_can_keep() -> None:
+    metrics = Metrics(Vitals())
+    moment = datetime.now(UTC)
+    for number in range(3 * MAX_CODES):
+        action = Action(f"kind{number}", number=number, template="t", path="/p")
+        batch = Batch(1, None, action, Priority.NORMAL, (None,), moment)  # type: ignore[arg-type]  # it is counted alone
+        delivery = Delivery("deferred", error_code=f"Code{number}")
+        metrics.settled(batch, [Verdict((delivery,))], owned=True)
+    families = {family.name: family for family in metrics.registry.collect()}
+    assert len(families["mailroom_faults"].samples) == MAX_CODES + 1
+    assert len(families["mailroom_mails"].samples) == MAX_ACTIONS + 1
+    assert metrics.registry.get_sample_value("mailroom_faults_total", {"code": "other"}) == 2 * MAX_CODES
+
+
+def test_a_sweep_leaves_its_metrics_in_a_file(url: str, engine: Engine, simulator: Simulator, tmp_path: Path) -> None:
+    with engine.connect() as connection:
+        add_accounts(connection, 12)
+    path = tmp_path / "mailroom.prom"
+    ended = run_command([*MAILROOM, "sweep", "--metrics-file", str(path)], env=sending(url, simulator))
+    assert ended.code == 0, ended.err
+    with engine.connect() as connection:
+        assert counted(path.read_text()) == recorded(connection) == {("activation", "sent"): 12}
+    assert "mailroom_reconciled_total 0.0" in path.read_text()
+    assert 'mailroom_calls_total{operation="SendBulkEmail",result="answered"} 2.0' in path.read_text()
+    names = {line.split("{")[0].split()[0] for line in path.read_text().splitlines() if not line.startswith("#")}
+    assert {name for name in names if not name.startswith("mailroom_")} == set(), "node_exporter has some of its own"
+    assert not names & {"mailroom_last_look_timestamp_seconds", "mailroom_senders"}, "it is over"
+
+
+def test_a_sweep_that_fails_says_so_also_where_its_metrics_cannot_be_written(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    env = sending("postgresql://127.0.0.1:1/nowhere", simulator)
+    ended = run_command([*MAILROOM, "sweep", "--metrics-file", str(tmp_path / "none" / "x.prom")], env=env)
+    assert ended.code == 1
+    assert "the database cannot be used" in ended.err
+    assert "metrics" not in ended.err
+
+
+def test_metrics_that_cannot_be_written_are_an_error(url: str, simulator: Simulator, tmp_path: Path) -> None:
+    path = tmp_path / "none" / "x.prom"
+    ended = run_command([*MAILROOM, "sweep", "--metrics-file", str(path)], env=sending(url, simulator))
+    ended.assert_one_line(1, f"the metrics cannot be written to {path}: No such file or directory")
+
+
+@pytest.mark.slow
+def test_all_processes_together_count_what_is_on_record_over_a_storm(
+    url: str, engine: Engine, simulator: Simulator, processes: Processes
+) -> None:
+    """SES fails in every way it knows. No process is killed, and no answer of the database is lost: then they agree."""
+    for name in ("TooManyRequestsException", "MessageRejected", "InternalServiceErrorException", "ServiceUnavailable"):
+        simulator.faults.add(Fault(error=name, times=None, probability=0.03))
+    for place, status in enumerate(("TRANSIENT_FAILURE", "FAILED", "MESSAGE_REJECTED", "ACCOUNT_THROTTLED", "NEW")):
+        simulator.faults.add(Fault(operation="SendBulkEmail", entries={place: status}, times=None, probability=0.03))
+    for how in ("drop", "truncate"):
+        simulator.faults.add(Fault(accept_then=how, times=None, probability=0.02))
+    for results in ("short", "empty"):
+        simulator.faults.add(Fault(operation="SendBulkEmail", results=results, times=None, probability=0.02))
+    arguments = ("--concurrency", "3", "--probe-port", "0")
+    workers = [
+        processes.worker(*arguments, url=url, simulator=simulator, MAILROOM_UNCONFIRMED_WAIT="100") for _ in range(3)
+    ]
+    ports = [int(w.log.read_text().partition("probes address=127.0.0.1:")[2].split()[0]) for w in workers]
+    with engine.connect() as connection:
+        for part in range(20):
+            add_accounts(connection, 75, prefix=f"part{part}-")
+            time.sleep(0.1)
+        with transaction(engine) as gone:  # nobody sees them before they are suspended
+            accounts = add_accounts(gone, 10, prefix="gone")
+            gone.execute(text("UPDATE accounts SET status = 'suspended' WHERE id = ANY(:ids)"), {"ids": accounts})
+            gone.commit()
+        connection.execute(text("UPDATE accounts SET status = 'suspended' WHERE id % 50 = 0"))
+
+        def hurried() -> bool:
+            """Whether all is over; what waits for another attempt, and what is paused, need not wait here."""
+            connection.execute(text("UPDATE jobs SET due_at = now() WHERE due_at > now()"))
+            connection.execute(text("DELETE FROM pauses"))
+            time.sleep(0.2)
+            return drained(connection)
+
+        eventually(hurried, "all is over", seconds=180)
+        expected = recorded(connection)
+        assert {outcome for _, outcome in expected} >= {"sent", "rejected", "deferred", "unconfirmed", "cancelled"}
+
+        def together() -> Counted:
+            total: Counted = Counter()
+            for port in ports:
+                total += counted(get(port, "/metrics")[1])
+            return total
+
+        eventually(lambda: _but_untried(together()) == expected, "the metrics agree with the record")
+        assert misplaced(connection) == []
+
+
+def _but_untried(found: Counted) -> Counted:
+    """What left a row: a job that goes back as it was leaves none."""
+    return Counter({key: mails for key, mails in found.items() if key[1] != "untried"})
+
+
+def test_what_was_never_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs from a folder, of which nobody knows the version."""
+    monkeypatch.setattr(telemetry, "version", lambda _: metadata.version("mailroom-as-it-was-never-installed"))
+    assert telemetry.installed_version() == "unknown"
+    assert b'mailroom_build_info{revision="' in Metrics(Vitals()).exposition()
+    assert b'version="unknown"' in Metrics(Vitals()).exposition()
