@@ -1,4 +1,4 @@
-# One image for worker, sweep and migrate: docker build -t mailroom . && docker run --init mailroom worker --help
+# One image for worker, sweep, window and migrate: docker build -t mailroom . && docker run --init mailroom worker --help
 FROM python:3.13-slim AS build
 COPY requirements-run.lock .
 RUN pip install --no-cache-dir --require-hashes --target /app -r requirements-run.lock

@@ -9,7 +9,7 @@ PYTEST := $(BIN)/pytest --numprocesses 6 --dist load --maxschedchunk 2
 # What is measured in seconds: fleets of processes one after the other, and beside them what mostly waits.
 ALONE := $(BIN)/pytest --alone --numprocesses 2 --dist loadgroup
 
-.PHONY: help demo test test-all lint types check audit storm bench bench-full bench-smoke format lock lock-bench
+.PHONY: help demo test test-all lint types check audit storm on-call model bench bench-full bench-smoke format lock lock-bench
 .DEFAULT_GOAL := help
 
 help:            ## list the targets
@@ -18,11 +18,11 @@ help:            ## list the targets
 demo: .venv/ok   ## show the whole path on this machine: PostgreSQL, SES simulator, worker, mails
 	$(BIN)/mailroom demo $(DEMO)
 
-test: .venv/ok   ## run the quick tests, on PostgreSQL 18: 4 minutes; TEST='tests/queue -k claim' for some of them
+test: .venv/ok   ## run the quick tests, on PostgreSQL 18: 7 minutes; TEST='tests/queue -k claim' for some of them
 	$(PYTEST) -m "not slow" $(TEST)
 	$(ALONE) -m "not slow" $(TEST)
 
-test-all: .venv/ok  ## run all tests, on PostgreSQL 15 and 18 and through PgBouncer: 13 minutes; TEST=… for some of them
+test-all: .venv/ok  ## run all tests, on PostgreSQL 15 and 18 and through PgBouncer: 20 minutes; TEST=… for some of them
 	$(PYTEST) $(TEST)
 	$(ALONE) $(TEST)
 
@@ -43,6 +43,12 @@ audit: lint      ## what bandit finds, and holes that are known in what we build
 storm: .venv/ok  ## let everything go wrong for ten minutes; STORM='--seed N --seconds S --mails M'
 	$(BIN)/python -m tests.storm $(STORM)
 
+on-call: .venv/ok  ## let ten faults happen, and see what the operator's window says first: 15 minutes
+	$(BIN)/python -u -m tests.on_call
+
+model: .venv/ok  ## search the model of claim, settle and evidence at length; MODEL='--states N --worlds NAME'
+	$(BIN)/python -m tests.model $(MODEL)
+
 bench: .venv/bench  ## measure beside peers, and write docs/benchmarks.md: 20 minutes; BENCH='drain latency' for parts
 	$(BIN)/python -m tests.benchmarks $(BENCH)
 
@@ -56,15 +62,17 @@ format: .venv/ok ## format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# What the image has, and what is there to develop besides.
+RUN_EXTRAS := --extra otel --extra window
+ALL_EXTRAS := $(RUN_EXTRAS) --extra dev --extra demo
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml
+
 lock:            ## write requirements.lock anew from pyproject.toml, and requirements-run.lock in agreement; needs uv
-	uv pip compile --universal --python-version 3.11 --generate-hashes --upgrade \
-	    --extra dev --extra demo --no-header --no-annotate pyproject.toml -o requirements.lock
-	uv pip compile --universal --python-version 3.11 --generate-hashes --constraint requirements.lock \
-	    --no-header --no-annotate pyproject.toml -o requirements-run.lock
+	$(COMPILE) $(ALL_EXTRAS) --upgrade -o requirements.lock
+	$(COMPILE) $(RUN_EXTRAS) --constraint requirements.lock -o requirements-run.lock
 
 lock-bench:      ## write requirements-bench.lock anew, in agreement with requirements.lock; needs uv
-	uv pip compile --universal --python-version 3.11 --generate-hashes --constraint requirements.lock \
-	    --extra dev --extra demo --extra bench --no-header --no-annotate pyproject.toml -o requirements-bench.lock
+	$(COMPILE) $(ALL_EXTRAS) --extra bench --constraint requirements.lock -o requirements-bench.lock
 
 .venv/bench: requirements-bench.lock .venv/ok
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bench.lock
