@@ -114,8 +114,12 @@ class BoundedConnection(psycopg.Connection[Any]):
     """
 
     answer_within: timedelta | None = None
+    # Called before each wait for the server. SQLAlchemy's own events would cost more than half a statement each time.
+    step: Callable[[], object] | None = None
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        if self.step is not None:
+            self.step()
         if timeout is not None or self.answer_within is None:
             return super().wait(gen, interval, timeout)
         try:
@@ -167,7 +171,8 @@ def connect(
     """Return a connection on which a statement means what it says, whatever a role or a database sets.
 
     It holds nothing in the session that PgBouncer in transaction mode would pass on to others. Raises psycopg's errors;
-    ReadOnlyServerError if it is to write, and the server takes no writes. `step` is called before.
+    ReadOnlyServerError if it is to write, and the server takes no writes. `step` is called before, and before each
+    statement.
     """
     if step is not None:
         step()
@@ -181,7 +186,7 @@ def connect(
     except psycopg.Error:
         connection.close()
         raise
-    connection.answer_within = answer_within
+    connection.answer_within, connection.step = answer_within, step
     return connection
 
 
@@ -217,8 +222,6 @@ def connect_engine(
         pool_use_lifo=True,  # a server process that has just worked has the plans and the pages at hand
         use_native_hstore=False,
     )
-    if step is not None:
-        event.listen(engine, "before_cursor_execute", lambda *_: step())
     _leave_in_time(engine)
     return engine
 
