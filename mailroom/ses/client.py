@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import boto3
+import botocore
 from botocore import exceptions as boto
 from botocore.config import Config
 
@@ -93,6 +94,7 @@ def connect(
     and SES checks what botocore does not.
     """
     config = Config(
+        user_agent=user_agent(),
         retries={"mode": "standard", "total_max_attempts": attempts},
         connect_timeout=connect_timeout.total_seconds(),
         read_timeout=read_timeout.total_seconds(),
@@ -101,6 +103,11 @@ def connect(
         parameter_validation=False,
     )
     return made(lambda session: session.client("sesv2", config=config), "SES", region=region)
+
+
+def user_agent() -> str:
+    """Return what our requests say they are from. botocore would put its own together twice for each: a sixth of it."""
+    return f"mailroom Boto3/{boto3.__version__} Botocore/{botocore.__version__}"
 
 
 def made(make: Callable[[boto3.Session], T], what: str, *, region: str | None) -> T:

@@ -14,7 +14,7 @@ from mailroom.event import Unreadable
 from mailroom.mail.event_source import MAX_WAIT, Received
 from mailroom.mail.transport import CONNECT_TIMEOUT
 from mailroom.ses import classify
-from mailroom.ses.client import made
+from mailroom.ses.client import made, user_agent
 from mailroom.ses.event import read
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def connect_to_queue(
     is not at AWS; None: as boto3's own chain has it. `wait` is the longest wait for a message. Raises SettingsError.
     """
     config = Config(
+        user_agent=user_agent(),
         retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
         connect_timeout=CONNECT_TIMEOUT.total_seconds(),
         read_timeout=(wait + _MORE_THAN_WAIT).total_seconds(),
