@@ -3,8 +3,6 @@
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +29,7 @@ from mailroom.worker.shared import Shared
 from mailroom.worker.telemetry import NO_TELEMETRY, Telemetry
 from mailroom.worker.vitals import Vitals
 from mailroom.worker.worker import Worker
+from tests.forked import start
 from tests.world import KEY, KEY_HEX
 
 PATIENCE_SECONDS = 60.0
@@ -222,10 +221,8 @@ class Process:
     def __init__(self, arguments: list[str], environment: dict[str, str], log: Path) -> None:
         self.log = log
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("MAILROOM_", "AWS_"))}
-        with log.open("w") as out:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-m", "mailroom", *arguments], env=kept | environment, stderr=out, stdout=out
-            )
+        with log.open("w") as out, open(os.devnull) as nothing:
+            self.popen = start(arguments, kept | environment, (nothing, out, out), given=environment)
 
     def signal(self, number: int) -> None:
         self.popen.send_signal(number)
@@ -245,7 +242,7 @@ class Process:
         """Make sure it is gone, however the test went."""
         if self.popen.poll() is None:
             self.popen.kill()
-        self.popen.wait()
+        self.popen.wait(PATIENCE_SECONDS)
 
 
 def _stands_still(pid: int) -> bool:

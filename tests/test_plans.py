@@ -117,9 +117,7 @@ def watched(engine: Engine) -> Engine:
 #   some: a few rows, and they had been analysed like that.
 # A fresh one makes its plans when all is there. The others find a thousand, ten thousand or a million of jobs.
 STATES = ["fresh", "fresh, analysed", "little", "nothing", "some", "analysed since", "a thousand"]
-OF_A_WORKER = pytest.mark.parametrize(
-    "used", [*STATES, pytest.param("a million", marks=pytest.mark.slow)], indirect=True
-)
+A_MILLION = "a million"
 
 
 @pytest.fixture(params=STATES)
@@ -137,14 +135,13 @@ def used(request: pytest.FixtureRequest, watched: Engine) -> Iterator[Connection
             enqueue(connection, 1, prefix="first")
             run_everything(connection)
         fill(connection, 1_000 if state == "a thousand" else MANY)
-        if state == "a million":
+        if state == A_MILLION:
             fill_with_jobs(connection, 1_000_000)
         if state in {"fresh, analysed", "analysed since"}:
             connection.execute(text("VACUUM ANALYZE"))
         yield connection
 
 
-@OF_A_WORKER
 def test_a_claim_goes_by_index(used: Connection) -> None:
     floors = Floors()
     with explained(used.engine) as plans:
@@ -169,7 +166,6 @@ def test_a_claim_of_an_empty_queue_goes_by_index(watched: Engine) -> None:
         assert plan.scans("jobs") <= {"jobs_claim_idx", "TIDSCAN"}
 
 
-@OF_A_WORKER
 def test_a_look_goes_by_index(used: Connection) -> None:
     floors = Floors()
     with explained(used.engine) as plans:
@@ -179,7 +175,6 @@ def test_a_look_goes_by_index(used: Connection) -> None:
     assert [plan.scans("jobs") for plan in (plans[0], plans[2])] == [{"jobs_claim_idx"}] * 2
 
 
-@OF_A_WORKER
 def test_settlements_and_rescues_go_by_index(used: Connection) -> None:
     settled, released, lost = (take(used, batch_limit=LIMIT) for _ in range(3))
     several = claim(used, batch_limit=LIMIT, floors=Floors(), job_limit=MAX_CLAIM_JOBS).batches
@@ -202,7 +197,6 @@ def test_settlements_and_rescues_go_by_index(used: Connection) -> None:
         assert plan.scans("jobs") == set()
 
 
-@OF_A_WORKER
 def test_the_fleet_is_counted_by_index(used: Connection) -> None:
     """And the minutes by the time at which attempts were recorded, whatever else there is."""
     with explained(used.engine) as plans:
@@ -215,6 +209,16 @@ def test_the_fleet_is_counted_by_index(used: Connection) -> None:
     assert unconfirmed.scans("deliveries") == {"deliveries_unconfirmed_idx", "deliveries_token_idx"}
     assert counted.scans("deliveries") == {"deliveries_created_at_idx"}
     assert counted.scans("minutes") <= {"minutes_at_idx"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("used", [A_MILLION], indirect=True)
+def test_of_a_million_jobs_all_of_that_goes_by_index(used: Connection) -> None:
+    """One after the other, since so many take a while to make."""
+    test_settlements_and_rescues_go_by_index(used)
+    test_a_claim_goes_by_index(used)
+    test_a_look_goes_by_index(used)
+    test_the_fleet_is_counted_by_index(used)
 
 
 def fill_with_events(connection: Connection, count: int) -> None:

@@ -96,18 +96,20 @@ def test_a_closed_terminal_says_so_twice_and_the_call_is_finished_all_the_same(
         assert count(connection, "deliveries WHERE outcome = 'sent'") == 10
 
 
-def test_nohup_is_obeyed(simulator: Simulator, url: str, engine: Engine, processes: Processes) -> None:
+def test_nohup_is_obeyed(ses: Simulator, url: str, engine: Engine) -> None:
     signal_before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        worker = processes.worker(url=url, simulator=simulator)
+        worker = start("worker", env=sending(url, ses))
     finally:
         signal.signal(signal.SIGHUP, signal_before)
-    worker.signal(signal.SIGHUP)
-    with engine.connect() as connection:
+    with killed_after(worker), engine.connect() as connection:
         add_accounts(connection, 1)
+        eventually(lambda: drained(connection), "it works")
+        worker.send_signal(signal.SIGHUP)
+        add_accounts(connection, 1, prefix="later")
         eventually(lambda: drained(connection), "it works on")
-    worker.signal(signal.SIGTERM)
-    assert worker.wait() == 0
+        worker.send_signal(signal.SIGTERM)
+        assert end(worker).code == 0
 
 
 @pytest.mark.parametrize("command", ["worker", "sweep", "collect"])
