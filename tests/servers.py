@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy import text
 
 from mailroom.db.engine import connect_engine, connection_string
-from mailroom.db.namespace import DEFAULT_SCHEMA
+from mailroom.db.namespace import DEFAULT_SCHEMA, quoted
 from mailroom.demo.postgres import EmbeddedPostgres
 from tests import pgbouncer
 from tests.machine import ROOT, missing
@@ -59,6 +59,7 @@ class Server:
         self.pooler_port = pooler_port
         self._kept = contextlib.ExitStack()
         self._owner = connect_engine(url)
+        self._templates: dict[str, str] = {}
 
     def __enter__(self) -> "Server":
         return self
@@ -91,16 +92,23 @@ class Server:
         finally:
             self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
-    @functools.cached_property
+    @property
     def template(self) -> str:
         """The name of a migrated database that nobody is connected to, to be copied. It is there until the end."""
-        name = self._kept.enter_context(self.database("template"))
-        migrate(self.database_url(name))
-        with psycopg.connect(self.database_url(name), autocommit=True) as connection:
-            connection.execute(UNLIMITED.encode())
-        # What the first session has to gather about a database is copied with it from now on.
-        psycopg.connect(self.database_url(name)).close()
-        return name
+        return self.migrated()
+
+    def migrated(self, schema: str = DEFAULT_SCHEMA) -> str:
+        """The name of such a database with mailroom in that schema."""
+        if schema not in self._templates:
+            name = self._kept.enter_context(self.database("template"))
+            migrate(self.database_url(name), schema=schema)
+            with psycopg.connect(self.database_url(name), autocommit=True) as connection:
+                connection.execute(f"SET search_path = {quoted(schema)}".encode())
+                connection.execute(UNLIMITED.encode())
+            # What the first session has to gather about a database is copied with it from now on.
+            psycopg.connect(self.database_url(name)).close()
+            self._templates[schema] = name
+        return self._templates[schema]
 
     @functools.cached_property
     def shared(self) -> str:

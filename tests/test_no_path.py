@@ -51,28 +51,26 @@ class Home:
 
 @contextlib.contextmanager
 def at_home(server: Server, name: str, schema: str) -> Iterator[Home]:
-    """Migrate, and have SES allow everything."""
+    """A mailroom that is there, whose owner finds its tables."""
     direct = server.database_url(name)
-    migrate(direct, schema=schema)
     engine = connect_engine(direct, schema=schema)
     with engine.connect() as connection:
         connection.execute(text(f"SET search_path = {quoted(schema)}"))
-        connection.execute(text(UNLIMITED))
         yield Home(schema, server.pooled_url(name), direct, connection)
     engine.dispose()
 
 
 @pytest.fixture(params=PATHS)
-def database(server: Server, request: pytest.FixtureRequest) -> Iterator[str]:
-    with server.database("path") as name:
-        server.execute(f"ALTER DATABASE {name} SET search_path = {request.param}")
-        yield name
+def path(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(params=SCHEMAS)
-def home(server: Server, database: str, request: pytest.FixtureRequest) -> Iterator[Home]:
-    with at_home(server, database, request.param) as home:
-        yield home
+def home(server: Server, path: str, request: pytest.FixtureRequest) -> Iterator[Home]:
+    with server.database("path", of=server.migrated(request.param)) as name:
+        server.execute(f"ALTER DATABASE {name} SET search_path = {path}")
+        with at_home(server, name, request.param) as home:
+            yield home
 
 
 @pytest.fixture
@@ -211,11 +209,20 @@ def test_each_role_does_its_work_with_what_it_is_granted(
 
 
 def test_two_installations_in_one_database_do_not_disturb_each_other(
-    server: Server, database: str, simulator: Simulator, processes: Processes
+    server: Server, path: str, simulator: Simulator, processes: Processes
 ) -> None:
-    """Each has the mail of its own accounts sent by its own worker, though both hear each notification."""
+    """Each has the mail of its own accounts sent by its own worker, though both hear each notification.
+
+    Both are migrated there, with that path.
+    """
     with contextlib.ExitStack() as stack:
-        homes = [stack.enter_context(at_home(server, database, schema)) for schema in SCHEMAS]
+        name = stack.enter_context(server.database("path"))
+        server.execute(f"ALTER DATABASE {name} SET search_path = {path}")
+        for schema in SCHEMAS:
+            migrate(server.database_url(name), schema=schema)
+        homes = [stack.enter_context(at_home(server, name, schema)) for schema in SCHEMAS]
+        for home in homes:
+            home.owner.execute(text(UNLIMITED))
         for number, home in enumerate(homes):
             settings = {"MAILROOM_SCHEMA": home.schema, "MAILROOM_LISTEN_DATABASE_URL": home.direct_url}
             source = {"MAILROOM_SES_SOURCE": f"home{number}@example.com"}
