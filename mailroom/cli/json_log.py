@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
+from mailroom.cli.log import Wordless
+
 # A value, after its name or the thing it counts (`line %d`) or alone; or a named word that is in the call itself.
 _VALUE: Final = re.compile(
     r"(?:(?P<name>\w+)=|(?P<noun>\b\w+) (?=%d))?(?P<value>%[-#0 +]*\d*(?:\.\d+)?[a-zA-Z])"
@@ -33,7 +35,7 @@ class _Shape:
     flags: tuple[tuple[str, bool | str], ...]
 
 
-class JsonLines(logging.Formatter):
+class JsonLines(Wordless):
     """Formats a record as one line. Nothing is in it that the text would not say too."""
 
     def __init__(self) -> None:

@@ -7,8 +7,9 @@ import select
 import sys
 import threading
 import time
+import traceback
 from queue import SimpleQueue
-from typing import Final
+from typing import Any, Final
 
 from mailroom.cli.terminal import printable
 from mailroom.settings import log_format, unknown_variables
@@ -78,7 +79,19 @@ class LogWriter(logging.Handler):
         return self.lock
 
 
-class OneLine(logging.Formatter):
+class Wordless(logging.Formatter):
+    """Tells where an error came from and of which class it is, and none of its words: they may quote an address."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        told: list[str] = []
+        error = ei[1]
+        while error is not None:
+            told.insert(0, "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__)
+            error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        return "\nwhich led to:\n".join(told)
+
+
+class OneLine(Wordless):
     """Keeps an event on its line, and what a terminal would obey out of it, wherever its words come from."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name

@@ -22,6 +22,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Connection
 
 from mailroom.db.engine import CONTRACT
+from mailroom.db.metadata import delivery_outcome
 from mailroom.job import Batch
 from mailroom.queue.claim import Claim
 from mailroom.queue.verdict import Verdict
@@ -33,6 +34,7 @@ from mailroom.worker.wait_counts import WaitCounts
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPERATIONS: Final = ("SendEmail", "SendBulkEmail", "GetAccount")
 RESULTS: Final[tuple[Result, ...]] = ("answered", "refused", "unsent", "unconfirmed")
+OUTCOMES: Final = (*delivery_outcome.enums, "late", "untried")
 WAKEN_BY: Final[tuple[WakenBy, ...]] = ("notification", "look", "sweep")
 # Seconds. A call ends after 25 at the latest; a wait has no end.
 CALL_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30)
@@ -96,6 +98,12 @@ class Metrics(NoTelemetry):
     def sweeps(self, connection: Connection) -> None:
         """See `Telemetry.sweeps`."""
         self._clock.refresh(connection)
+
+    def knows(self, actions: Iterable[str]) -> None:
+        """See `Telemetry.knows`. What begins at 0 can be seen to rise: of the first of a kind an alert is to hear."""
+        for label in map(self._actions.label, actions):
+            for outcome in OUTCOMES:
+                self._mails.labels(label, outcome)
 
     def claimed(self, claim: Claim, *, seconds: float) -> None:
         """See `Telemetry.claimed`."""

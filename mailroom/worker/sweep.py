@@ -129,6 +129,7 @@ def _look(connection: Connection, shared: Shared, goes_on: Callable[[], bool]) -
     """Look from the beginning of the queue, for what came back or committed late; bring back what is too far ahead."""
     shared.telemetry.sweeps(connection)
     view = shared.claims.look_from_start(connection, goes_on)
+    shared.telemetry.knows(shared.claims.lanes.actions)
     if not view.ahead:
         return view
     repair = ClockRepair(shared.limits)

@@ -1,6 +1,6 @@
 """What a worker tells whoever counts or traces its work. By default nobody does, and it costs nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final, Literal, Protocol
@@ -20,6 +20,10 @@ class Telemetry(Protocol):
 
     def sweeps(self, connection: Connection) -> None:
         """A look of a sweep begins, over this connection. Raises DBAPIError, if it asks something and that fails."""
+        ...  # pragma: no cover
+
+    def knows(self, actions: Iterable[str]) -> None:
+        """These are the kinds of mail that there are now."""
         ...  # pragma: no cover
 
     def claimed(self, claim: Claim, *, seconds: float) -> None:
@@ -62,6 +66,9 @@ class NoTelemetry:
 
     def sweeps(self, connection: Connection) -> None:
         """See `Telemetry.sweeps`."""
+
+    def knows(self, actions: Iterable[str]) -> None:
+        """See `Telemetry.knows`."""
 
     def claimed(self, claim: Claim, *, seconds: float) -> None:
         """See `Telemetry.claimed`."""

@@ -5,7 +5,7 @@ import logging
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
@@ -61,6 +61,10 @@ class Tracing:
         """See `Telemetry.sweeps`."""
         self._engine = connection.engine
         self._inner.sweeps(connection)
+
+    def knows(self, actions: Iterable[str]) -> None:
+        """See `Telemetry.knows`."""
+        self._inner.knows(actions)
 
     def claimed(self, claim: Claim, *, seconds: float) -> None:
         """See `Telemetry.claimed`. A claim that found nothing has no span."""
@@ -128,7 +132,7 @@ class Tracing:
     @contextlib.contextmanager
     def _current(self, batch: Batch, inner: AbstractContextManager[object]) -> Iterator[None]:
         span = self._safely(partial(self._begin, batch))
-        with inner, contextlib.nullcontext() if span is None else trace.use_span(span, end_on_exit=False):
+        with inner, contextlib.nullcontext() if span is None else _current(span):
             yield
 
     def _begin(self, batch: Batch) -> Span:
@@ -193,6 +197,11 @@ def context_of(traceparent: str) -> SpanContext | None:
     trace_id, span_id, flags = (int(part, 16) for part in found.groups())
     context = SpanContext(trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags))
     return context if context.is_valid else None
+
+
+def _current(span: Span) -> AbstractContextManager[object]:
+    """Have what is called within the block belong to the span. What is raised there may quote an address: not a word."""
+    return trace.use_span(span, end_on_exit=False, record_exception=False, set_status_on_exception=False)
 
 
 def _end(span: Span, verdicts: Sequence[Verdict]) -> None:

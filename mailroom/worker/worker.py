@@ -143,6 +143,8 @@ class Worker:
                 self._shared.telemetry.sweeps(connection)
             view = self._see(connection, goes_on if sweep or self._claims.is_scanning else None)
             self._vitals.reached()
+            if sweep:
+                self._shared.telemetry.knows(self._claims.lanes.actions)
             ahead = view.ahead
             while ahead and goes_on():
                 ahead = self._clock_repair.step(connection, self._claims.lanes.all)

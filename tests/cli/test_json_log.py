@@ -16,6 +16,7 @@ import pytest
 from sqlalchemy import Engine
 
 from mailroom.cli.json_log import JsonLines, event_and_fields
+from mailroom.cli.log import OneLine
 from mailroom.simulator import Fault, Simulator
 from tests.cli.command import MAILROOM, PATIENCE_SECONDS, killed_after, run, sending, start
 from tests.machine import ROOT
@@ -118,6 +119,24 @@ def test_an_error_is_named_with_where_it_was() -> None:
         found = json.loads(JsonLines().format(record("batch id=%d: a fault", 1, exc_info=sys.exc_info())))
     assert found["error"] == "ZeroDivisionError"
     assert "test_json_log.py" in found["traceback"]
+
+
+def caused(address: str) -> Any:
+    try:
+        try:
+            raise KeyError(address)
+        except KeyError as error:
+            raise ValueError(address) from error
+    except ValueError:
+        return sys.exc_info()
+
+
+@pytest.mark.parametrize("formatter", [JsonLines(), OneLine("%(message)s")], ids=["json", "text"])
+def test_of_an_error_no_word_is_told_since_it_may_quote_an_address(formatter: logging.Formatter) -> None:
+    line = formatter.format(record("batch id=%d: a fault", 1, exc_info=caused("canary@example.com")))
+    assert line.rindex("KeyError") < line.index("which led to") < line.rindex("ValueError")
+    assert line.count("in caused") == 2
+    assert "canary" not in line
 
 
 def test_words_that_are_not_utf_8_are_what_every_reader_of_json_takes() -> None:

@@ -111,6 +111,23 @@ def test_no_span_has_anything_of_a_person(engine: Engine, spans: Spans) -> None:
     assert "canary" not in written
 
 
+def test_an_error_within_a_call_leaves_no_word_in_its_span(engine: Engine, spans: Spans) -> None:
+    """Such as a KeyError, which quotes what it did not find."""
+    sends = Scripted()
+
+    def stumble(mails: Sequence[Mail]) -> Sequence[Outcome]:
+        raise KeyError(mails[0].address)
+
+    sends.answers = [stumble]
+    sign_up(engine, "canary", TRACE)
+    with engine.connect() as connection, working(engine, sends, telemetry=spans.telemetry):
+        eventually(lambda: count(connection, "deliveries WHERE error_code = 'InternalError'"), "it is on record")
+        eventually(lambda: spans.named("process"), "its span has ended")
+    [process] = spans.named("process")[:1]
+    assert "InternalError" in process.to_json()
+    assert "canary" not in process.to_json()
+
+
 class Broken(SpanProcessor):
     """What processes spans is the operator's choice, and not always well."""
 
