@@ -200,7 +200,7 @@ def context_of(traceparent: str) -> SpanContext | None:
 
 
 def _current(span: Span) -> AbstractContextManager[object]:
-    """Have what is called within the block belong to the span. What is raised there may quote an address: not a word."""
+    """Have what is called within the block belong to the span. What is raised there may quote an address."""
     return trace.use_span(span, end_on_exit=False, record_exception=False, set_status_on_exception=False)
 
 

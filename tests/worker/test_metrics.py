@@ -91,6 +91,14 @@ def test_a_worker_counts_what_is_on_record(url: str, connection: Connection) -> 
     assert "_created" not in found
 
 
+def test_what_has_not_happened_yet_is_told_to_be_0(url: str) -> None:
+    """A series that begins with its first mail cannot be seen to rise, and the first in doubt is what matters."""
+    with watched(url, Scripted()) as worker:
+        doubtful = {"action": "activation", "outcome": "unconfirmed"}
+        eventually(lambda: 'outcome="unconfirmed"' in get(worker.port, "/metrics")[1], "the kinds of mail are known")
+        assert worker.value("mailroom_mails_total", **doubtful) == 0
+
+
 def test_a_wait_is_told_by_the_clock_of_the_database(url: str, connection: Connection) -> None:
     """Whatever this machine's says: what has been due for ten minutes has waited as long."""
     add_accounts(connection, 1)
