@@ -98,7 +98,9 @@ def test_a_database_that_does_not_answer_is_the_first_thing_said(url: str, engin
             [heading] = re.findall(r"<h1[^>]*>(.*?)</h1>", page)
             # The other one is of a second look, which makes a new connection.
             failures = {"OutcomeUnknownError", "ConnectionTimeout"}
-            assert heading in {f"The database does not answer ({failure})." for failure in failures}
+            cure = "see whether PostgreSQL runs and can be reached from here"
+            assert heading in {f"The database does not answer ({failure}); {cure}." for failure in failures}
+            assert "<code>mailroom doctor</code> says what it meets" in page
             assert "password_recovery" in page, "what was seen last is still there"
             assert (window.ask("/readyz").status, window.ask("/livez").status) == (503, 200)
             assert metrics(window)["mailroom_window_up"] == {(): 0.0}
