@@ -38,18 +38,21 @@ UPDATE ses_account
 FEED = "UPDATE feed SET polled_at = now(), heard_at = now() - interval '4 s', added = 61240"
 BOUNCES = """
 INSERT INTO events (message_id, kind, at, token, type)
-SELECT 'm' || token, 'bounce', created_at, token, 'Permanent' FROM deliveries WHERE token % 211 = 0 AND outcome = 'sent'
+SELECT message_id, 'bounce', created_at, token, 'Permanent'
+  FROM deliveries
+ WHERE token % :one_of = 0 AND outcome = 'sent'
 """
 
 
-def furnish(engine: Engine) -> None:
-    """Let the evening be so."""
+def furnish(engine: Engine, *, one_bounced_of: int = 211) -> None:
+    """Let the evening be so, with one mail bounced of so many."""
     with engine.connect() as connection:
         _import(connection)
         connection.execute(text(RECORD))
         connection.execute(text("UPDATE deliveries SET message_id = 'm' || token WHERE outcome = 'sent'"))
-        for statement in (ACCOUNT, FEED, BOUNCES):
+        for statement in (ACCOUNT, FEED):
             connection.execute(text(statement))
+        connection.execute(text(BOUNCES), {"one_of": one_bounced_of})
         connection.execute(text("UPDATE readings SET minutes_until = now() - interval '70 minutes'"))
     for _ in range(6):  # an hour is made up for a quarter at a time
         go_on(engine)
@@ -64,16 +67,17 @@ def go_on(engine: Engine) -> None:
     scene.count(engine)
 
 
-def stop(engine: Engine) -> None:
-    """Let AWS stop the account, while somebody waits for a recovery."""
+def stop(engine: Engine) -> list[int]:
+    """Let AWS stop the account, while some wait for a recovery; return the tokens of these."""
     with engine.connect() as connection:
-        for account in add_accounts(connection, 12, status="active", prefix="late"):
-            ask_recovery(connection, account)
+        accounts = add_accounts(connection, 12, status="active", prefix="late")
+        tokens = [ask_recovery(connection, account) for account in accounts]
         connection.execute(text("UPDATE jobs SET due_at = now() - interval '70 s' WHERE priority = 0"))
         why = "Sending has been paused for this account."
         pauses.open_pause(connection, "account", code="SendingPausedException", reason=why)
         connection.execute(text("UPDATE pauses SET opened_at = now() - interval '80 s'"))
     go_on(engine)
+    return tokens
 
 
 def _import(connection: Connection) -> None:

@@ -68,7 +68,8 @@ def test_metrics_are_those_of_the_reading(viewer: Engine) -> None:
     assert found["mailroom_jobs"]["activation", "normal", scene.QUEUE, "due"] == 1
     assert found["mailroom_paused"]["ByHand", "priority:2"] == 1
     assert found["mailroom_workers"] == {("mailroom", f"v{scene.CANARY}"): 1.0}
-    assert found["mailroom_unconfirmed_mails"] == {(): 2.0}
+    assert found["mailroom_unconfirmed_mails"] == {(): 4.0}
+    assert found["mailroom_sent_again_mails"] == {(): 2.0}
     assert set(found["mailroom_ses_enforcement"]) == {("HEALTHY",), ("PROBATION",), ("SHUTDOWN",)}
     assert found["mailroom_reading_timestamp_seconds"][()] > 1_700_000_000
     assert found["mailroom_permits_granted_total"].keys() == {("mails",), ("bulk_calls",)}
