@@ -35,8 +35,9 @@ SELECT token, account, batch, fence, action, 'sent', attempt, true
 """
 # Somebody asks in another's name for one mail after the other.
 FLOOD = """
-INSERT INTO deliveries (token, account, batch, action, outcome, attempt, error_code)
-SELECT NULL, :account, 7, 'password_recovery', 'cancelled', 0, 'TooMany' FROM generate_series(1, :mails)
+INSERT INTO deliveries (token, account, batch, action, outcome, attempt, error_code, created_at)
+SELECT NULL, :account, 7, 'password_recovery', 'cancelled', 0, 'TooMany', now() - n * interval '50 min' / :mails
+  FROM generate_series(1, :mails) AS n
 """
 
 
