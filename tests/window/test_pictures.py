@@ -1,4 +1,7 @@
-"""The pictures of docs/window.md: `MAILROOM_TEST_PICTURES=docs/window` keeps them."""
+"""The pictures of docs/window.md: `MAILROOM_TEST_PICTURES=docs/window` keeps them.
+
+Those that are there were taken with Debian's fonts-inter and fonts-liberation.
+"""
 
 import os
 from pathlib import Path
