@@ -44,6 +44,13 @@ def advise(
     return Advice(begins(f"{'; '.join(said)}."), state, found)
 
 
+def unreached(failure: str) -> Advice:
+    """Say that the database does not answer, by the class of the error with which it was asked."""
+    what, why = f"the database does not answer ({failure})", "no number can be newer than what was seen last"
+    found = (Need("NoDatabase", what, why, remedies.REACH_DATABASE, "act"),)
+    return Advice(_troubled(found), "act", found)
+
+
 def _troubled(found: Sequence[Need]) -> str:
     """The worst, and what to do about it."""
     first = found[0]

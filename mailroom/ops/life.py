@@ -89,8 +89,9 @@ def _attempt(row: Any) -> Iterator[Moment]:
         began = row.at - timedelta(milliseconds=row.call_ms)
         yield Moment(max(began, row.claimed_at or began), "called", "the call of SES began, about", batch=row.batch)
         took = f", after {row.call_ms} ms"
-    text = f"{_OUTCOMES.get(row.outcome, row.outcome)}{took}"
-    yield Moment(row.at, row.outcome, f"{text}{_STATES.get(row.state, '')}", row.code, row.batch)
+    what, *meaning = _OUTCOMES.get(row.outcome, row.outcome).partition(": ")
+    text = "".join([what, took, *meaning, _STATES.get(row.state, "")])
+    yield Moment(row.at, row.outcome, text, row.code, row.batch)
 
 
 _STATES: Final = {"late": "; the answer came when others had it already", "retried": "; taken back since"}

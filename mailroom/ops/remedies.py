@@ -25,6 +25,7 @@ DECIDE_HELD: Final = (
     "`mailroom jobs list --held` shows them; `mailroom jobs release` sends them, `mailroom jobs drop` gives them up"
 )
 SEE_UNCONFIRMED: Final = "`mailroom jobs list --outcome unconfirmed --since 1d`; most often nothing is to be done"
+REACH_DATABASE: Final = "see whether PostgreSQL runs and can be reached from here; `mailroom doctor` says what it meets"
 REACH_SES: Final = "`mailroom doctor` says whether SES can be reached from its machine; look at AWS's health page too"
 SEE_FAILED: Final = "`mailroom jobs list --outcome failed --since 1h`, and `mailroom jobs show TOKEN` has each attempt"
 # How SES says that calls come too fast; the day's quota has words of its own, and pauses the account.

@@ -80,7 +80,7 @@ def why_lane(
     found = [*_before_permit(reading, recent, place, now=now)]
     others = _ahead(reading, place) - (lane.due <= CAP)
     found += _of_fleet(reading, recent, place, ahead=others, now=now, rate_limit=rate_limit)
-    return _answer([*found, _due(oldest)])
+    return _answer([*found, _due(oldest, found)])
 
 
 def _answer(found: list[Cause]) -> Why:
@@ -106,7 +106,7 @@ def _waiting(
     own = [_later(job, tried, due_at, now=now), _held(job, tried, now=now)]
     if reading is None:
         unread = Cause("reading", "nobody has counted yet", "NoReading", remedies.START_WORKER)
-        return [*own, unread, _due(now - due_at) if not is_held else own[-1]]
+        return [*own, unread, _due(now - due_at, [unread]) if not is_held else own[-1]]
     place = causes.place(reading, job.queue or "", Priority(job.priority or 0), job.action)
     recent = minutes.read(connection, since=RECENT)
     chain = [*_before_permit(reading, recent, place, now=now), *own]
@@ -114,7 +114,7 @@ def _waiting(
         return chain
     ahead = _ahead(reading, place, but=place.priority) + _before(connection, reading, job, due_at)
     fleet = _of_fleet(reading, recent, place, ahead=ahead, now=now, rate_limit=rate_limit)
-    return [*chain, *fleet, _due(now - due_at)]
+    return [*chain, *fleet, _due(now - due_at, [*chain, *fleet])]
 
 
 def _before_permit(reading: Reading, recent: Sequence[Minute], place: Place, *, now: datetime) -> list[Cause]:
@@ -178,7 +178,10 @@ def _attempt(tried: Found, *, now: datetime) -> str:
     return f"{span(now - tried.at)} ago" if tried.at is not None else "before"
 
 
-def _due(waited: timedelta) -> Cause:
+def _due(waited: timedelta, looked_at: Sequence[Cause]) -> Cause:
+    """Say for how long it has been due; and that nothing keeps it, where nothing does."""
+    if any(each.code for each in looked_at):
+        return Cause("due", f"due for {span(waited)}")
     if waited <= SOON:
         return Cause("due", f"due for {span(waited)}: nothing keeps it, it leaves with the next claim", "Soon", "")
     text = f"due for {span(waited)}, and nothing that is counted keeps it: a worker may be backing off, or hang"

@@ -1,28 +1,17 @@
 """`/`: what is now, from the reading alone."""
 
-from typing import Final
-
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from mailroom.ops import remedies
-from mailroom.ops.advice import Advice
-from mailroom.ops.needs import Need
+from mailroom.ops.advice import unreached
 from mailroom.ops.reading import STALE_AFTER, Paused, Reading
 from mailroom.ops.words import begins
 from mailroom.window import views
 from mailroom.window.account import AWS
 from mailroom.window.overview import overview
 from mailroom.window.source import Seen
-
-UNREACHED: Final = Need(
-    "NoDatabase",
-    "The database does not answer",
-    "No number can be newer than what was seen last.",
-    "See whether PostgreSQL runs and can be reached from here; `mailroom doctor` says what it meets.",
-    "act",
-)
 
 
 def routes() -> list[Route]:
@@ -40,7 +29,7 @@ def show(request: Request) -> Response:
         "now.html",
         seen,
         live=True,
-        advice=seen.advice or Advice(f"The database does not answer ({seen.failure}).", "act", (UNREACHED,)),
+        advice=seen.advice or unreached(seen.failure),
         reading=seen.reading,
         failure=seen.failure,
         found=None if seen.reading is None else overview(seen, seen.reading),

@@ -82,6 +82,19 @@ class Quota:
 
 
 @dataclass(frozen=True, slots=True)
+class Urgent:
+    """How long urgent mails wait: 99 of 100 of those that were tried lately, or longer the oldest that still waits."""
+
+    seconds: float
+    waits: bool
+
+    @property
+    def late(self) -> bool:
+        """Whether somebody waits too long."""
+        return self.waits and self.seconds > MAX_WAIT[Priority.URGENT].total_seconds()
+
+
+@dataclass(frozen=True, slots=True)
 class Overview:
     """What the first page shows besides its sentence."""
 
@@ -93,7 +106,7 @@ class Overview:
     quota: Quota | None
     mails: Chart
     waits: Chart
-    urgent: float | None
+    urgent: "Urgent | None"
     workers: tuple[Worker, ...]
     lost: tuple[Worker, ...]
     sweeps: tuple[Worker, ...]
@@ -112,7 +125,7 @@ def overview(seen: Seen, reading: Reading) -> Overview:
         quota=quota(reading.account),
         mails=charts.mails(seen.hour, until=seen.now),
         waits=charts.waits(urgent, until=seen.now, limit=MAX_WAIT[Priority.URGENT].total_seconds()),
-        urgent=_wait([minute for minute in recent if minute.priority is Priority.URGENT], 0.99),
+        urgent=_urgent(reading, [minute for minute in recent if minute.priority is Priority.URGENT]),
         workers=tuple(causes.alive(reading, seen.now)),
         lost=tuple(causes.lost(reading, seen.now)),
         sweeps=tuple(causes.sweeps(reading, seen.now)),
@@ -142,6 +155,17 @@ def _leaves(lane: Lane, told: Forecast | None, *, now: datetime) -> Leaves:
         granted = None
     stays = next((why for why in STAYS if told.left_out.get(why)), "")
     return Leaves(soon, at, granted, told.quota_ends, told.about, stays)
+
+
+def _urgent(reading: Reading, tried: Sequence[Minute]) -> Urgent | None:
+    """Return how long they wait; None where none was asked for."""
+    left = _wait(tried, 0.99)
+    oldest = max(
+        (lane.oldest_seconds for lane in reading.lanes if lane.priority is Priority.URGENT and lane.due), default=0.0
+    )
+    if oldest > (left or 0.0):
+        return Urgent(oldest, waits=True)
+    return None if left is None else Urgent(left, waits=False)
 
 
 def _wait(told: Sequence[Minute], share: float) -> float | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mailroom.ops.advice import Advice, advise
+from mailroom.ops.advice import Advice, advise, unreached
 from mailroom.ops.minutes import Minute
 from mailroom.ops.reading import Bucket, Flight, Reading
 from tests.kinds import ACTIVATION, RECOVERY
@@ -159,6 +159,15 @@ def test_where_counting_fails_it_says_how_old_the_numbers_are() -> None:
     assert codes(found) == [("NoReading", "act")]
     assert found.sentence.startswith("These numbers are 5 min old: counting fails; see the log of the workers")
     assert found.needs[0].why == "QueryCanceled"
+
+
+def test_a_database_that_does_not_answer_comes_with_its_cure() -> None:
+    found = unreached("AdminShutdown")
+    assert (found.state, codes(found)) == ("act", [("NoDatabase", "act")])
+    assert found.sentence == (
+        "The database does not answer (AdminShutdown); see whether PostgreSQL runs and can be reached from here."
+    )
+    assert "`mailroom doctor` says what it meets" in found.needs[0].cure
 
 
 # Paused

@@ -50,7 +50,7 @@ def test_a_mail_that_was_delivered_has_its_whole_life(conn: Connection) -> None:
         ("due", "due"),
         ("claimed", "a worker took it, 6 ms after it was due"),
         ("called", "the call of SES began, about"),
-        ("deferred", "not accepted: it will be tried again, after 143 ms"),
+        ("deferred", "not accepted, after 143 ms: it will be tried again"),
         ("due", "due for another try"),
         ("claimed", "a worker took it, 6 ms after it was due"),
         ("called", "the call of SES began, about"),

@@ -53,6 +53,7 @@ def test_no_worker_of_its_queue_comes_first() -> None:
     assert (found.code, found.text) == ("NoWorker", "no worker takes the queue mailroom")
     assert "`mailroom worker`" in found.cure
     assert [step.holds for step in found.chain][:2] == [True, True]
+    assert (found.chain[-1].holds, found.chain[-1].text) == (False, "due for 72 s"), "something keeps it"
 
 
 def test_workers_of_other_queues_are_named_and_the_cure_names_the_queue() -> None:

@@ -1,6 +1,7 @@
 """A real browser: Debian's Chromium, led by Playwright, which downloads none."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.resources import files
@@ -47,6 +48,10 @@ class Tab:
     def open(self, path: str = "/") -> Page:
         self.page.goto(self.url + path)
         return self.page
+
+    def complained(self) -> list[str]:
+        """What the console was told, but for the status of a page that says by itself why it is none."""
+        return [each for each in self.said if not re.match("Failed to load resource: .* status of 40[04] ", each)]
 
 
 @contextmanager

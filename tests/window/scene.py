@@ -20,13 +20,32 @@ CANARY = f"""'"><img src=x onerror={OWNED}><script>{OWNED}</script>{{{{7*7}}}}""
 # A name of a queue has no blanks, and 63 characters at most.
 QUEUE = f"""q'"><img/src=x/onerror={OWNED}></title>"""
 LOGIN, EMAIL = f"login{CANARY}", "canary@canary.example"
-MINUTES_AGO = (3, 5, 8, 20, 40)
+
+# What SES told of a mail, in words that it did not choose alone.
+EVENT = """
+INSERT INTO events (message_id, kind, at, token, type, subtype, status)
+VALUES (:message, CAST(:kind AS event_kind), now(), :token, :type, :subtype, :status)
+"""
+# The answer to a call that was given up: it came, and the mail was out.
+ANSWER = """
+INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, late)
+SELECT token, account, batch, fence, action, 'sent', attempt, true
+  FROM deliveries
+ WHERE token = :token AND outcome = 'unconfirmed'
+"""
+# Somebody asks in another's name for one mail after the other.
+FLOOD = """
+INSERT INTO deliveries (token, account, batch, action, outcome, attempt, error_code, created_at)
+SELECT NULL, :account, 7, 'password_recovery', 'cancelled', 0, 'TooMany', now() - n * interval '50 min' / :mails
+  FROM generate_series(1, :mails) AS n
+"""
 
 
 def furnish(engine: Engine) -> dict[str, int]:
     """Let mails be sent, held, refused and paused, and have it counted; return tokens by what became of them."""
     with engine.connect() as connection:
         tokens = _mails(connection)
+        _events(connection, tokens)
         _words(connection)
         pauses.open_pause(connection, "priority:2", code=pauses.BY_HAND, reason=f"reason{CANARY}", probed=False)
         pauses.open_pause(connection, "identity", code=f"Code{CANARY}", reason=f"prose{CANARY}")
@@ -49,10 +68,14 @@ def _mails(connection: Connection) -> dict[str, int]:
         "unconfirmed": Unconfirmed("ReadTimeoutError", f"prose{CANARY}"),
         "rejected": Rejected("MessageRejected", f"prose{CANARY}"),
         "deferred": Deferred("Throttling", f"prose{CANARY}", charged=True),
+        "delivered": Sent("delivered"),
+        "bounced": Sent("bounced"),
     }
     for name, outcome in outcomes.items():
         found[name] = _sign_up(connection, name)
         _settle(connection, outcome)
+    found["again"], found["twice"] = _sent_again(connection, "again"), _sent_again(connection, "twice")
+    connection.execute(text(ANSWER), {"token": found["twice"]})
     found["held"] = _sign_up(connection, "held")
     _settle(connection, Unconfirmed("ReadTimeoutError", "no answer"))
     connection.execute(text("UPDATE jobs SET due_at = 'infinity' WHERE token = :token"), {"token": found["held"]})
@@ -82,6 +105,28 @@ def _settle(connection: Connection, outcome: Outcome) -> None:
     # What comes again is not in the way of the next one.
     tokens = [job.token for job in batch.jobs]
     connection.execute(text("UPDATE jobs SET due_at = now() + '1 h' WHERE token = ANY (:tokens)"), {"tokens": tokens})
+
+
+def _sent_again(connection: Connection, prefix: str) -> int:
+    """Let a mail be sent again, of which nobody had heard."""
+    token = _sign_up(connection, prefix)
+    _settle(connection, Unconfirmed("ReadTimeoutError", "no answer"))
+    waited(connection, token=token)
+    _settle(connection, Sent(prefix))
+    return token
+
+
+def _events(connection: Connection, tokens: dict[str, int]) -> None:
+    for name, kind, said in (("delivered", "delivery", ""), ("bounced", "bounce", f"word{CANARY}")):
+        words = {"type": said, "subtype": said, "status": said}
+        connection.execute(text(EVENT), {"message": name, "kind": kind, "token": tokens[name]} | words)
+
+
+def flood(connection: Connection, prefix: str, mails: int) -> int:
+    """Let so many mails of an account not be sent, for it had as many as it may; return the account."""
+    [account] = add_accounts(connection, 1, status="active", prefix=prefix)
+    connection.execute(text(FLOOD), {"account": account, "mails": mails})
+    return account
 
 
 def _words(connection: Connection) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 from urllib.parse import quote
 
 import pytest
@@ -11,7 +12,7 @@ from mailroom.window import LOOK, Visitor, source
 from mailroom.worker.report import tell_of_sweep
 from tests.running import eventually
 from tests.trouble import statements
-from tests.window import scene
+from tests.window import evening, scene
 from tests.window.client import Window, opened
 from tests.window.scene import QUEUE
 
@@ -38,7 +39,9 @@ def test_words_that_people_write_are_shown_and_not_obeyed(window: Window, path: 
     assert "{{" not in answer.text.replace("{{7*7}}", "")
 
 
-@pytest.mark.parametrize("what", ["sent", "unconfirmed", "rejected", "deferred", "held", "flight", "waiting"])
+@pytest.mark.parametrize(
+    "what", ["sent", "unconfirmed", "rejected", "deferred", "held", "flight", "waiting", "bounced"]
+)
 def test_the_page_of_a_mail_tells_its_life(window: Window, tokens: dict[str, int], what: str) -> None:
     answer = window.ask(f"/mail/{tokens[what]}")
     assert answer.status == 200
@@ -47,6 +50,37 @@ def test_the_page_of_a_mail_tells_its_life(window: Window, tokens: dict[str, int
     assert f"Mail {tokens[what]} of account" in shown
     words = {"flight": "is being sent", "waiting": "due", "sent": "accepted"}.get(what, what)
     assert words in shown.lower()
+
+
+def test_the_page_of_a_mail_tells_what_ses_heard_of_it(window: Window, tokens: dict[str, int]) -> None:
+    delivered = main(window.ask(f"/mail/{tokens['delivered']}").text)
+    assert re.search(r"SES accepted it, and the recipient's server took it [\d.]+ m?s later", unescape(delivered))
+    lived = unescape(delivered.split("Its life")[1])
+    assert (
+        lived.index("A worker took it") < lived.index("SES accepted it") < lived.index("The recipient's server took it")
+    )
+    page = window.ask(f"/mail/{tokens['bounced']}").text
+    said = " ".join([f"word{scene.CANARY}"] * 3)
+    assert "and it bounced" in main(page)
+    [bounce] = re.findall(r'<li class="bad">.*?It bounced <code>(.*?)</code>', page, re.DOTALL)
+    assert unescape(bounce) == said
+    assert "The address is bad, or full" in main(page)
+
+
+def test_the_page_of_a_late_recovery_tells_why_with_what_was_ruled_out_and_the_cure(engine: Engine) -> None:
+    late = evening.stop(engine)
+    with opened(engine) as window:
+        page = window.ask(f"/mail/{late[0]}").text
+        lane = window.ask("/lane/mailroom/0/password_recovery").text
+    [sentence] = re.findall(r'<p class="sentence small act">(.*?)</p>', page)
+    assert re.match(r"Account has been paused for \d+ s \(SendingPausedException, Sending has been paused", sentence)
+    cure = '<p class="cure">aws sesv2 put-account-sending-attributes --sending-enabled'
+    assert cure in page
+    chain = re.findall(r"<li( class=\"holds\")?>([^<]*)", page.split('<ul class="chain"')[1].split("</ul>")[0])
+    assert [words for holds, words in chain if holds] == [sentence]
+    assert chain[0][1].startswith("2 workers of mailroom seen"), "the first was ruled out"
+    assert "The application asked for it" in main(page)
+    assert cure in lane
 
 
 def test_the_first_page_begins_with_its_sentence_and_says_how_old_it_is(window: Window) -> None:
@@ -68,7 +102,55 @@ def test_the_lists_have_the_mails_and_the_record_can_be_narrowed(window: Window,
     assert "MessageRejected" in rejected
     assert "Throttling" not in rejected
     assert "Throttling" in main(window.ask("/record?code=Throttling&since=1h").text)
-    assert str(tokens["unconfirmed"]) in main(window.ask("/unconfirmed").text)
+
+
+def test_of_an_unconfirmed_mail_it_says_whether_it_went_out_again(window: Window, tokens: dict[str, int]) -> None:
+    page = window.ask("/unconfirmed").text
+    told = re.findall(
+        r'<a href="/mail/(\d+)">.*?data-label="What became of it"( class="bad")?>([^<]*)<', page, re.DOTALL
+    )
+    assert {(int(token), bool(bad), ended) for token, bad, ended in told} == {
+        (tokens["unconfirmed"], False, "waits to be sent again"),
+        (tokens["held"], False, "is held until somebody decides"),
+        (tokens["again"], True, "was sent again: it may be out twice"),
+        (tokens["twice"], True, "is out twice"),
+    }
+    assert "4 2 sent again, last 24 h" in main(window.ask().text)
+
+
+def test_who_is_flooded_is_shown_by_account_the_worst_first(engine: Engine) -> None:
+    with engine.connect() as connection:
+        few, many = scene.flood(connection, "few", 3), scene.flood(connection, "many", 4_711)
+    with opened(engine) as window:
+        shown = main(window.ask("/flooded").text)
+    assert re.search(rf"The last {many} 4,711 \d\d:\d\d:\d\d UTC \d+ s ago {few} 3 \d\d", shown)
+    assert "raise the limit, mailroom actions set ." in shown
+
+
+def test_what_ses_allows_is_shown_with_what_is_used_and_the_lines_of_aws(engine: Engine) -> None:
+    evening.furnish(engine)
+    with opened(engine) as window:
+        pages = [window.ask().text.split('id="amazon"')[1].split("</section>")[0], window.ask("/account").text]
+    for page in pages:
+        words = " ".join(re.sub(r"<[^>]+>", " ", page).replace("\N{NO-BREAK SPACE}", " ").split())
+        assert re.search(r"Rate [\d.]+ of 13 a second", words)
+        assert "In 24 hours 31,412 of 50,000" in words, "what SES said, and the permits since"
+        assert re.search(r"Bounced 0\.\d\d % of the newest 1,000 · 0\.4\d % of the last day.s 2\d,\d{3}", words)
+        assert "AWS reviews an account at 5 %, and may stop it at 10 %" in words
+        assert "AWS reviews an account at 0.1 %, and may stop it at 0.5 %" in words
+        assert "Standing HEALTHY" in words
+        lines = [re.findall(r'class="mark" d="M([\d.]+) ', gauge) for gauge in page.split('class="gauge"')[1:]]
+        assert lines == [[], ["80.00"], ["41.67", "83.33"], ["16.67", "83.33"]], "the quota's line, and twice AWS's"
+
+
+def test_what_is_over_a_line_of_aws_is_marked(engine: Engine) -> None:
+    evening.furnish(engine, one_bounced_of=17)
+    with engine.connect() as connection:
+        connection.execute(text("UPDATE ses_account SET enforcement = 'PROBATION', sent_last_24_hours = 49000"))
+    evening.go_on(engine)
+    with opened(engine) as window:
+        marked = re.findall(r'<span class="bad">([^<]*)', window.ask("/account").text)
+    assert [each.replace("\N{NO-BREAK SPACE}", " ")[:1] for each in marked] == ["4", "5", "5", "P"]
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,8 @@ def test_metrics_are_those_of_the_reading(viewer: Engine) -> None:
     assert found["mailroom_jobs"]["activation", "normal", scene.QUEUE, "due"] == 1
     assert found["mailroom_paused"]["ByHand", "priority:2"] == 1
     assert found["mailroom_workers"] == {("mailroom", f"v{scene.CANARY}"): 1.0}
-    assert found["mailroom_unconfirmed_mails"] == {(): 2.0}
+    assert found["mailroom_unconfirmed_mails"] == {(): 4.0}
+    assert found["mailroom_sent_again_mails"] == {(): 2.0}
     assert set(found["mailroom_ses_enforcement"]) == {("HEALTHY",), ("PROBATION",), ("SHUTDOWN",)}
     assert found["mailroom_reading_timestamp_seconds"][()] > 1_700_000_000
     assert found["mailroom_permits_granted_total"].keys() == {("mails",), ("bulk_calls",)}
@@ -98,7 +99,9 @@ def test_a_database_that_does_not_answer_is_the_first_thing_said(url: str, engin
             [heading] = re.findall(r"<h1[^>]*>(.*?)</h1>", page)
             # The other one is of a second look, which makes a new connection.
             failures = {"OutcomeUnknownError", "ConnectionTimeout"}
-            assert heading in {f"The database does not answer ({failure})." for failure in failures}
+            cure = "see whether PostgreSQL runs and can be reached from here"
+            assert heading in {f"The database does not answer ({failure}); {cure}." for failure in failures}
+            assert "<code>mailroom doctor</code> says what it meets" in page
             assert "password_recovery" in page, "what was seen last is still there"
             assert (window.ask("/readyz").status, window.ask("/livez").status) == (503, 200)
             assert metrics(window)["mailroom_window_up"] == {(): 0.0}
