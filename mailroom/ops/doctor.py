@@ -17,6 +17,7 @@ from mailroom.db.namespace import qualified
 from mailroom.errors import DatabaseError
 from mailroom.finding import Finding, failed, ok, warning
 from mailroom.ops import feedback, grants, health, remedies
+from mailroom.queue import feed
 from mailroom.queue.listener import DEFAULT_CHANNEL, hears_itself
 
 # What the migrations make, by name: the table of each trigger.
@@ -70,6 +71,7 @@ def examine(engine: Engine, *, listening: str, channel: str, queue: str) -> Iter
         "restore": _restore,
         "actions": _actions,
         "queue": partial(_queue, name=queue),
+        "events": _feed,
         "channel": partial(_channel, channel=channel),
         "listen": partial(_listen, listening=listening, channel=channel),
     }
@@ -228,6 +230,17 @@ def _queue(connection: Connection, *, name: str) -> Iterator[Finding]:
         yield warning("queue", f"{code}: {message}", remedies.of_warning(code))
     if not found:
         yield ok("queue", "nothing waits too long, and vacuum keeps up")
+
+
+def _feed(connection: Connection) -> Iterator[Finding]:
+    """A silent one is among the warnings of the queue."""
+    state = feed.state(connection)
+    if state.polled_seconds is None or state.silent:
+        return
+    if state.heard_seconds is None:
+        yield ok("events", "the queue of events is read; none of this database has come yet")
+        return
+    yield ok("events", f"the newest came {state.heard_seconds:.0f} s ago")
 
 
 def _channel(connection: Connection, *, channel: str) -> Iterator[Finding]:

@@ -149,7 +149,7 @@ class Maintenance:
         }
         self._minute_at = self._prune_at = float("-inf")
         self._walk: int | None = None
-        self._pruned: int = 0
+        self._pruned: int | None = None  # after which delivery the prune goes on; None: it begins
         self._warnings: dict[str, dict[str, str]] = {}
         self._failures: set[str] = set()
         self.reconciled = 0  # tokens that it has enqueued
@@ -172,7 +172,7 @@ class Maintenance:
             self._try("feedback", partial(self._warn, "feedback", feedback.read_warnings))
         if self._prune_after is not None and now >= self._prune_at:
             self._prune_at = now + PRUNE_INTERVAL.total_seconds()
-            if self._try("prune", partial(self._prune, self._prune_after)) and self._pruned:
+            if self._try("prune", partial(self._prune, self._prune_after)) and self._pruned is not None:
                 self._prune_at = now + PRUNE_STEP.total_seconds()
 
     def _reconcile(self) -> None:
@@ -215,10 +215,10 @@ class Maintenance:
         self._warnings[name] = found
 
     def _prune(self, older_than: timedelta) -> None:
-        pruned = _prune(self._engine, older_than, self._pruned, self._scan_limits["prune"].size)
+        pruned = _prune(self._engine, older_than, self._pruned or 0, self._scan_limits["prune"].size)
         if pruned.deliveries:
             log.info("pruned deliveries=%d tokens=%d", pruned.deliveries, pruned.tokens)
-        self._pruned = pruned.after or 0
+        self._pruned = pruned.after
 
     def _try(self, name: str, act: Callable[[], None]) -> bool:
         try:

@@ -1,12 +1,14 @@
 -- Forget tokens that have long been finished: all their deliveries and events, and the tokens themselves. A token that stayed without
 -- its deliveries would look as if it had never been mailed, and be mailed again.
 --
--- Arguments: after (look at deliveries with higher ids), scan_limit (how many to look at), older_than (an interval).
+-- Arguments: after (look at deliveries with higher ids), scan_limit (how many to look at, and how many events that
+-- nothing here knows to delete), older_than (an interval).
 --
 -- A token is forgotten whole or not at all: when its newest delivery is old enough, it is neither waiting nor in
 -- flight, and it is finished and was consumed or ran out as long ago; or when it is gone, with its account.
 --
--- Returns one row: how many deliveries and tokens were deleted, and after_id to go on (NULL: that was all).
+-- Returns one row: how many deliveries and tokens were deleted, and after_id to go on (NULL: that was all). Old events
+-- of nobody may be more than one step deletes where no delivery is old: then it goes on as well.
 --
 -- Locks: deliveries by id, then tokens by id, skipping what others hold.
 --
@@ -105,8 +107,11 @@ BEGIN
                 WHERE token IS NULL AND absorbed_at < now() - prune.older_than
                 ORDER BY absorbed_at
                 LIMIT prune.scan_limit)
+        RETURNING kind
     )
     SELECT (SELECT count(*) FROM cleared) AS deliveries,
            (SELECT count(*) FROM forgotten) AS tokens,
-           (SELECT max(id) FROM looked HAVING count(*) = prune.scan_limit AND bool_or(old)) AS after_id;
+           CASE WHEN (SELECT count(*) = prune.scan_limit AND bool_or(old) FROM looked)
+                  OR (SELECT count(*) = prune.scan_limit FROM strangers)
+                THEN (SELECT coalesce(max(id), prune.after) FROM looked) END AS after_id;
 END $$;

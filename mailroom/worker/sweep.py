@@ -72,7 +72,6 @@ def sweep(shared: Shared, *, name: str, max_time: timedelta) -> Swept:
 def _act_on_record(shared: Shared) -> None:
     """Let evidence decide that came late; what keeps that from being done does not keep mails from being sent."""
     acts: tuple[Callable[[Connection], object], ...] = (
-        shared.resend.refresh,
         partial(feed.take_back, queue=shared.limits.queue),
         late_acceptances.apply,
     )

@@ -13,13 +13,16 @@ from sqlalchemy import Connection, text
 
 from mailroom import queue
 from mailroom.event import Event, EventKind
+from mailroom.fleet import pauses
 from mailroom.job import Batch
 from mailroom.ops import maintenance
 from mailroom.outcome import Outcome, Sent
 from mailroom.queue import by_hand, events, feed
 from mailroom.queue.late_acceptances import apply
 from mailroom.queue.verdict import MAX_ATTEMPTS
+from mailroom.ses.classify import REFUSALS
 from tests.claiming import claim, run_out, settle
+from tests.kinds import LANES
 from tests.world import add_accounts, misplaced, rows
 
 COPIED = ("accounts", "tokens", "jobs", "batches", "deliveries", "events")
@@ -136,6 +139,11 @@ class Replay:
         self.execute("UPDATE deliveries SET created_at = created_at - interval '100 days'")
         self.execute("UPDATE events SET absorbed_at = absorbed_at - interval '100 days'")
         maintenance.prune(self.connection, older_than=timedelta(days=90))
+
+    def probe(self) -> str | None:
+        """Let time pass, and a worker ask which pause it may try to end: with a mail that waits."""
+        self.execute("UPDATE pauses SET probe_at = now() WHERE probe_at IS NOT NULL")
+        return pauses.probe(self.connection, queue="mailroom", lanes=LANES, refusals=REFUSALS)
 
     # A person
 

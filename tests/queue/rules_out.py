@@ -20,8 +20,10 @@ FREES = """    ),
     )
     SELECT count(*) FROM kept;"""
 
-# By the number of the rule: function, words, other words.
-EDITS: dict[int, list[tuple[str, str, str]]] = {
+Rule = int | str  # its number, and which part of it
+
+# By rule: function, words, other words.
+EDITS: dict[Rule, list[tuple[str, str, str]]] = {
     1: [
         ("settle", " AND id = settle.closing_ids[array_position(settle.closing_fences, fence)]", ""),
         ("settle", "array_position(settle.closing_fences, fence) AS", "array_position(settle.closing_ids, id) AS"),
@@ -58,6 +60,11 @@ EDITS: dict[int, list[tuple[str, str, str]]] = {
     9: [("take_back", "SET look_at = CASE", "SET look_at = CASE WHEN true THEN NULL")],
     10: [("take_back", "WHERE token = said.token AND message_id = said.message_id", "WHERE token = said.token")],
     11: [("take_back", "attempt + 1", "attempt + 0")],
+    "11, the pause": [
+        ("take_back", "INSERT INTO pauses (scope,", "INSERT INTO pauses (scope, probe_at,"),
+        ("take_back", "(kinds.action) kinds.action,", "(kinds.action) kinds.action, clock_timestamp(),"),
+        ("take_back", "reason = excluded.reason, probe_at = NULL", "reason = excluded.reason"),
+    ],
     12: [("absorb", "WHERE kind NOT IN ('rendering_failure', 'reject') AND NOT has_sent", "WHERE kind = 'send'")],
     13: [
         (
@@ -91,16 +98,16 @@ EDITS: dict[int, list[tuple[str, str, str]]] = {
     ],
     20: [("prune", "WHERE token IS NULL AND absorbed_at", "WHERE absorbed_at")],
 }
-STATEMENTS = {2: FENCE_BY_ID, 18: "ALTER TABLE events DROP CONSTRAINT events_once"}
+STATEMENTS: dict[Rule, str] = {2: FENCE_BY_ID, 18: "ALTER TABLE events DROP CONSTRAINT events_once"}
 
 
-def take_out(connection: Connection, number: int) -> None:
+def take_out(connection: Connection, rule: Rule) -> None:
     """Let this database's functions do without a rule."""
-    for name in {name for name, _, _ in EDITS.get(number, [])}:
+    for name in {name for name, _, _ in EDITS.get(rule, [])}:
         source = (ROOT / "mailroom" / "sql" / f"{name}.sql").read_text()
-        for _, there, instead in (edit for edit in EDITS[number] if edit[0] == name):
-            assert there in source, f"{name}.sql has changed: say here how rule {number} is taken out of it"
+        for _, there, instead in (edit for edit in EDITS[rule] if edit[0] == name):
+            assert there in source, f"{name}.sql has changed: say here how rule {rule} is taken out of it"
             source = source.replace(there, instead)
         connection.exec_driver_sql(functions._in_schema(source, schema_of(connection)))
-    if number in STATEMENTS:
-        connection.execute(text(STATEMENTS[number]))
+    if rule in STATEMENTS:
+        connection.execute(text(STATEMENTS[rule]))

@@ -264,19 +264,28 @@ def test_what_is_rejected_in_two_calls_ends_once(connection: Connection) -> None
     assert misplaced(connection) == []
 
 
-def test_a_mail_taken_out_by_hand_and_in_flight_again_is_not_taken_back(connection: Connection) -> None:
+@pytest.mark.parametrize("by", ["release", "retry"])
+def test_a_mail_taken_out_by_hand_and_in_flight_again_is_not_taken_back(connection: Connection, by: str) -> None:
     """Trap 6."""
     [token] = enqueue(connection)
+    if by == "retry":
+        connection.execute(text("UPDATE jobs SET attempt = 5"))
     first = take(connection)
     rescue(connection, hold=True)
-    by_hand.release(connection, [token])
+    if by == "retry":
+        assert rows(connection, "SELECT FROM deliveries WHERE outcome = 'failed'")
+        assert by_hand.retry(connection, [token], queue="mailroom").put_back == [token]
+    else:
+        assert by_hand.release(connection, [token]) == [token]
+    waited(connection)
     second = take(connection)
     tell_of(connection, first, RENDERING_FAILURE, "m-1")
     sweep(connection)
     assert settle(connection, second, Sent("m-2"))
     look_again(connection)
     sweep(connection)
-    assert rows(connection, "SELECT outcome, message_id FROM deliveries WHERE outcome = 'sent'") == [("sent", "m-2")]
+    standing = "SELECT message_id FROM deliveries WHERE outcome = 'sent' AND retried_at IS NULL"
+    assert rows(connection, standing) == [("m-2",)]
     assert misplaced(connection) == []
 
 

@@ -61,6 +61,7 @@ def told(connection: Connection, *languages: str | None) -> list[dict[str, Any] 
 def test_the_language_is_the_accounts_then_its_base_then_the_default(
     conn: Connection, languages: Sequence[str], default: str, account: str | None, chosen: str | None
 ) -> None:
+    """Trap 25: a missing translation is no blank."""
     speak(conn, *languages, default=default)
     flags = [f"lang_{each.replace('-', '_')}" for each in languages if each != default]
     assert told(conn, account) == [{flag: "1" if flag == f"lang_{chosen}" else "" for flag in flags}]
@@ -116,6 +117,7 @@ def test_a_request_cannot_say_it(conn: Connection) -> None:
 
 
 def test_a_batch_keeps_the_template_it_was_claimed_with(conn: Connection) -> None:
+    """Trap 24."""
     speak(conn, "de", "en")
     sign_up(conn, "de")
     batch = take(conn)

@@ -10,20 +10,20 @@ import pytest
 from sqlalchemy import Connection
 
 from tests.queue.replay import Replay
-from tests.queue.rules_out import take_out
+from tests.queue.rules_out import Rule, take_out
 from tests.queue.traces import BEYOND, TRACES
 
 
-@pytest.mark.parametrize("number", TRACES)
-def test_the_trace_of_a_rule_ends_well(connection: Connection, number: int) -> None:
-    TRACES[number](Replay(connection))
+@pytest.mark.parametrize("rule", TRACES)
+def test_the_trace_of_a_rule_ends_well(connection: Connection, rule: Rule) -> None:
+    TRACES[rule](Replay(connection))
 
 
-@pytest.mark.parametrize("number", TRACES)
-def test_the_trace_of_a_rule_ends_badly_without_it(connection: Connection, number: int) -> None:
-    take_out(connection, number)
+@pytest.mark.parametrize("rule", TRACES)
+def test_the_trace_of_a_rule_ends_badly_without_it(connection: Connection, rule: Rule) -> None:
+    take_out(connection, rule)
     with pytest.raises(AssertionError) as failed:
-        TRACES[number](Replay(connection))
+        TRACES[rule](Replay(connection))
     assert failed.traceback[-1].path == failed.traceback[1].path  # the trace itself, not what it is told with
 
 

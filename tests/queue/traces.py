@@ -9,6 +9,7 @@ from collections.abc import Callable
 from mailroom.event import EventKind
 from mailroom.outcome import Rejected
 from tests.queue.replay import Replay, message_of
+from tests.queue.rules_out import Rule
 from tests.world import rows
 
 SEND, BOUNCE, FAILURE, REJECT = EventKind.SEND, EventKind.BOUNCE, EventKind.RENDERING_FAILURE, EventKind.REJECT
@@ -157,6 +158,17 @@ def taking_back_costs_an_attempt(replay: Replay) -> None:
     assert replay.place(token) == "failed"
 
 
+def a_template_that_cannot_be_rendered_is_tried_by_hand_alone(replay: Replay) -> None:
+    """The mail of a probe is accepted like the first one: that would end the pause, and so on for ever."""
+    token = replay.sign_up()
+    first = replay.claim()
+    replay.settle(first)
+    replay.tell(FAILURE, first)
+    replay.sweep()
+    assert replay.place(token) == "waits"
+    assert replay.probe() is None
+
+
 def every_event_but_the_two_proves_an_acceptance(replay: Replay) -> None:
     token = replay.sign_up()
     first = replay.claim()
@@ -286,8 +298,8 @@ def what_is_held_and_was_contradicted_in_each_way_is_freed(replay: Replay) -> No
     assert replay.place(token) == "waits"
 
 
-# By the number of the rule.
-TRACES: dict[int, Callable[[Replay], None]] = {
+# By the number of the rule: the eleventh has two halves.
+TRACES: dict[Rule, Callable[[Replay], None]] = {
     1: a_batch_is_closed_by_its_fence,
     2: a_mail_names_its_batch_by_the_fence,
     3: an_event_counts_for_a_token_and_a_batch_that_were_together_here,
@@ -299,6 +311,7 @@ TRACES: dict[int, Callable[[Replay], None]] = {
     9: take_back_is_a_sweep,
     10: what_is_taken_back_is_sent_of_that_message,
     11: taking_back_costs_an_attempt,
+    "11, the pause": a_template_that_cannot_be_rendered_is_tried_by_hand_alone,
     12: every_event_but_the_two_proves_an_acceptance,
     13: what_is_held_and_accepted_is_freed,
     14: what_is_held_and_never_out_is_freed,

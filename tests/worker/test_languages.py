@@ -69,7 +69,7 @@ def work(engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) 
 def test_everybody_is_written_to_in_their_language_in_one_call(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, at_ses: ses.Templates, tmp_path: Path
 ) -> None:
-    """Their own, its base, the default for a language that nobody has a text in; three for one action of two."""
+    """Trap 25: their own, its base, the default where there is no text of theirs; three for one action of two."""
     english, german = {"subject.txt": "Recovery"}, {"subject.txt": "Wiederherstellung"}
     recovery = languages("password_recovery", en=GOOD | CODE | english, de=GERMAN | CODE | german)
     write(tmp_path, languages(en=GOOD, de=GERMAN, fr=FRENCH) | recovery)
@@ -103,6 +103,7 @@ def test_a_lone_mail_has_its_language_too(
 def test_a_template_that_is_used_while_a_batch_is_in_flight_is_for_the_next(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, at_ses: ses.Templates, tmp_path: Path
 ) -> None:
+    """Trap 24."""
     with engine.connect() as connection:
         [before] = push(connection, at_ses, write(tmp_path / "1", languages(en=GOOD, de=GERMAN)))
         sign_up(connection, "de", "en", prefix="first")
