@@ -9,7 +9,7 @@ from mailroom.job import Priority
 from mailroom.ops import remedies
 from mailroom.ops.forecast import Forecast, forecast
 from mailroom.ops.minutes import Minute, quantile
-from mailroom.ops.needs import Need, State, named, needs
+from mailroom.ops.needs import SLOW, Need, State, named, needs
 from mailroom.ops.reading import Lane, Reading
 from mailroom.ops.words import CAP, begins, mails, number, several, span
 
@@ -88,9 +88,14 @@ def _backlog(reading: Reading, when: dict[tuple[str, Priority, str], Forecast], 
     count = f"about {number(max(reading.jobs_estimate, CAP))}" if about else number(total)
     last = max((at for lane in due if (at := ends(lane)) is not None), default=None)
     soon = last is not None and last - now < timedelta(seconds=10)
-    until = "" if last is None or soon else f", gone in about {span(last - now)}"
+    until = "" if last is None or soon or _is_slow(due) else f", gone in about {span(last - now)}"
     if any(told.stands for told in when.values()):
         until = ", and nothing leaves at the moment"
     quota = min((at for told in when.values() if (at := told.quota_ends) is not None), default=None)
     ends_at = "" if quota is None else f", but the day's quota ends in about {span(quota - now)}"
     return f"{count} {named(due, total)} {'waits' if total == 1 else 'wait'}{until}{ends_at}"
+
+
+def _is_slow(due: Sequence[Lane]) -> bool:
+    """Whether urgent mails have not left for a while: how fast they do, nobody knows until the minute is counted."""
+    return any(lane.priority is Priority.URGENT and lane.oldest_seconds > SLOW.total_seconds() for lane in due)
