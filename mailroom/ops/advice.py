@@ -40,7 +40,8 @@ def advise(
     if reading is None or state == "act":
         return Advice(_troubled(found), state, found)
     when = forecast(reading, minutes, rate_limit=rate_limit, now=now)
-    said = (_speed(minutes, now=now), _backlog(reading, when, now=now), _rest(found))
+    is_due = any(lane.due for lane in reading.lanes)
+    said = (_speed(minutes, now=now, waits=is_due), _backlog(reading, when, now=now), _rest(found))
     return Advice(begins(f"{'; '.join(said)}."), state, found)
 
 
@@ -59,15 +60,15 @@ def _rest(found: Sequence[Need]) -> str:
     return f"this can wait for the day: {found[0].what}{more}"
 
 
-def _speed(minutes: Sequence[Minute], *, now: datetime) -> str:
-    """Say within what time the most urgent mails of the last minutes left."""
+def _speed(minutes: Sequence[Minute], *, now: datetime, waits: bool) -> str:
+    """Say within what time the most urgent mails of the last minutes left; `waits`: a mail is due."""
     recent = [each for each in minutes if now - each.at < RECENT and each.priority is not None and any(each.waits)]
     if not recent:
-        return "no mail was asked for in the last ten minutes"
+        return f"no mail {'has left' if waits else 'was asked for'} in the last ten minutes"
     first = min(each.priority for each in recent if each.priority is not None)
     most_urgent = [each for each in recent if each.priority is first]
-    waits = [sum(counts) for counts in zip(*(each.waits for each in most_urgent), strict=True)]
-    bound = quantile(waits, SHARE)
+    counted = [sum(counts) for counts in zip(*(each.waits for each in most_urgent), strict=True)]
+    bound = quantile(counted, SHARE)
     kinds = {each.action for each in most_urgent}
     who = mails(min(kinds), first) if len(kinds) == 1 else f"{first.name.lower()} mails"
     return f"{who} leave within {'more than a day' if bound is None or bound == float('inf') else span(bound)}"

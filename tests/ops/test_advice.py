@@ -94,6 +94,11 @@ def test_no_end_is_told_of_recoveries_that_have_not_left_for_a_while(waited: flo
     assert ("gone in about" in found.sentence) is is_told
 
 
+def test_what_waits_was_asked_for() -> None:
+    assert told(reading(lanes=(lane(due=3),))).sentence.startswith("No mail has left in the last ten minutes; 3 ")
+    assert told(reading()).sentence.startswith("No mail was asked for in the last ten minutes; nothing waits")
+
+
 def test_what_is_gone_at_once_has_no_end() -> None:
     assert "; 1 password recovery waits; " in told(reading(lanes=(lane(),)), *QUICK).sentence
 
