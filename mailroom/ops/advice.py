@@ -9,7 +9,7 @@ from mailroom.job import Priority
 from mailroom.ops import remedies
 from mailroom.ops.forecast import Forecast, forecast
 from mailroom.ops.minutes import Minute, quantile
-from mailroom.ops.needs import Need, State, named, needs
+from mailroom.ops.needs import SLOW, Need, State, named, needs
 from mailroom.ops.reading import Lane, Reading
 from mailroom.ops.words import CAP, begins, mails, number, several, span
 
@@ -40,7 +40,8 @@ def advise(
     if reading is None or state == "act":
         return Advice(_troubled(found), state, found)
     when = forecast(reading, minutes, rate_limit=rate_limit, now=now)
-    said = (_speed(minutes, now=now), _backlog(reading, when, now=now), _rest(found))
+    is_due = any(lane.due for lane in reading.lanes)
+    said = (_speed(minutes, now=now, waits=is_due), _backlog(reading, when, now=now), _rest(found))
     return Advice(begins(f"{'; '.join(said)}."), state, found)
 
 
@@ -66,15 +67,15 @@ def _rest(found: Sequence[Need]) -> str:
     return f"this can wait for the day: {found[0].what}{more}"
 
 
-def _speed(minutes: Sequence[Minute], *, now: datetime) -> str:
-    """Say within what time the most urgent mails of the last minutes left."""
+def _speed(minutes: Sequence[Minute], *, now: datetime, waits: bool) -> str:
+    """Say within what time the most urgent mails of the last minutes left; `waits`: a mail is due."""
     recent = [each for each in minutes if now - each.at < RECENT and each.priority is not None and any(each.waits)]
     if not recent:
-        return "no mail was asked for in the last ten minutes"
+        return f"no mail {'has left' if waits else 'was asked for'} in the last ten minutes"
     first = min(each.priority for each in recent if each.priority is not None)
     most_urgent = [each for each in recent if each.priority is first]
-    waits = [sum(counts) for counts in zip(*(each.waits for each in most_urgent), strict=True)]
-    bound = quantile(waits, SHARE)
+    counted = [sum(counts) for counts in zip(*(each.waits for each in most_urgent), strict=True)]
+    bound = quantile(counted, SHARE)
     kinds = {each.action for each in most_urgent}
     who = mails(min(kinds), first) if len(kinds) == 1 else f"{first.name.lower()} mails"
     return f"{who} leave within {'more than a day' if bound is None or bound == float('inf') else span(bound)}"
@@ -95,9 +96,14 @@ def _backlog(reading: Reading, when: dict[tuple[str, Priority, str], Forecast], 
     count = f"about {number(max(reading.jobs_estimate, CAP))}" if about else number(total)
     last = max((at for lane in due if (at := ends(lane)) is not None), default=None)
     soon = last is not None and last - now < timedelta(seconds=10)
-    until = "" if last is None or soon else f", gone in about {span(last - now)}"
+    until = "" if last is None or soon or _is_slow(due) else f", gone in about {span(last - now)}"
     if any(told.stands for told in when.values()):
         until = ", and nothing leaves at the moment"
     quota = min((at for told in when.values() if (at := told.quota_ends) is not None), default=None)
     ends_at = "" if quota is None else f", but the day's quota ends in about {span(quota - now)}"
     return f"{count} {named(due, total)} {'waits' if total == 1 else 'wait'}{until}{ends_at}"
+
+
+def _is_slow(due: Sequence[Lane]) -> bool:
+    """Whether urgent mails have not left for a while: how fast they do, nobody knows until the minute is counted."""
+    return any(lane.priority is Priority.URGENT and lane.oldest_seconds > SLOW.total_seconds() for lane in due)

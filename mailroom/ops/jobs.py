@@ -7,12 +7,16 @@ from operator import itemgetter
 from typing import Any, Final
 
 from sqlalchemy import (
+    ARRAY,
+    BigInteger,
     ColumnElement,
     Connection,
     FromClause,
     Interval,
     Select,
     TableClause,
+    and_,
+    any_,
     cast,
     func,
     literal,
@@ -124,7 +128,7 @@ def find(connection: Connection, filters: Filters, *, limit: int | None = None) 
         waiting = _chosen(waiting_jobs, filters)
         places = (waiting if filters.held else union_all(_chosen(jobs_in_flight, filters), waiting)).subquery()
         order = [places.c.batch.nulls_last(), places.c.state == "held", places.c.priority, places.c.at, places.c.token]
-    for row in connection.execute(_described(places).order_by(*order).limit(limit)):
+    for row in connection.execute(_described(places, filters.tokens).order_by(*order).limit(limit)):
         yield Found(*row)
 
 
@@ -134,6 +138,18 @@ def in_flight(connection: Connection, filters: Filters) -> Iterator[Found]:
     order = (places.c.batch, places.c.priority, places.c.at, places.c.token)
     for row in connection.execute(_described(places).order_by(*order)):
         yield Found(*row)
+
+
+def recorded(connection: Connection, filters: Filters, *, first: int, before: int, limit: int | None) -> list[Found]:
+    """Return the attempts of a stretch of the record by id, from `first` to before `before`, the newest first."""
+    places = _chosen(attempts, filters).where(attempts.c.id >= first, attempts.c.id < before).subquery()
+    rows = connection.execute(_described(places).order_by(places.c.id.desc()).limit(limit))
+    return [Found(*row) for row in rows]
+
+
+def tokens_of(connection: Connection, account: int) -> set[int]:
+    """Return the tokens of an account."""
+    return set(connection.scalars(select(token_states.c.id).where(token_states.c.account == account)))
 
 
 def history(connection: Connection, token: int) -> list[Found]:
@@ -185,7 +201,7 @@ def _chosen(view: TableClause, filters: Filters) -> Select[Any]:
     told = (there.get(name, cast(null(), _TYPES[name]).label(name)) for name in ("id", "token", "account", *_TOLD))
     places = select(*told)
     if filters.tokens:
-        places = places.where(view.c.token.in_(filters.tokens))
+        places = places.where(_is_one(view.c.token, filters.tokens))
     if filters.account is not None:
         owned = select(token_states.c.id).where(token_states.c.account == filters.account)
         places = places.where(view.c.token.in_(owned))
@@ -207,8 +223,13 @@ def _moment(given: Moment) -> ColumnElement[datetime]:
     return func.now() - cast(literal(given), Interval) if isinstance(given, timedelta) else cast(literal(given), moment)
 
 
-def _described(places: FromClause) -> Select[Any]:
-    """Say whose they are, also where the place does not know."""
+def _is_one(column: ColumnElement[Any], tokens: Sequence[int]) -> ColumnElement[bool]:
+    return column == any_(cast(list(tokens), ARRAY(BigInteger)))
+
+
+def _described(places: FromClause, tokens: Sequence[int] = ()) -> Select[Any]:
+    """Say whose they are, also where the place does not know; of some `tokens`, without a look at others."""
     owner = func.coalesce(places.c.account, token_states.c.account)
-    joined = places.outerjoin(token_states, token_states.c.id == places.c.token)
+    same = token_states.c.id == places.c.token
+    joined = places.outerjoin(token_states, and_(same, _is_one(token_states.c.id, tokens)) if tokens else same)
     return select(places.c.token, owner, *(places.c[name] for name in _TOLD)).select_from(joined)

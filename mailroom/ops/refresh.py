@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
@@ -51,7 +52,8 @@ def refresh(engine: Engine, *, fails: Callable[[str], object] = lambda _: None) 
         _keep(engine, None, failure=failure, due_after=LONGEST)
     else:
         took = timedelta(seconds=time.monotonic() - began)
-        _keep(engine, found, failure="", due_after=_due_after(took))
+        # All of it, since that is when the next one is due: who takes it to be late would take the workers to be gone.
+        _keep(engine, replace(found, seconds=took.total_seconds()), failure="", due_after=_due_after(took))
     with engine.connect() as connection, bounded(connection, SOON):
         return reading.read(connection)
 

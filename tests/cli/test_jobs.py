@@ -375,11 +375,11 @@ def test_what_is_held_is_listed_with_when_it_was_tried(
 ) -> None:
     add(engine, 1, prefix="waiting")
     execute(engine, "UPDATE deliveries SET created_at = '2026-01-02 03:04Z' WHERE token = 2")
-    assert tokens(here, env, "--held") == [2, 1, 3]
-    assert listed(here, env, "--held")[0]["at"] == "2026-01-02T03:04:00+00:00"
+    assert tokens(here, env, "--held") == [1, 2, 3]
+    assert listed(here, env, "--held")[1]["at"] == "2026-01-02T03:04:00+00:00"
     assert tokens(here, env, "--held", "--until", "1h") == [2]
     assert tokens(here, env, "--held", "--since", "1h") == [1, 3]
-    assert tokens(here, env) == [4, 2, 1, 3]
+    assert tokens(here, env) == [4, 1, 2, 3]
 
 
 def test_what_is_released_is_sent_again_alone_and_the_rest_stays_held(

@@ -1,13 +1,16 @@
-"""The board and the alerts name metrics that there are, with labels that these have, and values that those take."""
+"""The metrics that are promised are there; board and alerts name such, with labels and values that these have."""
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import yaml
 from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from sqlalchemy import Connection
 
 from mailroom.ops.forecast import forecast
 from mailroom.window.fleet_metrics import FleetMetrics
@@ -15,12 +18,67 @@ from mailroom.window.source import Seen
 from mailroom.worker.metrics import Metrics
 from mailroom.worker.vitals import Vitals
 from tests.machine import ROOT
-from tests.ops.readings import NOW, PROBED, account, lane, paused, reading
+from tests.ops.readings import NOW, PROBED, account, lane, paused, rates, reading
+from tests.running import Scripted, eventually, refuse
+from tests.worker.watched import get, watched
+from tests.world import add_accounts
+
+EACH_SERVER = False
 
 FOLDER = ROOT / "examples" / "grafana"
 # What Prometheus adds by itself.
 ADDED = {"instance", "job", "le"}
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+# What a worker has to tell, and a window, by name, with the labels of each.
+OF_WORKER = {
+    "mailroom_mails_total": "action outcome",
+    "mailroom_faults_total": "code",
+    "mailroom_calls_total": "operation result",
+    "mailroom_call_duration_seconds_bucket": "operation",
+    "mailroom_wait_seconds_bucket": "action priority",
+    "mailroom_claim_duration_seconds_bucket": "",
+    "mailroom_settle_duration_seconds_bucket": "",
+    "mailroom_batch_jobs_bucket": "action",
+    "mailroom_wakeups_total": "by",
+    "mailroom_rescued_mails_total": "",
+    "mailroom_settle_retries_total": "",
+    "mailroom_reconciled_total": "",
+    "mailroom_permit_wait_seconds_total": "",
+    "mailroom_senders": "",
+    "mailroom_senders_busy": "",
+    "mailroom_listening": "",
+    "mailroom_backing_off": "",
+    "mailroom_last_look_timestamp_seconds": "",
+    "mailroom_build_info": "version revision",
+}
+OF_WINDOW = {
+    "mailroom_jobs": "queue priority action state",
+    "mailroom_jobs_estimate": "",
+    "mailroom_oldest_due_seconds": "queue priority action",
+    "mailroom_in_flight_jobs": "",
+    "mailroom_in_flight_batches": "",
+    "mailroom_overdue_batches": "",
+    "mailroom_overdue_seconds": "",
+    "mailroom_paused": "scope code",
+    "mailroom_paused_since_timestamp_seconds": "scope",
+    "mailroom_warning": "code",
+    "mailroom_permits_granted_total": "bucket",
+    "mailroom_rate_limit": "bucket",
+    "mailroom_slowdown_ratio": "bucket",
+    "mailroom_quota_limit": "",
+    "mailroom_quota_sent": "",
+    "mailroom_ses_enforcement": "state",
+    "mailroom_ses_account_timestamp_seconds": "",
+    "mailroom_workers": "queue version",
+    "mailroom_dead_rows": "",
+    "mailroom_oldest_transaction_seconds": "",
+    "mailroom_unconfirmed_mails": "",
+    "mailroom_sent_again_mails": "",
+    "mailroom_bounce_ratio": "",
+    "mailroom_complaint_ratio": "",
+    "mailroom_reading_timestamp_seconds": "",
+    "mailroom_reading_duration_seconds": "",
+}
 _NAME = re.compile(r"\bmailroom_\w+")
 _MATCHERS = re.compile(r"(mailroom_\w+)\{([^}]*)\}")
 _MATCHER = re.compile(r'(\w+)(=|!=|=~|!~)"([^"]*)"')
@@ -38,15 +96,22 @@ def alerts() -> list[dict[str, Any]]:
     return rules
 
 
-def metrics() -> Iterator[Metric]:
-    """What a window and a worker tell; the first of a fleet in which everything happens at once."""
+def of_window() -> FleetMetrics:
+    """What a window tells of a fleet in which everything happens at once."""
     told = reading(
         lanes=(lane(later=1, held=1),),
         pauses=(paused("account", "SendingPausedException", **PROBED),),
         account=account(enforcement="PROBATION"),
         warnings={"OldJob0": "late"},
+        feedback=rates(0.02, 0.001),
+        health=replace(reading().health, held_seconds=3.0),
     )
-    yield from FleetMetrics(Seen(NOW, told, (), None, forecast(told, (), rate_limit=None, now=NOW))).collect()
+    return FleetMetrics(Seen(NOW, told, (), None, forecast(told, (), rate_limit=None, now=NOW)))
+
+
+def metrics() -> Iterator[Metric]:
+    """What a window and a worker tell."""
+    yield from of_window().collect()
     vitals = Vitals()
     vitals.is_listening = lambda: True
     yield from Metrics(vitals).registry.collect()
@@ -55,6 +120,30 @@ def metrics() -> Iterator[Metric]:
 @pytest.fixture(scope="module")
 def known() -> dict[str, Metric]:
     return {f"{metric.name}{suffix}": metric for metric in metrics() for suffix in SUFFIXES.get(metric.type, ("",))}
+
+
+def exposed(families: Iterable[Metric]) -> dict[str, set[str]]:
+    """The names of all samples, each with its labels but for the bound of a histogram."""
+    return {
+        sample.name: {label for label in sample.labels if label != "le"}
+        for family in families
+        for sample in family.samples
+    }
+
+
+def test_a_worker_tells_all_that_is_promised_of_a_process(url: str, connection: Connection) -> None:
+    sends = Scripted()
+    sends.answers = [refuse]
+    with watched(url, sends, listen=url) as worker:
+        add_accounts(connection, 2)
+        eventually(lambda: worker.value("mailroom_faults_total", code="MessageRejected") == 2, "they are counted")
+        told = exposed(text_string_to_metric_families(get(worker.port, "/metrics")[1]))
+    assert {name: told.get(name) for name in OF_WORKER} == {name: set(has.split()) for name, has in OF_WORKER.items()}
+
+
+def test_a_window_tells_all_that_is_promised_of_a_fleet() -> None:
+    told = exposed(of_window().collect())
+    assert {name: told.get(name) for name in OF_WINDOW} == {name: set(has.split()) for name, has in OF_WINDOW.items()}
 
 
 EXPRESSIONS = [*board(), *(rule["expr"] for rule in alerts())]

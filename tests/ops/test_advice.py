@@ -85,6 +85,20 @@ def test_an_import_of_which_nothing_leaves_has_no_end() -> None:
     assert "about 300,000 bulk activations wait, and nothing leaves at the moment" in found.sentence
 
 
+@pytest.mark.parametrize(("waited", "is_told"), [(14, True), (16, False)])
+def test_no_end_is_told_of_recoveries_that_have_not_left_for_a_while(waited: float, is_told: bool) -> None:
+    """They leave at once where all is well: until the minute is counted nobody knows that SES takes none."""
+    found = told(reading(lanes=(lane(due=137, oldest=waited),)), minute(1), *QUICK)
+    assert found.state != "act"
+    assert "; 137 password recoveries wait" in found.sentence
+    assert ("gone in about" in found.sentence) is is_told
+
+
+def test_what_waits_was_asked_for() -> None:
+    assert told(reading(lanes=(lane(due=3),))).sentence.startswith("No mail has left in the last ten minutes; 3 ")
+    assert told(reading()).sentence.startswith("No mail was asked for in the last ten minutes; nothing waits")
+
+
 def test_what_is_gone_at_once_has_no_end() -> None:
     assert "; 1 password recovery waits; " in told(reading(lanes=(lane(),)), *QUICK).sentence
 

@@ -1,7 +1,7 @@
 """How PostgreSQL comes to the rows of a page: by index, whatever it knows, and no more rows than the page has."""
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Any
 
@@ -104,3 +104,37 @@ def test_a_page_reads_as_many_rows_as_it_shows_wherever_it_is(used: Connection) 
 def test_a_list_of_a_few_jobs_reads_a_few_of_each_lane(used: Connection) -> None:
     few = read(used, lambda connection: list(walk.find(connection, Filters(), limit=10)), "jobs_claim_idx")
     assert few <= 10 + 2 * len(LANES) + 5
+
+
+def read_in_all(connection: Connection, page: Callable[[Connection], Any]) -> int:
+    """How many rows a page reads of what grows with the mails, and how many entries of their indexes."""
+    tables = ("jobs", "deliveries", "tokens", "batches")
+    query = text("SELECT CAST(indexrelid AS regclass) FROM pg_index WHERE indrelid = ANY (CAST(:tables AS regclass[]))")
+    indexes = connection.scalars(query, {"tables": list(tables)}).all()
+    return read(connection, page, *tables, *indexes)
+
+
+def test_a_list_of_an_account_or_of_a_token_reads_its_own(used: Connection) -> None:
+    used.execute(text("SET session_replication_role = replica"))  # they are in their places already
+    used.execute(
+        text(
+            "INSERT INTO tokens (id, action, account, expires_at, address_hash)"
+            " SELECT n, 'activation', n / 4, 'infinity', '' FROM generate_series(1, :many) AS n"
+        ),
+        {"many": MANY},
+    )
+    for filters in (Filters(account=2_000), Filters(tokens=(8_000,)), Filters(account=2_000, outcomes=("sent",))):
+        assert read_in_all(used, lambda connection, of=filters: list(walk.find(connection, of, limit=10))) <= 50  # type: ignore[misc]
+
+
+def test_a_list_of_what_is_held_reads_as_many_as_it_shows(used: Connection) -> None:
+    held = Filters(held=True)
+    assert read_in_all(used, lambda connection: list(walk.find(connection, held, limit=10))) <= 100
+
+
+def test_a_list_of_the_record_reads_no_further_back_than_it_has_to(used: Connection) -> None:
+    """What there is often, until there is enough of it; what is rare, for as long as it is asked for."""
+    later = datetime.now(UTC) + timedelta(days=1)
+    for filters in (Filters(outcomes=("sent",)), Filters(outcomes=("failed",), since=later)):
+        found = read_in_all(used, lambda connection, of=filters: [*walk.find(connection, of, limit=10), "none"])  # type: ignore[misc]
+        assert found <= walk.STRETCH + 20

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine, text
 
 from mailroom.db import functions
 from mailroom.job import Priority
-from mailroom.ops import counting, reading, refresh, status
+from mailroom.ops import causes, counting, reading, refresh, status
 from mailroom.ops.reading import Lane, Reading
 from mailroom.outcome import Sent, Unconfirmed
 from mailroom.queue import late_acceptances
@@ -236,6 +236,20 @@ def test_a_reading_of_which_each_part_is_slow_is_cut_off_all_the_same(
         connection.exec_driver_sql(body.replace("RETURN QUERY", "PERFORM pg_sleep(0.9); RETURN QUERY", 1))
     monkeypatch.setattr(refresh, "ANSWER_WITHIN", CUT_OFF_AFTER)
     assert read_again(engine).failure == "QueryCanceled"
+
+
+def test_a_reading_that_took_long_for_its_minutes_is_not_late_before_its_turn(
+    engine: Engine, connection: Connection
+) -> None:
+    """It comes again as seldom as all of it took long. Who took it to be late would say that no worker is there."""
+    [(body,)] = rows(connection, "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = 'minutes_recompute'")
+    slower = body.replace("\nBEGIN\n", "\nBEGIN\nPERFORM pg_sleep(0.6);\n", 1)
+    assert slower != body
+    connection.exec_driver_sql(slower.replace("%", "%%"))
+    found = read_again(engine)
+    [(due_at,)] = rows(connection, "SELECT due_at FROM readings")
+    assert due_at - found.read_at > timedelta(seconds=45)
+    assert causes.as_of(found, due_at) == found.read_at
 
 
 def test_minutes_that_are_too_many_for_a_slow_machine_are_counted_one_by_one(

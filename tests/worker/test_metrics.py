@@ -1,21 +1,18 @@
 """What a process counts is what is on record, and its labels have few values, whatever comes."""
 
-import time
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Connection, Engine, text
 
 from mailroom.job import Action, Batch, Priority
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Deferred, Outcome, RefusedTogether, Rejected, Scope, Sent, Unconfirmed
 from mailroom.queue.verdict import Delivery, Verdict
-from mailroom.simulator import Fault, Simulator
+from mailroom.simulator import Simulator
 from mailroom.worker import telemetry
 from mailroom.worker.database_clock import DatabaseClock
 from mailroom.worker.metrics import MAX_ACTIONS, MAX_CODES, Metrics
@@ -23,35 +20,14 @@ from mailroom.worker.observed import result_of
 from mailroom.worker.vitals import Vitals
 from tests.cli.command import MAILROOM, sending
 from tests.cli.command import run as run_command
-from tests.running import Processes, Scripted, eventually
+from tests.running import Scripted, eventually
+from tests.worker.counting import but_untried, counted, recorded
 from tests.worker.watched import get, watched
-from tests.world import add_accounts, ask_recovery, count, drained, misplaced, rows, transaction
+from tests.world import add_accounts, ask_recovery, count, drained, misplaced
 
 EACH_SERVER = False
 
 NO = Deferred("EndpointConnectionError", "no", charged=False)
-Counted = Counter[tuple[str, str]]
-
-
-def counted(exposition: str) -> Counted:
-    """The mails of an exposition, by action and outcome."""
-    found: Counted = Counter()
-    for family in text_string_to_metric_families(exposition):
-        for sample in family.samples:
-            if sample.name == "mailroom_mails_total":
-                found[sample.labels["action"], sample.labels["outcome"]] += int(sample.value)
-    return found
-
-
-def recorded(connection: Connection) -> Counted:
-    """The rows of the log, by action and outcome, but for those of batches that were rescued."""
-    sql = """
-        SELECT action, CASE WHEN late THEN 'late' ELSE CAST(outcome AS text) END AS outcome, count(*) AS mails
-          FROM deliveries
-         WHERE error_code IS DISTINCT FROM 'LeaseExpired'
-         GROUP BY 1, 2
-    """
-    return Counter({(row.action, row.outcome): row.mails for row in rows(connection, sql)})
 
 
 def test_a_worker_counts_what_is_on_record(url: str, connection: Connection) -> None:
@@ -74,7 +50,7 @@ def test_a_worker_counts_what_is_on_record(url: str, connection: Connection) -> 
         eventually(lambda: count(connection, "deliveries WHERE outcome = 'unconfirmed'"), "one is in doubt")
         connection.execute(text("UPDATE jobs SET due_at = now()"))
         eventually(lambda: drained(connection), "all is over")
-        eventually(lambda: _but_untried(counted(get(worker.port, "/metrics")[1])) == recorded(connection), "they agree")
+        eventually(lambda: but_untried(counted(get(worker.port, "/metrics")[1])) == recorded(connection), "they agree")
         found = get(worker.port, "/metrics")[1]
         batches = worker.value("mailroom_batch_jobs_count", action="activation")
         calls = worker.value("mailroom_calls_total", operation="SendBulkEmail", result="answered")
@@ -190,60 +166,6 @@ def test_metrics_that_cannot_be_written_are_an_error(url: str, simulator: Simula
     path = tmp_path / "none" / "x.prom"
     ended = run_command([*MAILROOM, "sweep", "--metrics-file", str(path)], env=sending(url, simulator))
     ended.assert_one_line(1, f"the metrics cannot be written to {path}: No such file or directory")
-
-
-@pytest.mark.slow
-def test_all_processes_together_count_what_is_on_record_over_a_storm(
-    url: str, engine: Engine, simulator: Simulator, processes: Processes
-) -> None:
-    """SES fails in every way it knows. No process is killed, and no answer of the database is lost: then they agree."""
-    for name in ("TooManyRequestsException", "MessageRejected", "InternalServiceErrorException", "ServiceUnavailable"):
-        simulator.faults.add(Fault(error=name, times=None, probability=0.03))
-    for place, status in enumerate(("TRANSIENT_FAILURE", "FAILED", "MESSAGE_REJECTED", "ACCOUNT_THROTTLED", "NEW")):
-        simulator.faults.add(Fault(operation="SendBulkEmail", entries={place: status}, times=None, probability=0.03))
-    for how in ("drop", "truncate"):
-        simulator.faults.add(Fault(accept_then=how, times=None, probability=0.02))
-    for results in ("short", "empty"):
-        simulator.faults.add(Fault(operation="SendBulkEmail", results=results, times=None, probability=0.02))
-    arguments = ("--concurrency", "3", "--probe-port", "0")
-    workers = [
-        processes.worker(*arguments, url=url, simulator=simulator, MAILROOM_UNCONFIRMED_WAIT="100") for _ in range(3)
-    ]
-    ports = [int(w.log.read_text().partition("probes address=127.0.0.1:")[2].split()[0]) for w in workers]
-    with engine.connect() as connection:
-        for part in range(20):
-            add_accounts(connection, 75, prefix=f"part{part}-")
-            time.sleep(0.1)
-        with transaction(engine) as gone:  # nobody sees them before they are suspended
-            accounts = add_accounts(gone, 10, prefix="gone")
-            gone.execute(text("UPDATE accounts SET status = 'suspended' WHERE id = ANY(:ids)"), {"ids": accounts})
-            gone.commit()
-        connection.execute(text("UPDATE accounts SET status = 'suspended' WHERE id % 50 = 0"))
-
-        def hurried() -> bool:
-            """Whether all is over; what waits for another attempt, and what is paused, need not wait here."""
-            connection.execute(text("UPDATE jobs SET due_at = now() WHERE due_at > now()"))
-            connection.execute(text("DELETE FROM pauses"))
-            time.sleep(0.2)
-            return drained(connection)
-
-        eventually(hurried, "all is over", seconds=180)
-        expected = recorded(connection)
-        assert {outcome for _, outcome in expected} >= {"sent", "rejected", "deferred", "unconfirmed", "cancelled"}
-
-        def together() -> Counted:
-            total: Counted = Counter()
-            for port in ports:
-                total += counted(get(port, "/metrics")[1])
-            return total
-
-        eventually(lambda: _but_untried(together()) == expected, "the metrics agree with the record")
-        assert misplaced(connection) == []
-
-
-def _but_untried(found: Counted) -> Counted:
-    """What left a row: a job that goes back as it was leaves none."""
-    return Counter({key: mails for key, mails in found.items() if key[1] != "untried"})
 
 
 def test_what_was_never_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

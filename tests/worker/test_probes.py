@@ -1,5 +1,6 @@
 """What the probes of a worker say, whatever happens to it: the table of docs, row by row."""
 
+import re
 import signal
 import socket
 import threading
@@ -14,14 +15,39 @@ from mailroom.outcome import Deferred, Outcome
 from mailroom.simulator import Simulator
 from mailroom.worker import probes
 from mailroom.worker.vitals import LOOK, SENDER, Vitals
+from tests.machine import ROOT
 from tests.proxy import HalfOpenProxy
 from tests.running import Processes, Scripted, accept, eventually
-from tests.worker.watched import LIMITS, Clock, get, watched
+from tests.worker.watched import LIMITS, Clock, Watched, get, watched
 from tests.world import add_accounts, count, drained
 
 EACH_SERVER = False
 
+DOCS = ROOT / "docs" / "window.md"
 NOWHERE = "postgresql://127.0.0.1:1/nowhere"
+
+
+def documented() -> dict[str, str]:
+    """The table of docs: by what happens, what /livez, /readyz and a metric say of it."""
+    _, _, table = DOCS.read_text().partition("| what happens | `/livez` | `/readyz` | what tells it on `/metrics` |\n")
+    lines = table.partition("\n\n")[0].splitlines()[1:]
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines}
+
+
+def line(happens: str, live: object, ready: object, tells: str) -> str:
+    return f"| {happens} | {live} | {ready} | {tells} |"
+
+
+def told(worker: Watched, name: str, says: str = "") -> str:
+    """What a metric says on /metrics, as docs have it: its value, if nothing else is to be said."""
+    found = re.search(rf"^{name} (\S+)$", get(worker.port, "/metrics")[1], re.MULTILINE)
+    assert found is not None, name
+    return f"`{name}` {says or f'is {float(found[1]):.0f}'}"
+
+
+def test_docs_have_a_line_for_each_thing_that_happens_here() -> None:
+    happens = ["all is well", "SIGSTOP", "a call that never returns", "the database is down for five minutes"]
+    assert list(documented()) == [*happens, "LISTEN is lost", "it stops"]
 
 
 def test_a_worker_with_nothing_more_to_do_is_live_and_ready(url: str, connection: Connection) -> None:
@@ -31,7 +57,9 @@ def test_a_worker_with_nothing_more_to_do_is_live_and_ready(url: str, connection
         eventually(lambda: worker.probe() == (200, 200), "it works")
         for _ in range(3):
             worker.pass_seconds(25)
-        assert worker.probe() == (200, 200)
+        eventually(lambda: worker.value("mailroom_senders_busy") == 0, "it has nothing to do")
+        said = line("all is well", *worker.probe(), told(worker, "mailroom_listening"))
+    assert said == documented()["all is well"]
 
 
 def test_a_call_that_never_returns_is_not_live(url: str, connection: Connection) -> None:
@@ -46,11 +74,15 @@ def test_a_call_that_never_returns_is_not_live(url: str, connection: Connection)
     with watched(url, sends, concurrency=2) as worker:
         add_accounts(connection, 3)
         eventually(lambda: sends.calls, "the call is made")
-        worker.pass_seconds(40)
+        worker.pass_seconds(50)
         assert worker.probe() == (200, 200), "the lease is 30 s, and a statement may take 20"
-        worker.pass_seconds(12)
-        assert worker.probe() == (503, 200)
-        assert "[-] step: 52 s of 50 s" in get(worker.port, "/livez?verbose")[1]
+        worker.pass_seconds(1)
+        live, ready = worker.probe()
+        assert "[-] step: 51 s of 50 s" in get(worker.port, "/livez?verbose")[1]
+        busy = told(worker, "mailroom_senders_busy", "stays above 0")
+        assert worker.value("mailroom_senders_busy") == 1, "of two"
+        said = line("a call that never returns", f"{live} after the lease and 20 s", ready, busy)
+        assert said == documented()["a call that never returns"]
         released.set()
         eventually(lambda: worker.probe()[0] == 200, "it goes on")
 
@@ -72,16 +104,24 @@ def test_a_database_that_is_down_for_five_minutes_is_not_ready_and_yet_live(url:
         proxy.drop()
         answers.set()
         eventually(lambda: worker.value("mailroom_settle_retries_total") > 1, "the settlement is repeated")
-        for _ in range(10):
-            worker.pass_seconds(30)
-            retried = worker.value("mailroom_settle_retries_total")
-            eventually(lambda: worker.value("mailroom_settle_retries_total") > retried, "again")  # noqa: B023
-            assert worker.probe()[0] == 200
-        assert worker.probe() == (200, 503)
+        assert _passing(worker, 30) == (200, 200)
+        said = {_passing(worker, seconds) for seconds in (1, *[30] * 8, 29)}
         assert "[-] database: 300 s of 30 s" in get(worker.port, "/readyz?verbose")[1]
+        [(live, ready)] = said
+        tells = told(worker, "mailroom_settle_retries_total", "rises")
+        row = line("the database is down for five minutes", live, f"{ready} after 30 s", tells)
+        assert row == documented()["the database is down for five minutes"]
         proxy.lead_to(url)
         eventually(lambda: worker.probe() == (200, 200), "the database is back")
         eventually(lambda: count(connection, "deliveries WHERE outcome = 'sent'") == 3, "they are on record")
+
+
+def _passing(worker: Watched, seconds: float) -> tuple[int, int]:
+    """What the probes say so many seconds later, once the settlement has been tried again."""
+    retried = worker.value("mailroom_settle_retries_total")
+    worker.pass_seconds(seconds)
+    eventually(lambda: worker.value("mailroom_settle_retries_total") > retried, "again")
+    return worker.probe()
 
 
 def test_a_listen_that_is_lost_is_ready_and_live_and_told(direct_url: str) -> None:
@@ -93,7 +133,8 @@ def test_a_listen_that_is_lost_is_ready_and_live_and_told(direct_url: str) -> No
         eventually(lambda: worker.probe() == (200, 200), "it works")
         proxy.freeze()
         eventually(lambda: worker.value("mailroom_listening") == 0, "it hears nothing")
-        assert worker.probe() == (200, 200)
+        said = line("LISTEN is lost", *worker.probe(), told(worker, "mailroom_listening"))
+    assert said == documented()["LISTEN is lost"]
 
 
 def test_ses_that_refuses_the_account_is_ready_and_live_and_told(url: str, connection: Connection) -> None:
@@ -113,8 +154,10 @@ def test_a_worker_that_stops_is_not_ready_and_yet_live(url: str, connection: Con
         add_accounts(connection, 3)
         eventually(lambda: sends.calls, "a call is in flight")
         worker.vitals.is_stopping = True  # what a signal makes of it
-        assert worker.probe() == (200, 503)
+        busy = told(worker, "mailroom_senders_busy", "falls to 0")
+        assert line("it stops", *worker.probe(), busy) == documented()["it stops"]
         released.set()
+        eventually(lambda: worker.value("mailroom_senders_busy") == 0, "nothing is in flight any more")
 
 
 def test_before_it_has_started_a_worker_is_live_and_not_ready() -> None:
@@ -166,15 +209,23 @@ def test_a_process_that_is_frozen_answers_nobody(
     url: str, engine: Engine, simulator: Simulator, processes: Processes
 ) -> None:
     worker = processes.worker("--probe-port", "0", url=url, simulator=simulator)
-    line = next(line for line in worker.log.read_text().splitlines() if "probes address=" in line)
-    port = int(line.rpartition(":")[2])
+    started = next(each for each in worker.log.read_text().splitlines() if "probes address=" in each)
+    port = int(started.rpartition(":")[2])
     eventually(lambda: get(port, "/readyz")[0] == 200, "it is ready")
     worker.freeze()
-    with pytest.raises(TimeoutError):
-        get(port, "/livez", seconds=1)
+    said = line("SIGSTOP", *(_asked(port, route) for route in ("/livez", "/readyz", "/metrics")))
+    assert said == documented()["SIGSTOP"]
     worker.signal(signal.SIGCONT)
     eventually(lambda: get(port, "/livez")[0] == 200, "it is back")
     worker.signal(signal.SIGTERM)
     assert worker.wait() == 0
     with pytest.raises(OSError, match="refused"), socket.create_connection(("127.0.0.1", port)):
         pytest.fail("nobody should be there")
+
+
+def _asked(port: int, route: str) -> str:
+    """What is said to somebody who waits for a second."""
+    try:
+        return str(get(port, route, seconds=1)[0])
+    except TimeoutError:
+        return "no answer"
