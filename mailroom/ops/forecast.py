@@ -10,7 +10,7 @@ from mailroom.job import Priority
 from mailroom.ops import causes
 from mailroom.ops.causes import MINUTE, Place
 from mailroom.ops.minutes import Minute
-from mailroom.ops.reading import Lane, Reading
+from mailroom.ops.reading import Lane, Reading, age
 from mailroom.ops.words import CAP
 
 # Queue, priority and action.
@@ -83,7 +83,7 @@ def pace_of(reading: Reading, minutes: Sequence[Minute], *, now: datetime) -> fl
     A minute without mails counts too: that is what a pause looks like.
     """
     waited = max((lane.oldest_seconds for lane in reading.lanes if lane.due), default=0.0)
-    whole = min(PACE_MINUTES, floor((now - reading.read_at).total_seconds() / 60 + waited / 60))
+    whole = min(PACE_MINUTES, floor(age(reading.read_at, now).total_seconds() / 60 + waited / 60))
     if whole < 1:
         return None
     ends = max((each.at for each in minutes), default=now - MINUTE) + MINUTE

@@ -12,7 +12,7 @@ from mailroom.ops import causes, remedies, reputation
 from mailroom.ops.causes import Place
 from mailroom.ops.health import MAX_WAIT
 from mailroom.ops.minutes import Minute
-from mailroom.ops.reading import STALE_AFTER, Lane, Paused, Reading
+from mailroom.ops.reading import STALE_AFTER, Lane, Paused, Reading, age
 from mailroom.ops.why import why_lane
 from mailroom.ops.words import counted, mails, number, several, span
 
@@ -95,10 +95,10 @@ def _wait(lanes: list[Lane]) -> str:
 
 
 def _unread(reading: Reading, *, now: datetime) -> Iterator[Need]:
-    age = now - reading.read_at
-    if age <= STALE_AFTER or not (reading.failed_at and now - reading.failed_at < STALE_AFTER):
+    old = age(reading.read_at, now)
+    if old <= STALE_AFTER or not (reading.failed_at and age(reading.failed_at, now) < STALE_AFTER):
         return
-    what = f"these numbers are {span(age)} old: counting fails"
+    what = f"these numbers are {span(old)} old: counting fails"
     yield Need("NoReading", what, f"{reading.failure or 'no reason given'}", remedies.LOOK_AT_DATABASE, "act")
 
 
@@ -250,10 +250,11 @@ def _over_the_line(reading: Reading) -> bool:
 
 def _slower(reading: Reading, *, now: datetime) -> Iterator[Need]:
     """What lets mail leave later than it could."""
-    gone = [each for each in causes.lost(reading, now) if now - each.seen_at < NEWS]
+    gone = [each for each in causes.lost(reading, now) if age(each.seen_at, now) < NEWS]
     if gone and causes.alive(reading, now):
         what = f"{several(len(gone), 'worker')} went away without a word: {', '.join(each.name for each in gone[:3])}"
-        yield Need("WorkerLost", what, f"last seen {span(now - gone[0].seen_at)} ago", remedies.LOOK_AT_WORKER, "look")
+        why = f"last seen {span(age(gone[0].seen_at, now))} ago"
+        yield Need("WorkerLost", what, why, remedies.LOOK_AT_WORKER, "look")
     deaf = [each for each in causes.alive(reading, now) if each.listening is False]
     if deaf:
         what = (
@@ -264,8 +265,8 @@ def _slower(reading: Reading, *, now: datetime) -> Iterator[Need]:
         what = f"SES throttles: the fleet sends at {causes.slowdown(reading):.0%} of its rate"
         yield Need("Throttled", what, "SES asked for less within the last seconds", remedies.THROTTLED, "look")
     seen = reading.account.seen_at
-    if seen is not None and causes.alive(reading, now) and now - seen > buckets.QUOTA_STALE_AFTER:
-        what = f"SES has not been asked for the quota for {span(now - seen)}"
+    if seen is not None and causes.alive(reading, now) and age(seen, now) > buckets.QUOTA_STALE_AFTER:
+        what = f"SES has not been asked for the quota for {span(age(seen, now))}"
         yield Need("AccountOld", what, "each minute a worker asks GetAccount", remedies.LET_ASK, "look")
 
 

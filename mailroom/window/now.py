@@ -9,7 +9,7 @@ from starlette.routing import Route
 from mailroom.ops import remedies
 from mailroom.ops.advice import Advice
 from mailroom.ops.needs import Need
-from mailroom.ops.reading import STALE_AFTER, Paused, Reading
+from mailroom.ops.reading import STALE_AFTER, Paused, Reading, age
 from mailroom.ops.words import begins
 from mailroom.window import views
 from mailroom.window.account import AWS
@@ -46,7 +46,7 @@ def show(request: Request) -> Response:
         found=None if seen.reading is None else overview(seen, seen.reading),
         remedy=_remedy,
         outcomes=_outcomes,
-        stale=seen.reading is not None and seen.now - seen.reading.read_at > STALE_AFTER,
+        stale=seen.reading is not None and age(seen.reading.read_at, seen.now) > STALE_AFTER,
         aws=AWS,
     )
 

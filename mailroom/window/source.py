@@ -113,7 +113,7 @@ class Source:
         except _FAILURES as error:
             return self._without(_kind(error))
         assert isinstance(now, datetime)  # noqa: S101 - what the database says of now()
-        if found is None or now - found.read_at > COUNT_AFTER:
+        if found is None or reading.age(found.read_at, now) > COUNT_AFTER:
             found = self._count() or found
         return self._made_of(now, found, hour)
 

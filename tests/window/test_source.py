@@ -1,6 +1,8 @@
 """Where the pages have their numbers from, when a part of what that stands on is broken."""
 
+import re
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import Engine, text
@@ -74,3 +76,17 @@ def test_a_pool_without_a_free_connection_is_a_failure_that_is_told(url: str, mo
     with narrow.connect():
         assert Source(narrow).see().failure == "TimeoutError"
     narrow.dispose()
+
+
+def test_a_reading_that_is_ahead_of_the_clock_is_told_to_be_old(abandoned: Engine) -> None:
+    shift(abandoned, "1 hour 2 min")
+    with opened(abandoned) as window:
+        page = window.ask().text
+    assert re.search(r'<span class="bad">Counted <time [^>]*>(60|59) min ago', page)
+
+
+def test_a_reading_that_is_ahead_of_the_clock_is_made_anew_by_who_may(abandoned: Engine) -> None:
+    shift(abandoned, "1 hour 2 min")
+    found = Source(abandoned, counting=abandoned).see()
+    assert found.reading is not None
+    assert abs(found.now - found.reading.read_at) < timedelta(minutes=1)
