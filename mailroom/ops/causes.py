@@ -55,11 +55,25 @@ class Cause:
 
 def place(reading: Reading | None, queue: str, priority: Priority, action: str) -> Place:
     """Return the place of a lane. What is in quarantine is as urgent as the others of its action, but no bulk."""
+    return _place(_urgent(reading) if reading else set(), queue, priority, action)
+
+
+def places(reading: Reading) -> list[Place]:
+    """Return the places of all lanes that a reading has, in its order."""
+    urgent = _urgent(reading)
+    return [_place(urgent, lane.queue, lane.priority, lane.action) for lane in reading.lanes]
+
+
+def _place(urgent: set[str], queue: str, priority: Priority, action: str) -> Place:
     if priority is not Priority.QUARANTINE:
         return Place(queue, priority, action, priority)
-    others = [lane.priority for lane in (reading.lanes if reading else ()) if lane.action == action]
-    urgent = Priority.URGENT in others or (reading is not None and reading.priorities.get(action) is Priority.URGENT)
-    return Place(queue, priority, action, Priority.URGENT if urgent else Priority.NORMAL)
+    return Place(queue, priority, action, Priority.URGENT if action in urgent else Priority.NORMAL)
+
+
+def _urgent(reading: Reading) -> set[str]:
+    """The actions of which some mails are urgent."""
+    begin = {action for action, priority in reading.priorities.items() if priority is Priority.URGENT}
+    return begin | {lane.action for lane in reading.lanes if lane.priority is Priority.URGENT}
 
 
 def as_of(reading: Reading, now: datetime) -> datetime:
@@ -81,8 +95,8 @@ def alive(reading: Reading, now: datetime, queue: str | None = None) -> list[Wor
 
 def lost(reading: Reading, now: datetime, queue: str | None = None) -> list[Worker]:
     """Return those that have not been seen for a while and did not say that they leave; the last one seen first."""
-    there = alive(reading, now, queue)
-    gone = [each for each in _workers(reading, queue) if each not in there]
+    at = as_of(reading, now)
+    gone = [each for each in _workers(reading, queue) if age(each.seen_at, at) > LOST_AFTER]
     return sorted(gone, key=lambda each: each.seen_at, reverse=True)
 
 
@@ -111,18 +125,21 @@ def worker(reading: Reading, minutes: Sequence[Minute], at: Place, *, now: datet
     text = f"no worker takes the queue {at.queue}"
     if ended := sweeps(reading, now, at.queue):
         text += f"; a sweep from cron ended {span(age(ended[0].seen_at, now))} ago"
-    elif last := left_lately(minutes, at.queue, now=now):
+    elif last := left_lately(minutes, now=now).get(at.queue):
         text += f"; mails left {span(last)} ago all the same, perhaps by a sweep from cron"
     elif others := alive(reading, now):
         text += f": those that run take {', '.join(sorted({each.queue for each in others}))}"
     return Cause("worker", text, "NoWorker", cure)
 
 
-def left_lately(minutes: Sequence[Minute], queue: str, *, now: datetime) -> timedelta | None:
-    """How long ago the last mail of a queue left, of the last minutes that are counted."""
-    ended = [each.at + MINUTE for each in minutes if each.queue == queue and each.outcome in HANDED_OVER]
-    ago = age(max(ended), now) if ended else None
-    return ago if ago is not None and ago < LATELY else None
+def left_lately(minutes: Sequence[Minute], *, now: datetime) -> dict[str, timedelta]:
+    """How long ago the last mail of each queue left, of the last minutes that are counted."""
+    ended: dict[str, datetime] = {}
+    for each in minutes:
+        if each.outcome in HANDED_OVER:
+            ended[each.queue] = max(ended.get(each.queue, each.at), each.at)
+    ages = {queue: age(at + MINUTE, now) for queue, at in ended.items()}
+    return {queue: ago for queue, ago in ages.items() if ago < LATELY}
 
 
 def scopes(at: Place) -> set[str]:
@@ -132,7 +149,8 @@ def scopes(at: Place) -> set[str]:
 
 def pauses_of(reading: Reading, at: Place) -> list[Paused]:
     """Return what pauses a lane: first what a person has to end, then the oldest."""
-    covering = [each for each in reading.pauses if each.scope in scopes(at)]
+    concerned = scopes(at)
+    covering = [each for each in reading.pauses if each.scope in concerned]
     return sorted(covering, key=lambda each: (not each.by_hand, each.opened_at))
 
 

@@ -133,7 +133,7 @@ def _of_fleet(
 
 def _ahead(reading: Reading, place: Place, *, but: Priority | None = None) -> int:
     """How many jobs that are due are served first, or with it; without those of a priority of its own action."""
-    lanes = [(lane, causes.place(reading, lane.queue, lane.priority, lane.action)) for lane in reading.lanes]
+    lanes = zip(reading.lanes, causes.places(reading), strict=True)
     own = (place.queue, but, place.action)
     return sum(
         lane.due for lane, at in lanes if at.rank <= place.rank and (lane.queue, lane.priority, lane.action) != own
