@@ -20,8 +20,10 @@ from mailroom.window.source import Seen
 MUCH_OF_QUOTA: Final = 0.8
 # Sooner than this nobody plans.
 SOON: Final = timedelta(minutes=1)
-# So many lanes have a row.
+# So many lanes, or workers, have a row.
 MAX_ROWS: Final = 50
+# Of those that went away, or came from cron: each restart of one that cannot run leaves another, for a day.
+MAX_GONE: Final = 3
 # Why jobs that are due do not leave, as a forecast names it.
 STAYS: Final = ("paused", "no worker")
 
@@ -86,7 +88,9 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What the first page shows besides its sentence. `other_lanes`: how many have no row."""
+    """What the first page shows besides its sentence. Of the workers, those that are `lost` and the sweeps, the last
+    ones seen; `other_…`: how many there are that have no row.
+    """
 
     rows: tuple[Row, ...]
     other_lanes: int
@@ -98,9 +102,15 @@ class Overview:
     mails: Chart
     waits: Chart
     urgent: float | None
+    working: int
+    busy: int
+    senders: int
     workers: tuple[Worker, ...]
+    other_workers: int
     lost: tuple[Worker, ...]
+    other_lost: int
     sweeps: tuple[Worker, ...]
+    other_sweeps: int
 
 
 def overview(seen: Seen, reading: Reading) -> Overview:
@@ -108,6 +118,8 @@ def overview(seen: Seen, reading: Reading) -> Overview:
     urgent = [minute for minute in seen.hour if minute.priority is Priority.URGENT]
     recent = seen.ten_minutes
     lanes = _worst(reading.lanes)
+    there, lost = causes.alive(reading, seen.now), causes.lost(reading, seen.now)
+    sweeps = causes.sweeps(reading, seen.now)
     return Overview(
         rows=tuple(_row(lane, recent, seen) for lane in lanes),
         other_lanes=len(reading.lanes) - len(lanes),
@@ -119,9 +131,15 @@ def overview(seen: Seen, reading: Reading) -> Overview:
         mails=charts.mails(seen.hour, until=seen.now),
         waits=charts.waits(urgent, until=seen.now, limit=MAX_WAIT[Priority.URGENT].total_seconds()),
         urgent=_wait([minute for minute in recent if minute.priority is Priority.URGENT], 0.99),
-        workers=tuple(causes.alive(reading, seen.now)),
-        lost=tuple(causes.lost(reading, seen.now)),
-        sweeps=tuple(causes.sweeps(reading, seen.now)),
+        working=len(there),
+        busy=sum(worker.busy for worker in there),
+        senders=sum(worker.senders for worker in there),
+        workers=tuple(there[:MAX_ROWS]),
+        other_workers=len(there[MAX_ROWS:]),
+        lost=tuple(lost[:MAX_GONE]),
+        other_lost=len(lost[MAX_GONE:]),
+        sweeps=tuple(sweeps[:MAX_GONE]),
+        other_sweeps=len(sweeps[MAX_GONE:]),
     )
 
 
