@@ -2,9 +2,10 @@
 
 from sqlalchemy import Engine, text
 
+from mailroom.window.fleet_metrics import MAX_QUEUES, OTHER, FleetMetrics
 from mailroom.window.overview import MAX_GONE, MAX_ROWS, overview
 from mailroom.window.source import Seen
-from tests.ops.readings import NOW, reading, worker
+from tests.ops.readings import NOW, lane, reading, worker
 from tests.window import scene
 from tests.window.client import opened
 
@@ -42,3 +43,13 @@ def test_of_many_sweeps_from_cron_the_last_are_told() -> None:
     told = overview(Seen(NOW, swept, (), None, {}), swept)
     assert [each.name for each in told.sweeps] == ["cron/0", "cron/1", "cron/2"]
     assert told.other_sweeps == 9 - MAX_GONE
+
+
+def test_a_queue_that_a_worker_takes_keeps_its_name_in_the_metrics_however_many_others_there_are() -> None:
+    lanes = tuple(lane(queue=f"a{number:02}") for number in range(MAX_QUEUES))
+    found = reading(lanes=(*lanes, lane(queue="mailroom", due=7)))
+    told = FleetMetrics(Seen(NOW, found, (), None, {})).collect()
+    [jobs] = [metric for metric in told if metric.name == "mailroom_jobs"]
+    due = {sample.labels["queue"]: sample.value for sample in jobs.samples if sample.labels["state"] == "due"}
+    assert due["mailroom"] == 7
+    assert due[OTHER] == 1
