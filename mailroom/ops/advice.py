@@ -9,8 +9,9 @@ from mailroom.job import Priority
 from mailroom.ops import remedies
 from mailroom.ops.forecast import Forecast, forecast
 from mailroom.ops.minutes import Minute, quantile
-from mailroom.ops.needs import SLOW, Need, State, named, needs
+from mailroom.ops.needs import Need, State, needs
 from mailroom.ops.reading import Lane, Reading
+from mailroom.ops.waiting import SLOW, named
 from mailroom.ops.words import CAP, begins, mails, number, several, span
 
 # Of the mails of the last minutes, this share left within what is said.

@@ -11,7 +11,7 @@ from mailroom.fleet import buckets, pauses
 from mailroom.job import Priority
 from mailroom.ops import refresh, remedies
 from mailroom.ops.minutes import Minute
-from mailroom.ops.reading import STALE_AFTER, Paused, Reading, Worker
+from mailroom.ops.reading import STALE_AFTER, Paused, Reading, Worker, age
 from mailroom.ops.words import CAP, number, several, span
 from mailroom.queue.lanes import priority_scope
 
@@ -55,11 +55,25 @@ class Cause:
 
 def place(reading: Reading | None, queue: str, priority: Priority, action: str) -> Place:
     """Return the place of a lane. What is in quarantine is as urgent as the others of its action, but no bulk."""
+    return _place(_urgent(reading) if reading else set(), queue, priority, action)
+
+
+def places(reading: Reading) -> list[Place]:
+    """Return the places of all lanes that a reading has, in its order."""
+    urgent = _urgent(reading)
+    return [_place(urgent, lane.queue, lane.priority, lane.action) for lane in reading.lanes]
+
+
+def _place(urgent: set[str], queue: str, priority: Priority, action: str) -> Place:
     if priority is not Priority.QUARANTINE:
         return Place(queue, priority, action, priority)
-    others = [lane.priority for lane in (reading.lanes if reading else ()) if lane.action == action]
-    urgent = Priority.URGENT in others or (reading is not None and reading.priorities.get(action) is Priority.URGENT)
-    return Place(queue, priority, action, Priority.URGENT if urgent else Priority.NORMAL)
+    return Place(queue, priority, action, Priority.URGENT if action in urgent else Priority.NORMAL)
+
+
+def _urgent(reading: Reading) -> set[str]:
+    """The actions of which some mails are urgent."""
+    begin = {action for action, priority in reading.priorities.items() if priority is Priority.URGENT}
+    return begin | {lane.action for lane in reading.lanes if lane.priority is Priority.URGENT}
 
 
 def as_of(reading: Reading, now: datetime) -> datetime:
@@ -68,21 +82,21 @@ def as_of(reading: Reading, now: datetime) -> datetime:
     After that it is now, or somebody would work; but where counting fails they may well be there.
     """
     usual = min(max(refresh.EVERY, timedelta(seconds=reading.seconds / refresh.MAX_SHARE)), refresh.LONGEST)
-    is_current = now - reading.read_at <= usual + LATE_READING
-    tried = reading.failed_at is not None and now - reading.failed_at < STALE_AFTER
+    is_current = age(reading.read_at, now) <= usual + LATE_READING
+    tried = reading.failed_at is not None and age(reading.failed_at, now) < STALE_AFTER
     return reading.read_at if is_current or tried else now
 
 
 def alive(reading: Reading, now: datetime, queue: str | None = None) -> list[Worker]:
     """Return the workers that were seen lately, of one queue or of all."""
     at = as_of(reading, now)
-    return [each for each in _workers(reading, queue) if at - each.seen_at <= LOST_AFTER]
+    return [each for each in _workers(reading, queue) if age(each.seen_at, at) <= LOST_AFTER]
 
 
 def lost(reading: Reading, now: datetime, queue: str | None = None) -> list[Worker]:
     """Return those that have not been seen for a while and did not say that they leave; the last one seen first."""
-    there = alive(reading, now, queue)
-    gone = [each for each in _workers(reading, queue) if each not in there]
+    at = as_of(reading, now)
+    gone = [each for each in _workers(reading, queue) if age(each.seen_at, at) > LOST_AFTER]
     return sorted(gone, key=lambda each: each.seen_at, reverse=True)
 
 
@@ -93,7 +107,8 @@ def _workers(reading: Reading, queue: str | None) -> Iterable[Worker]:
 def sweeps(reading: Reading, now: datetime, queue: str | None = None) -> list[Worker]:
     """Return the sweeps from cron that ended lately, the last one first. They are known by having no sender."""
     ended = [each for each in reading.workers if not each.senders and queue in {None, each.queue}]
-    return sorted((each for each in ended if now - each.seen_at < LATELY), key=lambda each: each.seen_at, reverse=True)
+    lately = [each for each in ended if age(each.seen_at, now) < LATELY]
+    return sorted(lately, key=lambda each: each.seen_at, reverse=True)
 
 
 def worker(reading: Reading, minutes: Sequence[Minute], at: Place, *, now: datetime) -> Cause:
@@ -104,24 +119,27 @@ def worker(reading: Reading, minutes: Sequence[Minute], at: Place, *, now: datet
     cure = remedies.start_worker(at.queue)
     gone = lost(reading, now, at.queue)
     if gone:
-        silent = now - gone[0].seen_at
+        silent = age(gone[0].seen_at, now)
         text = f"no worker takes the queue {at.queue}: the last, {gone[0].name}, was seen {span(silent)} ago"
         return Cause("worker", text, "NoWorker", f"{cure}; if it still runs, it hangs: restart it", silent)
     text = f"no worker takes the queue {at.queue}"
     if ended := sweeps(reading, now, at.queue):
-        text += f"; a sweep from cron ended {span(now - ended[0].seen_at)} ago"
-    elif last := left_lately(minutes, at.queue, now=now):
+        text += f"; a sweep from cron ended {span(age(ended[0].seen_at, now))} ago"
+    elif last := left_lately(minutes, now=now).get(at.queue):
         text += f"; mails left {span(last)} ago all the same, perhaps by a sweep from cron"
     elif others := alive(reading, now):
         text += f": those that run take {', '.join(sorted({each.queue for each in others}))}"
     return Cause("worker", text, "NoWorker", cure)
 
 
-def left_lately(minutes: Sequence[Minute], queue: str, *, now: datetime) -> timedelta | None:
-    """How long ago the last mail of a queue left, of the last minutes that are counted."""
-    ended = [each.at + MINUTE for each in minutes if each.queue == queue and each.outcome in HANDED_OVER]
-    age = now - max(ended) if ended else None
-    return age if age is not None and age < LATELY else None
+def left_lately(minutes: Sequence[Minute], *, now: datetime) -> dict[str, timedelta]:
+    """How long ago the last mail of each queue left, of the last minutes that are counted."""
+    ended: dict[str, datetime] = {}
+    for each in minutes:
+        if each.outcome in HANDED_OVER:
+            ended[each.queue] = max(ended.get(each.queue, each.at), each.at)
+    ages = {queue: age(at + MINUTE, now) for queue, at in ended.items()}
+    return {queue: ago for queue, ago in ages.items() if ago < LATELY}
 
 
 def scopes(at: Place) -> set[str]:
@@ -131,7 +149,8 @@ def scopes(at: Place) -> set[str]:
 
 def pauses_of(reading: Reading, at: Place) -> list[Paused]:
     """Return what pauses a lane: first what a person has to end, then the oldest."""
-    covering = [each for each in reading.pauses if each.scope in scopes(at)]
+    concerned = scopes(at)
+    covering = [each for each in reading.pauses if each.scope in concerned]
     return sorted(covering, key=lambda each: (not each.by_hand, each.opened_at))
 
 
@@ -203,7 +222,7 @@ def quota_left(reading: Reading, *, urgent: bool, now: datetime) -> float | None
     found = reading.account
     if found.seen_at is None or found.max_24_hour_send is None or found.max_24_hour_send < 0:
         return None
-    if as_of(reading, now) - found.seen_at > buckets.QUOTA_STALE_AFTER:
+    if age(found.seen_at, as_of(reading, now)) > buckets.QUOTA_STALE_AFTER:
         return None
     reserve = 0 if urgent else found.max_24_hour_send * buckets.QUOTA_RESERVE
     return found.max_24_hour_send - (found.sent_last_24_hours or 0) - found.granted_since - reserve

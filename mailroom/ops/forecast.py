@@ -10,7 +10,7 @@ from mailroom.job import Priority
 from mailroom.ops import causes
 from mailroom.ops.causes import MINUTE, Place
 from mailroom.ops.minutes import Minute
-from mailroom.ops.reading import Lane, Reading
+from mailroom.ops.reading import Lane, Reading, age
 from mailroom.ops.words import CAP
 
 # Queue, priority and action.
@@ -57,14 +57,12 @@ def forecast(
 
     Lanes leave in order: each after those of its own priority, and of more urgent ones, of all queues.
     """
-    dues = _dues(reading)
-    lanes = [_count(reading, lane, due, now=now) for lane, due in zip(reading.lanes, dues, strict=True)]
+    lanes = _counted(reading, now=now)
+    before = {rank: _before(lanes, rank) for rank in {each.place.rank for each in lanes}}
     granted, pace = causes.granted_rate(reading, rate_limit), pace_of(reading, minutes, now=now)
     found = {}
     for each in lanes:
-        ahead = [other for other in lanes if other.place.rank <= each.place.rank]
-        jobs = sum(other.leaving for other in ahead)
-        about = any(other.lane.due > CAP for other in ahead if other.leaving)
+        jobs, about = before[each.place.rank]
         leaves = bool(each.leaving)
         found[(each.lane.queue, each.lane.priority, each.lane.action)] = Forecast(
             at_granted=_after(jobs, granted, now=now) if leaves else None,
@@ -83,7 +81,7 @@ def pace_of(reading: Reading, minutes: Sequence[Minute], *, now: datetime) -> fl
     A minute without mails counts too: that is what a pause looks like.
     """
     waited = max((lane.oldest_seconds for lane in reading.lanes if lane.due), default=0.0)
-    whole = min(PACE_MINUTES, floor((now - reading.read_at).total_seconds() / 60 + waited / 60))
+    whole = min(PACE_MINUTES, floor(age(reading.read_at, now).total_seconds() / 60 + waited / 60))
     if whole < 1:
         return None
     ends = max((each.at for each in minutes), default=now - MINUTE) + MINUTE
@@ -100,13 +98,23 @@ def _dues(reading: Reading) -> list[int]:
     return [share if lane.due > CAP else lane.due for lane in reading.lanes]
 
 
-def _count(reading: Reading, lane: Lane, due: int, *, now: datetime) -> _Counted:
-    place = causes.place(reading, lane.queue, lane.priority, lane.action)
-    stays = "paused" if causes.pauses_of(reading, place) else ""
-    works = causes.alive(reading, now, lane.queue) or causes.sweeps(reading, now, lane.queue)
-    stays = stays or ("" if works else "no worker")
-    left_out = {"later": lane.later, "held": lane.held, stays: due if stays else 0}
-    return _Counted(lane, place, 0 if stays else due, {why: count for why, count in left_out.items() if count})
+def _counted(reading: Reading, *, now: datetime) -> list[_Counted]:
+    paused = {each.scope for each in reading.pauses}
+    works = {each.queue for each in (*causes.alive(reading, now), *causes.sweeps(reading, now))}
+    found = []
+    for lane, place, due in zip(reading.lanes, causes.places(reading), _dues(reading), strict=True):
+        stays = "" if lane.queue in works else "no worker"
+        stays = stays if paused.isdisjoint(causes.scopes(place)) else "paused"
+        left_out = {"later": lane.later, "held": lane.held, stays: due if stays else 0}
+        told = {why: count for why, count in left_out.items() if count}
+        found.append(_Counted(lane, place, 0 if stays else due, told))
+    return found
+
+
+def _before(lanes: Sequence[_Counted], rank: Priority) -> tuple[int, bool]:
+    """How many jobs are to leave with those of a rank or before them, and whether that is an estimate."""
+    ahead = [each for each in lanes if each.leaving and each.place.rank <= rank]
+    return sum(each.leaving for each in ahead), any(each.lane.due > CAP for each in ahead)
 
 
 def _after(jobs: float, rate: float | None, *, now: datetime) -> datetime | None:

@@ -1,6 +1,6 @@
 """What needs a person, each told from a reading: what is so, why, what to do, and whether it can wait for the day."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal
@@ -8,11 +8,11 @@ from typing import Final, Literal
 from mailroom import finding
 from mailroom.fleet import buckets, pauses
 from mailroom.job import Priority
-from mailroom.ops import causes, remedies, reputation
+from mailroom.ops import causes, remedies, reputation, waiting
 from mailroom.ops.causes import Place
-from mailroom.ops.health import MAX_WAIT
 from mailroom.ops.minutes import Minute
-from mailroom.ops.reading import STALE_AFTER, Lane, Paused, Reading
+from mailroom.ops.reading import STALE_AFTER, Lane, Paused, Reading, age
+from mailroom.ops.waiting import Waiting
 from mailroom.ops.why import why_lane
 from mailroom.ops.words import counted, mails, number, several, span
 
@@ -22,8 +22,8 @@ State = Literal["fine", "look", "act"]
 PROBES_FIRST: Final = timedelta(minutes=1)
 # For so long a worker that is lost is news, and then it is history.
 NEWS: Final = timedelta(minutes=15)
-# A recovery is late from a minute on, and slow from here on.
-SLOW: Final = timedelta(seconds=15)
+# Of one kind the worst are told, and then how many others there are.
+MAX_OF_A_KIND: Final = 5
 MUCH_OF_THE_QUOTA: Final = 0.8
 MUCH_THROTTLED: Final = 0.5
 JUST_NOW: Final = timedelta(minutes=3)
@@ -50,10 +50,11 @@ def needs(
     reading: Reading, minutes: Sequence[Minute], *, now: datetime, rate_limit: float | None = None
 ) -> tuple[Need, ...]:
     """Return them all, the worst first."""
-    stuck = [*_unread(reading, now=now), *_no_worker(reading, minutes, now=now)]
-    keeping, idle = _pauses(reading, now=now)
+    due = waiting.group(reading)
+    stuck = [*_unread(reading, now=now), *_no_worker(reading, minutes, due, now=now)]
+    keeping, idle = _pauses(reading, due, now=now)
     found = [*stuck, *keeping, *_account(reading, now=now), *_unsent(minutes, now=now)]
-    found += _late(reading, minutes, now=now, rate_limit=rate_limit)
+    found += _late(reading, minutes, due, now=now, rate_limit=rate_limit)
     found += [
         *idle,
         *_warnings(reading),
@@ -63,72 +64,70 @@ def needs(
     return tuple(sorted(found, key=lambda need: need.state != "act"))
 
 
-def _lanes(reading: Reading, covers: Callable[[Place], bool]) -> list[Lane]:
-    """The lanes that something concerns and in which a job is due, the most urgent first."""
-    due = [(causes.place(reading, lane.queue, lane.priority, lane.action), lane) for lane in reading.lanes if lane.due]
-    concerned = [(place, lane) for place, lane in due if covers(place)]
-    return [lane for _, lane in sorted(concerned, key=lambda each: (each[0].rank, each[0].priority))]
-
-
-def named(lanes: Iterable[Lane], count: int = 2) -> str:
-    """Name so many mails of lanes: two kinds at most."""
-    kinds = list(dict.fromkeys(mails(lane.action, lane.priority, count) for lane in lanes))
-    return " and ".join(kinds) if len(kinds) < 3 else f"{kinds[0]} and other mails"
-
-
-def _effect(lanes: list[Lane], *, everything: bool = False, else_: str = "nothing waits yet") -> str:
-    if everything:
-        return "no mail leaves"
-    return f"{named(lanes)} do not leave" if lanes else else_
-
-
-def _wait(lanes: list[Lane]) -> str:
-    """Say how many wait, and since when."""
-    if not lanes:
-        return "nothing is due now"
-    kinds: dict[tuple[str, Priority], int] = {}
-    for lane in lanes:
-        kinds[lane.action, lane.priority] = kinds.get((lane.action, lane.priority), 0) + lane.due
-    each = ", ".join(f"{counted(due)} {mails(*kind, due)}" for kind, due in [*kinds.items()][:3])
-    oldest = max(lane.oldest_seconds for lane in lanes)
-    return f"due: {each}{', and others' if len(kinds) > 3 else ''}; the oldest for {span(oldest)}"
-
-
 def _unread(reading: Reading, *, now: datetime) -> Iterator[Need]:
-    age = now - reading.read_at
-    if age <= STALE_AFTER or not (reading.failed_at and now - reading.failed_at < STALE_AFTER):
+    old = age(reading.read_at, now)
+    if old <= STALE_AFTER or not (reading.failed_at and age(reading.failed_at, now) < STALE_AFTER):
         return
-    what = f"these numbers are {span(age)} old: counting fails"
+    what = f"these numbers are {span(old)} old: counting fails"
     yield Need("NoReading", what, f"{reading.failure or 'no reason given'}", remedies.LOOK_AT_DATABASE, "act")
 
 
-def _no_worker(reading: Reading, minutes: Sequence[Minute], *, now: datetime) -> Iterator[Need]:
-    waiting = {lane.queue for lane in reading.lanes if lane.due and not causes.alive(reading, now, lane.queue)}
-    nobody = not causes.alive(reading, now)
+@dataclass(frozen=True, slots=True)
+class _Deserted:
+    """A queue that no worker takes: its lanes, whether one is late, and whether its mails leave all the same."""
+
+    queue: str
+    lanes: list[Lane]
+    late: bool
+    left: bool
+
+    @property
+    def state(self) -> State:
+        return "look" if self.left and not self.late else "act"
+
+
+def _deserted(reading: Reading, minutes: Sequence[Minute], due: Waiting, *, now: datetime) -> list[_Deserted]:
+    """Queues in which a job is due and that no worker takes, the worst first; one where there is no worker at all."""
+    there = {each.queue for each in causes.alive(reading, now)}
     known = sorted(each.queue for each in reading.workers) or [remedies.DEFAULT_QUEUE]
-    for queue in sorted(waiting) or (known[:1] if nobody else []):
-        lanes = _lanes(reading, lambda place, queue=queue: place.queue == queue)  # type: ignore[misc]
-        late = any(lane.oldest_seconds > MAX_WAIT[lane.priority].total_seconds() for lane in lanes)
+    queues = list(dict.fromkeys(lane.queue for _, lane in due.due if lane.queue not in there))
+    lately, swept = causes.left_lately(minutes, now=now), {each.queue for each in causes.sweeps(reading, now)}
+    found = []
+    for queue in queues or ([] if there else known[:1]):
+        lanes = due.by_scope.get(pauses.queue_scope(queue), [])
+        late = any(waiting.is_late(lane) for lane in lanes)
         # A sweep that ended may have been unable to send: what is late has not left by it.
-        left = causes.left_lately(minutes, queue, now=now) or (not late and causes.sweeps(reading, now, queue))
-        nothing = "mails leave by sweeps alone" if left else "the next mail will not leave"
-        effect = nothing if left else _effect(lanes, everything=nobody and bool(lanes), else_=nothing)
-        found = causes.worker(reading, minutes, Place(queue, Priority.NORMAL, "", Priority.NORMAL), now=now)
+        left = queue in lately or (not late and queue in swept)
+        found.append(_Deserted(queue, lanes, late, left))
+    return sorted(found, key=lambda each: (each.state != "act", not each.late))
+
+
+def _no_worker(reading: Reading, minutes: Sequence[Minute], due: Waiting, *, now: datetime) -> Iterator[Need]:
+    nobody = not causes.alive(reading, now)
+    deserted = _deserted(reading, minutes, due, now=now)
+    for each in deserted[:MAX_OF_A_KIND]:
+        nothing = "mails leave by sweeps alone" if each.left else "the next mail will not leave"
+        everything = nobody and bool(each.lanes)
+        effect = nothing if each.left else waiting.effect(each.lanes, everything=everything, else_=nothing)
+        found = causes.worker(reading, minutes, Place(each.queue, Priority.NORMAL, "", Priority.NORMAL), now=now)
         seen = found.text.partition(": ")[2] or found.text.partition("; ")[2] or "none has been seen for a day"
-        why = f"{seen}; {_wait(lanes)}"
-        state: State = "look" if left and not late else "act"
-        yield Need("NoWorker", f"{effect}: no worker takes the queue {queue}", why, found.cure, state)
+        why = f"{seen}; {waiting.amount(each.lanes)}"
+        yield Need("NoWorker", f"{effect}: no worker takes the queue {each.queue}", why, found.cure, each.state)
+    if others := deserted[MAX_OF_A_KIND:]:
+        what = f"no worker takes {several(len(others), 'other queue')} in which mails are due"
+        why = waiting.amount([lane for each in others for lane in each.lanes])
+        yield Need("NoWorker", what, why, remedies.WORKERS_OF_QUEUES, others[0].state)
 
 
-def _pauses(reading: Reading, *, now: datetime) -> tuple[list[Need], list[Need]]:
+def _pauses(reading: Reading, due: Waiting, *, now: datetime) -> tuple[list[Need], list[Need]]:
     """Tell of what is paused: of what keeps mails, and apart from it of what keeps none yet."""
     keeping: list[Need] = []
     idle: list[Need] = []
     for paused in sorted(reading.pauses, key=lambda each: (not _stops_urgent(reading, each), each.opened_at)):
-        lanes = _lanes(reading, lambda place, scope=paused.scope: scope in causes.scopes(place))  # type: ignore[misc]
-        effect = _effect(lanes, everything=paused.scope in causes.SHARED)
+        lanes = due.by_scope.get(paused.scope, [])
+        effect = waiting.effect(lanes, everything=paused.scope in causes.SHARED)
         what = f"{effect}: {paused.scope} has been paused for {span(now - paused.opened_at)} ({_reason(paused)})"
-        why = f"{causes.say_pause(paused, now=now)}; {_wait(lanes)}"
+        why = f"{causes.say_pause(paused, now=now)}; {waiting.amount(lanes)}"
         state = _pause_state(reading, paused, now=now, urgent=any(lane.priority is Priority.URGENT for lane in lanes))
         need = Need("Paused", what, why, remedies.of_pause(paused.scope, paused.code), state)
         (keeping if lanes or paused.scope in causes.SHARED else idle).append(need)
@@ -192,21 +191,26 @@ def _quota(reading: Reading, *, now: datetime) -> Iterator[Need]:
         yield Need("QuotaNear", what, used, finding.RAISE_QUOTA, "look")
 
 
-def _late(reading: Reading, minutes: Sequence[Minute], *, now: datetime, rate_limit: float | None) -> Iterator[Need]:
+def _late(
+    reading: Reading, minutes: Sequence[Minute], due: Waiting, *, now: datetime, rate_limit: float | None
+) -> Iterator[Need]:
     """Lanes whose oldest job is late, but for what is told already: no worker, a pause, the quota."""
-    for lane in _lanes(reading, lambda _: True):
-        waited, most = timedelta(seconds=lane.oldest_seconds), MAX_WAIT[lane.priority]
-        slow = lane.priority is Priority.URGENT and waited > SLOW
-        if not slow and waited <= most:
-            continue
+    late = waiting.late(reading, due, now=now)
+    for lane in late[:MAX_OF_A_KIND]:
         why = why_lane(reading, minutes, lane, now=now, rate_limit=rate_limit)
-        if why.code in {"NoWorker", "Paused", "Quota", "QuotaReserve"}:
-            continue
-        state: State = "act" if waited > most and lane.priority < Priority.BULK else "look"
-        late = "late" if waited > most else "slow"
+        how = "late" if waiting.is_late(lane) else "slow"
         cause = ", for SES throttles" if why.code == "Throttled" else ""
-        what = f"{mails(lane.action, lane.priority)} are {late}{cause}: one has been due for {span(waited)}"
-        yield Need(f"OldJob{lane.priority.value}", what, why.text, why.cure or remedies.ASK_DOCTOR, state)
+        waited = span(lane.oldest_seconds)
+        what = f"{mails(lane.action, lane.priority)} are {how}{cause}: one has been due for {waited}"
+        yield Need(f"OldJob{lane.priority.value}", what, why.text, why.cure or remedies.ASK_DOCTOR, _late_state(lane))
+    if others := late[MAX_OF_A_KIND:]:
+        what = f"{several(len(others), 'other lane is', 'other lanes are')} late or slow"
+        code, state = f"OldJob{others[0].priority.value}", _late_state(others[0])
+        yield Need(code, what, waiting.amount(others), remedies.ASK_DOCTOR, state)
+
+
+def _late_state(lane: Lane) -> State:
+    return "act" if waiting.is_bad(lane) else "look"
 
 
 def _unsent(minutes: Sequence[Minute], *, now: datetime) -> Iterator[Need]:
@@ -250,10 +254,11 @@ def _over_the_line(reading: Reading) -> bool:
 
 def _slower(reading: Reading, *, now: datetime) -> Iterator[Need]:
     """What lets mail leave later than it could."""
-    gone = [each for each in causes.lost(reading, now) if now - each.seen_at < NEWS]
+    gone = [each for each in causes.lost(reading, now) if age(each.seen_at, now) < NEWS]
     if gone and causes.alive(reading, now):
         what = f"{several(len(gone), 'worker')} went away without a word: {', '.join(each.name for each in gone[:3])}"
-        yield Need("WorkerLost", what, f"last seen {span(now - gone[0].seen_at)} ago", remedies.LOOK_AT_WORKER, "look")
+        why = f"last seen {span(age(gone[0].seen_at, now))} ago"
+        yield Need("WorkerLost", what, why, remedies.LOOK_AT_WORKER, "look")
     deaf = [each for each in causes.alive(reading, now) if each.listening is False]
     if deaf:
         what = (
@@ -264,8 +269,8 @@ def _slower(reading: Reading, *, now: datetime) -> Iterator[Need]:
         what = f"SES throttles: the fleet sends at {causes.slowdown(reading):.0%} of its rate"
         yield Need("Throttled", what, "SES asked for less within the last seconds", remedies.THROTTLED, "look")
     seen = reading.account.seen_at
-    if seen is not None and causes.alive(reading, now) and now - seen > buckets.QUOTA_STALE_AFTER:
-        what = f"SES has not been asked for the quota for {span(now - seen)}"
+    if seen is not None and causes.alive(reading, now) and age(seen, now) > buckets.QUOTA_STALE_AFTER:
+        what = f"SES has not been asked for the quota for {span(age(seen, now))}"
         yield Need("AccountOld", what, "each minute a worker asks GetAccount", remedies.LET_ASK, "look")
 
 

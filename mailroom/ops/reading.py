@@ -145,18 +145,27 @@ class Reading:
 def read(connection: Connection) -> Reading | None:
     """Return the last reading, however old it is; None if there never was one, or none that this release can read.
 
-    One that is ahead was made before the clock was set back: how old it is nobody knows, but no younger than that.
+    Its `age_seconds` are as `age` has it.
     """
     kept = fleet_reading.c
-    age = func.extract("epoch", func.clock_timestamp() - kept.read_at)
-    row = connection.execute(select(kept.found, kept.failed_at, kept.failure, age.label("age"))).first()
+    now = func.clock_timestamp().label("now")
+    row = connection.execute(select(kept.read_at, kept.found, kept.failed_at, kept.failure, now)).first()
     if row is None or row.found is None or row.found.get("format") != FORMAT:
         return None
     try:
         found = _adapter().validate_python(_without_format(row.found))
     except ValidationError:  # who works must not end for what another release has written
         return None
-    return replace(found, failed_at=row.failed_at, failure=row.failure, age_seconds=abs(float(row.age)))
+    seconds = age(row.read_at, row.now).total_seconds()
+    return replace(found, failed_at=row.failed_at, failure=row.failure, age_seconds=seconds)
+
+
+def age(moment: datetime, now: datetime) -> timedelta:
+    """Return how old it is what was so at a moment, by the clock of the database.
+
+    What is ahead was written before the clock was set back: nobody knows its age, but it is no younger than that.
+    """
+    return abs(now - moment)
 
 
 def as_json(found: Reading) -> str:

@@ -9,6 +9,9 @@ from mailroom.ops import reputation
 
 DEFAULT_QUEUE: Final = "mailroom"
 START_WORKER: Final = "start one: `mailroom worker`; where cron sweeps, see that it runs"
+WORKERS_OF_QUEUES: Final = (
+    "start a worker for each, with its MAILROOM_QUEUE_NAME; if nobody knows the queues, see who enqueues to them"
+)
 LOOK_AT_WORKER: Final = "see whether it still runs, and its log; what it had in flight goes back when its lease ends"
 LOOK_AT_DATABASE: Final = "see the log of the workers: the database cuts the reading off, or refuses it"
 ASK_DOCTOR: Final = "`mailroom doctor` names what is wrong"

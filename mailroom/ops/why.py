@@ -13,7 +13,7 @@ from mailroom.ops import causes, endings, jobs, minutes, remedies
 from mailroom.ops.causes import Cause, Place
 from mailroom.ops.jobs import Found
 from mailroom.ops.minutes import Minute
-from mailroom.ops.reading import STALE_AFTER, Lane, Reading
+from mailroom.ops.reading import STALE_AFTER, Lane, Reading, age
 from mailroom.ops.words import CAP, counted, mails, several, span
 
 # What a job waits at most that nothing keeps: a sweep, and a claim.
@@ -75,8 +75,8 @@ def why_lane(
     if not lane.due:
         return _answer([_nothing_due(lane)])
     oldest = timedelta(seconds=lane.oldest_seconds)
-    if now - reading.read_at > STALE_AFTER:
-        oldest += now - reading.read_at
+    if age(reading.read_at, now) > STALE_AFTER:
+        oldest += age(reading.read_at, now)
     found = [*_before_permit(reading, recent, place, now=now)]
     others = _ahead(reading, place) - (lane.due <= CAP)
     found += _of_fleet(reading, recent, place, ahead=others, now=now, rate_limit=rate_limit)
@@ -133,7 +133,7 @@ def _of_fleet(
 
 def _ahead(reading: Reading, place: Place, *, but: Priority | None = None) -> int:
     """How many jobs that are due are served first, or with it; without those of a priority of its own action."""
-    lanes = [(lane, causes.place(reading, lane.queue, lane.priority, lane.action)) for lane in reading.lanes]
+    lanes = zip(reading.lanes, causes.places(reading), strict=True)
     own = (place.queue, but, place.action)
     return sum(
         lane.due for lane, at in lanes if at.rank <= place.rank and (lane.queue, lane.priority, lane.action) != own

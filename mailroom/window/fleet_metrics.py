@@ -121,10 +121,14 @@ def _gauge(name: str, words: str, labels: tuple[str, ...], samples: Iterable[Sam
 
 
 def _names(found: Reading) -> Name:
-    """Return what names queues, as far as there are not too many: whoever enqueues may make one."""
+    """Return what names queues, as far as there are not too many: whoever enqueues may make one.
+
+    Those that a worker takes come first: nobody makes these by chance.
+    """
+    taken = {worker.queue for worker in causes.alive(found, found.read_at)}
     queues = {lane.queue for lane in found.lanes} | {worker.queue for worker in found.workers}
     queues |= {each.scope.removeprefix(QUEUE) for each in found.pauses if each.scope.startswith(QUEUE)}
-    known = set(sorted(queues)[:MAX_QUEUES])
+    known = set(sorted(queues, key=lambda queue: (queue not in taken, queue))[:MAX_QUEUES])
     return lambda queue: queue if queue in known else OTHER
 
 

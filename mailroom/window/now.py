@@ -6,7 +6,7 @@ from starlette.routing import Route
 
 from mailroom.ops import remedies
 from mailroom.ops.advice import unreached
-from mailroom.ops.reading import STALE_AFTER, Paused, Reading
+from mailroom.ops.reading import STALE_AFTER, Paused, Reading, age
 from mailroom.ops.words import begins
 from mailroom.window import views
 from mailroom.window.account import AWS
@@ -35,7 +35,7 @@ def show(request: Request) -> Response:
         found=None if seen.reading is None else overview(seen, seen.reading),
         remedy=_remedy,
         outcomes=_outcomes,
-        stale=seen.reading is not None and seen.now - seen.reading.read_at > STALE_AFTER,
+        stale=seen.reading is not None and age(seen.reading.read_at, seen.now) > STALE_AFTER,
         aws=AWS,
     )
 

@@ -11,6 +11,7 @@ from mailroom.ops.forecast import Forecast
 from mailroom.ops.health import MAX_WAIT
 from mailroom.ops.minutes import WAIT_BOUNDS, Minute
 from mailroom.ops.reading import Lane, Reading, SesAccount, Worker
+from mailroom.ops.waiting import is_late
 from mailroom.window import charts
 from mailroom.window.charts import Chart
 from mailroom.window.source import Seen
@@ -19,6 +20,10 @@ from mailroom.window.source import Seen
 MUCH_OF_QUOTA: Final = 0.8
 # Sooner than this nobody plans.
 SOON: Final = timedelta(minutes=1)
+# So many lanes, or workers, have a row.
+MAX_ROWS: Final = 50
+# Of those that went away, or came from cron: each restart of one that cannot run leaves another, for a day.
+MAX_GONE: Final = 3
 # Why jobs that are due do not leave, as a forecast names it.
 STAYS: Final = ("paused", "no worker")
 
@@ -96,9 +101,12 @@ class Urgent:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What the first page shows besides its sentence."""
+    """What the first page shows besides its sentence. Of the workers, those that are `lost` and the sweeps, the last
+    ones seen; `other_…`: how many there are that have no row.
+    """
 
     rows: tuple[Row, ...]
+    other_lanes: int
     due: int
     held: int
     jobs: int | None
@@ -107,17 +115,27 @@ class Overview:
     mails: Chart
     waits: Chart
     urgent: "Urgent | None"
+    working: int
+    busy: int
+    senders: int
     workers: tuple[Worker, ...]
+    other_workers: int
     lost: tuple[Worker, ...]
+    other_lost: int
     sweeps: tuple[Worker, ...]
+    other_sweeps: int
 
 
 def overview(seen: Seen, reading: Reading) -> Overview:
     """Return it."""
     urgent = [minute for minute in seen.hour if minute.priority is Priority.URGENT]
     recent = seen.ten_minutes
+    lanes = _worst(reading.lanes)
+    there, lost = causes.alive(reading, seen.now), causes.lost(reading, seen.now)
+    sweeps = causes.sweeps(reading, seen.now)
     return Overview(
-        rows=tuple(_row(lane, recent, seen) for lane in reading.lanes),
+        rows=tuple(_row(lane, recent, seen) for lane in lanes),
+        other_lanes=len(reading.lanes) - len(lanes),
         due=sum(lane.due for lane in reading.lanes),
         held=sum(lane.held for lane in reading.lanes),
         jobs=reading.jobs_estimate if any(lane.capped for lane in reading.lanes) else None,
@@ -126,9 +144,15 @@ def overview(seen: Seen, reading: Reading) -> Overview:
         mails=charts.mails(seen.hour, until=seen.now),
         waits=charts.waits(urgent, until=seen.now, limit=MAX_WAIT[Priority.URGENT].total_seconds()),
         urgent=_urgent(reading, [minute for minute in recent if minute.priority is Priority.URGENT]),
-        workers=tuple(causes.alive(reading, seen.now)),
-        lost=tuple(causes.lost(reading, seen.now)),
-        sweeps=tuple(causes.sweeps(reading, seen.now)),
+        working=len(there),
+        busy=sum(worker.busy for worker in there),
+        senders=sum(worker.senders for worker in there),
+        workers=tuple(there[:MAX_ROWS]),
+        other_workers=len(there[MAX_ROWS:]),
+        lost=tuple(lost[:MAX_GONE]),
+        other_lost=len(lost[MAX_GONE:]),
+        sweeps=tuple(sweeps[:MAX_GONE]),
+        other_sweeps=len(sweeps[MAX_GONE:]),
     )
 
 
@@ -139,11 +163,20 @@ def quota(account: SesAccount) -> Quota | None:
     return Quota((account.sent_last_24_hours or 0) + account.granted_since, account.max_24_hour_send)
 
 
+def _worst(lanes: Sequence[Lane]) -> list[Lane]:
+    """Return so many lanes as there are rows for, in their order: those that are late, then those that are due."""
+    shown = sorted(range(len(lanes)), key=lambda at: _badness(lanes[at]))[:MAX_ROWS]
+    return [lanes[at] for at in sorted(shown)]
+
+
+def _badness(lane: Lane) -> tuple[bool, bool, Priority, float]:
+    return not is_late(lane), not lane.due, lane.priority, -lane.oldest_seconds
+
+
 def _row(lane: Lane, recent: Sequence[Minute], seen: Seen) -> Row:
     told = [minute for minute in recent if (minute.priority, minute.action) == (lane.priority, lane.action)]
-    late = lane.due > 0 and lane.oldest_seconds > MAX_WAIT[lane.priority].total_seconds()
     leaves = _leaves(lane, seen.forecasts.get((lane.queue, lane.priority, lane.action)), now=seen.now)
-    return Row(lane, _wait(told, 0.5), _wait(told, 0.99), leaves, late)
+    return Row(lane, _wait(told, 0.5), _wait(told, 0.99), leaves, is_late(lane))
 
 
 def _leaves(lane: Lane, told: Forecast | None, *, now: datetime) -> Leaves:

@@ -1,6 +1,7 @@
 """Where the pages have their numbers from: the reading of the fleet, looked up once for all who ask at one time."""
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -29,6 +30,10 @@ HOUR: Final = timedelta(hours=1)
 TEN_MINUTES: Final = timedelta(minutes=10)
 # Each statement commits by itself where the engine is the worker's; here all see one state, and none can write.
 _READ_ONLY: Final[dict[str, Any]] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+# A database that fails, and one that has no connection free in time.
+_FAILURES: Final = (DBAPIError, PoolTimeoutError)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class Source:
         self._turns = threading.BoundedSemaphore(max(1, _connections(engine) - 1))
         self._seen: Seen | None = None
         self._kept_until = 0.0
+        self._counts_from = 0.0
 
     @contextlib.contextmanager
     def looking(self) -> Iterator[Connection]:
@@ -104,12 +110,26 @@ class Source:
                 now = connection.scalar(select(func.now()))
                 found = reading.read(connection)
                 hour = tuple(minutes.read(connection, since=HOUR))
-            assert isinstance(now, datetime)  # noqa: S101 - what the database says of now()
-            if self._counting is not None and (found is None or now - found.read_at > COUNT_AFTER):
-                found = refresh.refresh(self._counting) or found
-        except DBAPIError as error:
-            return self._without(type(error.orig).__name__)
+        except _FAILURES as error:
+            return self._without(_kind(error))
+        assert isinstance(now, datetime)  # noqa: S101 - what the database says of now()
+        if found is None or reading.age(found.read_at, now) > COUNT_AFTER:
+            found = self._count() or found
         return self._made_of(now, found, hour)
+
+    def _count(self) -> Reading | None:
+        """Count, if this window may. Where that fails, nothing is known beyond what was read; it is tried again later.
+
+        It has an engine of its own: that this one fails says nothing of the database that the window looks at.
+        """
+        if self._counting is None or time.monotonic() < self._counts_from:
+            return None
+        try:
+            return refresh.refresh(self._counting)
+        except _FAILURES as error:
+            log.warning("cannot count error=%s", _kind(error))
+            self._counts_from = time.monotonic() + refresh.EVERY.total_seconds()
+            return None
 
     def _made_of(self, now: datetime, found: Reading | None, hour: tuple[Minute, ...]) -> Seen:
         advised = advice.advise(found, hour, now=now, rate_limit=self._rate_limit)
@@ -126,3 +146,7 @@ class Source:
 
 def _connections(engine: Engine) -> int:
     return engine.pool.size() if isinstance(engine.pool, QueuePool) else 1
+
+
+def _kind(error: DBAPIError | PoolTimeoutError) -> str:
+    return type(error.orig if isinstance(error, DBAPIError) else error).__name__

@@ -7,7 +7,7 @@ from typing import Final
 
 from markupsafe import Markup, escape
 
-from mailroom.ops import words
+from mailroom.ops import reading, words
 from mailroom.ops.words import CAP, number
 
 _UNITS: Final = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
@@ -24,8 +24,8 @@ def share(value: float, digits: int = 0) -> str:
 
 
 def about(seconds: float) -> str:
-    """Return how long ago something was, in one unit; what is ahead of the clock is now."""
-    whole = max(0, int(seconds))
+    """Return how long ago something was, in one unit."""
+    whole = int(seconds)
     for size, unit in _UNITS[:-1]:
         if whole >= 2 * size:
             return f"{whole // size} {unit}"
@@ -34,8 +34,9 @@ def about(seconds: float) -> str:
 
 def ago(moment: datetime, now: datetime) -> Markup:
     """Return the age of something, which the page keeps true while it is open."""
-    age = about((now - moment).total_seconds())
-    return Markup('<time data-age datetime="{}" title="{}">{} ago</time>').format(_iso(moment), _title(moment), age)
+    age = reading.age(moment, now)
+    shown = Markup('<time data-age datetime="{}" title="{}">{} ago</time>')
+    return shown.format(_iso(now - age), _title(moment), about(age.total_seconds()))
 
 
 def clock(moment: datetime, now: datetime, *, form: str = "%H:%M:%S") -> Markup:

@@ -192,3 +192,11 @@ def test_panels_lie_beside_each_other() -> None:
         assert not taken & cells, panel["title"]
         assert max(x for x, _ in cells) < 24
         taken |= cells
+
+
+@pytest.mark.parametrize(
+    "expression", [each for each in EXPRESSIONS if "reading_timestamp" in each and "time()" in each]
+)
+def test_a_reading_that_is_ahead_of_the_clock_is_old(expression: str) -> None:
+    """It was made before the clock was set back, and nothing says that anybody counts now."""
+    assert "abs(time() - max(mailroom_reading_timestamp_seconds))" in expression

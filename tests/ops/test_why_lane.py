@@ -214,5 +214,5 @@ def test_where_nothing_is_due_it_says_what_waits() -> None:
 
 
 def test_with_an_old_reading_what_was_due_then_has_been_due_longer() -> None:
-    found = why(reading(300, failed_at=ago(4)), of=lane(oldest=1))
+    found = why(reading(300, seen=305, failed_at=ago(4)), of=lane(oldest=1))
     assert found.since == timedelta(seconds=301)
