@@ -102,7 +102,7 @@ def test_a_look_that_ends_early_says_how_many_it_found(
     monkeypatch.setattr(choice, "_PAGE", 2)
     monkeypatch.setattr(browse, "MAX_SCANS", 1)
     monkeypatch.setattr(browse, "SCAN_LIMIT", 1)
-    assert "None was found as far back as one look goes" in window.ask("/act/retry?outcome=sent").text
+    assert "None was found as far back as one look goes" in window.ask("/act/retry?code=NoSuch").text
     with engine.connect() as connection:
         scene.many(connection, 5)
     preview = window.ask("/act/drop?held=1").text
