@@ -1,5 +1,6 @@
 """Which mails an action would change: named one by one, or all that a list shows, as many as are changed at once."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,18 +18,21 @@ from mailroom.window.mail import read_token
 
 # So many jobs are changed at a time, and no more: a person has to look again in between.
 MOST: Final = 1_000
-_PAGE: Final = 250
-# Where little of a long record is meant, so many looks at it are worth it.
-_TURNS: Final = 20
+# No further look at a list begins after so long. One takes about as long where little of a long record is meant.
+_LOOK_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The mails that would be changed, in words and by token; `more`: there are others, which are left."""
+    """The mails that would be changed, in words and by token; `more`: there are others, which are left.
+
+    `looked_back_to`: how far a search over the record came before it stopped; None: it did not stop before its end.
+    """
 
     words: str
     tokens: tuple[int, ...]
     more: bool
+    looked_back_to: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +53,10 @@ def read(connection: Connection, deed: str, asked: QueryParams, *, now: datetime
     if asked.get("token"):
         return _named(connection, deed, numbers(",".join(asked.getlist("token"))))
     of = _held(connection) if asked.get("held") else _record(connection, asked, now)
-    tokens, more = _all(connection, deed, of.turn) if deed in of.deeds else ((), False)
-    return Choice(f"{several(len(tokens), of.kind)}{of.where}", tokens, more)
+    tokens, last = _all(connection, deed, of.turn) if deed in of.deeds else ((), Page((), None))
+    words = f"{several(min(len(tokens), MOST), of.kind)}{of.where}"
+    more = last.next is not None or len(tokens) > MOST
+    return Choice(words, tokens[:MOST], more, last.looked_back_to)
 
 
 def numbers(words: str) -> tuple[int, ...]:
@@ -72,7 +78,7 @@ def _named(connection: Connection, deed: str, given: tuple[int, ...]) -> Choice:
 
 def _held(connection: Connection) -> _List:
     def turn(after: Place | None) -> Page:
-        return browse.held(connection, after=after, limit=_PAGE)
+        return browse.held(connection, after=after, limit=MOST)
 
     return _List("held mail", "", turn, deeds.OF_HELD)
 
@@ -84,23 +90,23 @@ def _record(connection: Connection, asked: QueryParams, now: datetime) -> _List:
     since = now - PERIODS[period]
 
     def turn(before: Place | None) -> Page:
-        return browse.record(connection, outcome=outcome, code=code, since=since, before=before, limit=_PAGE)
+        return browse.record(connection, outcome=outcome, code=code, since=since, before=before, limit=MOST)
 
     named = " and ".join(filter(None, (outcome and f"outcome {outcome}", code and f"code {code}")))
     where = f" on record with {named} in the last {PERIOD_WORDS[period].removeprefix('a ').removeprefix('an ')}"
     return _List("mail", where, turn, deeds.of_record(outcome))
 
 
-def _all(connection: Connection, deed: str, turn: Callable[[Place | None], Page]) -> tuple[tuple[int, ...], bool]:
-    """Go through the pages of a list until there are enough; return them, and whether there are more."""
+def _all(connection: Connection, deed: str, turn: Callable[[Place | None], Page]) -> tuple[tuple[int, ...], Page]:
+    """Go through a list until there are enough, or it took too long; return them, and the last page of it."""
     found: dict[int, None] = {}
     place: Place | None = None
-    for _ in range(_TURNS):
+    ends = time.monotonic() + _LOOK_SECONDS
+    while True:
         page = turn(place)
         meant = [row.token for row in page.rows if deeds.is_meant(deed, row)]
         changed = deeds.changeable(connection, deed, meant) if meant else set()
         found |= {token: None for token in meant if token in changed}
         place = page.next
-        if place is None or len(found) > MOST:
-            break
-    return tuple(found)[:MOST], place is not None or len(found) > MOST
+        if place is None or len(found) >= MOST or time.monotonic() >= ends:
+            return tuple(found), page
