@@ -44,7 +44,7 @@ Header = Annotated[
 ]
 Peers = Annotated[
     list[str] | None,
-    typer.Option(metavar="NETWORK", show_default="none", help="Address of that proxy; may be repeated."),
+    typer.Option(metavar="NETWORK", show_default="none", help="Address of a proxy in front; may be repeated."),
 ]
 
 
@@ -96,9 +96,10 @@ def _window_extra() -> Iterator[None]:
 
 
 def _check(given: Settings, host: str, *, remote: bool, header: str, peers: Sequence[Any]) -> None:
-    if bool(header) != bool(peers):
+    if bool(header) != bool(peers) and not (peers and given.window_password):
         raise SettingsError(
-            "--trust-header and --trust-peer go together: a header says who asks only from a known peer"
+            "--trust-header and --trust-peer go together: a header says who asks only from a known peer,"
+            " and a peer without a header is of use only with MAILROOM_WINDOW_PASSWORD"
         )
     if remote and not (given.window_password or header):
         raise SettingsError(

@@ -100,7 +100,7 @@ def show(request: Request) -> Response:
     seen: Seen = request.app.state.source.see()
     asked = request.query_params
     with request.app.state.source.looking() as connection:
-        chosen = choice.read(connection, asked, now=seen.now) if deed in OF_JOBS else None
+        chosen = choice.read(connection, deed, asked, now=seen.now) if deed in OF_JOBS else None
         scopes = _scopes(connection, seen, deed) if deed in OF_SCOPES else []
     return _form(request, deed, seen, chosen=chosen, scopes=scopes, scope=asked.get("scope", ""))
 

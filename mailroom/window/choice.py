@@ -1,5 +1,6 @@
-"""Which mails an action is about: named one by one, or all that a list shows, as many as are changed at once."""
+"""Which mails an action would change: named one by one, or all that a list shows, as many as are changed at once."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +10,7 @@ from sqlalchemy import Connection
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 
-from mailroom.ops import browse
+from mailroom.ops import browse, deeds
 from mailroom.ops.browse import Page, Place
 from mailroom.ops.words import several
 from mailroom.window.lists import PERIOD_WORDS, PERIODS
@@ -17,43 +18,45 @@ from mailroom.window.mail import read_token
 
 # So many jobs are changed at a time, and no more: a person has to look again in between.
 MOST: Final = 1_000
-_PAGE: Final = 250
-# Where little of a long record is meant, so many looks at it are worth it.
-_TURNS: Final = 20
-# What of a list may be changed: attempts that decided, and what is held.
-CHANGEABLE: Final = {"finished", "held"}
+# No further look at a list begins after so long. One takes about as long where little of a long record is meant.
+_LOOK_SECONDS: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The mails that are meant, in words and by token; `more`: there are others, which are left."""
+    """The mails that would be changed, in words and by token; `more`: there are others, which are left.
+
+    `looked_back_to`: how far a search over the record came before it stopped; None: it did not stop before its end.
+    """
 
     words: str
     tokens: tuple[int, ...]
     more: bool
+    looked_back_to: datetime | None = None
 
 
-def read(connection: Connection, asked: QueryParams, *, now: datetime) -> Choice:
-    """Return what a link asks for. Raises HTTPException if it asks for nothing that can be named."""
+@dataclass(frozen=True, slots=True)
+class _List:
+    """A list of mails: what each is called and where it is, what follows a place, and what may be done to all of it."""
+
+    kind: str
+    where: str
+    turn: Callable[[Place | None], Page]
+    deeds: frozenset[str]
+
+
+def read(connection: Connection, deed: str, asked: QueryParams, *, now: datetime) -> Choice:
+    """Return what a link asks for, as far as the deed would change it.
+
+    Raises HTTPException if it asks for nothing that can be named.
+    """
     if asked.get("token"):
-        tokens = numbers(",".join(asked.getlist("token")))
-        if len(tokens) > MOST:
-            raise HTTPException(400, f"At most {MOST:,} are changed at a time.")
-        return Choice(several(len(tokens), "mail, named by its token", "mails, named by their tokens"), tokens, False)
-    if asked.get("held"):
-        return _all("held mail", "", lambda after: browse.held(connection, after=after, limit=_PAGE))
-    outcome, code, since = asked.get("outcome"), asked.get("code"), asked.get("since", "1d")
-    if (outcome or code) and since in PERIODS:
-        named = " and ".join(filter(None, (outcome and f"outcome {outcome}", code and f"code {code}")))
-        period = PERIOD_WORDS[since].removeprefix("a ").removeprefix("an ")
-        return _all(
-            "mail",
-            f" on record with {named} in the last {period}",
-            lambda before: browse.record(
-                connection, outcome=outcome, code=code, since=now - PERIODS[since], before=before, limit=_PAGE
-            ),
-        )
-    raise HTTPException(400, "Nothing was chosen.")
+        return _named(connection, deed, numbers(",".join(asked.getlist("token"))))
+    of = _held(connection) if asked.get("held") else _record(connection, asked, now)
+    tokens, last = _all(connection, deed, of.turn) if deed in of.deeds else ((), Page((), None))
+    words = f"{several(min(len(tokens), MOST), of.kind)}{of.where}"
+    more = last.next is not None or len(tokens) > MOST
+    return Choice(words, tokens[:MOST], more, last.looked_back_to)
 
 
 def numbers(words: str) -> tuple[int, ...]:
@@ -65,16 +68,45 @@ def numbers(words: str) -> tuple[int, ...]:
     return tokens
 
 
-def _all(kind: str, where: str, turn: Callable[[Place | None], Page]) -> Choice:
-    """Go through the pages of a list until there are enough."""
+def _named(connection: Connection, deed: str, given: tuple[int, ...]) -> Choice:
+    if len(given) > MOST:
+        raise HTTPException(400, f"At most {MOST:,} are changed at a time.")
+    changed = deeds.changeable(connection, deed, given)
+    tokens = tuple(token for token in given if token in changed)
+    return Choice(several(len(tokens), "mail, named by its token", "mails, named by their tokens"), tokens, False)
+
+
+def _held(connection: Connection) -> _List:
+    def turn(after: Place | None) -> Page:
+        return browse.held(connection, after=after, limit=MOST)
+
+    return _List("held mail", "", turn, deeds.OF_HELD)
+
+
+def _record(connection: Connection, asked: QueryParams, now: datetime) -> _List:
+    outcome, code, period = asked.get("outcome"), asked.get("code"), asked.get("since", "1d")
+    if not (outcome or code) or period not in PERIODS:
+        raise HTTPException(400, "Nothing was chosen.")
+    since = now - PERIODS[period]
+
+    def turn(before: Place | None) -> Page:
+        return browse.record(connection, outcome=outcome, code=code, since=since, before=before, limit=MOST)
+
+    named = " and ".join(filter(None, (outcome and f"outcome {outcome}", code and f"code {code}")))
+    where = f" on record with {named} in the last {PERIOD_WORDS[period].removeprefix('a ').removeprefix('an ')}"
+    return _List("mail", where, turn, deeds.of_record(outcome))
+
+
+def _all(connection: Connection, deed: str, turn: Callable[[Place | None], Page]) -> tuple[tuple[int, ...], Page]:
+    """Go through a list until there are enough, or it took too long; return them, and the last page of it."""
     found: dict[int, None] = {}
     place: Place | None = None
-    for _ in range(_TURNS):
+    ends = time.monotonic() + _LOOK_SECONDS
+    while True:
         page = turn(place)
-        found |= {row.token: None for row in page.rows if row.state in CHANGEABLE}
+        meant = [row.token for row in page.rows if deeds.is_meant(deed, row)]
+        changed = deeds.changeable(connection, deed, meant) if meant else set()
+        found |= {token: None for token in meant if token in changed}
         place = page.next
-        if place is None or len(found) > MOST:
-            break
-    tokens = tuple(found)[:MOST]
-    more = place is not None or len(found) > MOST
-    return Choice(f"{several(len(tokens), kind)}{where}", tokens, more)
+        if place is None or len(found) >= MOST or time.monotonic() >= ends:
+            return tuple(found), page

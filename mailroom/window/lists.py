@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from mailroom.db.schema import delivery_outcome
 from mailroom.job import Priority
-from mailroom.ops import browse, causes, why
+from mailroom.ops import browse, causes, deeds, why
 from mailroom.ops.browse import Place
 from mailroom.window import views
 from mailroom.window.source import Seen
@@ -83,7 +83,7 @@ def held(request: Request) -> Response:
     with request.app.state.source.looking() as connection:
         found = browse.held(connection, after=_place(request.query_params))
     note = "These wait until somebody decides: they may have been sent already."
-    return _rows(request, found, seen, title="Held", note=note, why=None, choice={"held": "1"})
+    return _rows(request, found, seen, title="Held", note=note, why=None, choice={"held": "1"} if found.rows else None)
 
 
 def record(request: Request) -> Response:
@@ -106,11 +106,17 @@ def record(request: Request) -> Response:
         title="Record",
         note="What became of mails, the newest first.",
         why=None,
-        choice=chosen if outcome or code else None,
+        choice=chosen if (outcome or code) and _may_be_retried(found, outcome) else None,
         filters={"outcome": outcome, "code": code, "since": period},
         outcomes=delivery_outcome.enums,
         periods=PERIOD_WORDS,
     )
+
+
+def _may_be_retried(found: browse.Page, outcome: str | None) -> bool:
+    """Whether there is something to be tried again on a page of the record, or there may be on the next one."""
+    further = found.next is not None and "retry" in deeds.of_record(outcome)
+    return further or any(deeds.is_meant("retry", row) for row in found.rows)
 
 
 def unconfirmed(request: Request) -> Response:

@@ -56,7 +56,8 @@ class Tries:
 class Login:
     """Says who asks. Without a password and without a trusted header everybody may: for loopback alone.
 
-    `header` is one that a proxy at one of `peers` sets, once it knows who asks; from elsewhere it says nothing.
+    `header` is one that a proxy at one of `peers` sets, once it knows who asks. X-Forwarded-For says where a wrong
+    password came from. From elsewhere both say nothing.
     """
 
     def __init__(
@@ -83,8 +84,17 @@ class Login:
         if names and names[0]:
             return self._visitor(names[0])
         if self._password:
-            return self._logged_in(request, _network(peer))
+            return self._logged_in(request, _network(self._where(request, peer)))
         return _answer(403, "Who are you?") if self._header else self._visitor("somebody here")
+
+    def _where(self, request: Request, peer: str) -> str:
+        """Return where a request comes from: through proxies at `peers` the next one on its way, else who connects."""
+        way = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
+        for before in map(_without_mapping, map(str.strip, reversed(way))):
+            if not (self._is_trusted(peer) and _is_address(before)):
+                break
+            peer = before
+        return peer
 
     def _is_trusted(self, peer: str) -> bool:
         try:
@@ -129,6 +139,13 @@ def _without_mapping(peer: str) -> str:
     except ValueError:
         return peer
     return peer if mapped is None else str(mapped)
+
+
+def _is_address(words: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(words))
+    except ValueError:
+        return False
 
 
 def _network(peer: str) -> str:

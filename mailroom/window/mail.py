@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from mailroom.db import functions
-from mailroom.ops import jobs, why
+from mailroom.ops import deeds, jobs, why
 from mailroom.ops.life import Moment, life
 from mailroom.window import views
 from mailroom.window.guard import is_asked_here
@@ -53,6 +53,7 @@ def show(request: Request) -> Response:
         known = jobs.find_token(connection, token)
         told = life(connection, token)
         answer = why.why_late(connection, seen.reading, token, rate_limit=seen.rate_limit)
+        offered = deeds.applicable(connection, token) if views.may_act(request) else []
     if known is None and not told:
         raise HTTPException(404, f"Nothing is known of token {token}.")
 
@@ -69,6 +70,7 @@ def show(request: Request) -> Response:
         life=sorted(told, key=ahead),
         why=answer,
         who=who,
+        offered=offered,
         is_bad=lambda kind: kind.lower() in BAD,
         is_ahead=ahead,
     )

@@ -51,6 +51,11 @@ def visitor(request: Request) -> Visitor:
     return found
 
 
+def may_act(request: Request) -> bool:
+    """Whether who asks may act, and this window can."""
+    return visitor(request).right == ACT and request.app.state.actions is not None
+
+
 def page(
     request: Request, name: str, seen: Seen | None = None, *, live: bool = False, status: int = 200, **more: Any
 ) -> Response:
@@ -75,7 +80,7 @@ def _common(request: Request, seen: Seen | None) -> dict[str, Any]:
         "base": request.scope.get("root_path", ""),
         "path": request.url.path,
         "visitor": asks,
-        "may_act": asks.right == ACT and request.app.state.actions is not None,
+        "may_act": may_act(request),
         "now": None,
     }
     if seen is None:

@@ -52,6 +52,14 @@ def test_it_asks_for_the_password_but_for_what_programs_ask(url: str) -> None:
         assert window.ask(headers=basic("ada", PASSWORD)).status == 200
 
 
+def test_with_a_password_a_proxy_may_say_where_somebody_is(url: str) -> None:
+    with served(url, "--trust-peer", "127.0.0.1", MAILROOM_WINDOW_PASSWORD=PASSWORD) as window:
+        eve, ada = {"X-Forwarded-For": "198.51.100.7"}, {"X-Forwarded-For": "198.51.100.8"}
+        wrong = [window.ask(headers=basic("eve", "wrong") | eve).status for _ in range(9)]
+        assert wrong == [401] * 8 + [429]
+        assert window.ask(headers=basic("ada", PASSWORD) | ada).status == 200
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

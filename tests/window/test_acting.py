@@ -10,6 +10,7 @@ from mailroom.finding import failed, ok, warning
 from mailroom.fleet import pauses
 from mailroom.ops import browse
 from mailroom.window import choice
+from tests.trouble import statements
 from tests.window import scene
 from tests.window.client import SAME_ORIGIN, Window, opened
 from tests.world import count, rows
@@ -98,16 +99,26 @@ def test_the_preview_of_a_retry_names_the_queue_that_jobs_go_to(window: Window, 
 def test_a_look_that_ends_early_says_how_many_it_found(
     window: Window, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(choice, "_TURNS", 1)
-    monkeypatch.setattr(choice, "_PAGE", 2)
-    monkeypatch.setattr(browse, "MAX_SCANS", 1)
-    monkeypatch.setattr(browse, "SCAN_LIMIT", 1)
-    assert "None was found as far back as one look goes" in window.ask("/act/retry?outcome=sent").text
+    monkeypatch.setattr(choice, "MOST", 2)
     with engine.connect() as connection:
         scene.many(connection, 5)
     preview = window.ask("/act/drop?held=1").text
     assert "only these 2 are changed now" in preview
     assert len(field(preview, "tokens").split(",")) == 2
+
+
+def test_a_search_of_a_long_record_ends_in_time_and_says_how_far_it_came(
+    window: Window, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(browse, "SCAN_LIMIT", 1)
+    with statements(engine) as seen:
+        preview = window.ask("/act/retry?code=NoSuch").text
+    assert sum("browse_attempts" in each for each in seen) == browse.MAX_SCANS
+    assert "None was found as far back as one look goes." in preview
+    assert re.search(r"Looked back to <time .*; what is older was not looked at", preview)
+    monkeypatch.setattr(choice, "_LOOK_SECONDS", 60.0)
+    assert "There is none" in window.ask("/act/retry?code=NoSuch").text
 
 
 def test_more_than_a_thousand_are_refused_before_a_reason_is_asked_for(window: Window) -> None:

@@ -192,6 +192,38 @@ def test_an_address_of_the_old_kind_is_known_on_a_socket_of_the_new_one() -> Non
     assert login(asked(f"{mapped}8", right)) == Visitor("ada", LOOK), "who is elsewhere has tries of its own"
 
 
+def with_password(peer: str, word: str, *ways: str) -> Request:
+    """A request with a password, as it comes from there; each proxy on its way has said where it had it from."""
+    forwarded = [("x-forwarded-for", way) for way in ways]
+    return asked(peer, ("authorization", basic("ada", word)["Authorization"]), *forwarded)
+
+
+@pytest.mark.parametrize("way", ["198.51.100.7", "203.0.113.9, 198.51.100.7", "198.51.100.7, 127.0.0.2", "2001:db8::7"])
+def test_behind_a_proxy_wrong_passwords_are_counted_by_where_they_came_from(way: str) -> None:
+    login = Login(LOOK, peers=[HERE], password=PASSWORD)
+    wrong = [refused(login(with_password("127.0.0.1", "wrong", way))) for _ in range(MAX_TRIES + 1)]
+    assert wrong == [401] * MAX_TRIES + [429]
+    assert refused(login(with_password("127.0.0.1", PASSWORD, way))) == 429
+    assert login(with_password("127.0.0.1", PASSWORD, "198.51.100.8")) == Visitor("ada", LOOK)
+    assert login(with_password("127.0.0.1", PASSWORD)) == Visitor("ada", LOOK)
+
+
+@pytest.mark.parametrize("peer", ["127.0.0.1", "192.0.2.1"])
+def test_what_somebody_says_of_where_he_is_gives_him_no_more_tries(peer: str) -> None:
+    """A proxy adds the address that it sees to what it was told; who is no proxy is not believed at all."""
+    login = Login(LOOK, peers=[HERE], password=PASSWORD)
+    ways = [(f"203.0.113.{number}", "198.51.100.7") for number in range(MAX_TRIES + 1)]
+    wrong = [refused(login(with_password(peer, "wrong", *way))) for way in ways]
+    assert wrong == [401] * MAX_TRIES + [429]
+
+
+def test_what_is_no_address_counts_as_that_of_the_proxy() -> None:
+    login = Login(LOOK, peers=[HERE], password=PASSWORD)
+    ways = ["unknown", "", "198.51.100.7:4711", "_hidden"]
+    wrong = [refused(login(with_password("127.0.0.1", "wrong", way))) for way in [*ways, *ways, "x"]]
+    assert wrong == [401] * MAX_TRIES + [429]
+
+
 def test_only_loopback_is_listened_on_unless_one_insists() -> None:
     with pytest.raises(SettingsError, match="loopback"):
         server.listen("0.0.0.0", 0, allow_remote=False)  # noqa: S104 - it is refused

@@ -3,6 +3,8 @@ const UNITS = [[86400, "d"], [3600, "h"], [60, "min"]];
 const EVERY = 5000;
 let tag = null, read = Date.parse(document.body.dataset.now), since = performance.now();
 
+class LoginEnded extends Error {}
+
 function about(seconds) {
   const whole = Math.max(0, Math.floor(seconds));
   for (const [size, unit] of UNITS) if (whole >= 2 * size) return `${Math.floor(whole / size)} ${unit}`;
@@ -45,11 +47,14 @@ function put(fresh) {
   if (link) document.querySelector(`main [href="${CSS.escape(link)}"]`)?.focus();
 }
 
+// Who is not let in any more is led to a login, told so, or shown another page: what is here stays as it is.
 async function refresh() {
   if (document.hidden) return;
-  const answer = await fetch(location.href, { headers: tag ? { "If-None-Match": tag } : {} });
+  const answer = await fetch(location.href, { headers: tag ? { "If-None-Match": tag } : {}, redirect: "manual" });
+  if (answer.type === "opaqueredirect" || [401, 403].includes(answer.status)) throw new LoginEnded();
   if (answer.status === 200) {
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    if (!("live" in fresh.body.dataset)) throw new LoginEnded();
     tag = answer.headers.get("ETag");
     read = Date.parse(fresh.body.dataset.now);
     since = performance.now();
@@ -62,7 +67,11 @@ async function refresh() {
 
 function keepFresh() {
   const lost = document.querySelector(".lost");
-  refresh().then(() => (lost.hidden = true), () => (lost.hidden = false));
+  refresh().then(() => (lost.hidden = true), (error) => {
+    const words = error instanceof LoginEnded ? lost.dataset.ended : lost.dataset.silent;
+    if (lost.hidden || lost.textContent !== words) lost.textContent = words;
+    lost.hidden = false;
+  });
 }
 
 tellTimes();
