@@ -76,4 +76,4 @@ ROUTES = [("", lambda _: HttpResponse(HOME)), ("sign-up", ask, {"words": SIGN_UP
 ROUTES += [("forgotten", ask, {"words": RECOVER}), ("activate", link, {"action": "activation"})]
 urlpatterns = [path(*route) for route in [*ROUTES, ("recover", link, {"action": "password_recovery"})]]
 mail = window.application(connect_engine(URL, pool_size=3, writes=False), may=may, names=HOSTS)
-application = Router(routes=[Mount("/mail", mail), Mount("/", get_asgi_application())])
+application = Router(routes=[Mount("/mail", mail)], default=get_asgi_application())
