@@ -86,7 +86,7 @@ class Wordless(logging.Formatter):
         told: list[str] = []
         error = ei[1]
         while error is not None:
-            told.insert(0, "".join(traceback.format_tb(error.__traceback__)) + type(error).__name__)
+            told = ["".join(traceback.format_tb(error.__traceback__)) + type(error).__name__, *told]
             error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
         return "\nwhich led to:\n".join(told)
 

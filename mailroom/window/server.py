@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ipaddress
+import itertools
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -47,6 +48,10 @@ def url(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
+# In which order clients have come.
+_numbers = itertools.count()
+
+
 class _Client(H11Protocol):
     """A connection that ends if no request comes: who holds many open must keep neither people nor probes out.
 
@@ -55,10 +60,10 @@ class _Client(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         super().connection_made(transport)
-        self.came_at = self.loop.time()
+        self.number = next(_numbers)
         others = [each for each in self.connections if isinstance(each, _Client) and each is not self]
         if len(others) >= MAX_CLIENTS:
-            oldest = min(others, key=lambda each: (each.is_answered(), each.came_at))
+            oldest = min(others, key=lambda each: (each.is_answered(), each.number))
             self.connections.discard(oldest)
             oldest.transport.abort()
         self._wait_for_a_request()

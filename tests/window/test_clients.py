@@ -8,6 +8,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from mailroom.window import server
+from tests.running import eventually
 from tests.window.client import Window
 
 PATIENCE_SECONDS = 60
@@ -15,8 +16,12 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 FORM = b"POST /wait HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf"
 
 
+begun: list[str] = []
+
+
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer once the whole request is there."""
+    begun.append(scope["path"])
     while (await receive()).get("more_body"):
         pass
     await send({"type": "http.response.start", "status": 204, "headers": []})
@@ -68,7 +73,9 @@ def test_who_stops_in_the_second_request_is_left_too(monkeypatch: pytest.MonkeyP
 def test_the_oldest_leaves_for_the_next_where_too_many_are(monkeypatch: pytest.MonkeyPatch, saying: bytes) -> None:
     monkeypatch.setattr(server, "MAX_CLIENTS", 4)
     monkeypatch.setattr(server, "CLIENT_SECONDS", 600)
+    begun.clear()
     with serving() as window, connected(window, clients=4, saying=saying) as clients:
+        eventually(lambda: len(begun) == (4 if saying else 0), "each has been heard")
         assert window.ask("/").status == 204
         assert ends(clients[0])
         clients[-1].settimeout(0.2)
