@@ -84,9 +84,11 @@ def test_the_oldest_leaves_for_the_next_where_too_many_are(monkeypatch: pytest.M
 
 
 def test_what_is_asked_already_is_answered_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "CLIENT_SECONDS", 0.1)
+    monkeypatch.setattr(server, "CLIENT_SECONDS", 1)
     monkeypatch.setattr(server, "MAX_CLIENTS", 2)
+    begun.clear()
     with serving() as window, connected(window, saying=FORM) as [client]:
+        eventually(lambda: begun, "it has been heard")
         with connected(window, clients=5) as silent:
             assert ends(silent[-1])
         client.sendall(b" more")
