@@ -35,13 +35,18 @@ _PAGES: Final = {
     "held": "/held",
     "the record": "/record",
     "the record, failed": "/record?outcome=failed",
+    "the record, a code that is not there": "/record?code=NoSuch&since=30d",
+    "a preview: one mail again": "/act/retry?token={recorded}",
+    "a preview: all that failed again": "/act/retry?outcome=failed",
+    "a preview: all of a code again": "/act/retry?code=NoSuch&since=30d",
     "unconfirmed": "/unconfirmed",
     "flooded": "/flooded",
     "Amazon": "/account",
     "metrics": "/metrics",
+    "the reading, for programs": "/reading.json",
 }
 # What these show is kept for a moment: see `Source`.
-_OF_THE_READING: Final = {"/", "/metrics", "/account"}
+_OF_THE_READING: Final = {"/", "/metrics", "/account", "/reading.json"}
 _KEPT: Final = 2.1
 _HISTORY: Final = """
 INSERT INTO deliveries (token, account, batch, fence, created_at, due_at, claimed_at, call_ms, action, outcome, attempt,
@@ -52,6 +57,13 @@ SELECT 1000000000 + n, NULL, n / 50, gen_random_uuid(), moment, moment - interva
        '0100018c' || lpad(n::text, 52, '0')
   FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n,
        LATERAL (SELECT now() - interval '150 days' * (1 - n / %(count)s::float)) AS at (moment)
+"""
+# Of one in fifty of these mails it is known that they arrived.
+_TOLD: Final = """
+INSERT INTO events (message_id, kind, at, token, fence)
+SELECT message_id, kind, created_at, token, fence
+  FROM deliveries, (VALUES (CAST('send' AS event_kind)), ('delivery')) AS told (kind)
+ WHERE token % 50 = 0 AND token > 1000000000 AND outcome = 'sent'
 """
 _KILL: Final = """
 DELETE FROM jobs
@@ -105,6 +117,7 @@ def fill_record(url: str, count: int) -> None:
         for first in range(1, count + 1, 1_000_000):
             binds = {"first": first, "last": min(count, first + 999_999), "count": count}
             connection.execute(_HISTORY, binds)
+        connection.execute(_TOLD.encode())
         connection.execute("VACUUM ANALYZE")
 
 
@@ -127,7 +140,7 @@ def _look(url: str, name: str, pages: Grid, readings: Grid) -> None:
     pause = min(max(refresh.EVERY.total_seconds(), seconds / refresh.MAX_SHARE), refresh.LONGEST.total_seconds())
     share = seconds / max(pause, seconds)
     readings.put(name, {"ms": seconds * 1000, "statements": took[-1][1], "share of a core, %": share * 100})
-    with opened(engine) as window, engine.connect() as connection:
+    with opened(engine, actions=engine) as window, engine.connect() as connection:
         last = connection.exec_driver_sql("SELECT max(token) FROM jobs").scalar_one()
         recorded = connection.exec_driver_sql("SELECT max(token) FROM deliveries").scalar_one()
         clock.take()
