@@ -165,6 +165,10 @@ jobs = Table(
     Column("attempt", SmallInteger, nullable=False, server_default=text("0")),
     Column("queue", Text, nullable=False),
     Index("jobs_claim_idx", "queue", "priority", "action", "due_at", "token"),
+    CheckConstraint(
+        "due_at BETWEEN '1000-01-01 00:00+00' AND '9000-01-01 00:00+00' OR due_at = 'infinity'",
+        name="jobs_due_at",
+    ),
 )
 
 batches = Table(

@@ -3,9 +3,7 @@
 -- Arguments: queue, priority and action; since and until (only what is due from the one and before the other; NULL: all);
 -- after_due_at and after_token (where the page before ended; NULL: the beginning); most (how many).
 --
--- Returns a row for each: its token, the account (NULL: the token is gone), when it is due, and the attempts charged. A
--- moment that not every program can hold is told as the first of the year 1000 or 9000. A page that begins at one of these
--- begins at the job's own moment, while the job is there.
+-- Returns a row for each: its token, the account (NULL: the token is gone), when it is due, and the attempts charged.
 --
 -- Locks: nothing.
 --
@@ -22,18 +20,12 @@ CREATE OR REPLACE FUNCTION mailroom.browse_lane(
     SET row_security = off SET enable_bitmapscan = off SET enable_memoize = off AS $$
 #variable_conflict use_column
 DECLARE
-    earliest     CONSTANT timestamptz := '1000-01-01 00:00+00';
-    latest       CONSTANT timestamptz := '9000-01-01 00:00+00';
-    after_at     timestamptz := CASE WHEN browse_lane.after_due_at > earliest AND browse_lane.after_due_at < latest
-                                     THEN browse_lane.after_due_at
-                                     ELSE coalesce((SELECT due_at FROM jobs WHERE token = browse_lane.after_token LIMIT 1),
-                                                   browse_lane.after_due_at) END;
-    begins_at    timestamptz := greatest(browse_lane.since, after_at, '-infinity');
-    begins_token bigint := CASE WHEN after_at >= begins_at THEN browse_lane.after_token ELSE 0 END;
+    begins_at    timestamptz := greatest(browse_lane.since, browse_lane.after_due_at, '-infinity');
+    begins_token bigint := CASE WHEN browse_lane.after_due_at >= begins_at THEN browse_lane.after_token ELSE 0 END;
     ends_at      timestamptz := least(browse_lane.until, 'infinity');
 BEGIN
     RETURN QUERY
-    SELECT page.token, owner.account, least(greatest(page.due_at, earliest), latest), page.attempt
+    SELECT page.token, owner.account, page.due_at, page.attempt
       FROM (SELECT token, due_at, attempt
               FROM jobs
              WHERE queue = browse_lane.queue AND priority = browse_lane.priority AND action = browse_lane.action

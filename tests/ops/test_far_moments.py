@@ -1,73 +1,55 @@
-"""Jobs whose moment no program of ours can hold are listed like others, each once, and hide none."""
+"""A moment that no program of ours can hold stops no lane and no page."""
 
-from itertools import count
-from urllib.parse import urlencode
-
+import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import IntegrityError
 
 from mailroom import queue
-from mailroom.job import Priority
-from mailroom.ops import browse, walk
-from mailroom.ops.jobs import Filters
 from mailroom.outcome import Sent
 from mailroom.queue.verdict import judge
-from tests.claiming import take
+from tests.claiming import enqueue, take
+from tests.db.migrating import connected
+from tests.servers import migrate
 from tests.window.client import opened
-from tests.world import add_accounts
+from tests.world import rows
 
-EACH_SERVER = False
-FAR = ["-infinity", "-infinity", "0044-03-15 BC", "2020-01-01", "9000-01-01 00:00+00", "20000-01-01", "20000-01-01"]
-
-
-def put(connection: Connection, moments: list[str]) -> list[int]:
-    """Let a job be due at each of these moments; return their tokens, as they will leave."""
-    add_accounts(connection, len(moments), prefix="far")
-    tokens = list(connection.execute(text("SELECT token FROM jobs ORDER BY token")).scalars())
-    for token, moment in zip(tokens, moments, strict=True):
-        bind = {"token": token, "moment": moment}
-        connection.execute(text("UPDATE jobs SET due_at = CAST(:moment AS timestamptz) WHERE token = :token"), bind)
-    return tokens
+FAR = ["-infinity", "0044-03-15 BC", "0999-12-31 00:00+00", "9000-01-02 00:00+00", "20000-01-01"]
+TOKENS = "SELECT token FROM jobs ORDER BY due_at, token"
+PUT = text("UPDATE jobs SET due_at = CAST(:moment AS timestamptz) WHERE token = :token")
 
 
-@pytest.mark.parametrize("limit", [1, 2, 3, 50])
-def test_a_lane_is_gone_through_without_one_lost_or_repeated(conn: Connection, limit: int) -> None:
-    tokens = put(conn, FAR)
-    found: list[int | None] = []
-    place = None
-    for turn in count():
-        assert turn <= len(FAR), "it ends"
-        page = browse.lane(conn, "mailroom", Priority.NORMAL, "activation", after=place, limit=limit)
-        found += [row.token for row in page.rows]
-        place = page.next
-        if place is None:
-            break
-    assert found == tokens
+@pytest.mark.parametrize("moment", FAR)
+def test_no_job_can_be_due_at_one(conn: Connection, moment: str) -> None:
+    [token] = enqueue(conn)
+    with pytest.raises(IntegrityError, match="jobs_due_at"), conn.begin_nested():
+        conn.execute(PUT, {"moment": moment, "token": token})
+    assert [job.token for job in take(conn).jobs] == [token]
 
 
-def test_the_list_of_all_has_them(conn: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokens = put(conn, FAR)
-    monkeypatch.setattr(walk, "STRETCH", 2)
-    assert [found.token for found in walk.find(conn, Filters())] == tokens
-    assert [found.token for found in walk.find(conn, Filters(tokens=tuple(tokens)))] == tokens
+@pytest.mark.parametrize("moment", ["1000-01-01 00:00+00", "9000-01-01 00:00+00", "infinity"])
+def test_the_first_the_last_and_that_of_a_held_one_can_be(conn: Connection, moment: str) -> None:
+    [token] = enqueue(conn)
+    conn.execute(PUT, {"moment": moment, "token": token})
 
 
-@pytest.mark.parametrize("moment", ["-infinity", "0044-03-15 BC", "20000-01-01"])
-def test_every_page_shows_such_a_job(engine: Engine, moment: str) -> None:
+def test_what_was_due_at_one_keeps_its_order_and_is_mailed(empty_url: str) -> None:
+    """Of a release that let it be."""
+    migrate(empty_url, "0007")
+    with psycopg.connect(empty_url) as old:
+        for token, moment in enumerate([*FAR, "2020-01-01", "infinity"]):
+            old.execute("INSERT INTO mailroom.jobs VALUES (%s, %s, 'activation', 1, 0, 'mailroom')", [token, moment])
+    migrate(empty_url)
+    with connected(empty_url) as connection:
+        assert [row.token for row in rows(connection, TOKENS)] == [0, 1, 2, 5, 3, 4, 6]
+        waiting = rows(connection, "SELECT token, at FROM waiting_jobs WHERE state = 'waiting' ORDER BY at, token")
+        assert [row.at.year for row in waiting] == [1000, 1000, 1000, 2020, 9000, 9000]
+
+
+def test_a_mail_that_was_due_at_one_has_its_life(engine: Engine) -> None:
     with engine.connect() as connection:
-        [token] = put(connection, [moment])
-    place = urlencode({"at": "1000-01-01T00:00:00+00:00", "number": token - 1})
-    with opened(engine) as window:
-        for path in ("/", "/lane/mailroom/1/activation", f"/lane/mailroom/1/activation?{place}", f"/mail/{token}"):
-            assert window.ask(path).status == 200
-        assert f"/mail/{token}" in window.ask("/lane/mailroom/1/activation").text
-
-
-def test_a_mail_that_was_due_at_such_a_moment_has_its_life(engine: Engine) -> None:
-    with engine.connect() as connection:
-        [token] = put(connection, ["2020-01-01"])
-        batch = take(connection)
-        queue.settle(connection, [(batch, [judge(Sent("m"), attempt=0, jitter=0)])])
+        [token] = enqueue(connection)
+        queue.settle(connection, [(take(connection), [judge(Sent("m"), attempt=0, jitter=0)])])
         connection.execute(text("UPDATE deliveries SET due_at = '-infinity'"))
     with opened(engine) as window:
         assert "accepted" in window.ask(f"/mail/{token}").text
