@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from mailroom.db import functions, namespace
+from mailroom.db.moments import MomentLoader
 from mailroom.errors import DatabaseError, SettingsError
 
 VERSION_TABLE: Final = "mailroom_alembic_version"
@@ -177,6 +178,7 @@ def connect(
     if step is not None:
         step()
     connection = BoundedConnection.connect(conninfo, prepare_threshold=None, autocommit=True)
+    connection.adapters.register_loader("timestamptz", MomentLoader)
     connection.answer_within = _FIRST_ANSWER_WITHIN
     try:
         found = connection.execute(_SESSION).fetchone()

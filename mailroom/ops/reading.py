@@ -9,6 +9,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection, func, select
 
+from mailroom.db.moments import EARLIEST
 from mailroom.db.views import fleet_reading
 from mailroom.job import Priority
 from mailroom.ops.feedback import Feedback
@@ -164,8 +165,9 @@ def age(moment: datetime, now: datetime) -> timedelta:
     """Return how old it is what was so at a moment, by the clock of the database.
 
     What is ahead was written before the clock was set back: nobody knows its age, but it is no younger than that.
+    Nothing is so old that its moment could not be told.
     """
-    return abs(now - moment)
+    return min(abs(now - moment), now - EARLIEST)
 
 
 def as_json(found: Reading) -> str:

@@ -6,7 +6,10 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import IntegrityError
 
 from mailroom import queue
-from mailroom.outcome import Sent
+from mailroom.fleet import pauses
+from mailroom.ops import refresh, suppressions, walk
+from mailroom.ops.jobs import Filters
+from mailroom.outcome import Rejected, Sent
 from mailroom.queue.verdict import judge
 from tests.claiming import enqueue, take
 from tests.db.migrating import connected
@@ -46,10 +49,39 @@ def test_what_was_due_at_one_keeps_its_order_and_is_mailed(empty_url: str) -> No
         assert [row.at.year for row in waiting] == [1000, 1000, 1000, 2020, 9000, 9000]
 
 
-def test_a_mail_that_was_due_at_one_has_its_life(engine: Engine) -> None:
+PAGES = ("/", "/flight", "/held", "/record", "/unconfirmed", "/flooded", "/account", "/metrics", "/reading.json")
+# All but when jobs are due.
+COLUMNS = """
+SELECT table_name AS home, array_agg(CAST(column_name AS text)) AS columns
+  FROM information_schema.columns
+  JOIN information_schema.tables USING (table_schema, table_name)
+ WHERE table_schema = 'mailroom' AND table_type = 'BASE TABLE' AND data_type = 'timestamp with time zone'
+   AND (table_name, column_name) <> ('jobs', 'due_at')
+ GROUP BY table_name
+"""
+
+
+@pytest.mark.parametrize("moment", ["-infinity", "0044-03-15 BC", "infinity"])
+def test_where_all_moments_are_such_every_page_and_list_is_there(engine: Engine, moment: str) -> None:
     with engine.connect() as connection:
-        [token] = enqueue(connection)
-        queue.settle(connection, [(take(connection), [judge(Sent("m"), attempt=0, jitter=0)])])
-        connection.execute(text("UPDATE deliveries SET due_at = '-infinity'"))
-    with opened(engine) as window:
-        assert "accepted" in window.ask(f"/mail/{token}").text
+        tokens = enqueue(connection, 6)
+        for outcome in (Sent("m"), Rejected("Code", "no")):
+            queue.settle(connection, [(take(connection, batch_limit=1), [judge(outcome, attempt=0, jitter=0)])])
+        take(connection, batch_limit=1)
+        connection.execute(PUT, {"moment": "infinity", "token": tokens[-1]})
+        connection.execute(text("INSERT INTO events (message_id, kind, at) VALUES ('m', 'delivery', now())"))
+        suppressions.add(connection, "someone@example.org")
+        pauses.open_pause(connection, "account", code="ByHand", reason="x")
+        refresh.refresh(engine)
+        changed = {
+            row.home: ", ".join(f"{column} = '{moment}'" for column in row.columns) for row in rows(connection, COLUMNS)
+        }
+        for home, becomes in changed.items():
+            connection.execute(text(f"UPDATE {home} SET {becomes}"))  # noqa: S608 - names of the catalogue
+        assert {"accounts", "tokens", "batches", "deliveries", "pauses", "workers", "readings"} <= set(changed)
+        assert {found.token for found in walk.find(connection, Filters())} == set(tokens[2:])
+        finished = walk.find(connection, Filters(outcomes=("sent", "rejected")))
+        assert {found.token for found in finished} == set(tokens[:2])
+    with opened(engine, actions=engine) as window:
+        for path in (*PAGES, *(f"/mail/{token}" for token in tokens)):
+            assert window.ask(path).status == 200, path

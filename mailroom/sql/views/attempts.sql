@@ -1,14 +1,11 @@
 -- Attempts on record. The state is `finished` if it decided, `retried` if that was taken back, `late` if it came too
 -- late to decide, and `tried` if another one followed. `at` is when it was recorded; due_at, when the job was due;
--- call_ms, how many milliseconds its call took. What was not called, or is of an older release, has none of these. A
--- moment that not every program can hold is told as the first of the year 1000 or 9000.
+-- call_ms, how many milliseconds its call took. What was not called, or is of an older release, has none of these.
 CREATE OR REPLACE VIEW mailroom.attempts AS
 SELECT id, token, account, CAST(action AS text) AS action,
        CASE WHEN late THEN 'late'
             WHEN retried_at IS NOT NULL THEN 'retried'
             WHEN outcome IN ('deferred', 'unconfirmed') THEN 'tried'
             ELSE 'finished' END AS state,
-       created_at AS at, attempt, batch, outcome, error_code AS code, message_id, error,
-       CASE WHEN due_at IS NOT NULL THEN least(greatest(due_at, '1000-01-01 00:00+00'), '9000-01-01 00:00+00') END AS due_at,
-       claimed_at, call_ms
+       created_at AS at, attempt, batch, outcome, error_code AS code, message_id, error, due_at, claimed_at, call_ms
   FROM deliveries;
