@@ -9,7 +9,7 @@ from sqlalchemy import Connection, CursorResult, Row
 
 from mailroom.db import functions
 from mailroom.db.bounded import bounded
-from mailroom.job import Priority
+from mailroom.job import Position, Priority
 from mailroom.ops import jobs
 from mailroom.ops.jobs import Filters, Found
 from mailroom.ops.life import Moment, life
@@ -107,15 +107,19 @@ def lane(
     action: str,
     *,
     after: Place | None = None,
-    since: datetime | None = None,
+    start: Position | None = None,
     limit: int = PAGE,
 ) -> Page:
-    """Return the jobs of a lane that are not held, as they will leave; `since`: only what is due from then on.
+    """Return the jobs of a lane that are not held, as they will leave; `start`: only what is behind that place.
 
-    Below a moment before which nothing is due lie rows that are dead and not yet vacuumed, perhaps a million: a reading
-    knows such a moment, and saves the walk over them (`causes.nothing_due_before`).
+    Where nothing waits any more lie rows that are dead and not yet vacuumed, perhaps a million: a reading knows what is
+    behind them, and saves the walk over them (`causes.nothing_due_before`).
     """
-    binds = _lane_binds(queue, priority, action, after) | {"since": since, "until": None, "most": limit + 1}
+    places = [(after.at, after.number)] if after else []
+    places += [(start.due_at, start.token)] if start else []
+    at, token = max(places, default=(None, None))
+    lane = {"queue": queue, "priority": int(priority), "action": action}
+    binds = lane | {"after_due_at": at, "after_token": token, "since": None, "until": None, "most": limit + 1}
     rows = _ask(connection, "browse_lane", binds)
     found = tuple(_waiting(row, queue, priority, action) for row in rows[:limit])
     return Page(found, _after(rows, limit, lambda row: Place(row.due_at, row.token)))
@@ -211,11 +215,6 @@ def _ask(connection: Connection, name: str, binds: Mapping[str, Any]) -> list[Ro
     with bounded(connection):
         asked: CursorResult[Any] = functions.call(connection, name, binds)
         return list(asked.all())
-
-
-def _lane_binds(queue: str, priority: int, action: str, after: Place | None) -> dict[str, Any]:
-    place = {"after_due_at": after.at if after else None, "after_token": after.number if after else None}
-    return {"queue": queue, "priority": int(priority), "action": action, **place}
 
 
 def _waiting(row: Any, queue: str, priority: int, action: str) -> Found:

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
 from mailroom import finding
 from mailroom.fleet import buckets, pauses
-from mailroom.job import Priority
+from mailroom.job import Position, Priority
 from mailroom.ops import refresh, remedies
 from mailroom.ops.minutes import Minute
 from mailroom.ops.reading import STALE_AFTER, Paused, Reading, Worker, age
@@ -154,15 +154,23 @@ def pauses_of(reading: Reading, at: Place) -> list[Paused]:
     return sorted(covering, key=lambda each: (not each.by_hand, each.opened_at))
 
 
-def nothing_due_before(reading: Reading, queue: str, priority: Priority, action: str) -> datetime:
-    """Return a moment before which nothing of a lane was due when it was counted: whoever looks need not walk below.
+def nothing_due_before(
+    reading: Reading | None, queue: str, priority: Priority, action: str, *, now: datetime
+) -> Position | None:
+    """Return a place below which a lane had nothing when it was counted; None: nobody has counted of late.
 
-    Rows that are dead and not yet vacuumed lie there, perhaps a million. What is given back since, due as it was, may
-    lie there too, and is seen with the next reading.
+    Whoever looks need not walk there: rows that are dead and not yet vacuumed may lie there, a million perhaps. If the
+    oldest is younger than a minute, a minute is left for what commits late. What is given back since, due as it was, is
+    seen with the next reading.
     """
+    if reading is None or age(reading.read_at, now) > STALE_AFTER:
+        return None
     lanes = ((lane.queue, lane.priority, lane.action, lane) for lane in reading.lanes)
-    oldest = next((lane.oldest_seconds for *key, lane in lanes if key == [queue, priority, action]), 0.0)
-    return reading.read_at - timedelta(seconds=oldest) - MINUTE
+    lane = next((lane for *key, lane in lanes if key == [queue, priority, action]), None)
+    oldest = timedelta(seconds=lane.oldest_seconds if lane else 0)
+    if lane and lane.head and oldest > MINUTE:
+        return replace(lane.head, token=lane.head.token - 1)
+    return Position(reading.read_at - oldest - MINUTE, 0)
 
 
 def pause(reading: Reading, at: Place, *, now: datetime) -> Cause:

@@ -23,7 +23,7 @@ from mailroom.db.views import (
     open_pauses,
     permit_buckets,
 )
-from mailroom.job import Priority
+from mailroom.job import Position, Priority
 from mailroom.ops import feedback, health, reputation, suppressions
 from mailroom.ops.feedback import Feedback
 from mailroom.ops.reading import Bucket, Flight, Lane, Paused, Reading, SesAccount, Worker
@@ -87,6 +87,7 @@ def _lanes(connection: Connection, known: set[str], before: Reading | None) -> t
             held=row.held,
             capped=max(row.due, row.later, row.held) > MAX_COUNTED,
             oldest_seconds=row.oldest_seconds,
+            head=Position(row.head_due_at, row.head_token) if row.due else None,
         )
         for row in rows
     )

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, func, select
 
 from mailroom.db.moments import EARLIEST
 from mailroom.db.views import fleet_reading
-from mailroom.job import Priority
+from mailroom.job import Position, Priority
 from mailroom.ops.feedback import Feedback
 from mailroom.ops.health import Health
 
@@ -30,7 +30,7 @@ class Lane:
     """Jobs of one queue, priority and action: due now, due later, and held. Of each
     kind 10,001 are counted at most; `capped`: of one there are more than 10,000.
 
-    `oldest_seconds` is how long its oldest has been due; 0 if none is.
+    `oldest_seconds` is how long its oldest has been due; 0 if none is. `head` is where that one was.
     """
 
     queue: str
@@ -41,6 +41,7 @@ class Lane:
     held: int
     capped: bool
     oldest_seconds: float
+    head: Position | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,7 @@ def _waiting(
     chain = [*_before_permit(reading, recent, place, now=now), *own]
     if is_held or due_at > now:
         return chain
-    ahead = _ahead(reading, place, but=place.priority) + _before(connection, reading, job, due_at)
+    ahead = _ahead(reading, place, but=place.priority) + _before(connection, reading, job, due_at, now=now)
     fleet = _of_fleet(reading, recent, place, ahead=ahead, now=now, rate_limit=rate_limit)
     return [*chain, *fleet, _due(now - due_at, [*chain, *fleet])]
 
@@ -140,18 +140,20 @@ def _ahead(reading: Reading, place: Place, *, but: Priority | None = None) -> in
     )
 
 
-def _before(connection: Connection, reading: Reading, job: Found, due_at: datetime) -> int:
+def _before(connection: Connection, reading: Reading, job: Found, due_at: datetime, *, now: datetime) -> int:
     """How many of its lane leave before it, up to the cap: by index."""
     waiting = waiting_jobs.c
-    begins = causes.nothing_due_before(reading, job.queue or "", Priority(job.priority or 0), job.action)
+    start = causes.nothing_due_before(reading, job.queue or "", Priority(job.priority or 0), job.action, now=now)
+    place = tuple_(waiting.due_at, waiting.token)
     earlier = (
         select(waiting.token)
         .where(waiting.queue == job.queue, waiting.priority == job.priority, waiting.action == job.action)
-        .where(waiting.due_at >= begins, tuple_(waiting.due_at, waiting.token) < (due_at, job.token))
+        .where(place < (due_at, job.token))
         .limit(CAP + 1)
-        .subquery()
     )
-    return int(connection.execute(select(func.count()).select_from(earlier)).scalar_one())
+    if start is not None:
+        earlier = earlier.where(place > (start.due_at, start.token))
+    return int(connection.execute(select(func.count()).select_from(earlier.subquery())).scalar_one())
 
 
 def _later(job: Found, tried: Found | None, due_at: datetime, *, now: datetime) -> Cause:

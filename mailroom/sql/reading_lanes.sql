@@ -3,8 +3,8 @@
 -- Arguments: most (how many of each kind are counted at most), and known (names of queues, found or not: between them
 -- others are looked for, so that what is dead at the head of theirs is not walked over for a name).
 --
--- Returns a row for each queue, priority and action: how many jobs are due, due later, and held, each up to `most`; and for
--- how many seconds the oldest has been due, 0 if none is.
+-- Returns a row for each queue, priority and action: how many jobs are due, due later, and held, each up to `most`; for how
+-- many seconds the oldest has been due, 0 if none is; and of that one, when it was due, and its token.
 --
 -- Locks: nothing.
 --
@@ -15,7 +15,7 @@ CREATE OR REPLACE FUNCTION mailroom.reading_lanes(
 )
     RETURNS TABLE (
         queue text, priority integer, action text, due bigint, later bigint, held bigint,
-        oldest_seconds double precision
+        oldest_seconds double precision, head_due_at timestamptz, head_token bigint
     )
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
@@ -53,11 +53,11 @@ BEGIN
          CROSS JOIN actions
     ),
     counted AS (
-        SELECT lane.*, now_due.jobs AS due, due_later.jobs AS later, kept.jobs AS held, now_due.oldest
+        SELECT lane.*, now_due.jobs AS due, due_later.jobs AS later, kept.jobs AS held, now_due.oldest, now_due.first
           FROM lane
          CROSS JOIN LATERAL (
-               SELECT count(*) AS jobs, greatest(min(due_at), now() - interval '1000 years') AS oldest
-                 FROM (SELECT due_at
+               SELECT count(*) AS jobs, min(due_at) AS oldest, (array_agg(token))[1] AS first
+                 FROM (SELECT due_at, token
                          FROM jobs
                         WHERE jobs.queue = lane.queue AND jobs.priority = lane.priority AND jobs.action = lane.action
                           AND due_at <= now()
@@ -81,7 +81,7 @@ BEGIN
                         LIMIT reading_lanes.most) AS head) AS kept
     )
     SELECT queue, priority, CAST(action AS text), due, later, held,
-           CASE WHEN due > 0 THEN CAST(extract(epoch FROM now() - oldest) AS double precision) ELSE 0 END
+           CASE WHEN due > 0 THEN CAST(extract(epoch FROM now() - oldest) AS double precision) ELSE 0 END, oldest, first
       FROM counted
      WHERE due + later + held > 0
      ORDER BY queue, priority, CAST(action AS text);

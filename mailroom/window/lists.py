@@ -53,9 +53,9 @@ def lane(request: Request) -> Response:
     if priority is None:
         raise HTTPException(404, "A priority is 0 to 3.")
     seen: Seen = request.app.state.source.see()
-    since = causes.nothing_due_before(seen.reading, queue, priority, action) if seen.reading else None
+    start = causes.nothing_due_before(seen.reading, queue, priority, action, now=seen.now)
     with request.app.state.source.looking() as connection:
-        found = browse.lane(connection, queue, priority, action, after=_place(request.query_params), since=since)
+        found = browse.lane(connection, queue, priority, action, after=_place(request.query_params), start=start)
     counted = [
         each
         for each in (seen.reading.lanes if seen.reading else ())

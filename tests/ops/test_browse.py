@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.bounded import bounded
-from mailroom.job import Priority
+from mailroom.job import Position, Priority
 from mailroom.ops import browse, causes, counting, jobs, walk
 from mailroom.ops.browse import Page, Place
 from mailroom.ops.jobs import Filters
@@ -110,21 +110,31 @@ def test_a_page_that_is_just_full_has_no_next_one(conn: Connection) -> None:
     assert in_lane(conn)(None).next == Place(datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC), 10)
 
 
-def test_a_lane_may_be_shown_from_a_moment_on(conn: Connection) -> None:
+def test_a_lane_may_be_shown_from_a_place_on(conn: Connection) -> None:
     wait(conn, 75)
-    since = datetime(2026, 1, 1, 0, 0, 3, tzinfo=UTC)
-    assert all_pages(in_lane(conn, since=since)) == list(range(21, 76))
+    start = Position(datetime(2026, 1, 1, 0, 0, 3, tzinfo=UTC), 24)
+    assert all_pages(in_lane(conn, start=start)) == list(range(25, 76))
 
 
 def test_a_reading_knows_from_where_on_a_lane_need_be_walked(conn: Connection) -> None:
-    """With a minute to spare, for what commits late; where nothing was due, from when it was counted on."""
+    """Where nothing has been due for a minute, with a minute to spare: something may commit late."""
     wait(conn, 30)
+    write(conn, "UPDATE jobs SET due_at = '2026-01-01 UTC'")
+    write(conn, "DELETE FROM jobs WHERE token <= 4")
     found = counting.count(conn)
-    since = causes.nothing_due_before(found, QUEUE, Priority.NORMAL, ACTIVATION)
-    assert datetime(2026, 1, 1, tzinfo=UTC) - since == timedelta(minutes=1)
-    assert all_pages(in_lane(conn, since=since)) == list(range(1, 31))
-    empty = causes.nothing_due_before(found, QUEUE, Priority.URGENT, RECOVERY)
-    assert found.read_at - empty == timedelta(minutes=1)
+
+    def place(priority: Priority, action: str, now: datetime = found.read_at) -> Position | None:
+        return causes.nothing_due_before(found, QUEUE, priority, action, now=now)
+
+    start = place(Priority.NORMAL, ACTIVATION)
+    assert start == Position(datetime(2026, 1, 1, tzinfo=UTC), 4)
+    assert all_pages(in_lane(conn, start=start)) == list(range(5, 31))
+    recently = Position(found.read_at - timedelta(minutes=1), 0)
+    assert place(Priority.URGENT, RECOVERY) == recently
+    write(conn, "UPDATE jobs SET due_at = now() - interval '50 s'")
+    found = counting.count(conn)
+    assert place(Priority.NORMAL, ACTIVATION) == Position(found.read_at - timedelta(seconds=110), 0)
+    assert place(Priority.NORMAL, ACTIVATION, found.read_at + timedelta(hours=1)) is None, "much may be there by now"
 
 
 # Held and in flight

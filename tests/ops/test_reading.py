@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 
 from mailroom.db import functions
-from mailroom.job import Priority
+from mailroom.job import Position, Priority
 from mailroom.ops import causes, counting, reading, refresh, status
 from mailroom.ops.reading import Lane, Reading
 from mailroom.outcome import Sent, Unconfirmed
@@ -55,7 +55,12 @@ def test_lanes_are_told_by_what_is_due_due_later_and_held(conn: Connection) -> N
     add_accounts(conn, 1, prefix="other")
     conn.execute(text("UPDATE jobs SET due_at = now() WHERE queue = 'aaa'"))
     found = counting.count(conn)
-    assert found.lanes == (
+    heads = (
+        "SELECT DISTINCT ON (queue, priority) due_at, token FROM jobs WHERE due_at <= now()"
+        " ORDER BY queue, priority, due_at, token"
+    )
+    assert [lane.head for lane in found.lanes] == [Position(*row) for row in rows(conn, heads)]
+    assert tuple(replace(lane, head=None) for lane in found.lanes) == (
         Lane("aaa", Priority.NORMAL, ACTIVATION, 1, 0, 0, capped=False, oldest_seconds=0),
         Lane("mailroom", Priority.URGENT, RECOVERY, 2, 0, 0, capped=False, oldest_seconds=90),
         Lane("mailroom", Priority.NORMAL, ACTIVATION, 3, 1, 1, capped=False, oldest_seconds=0),
