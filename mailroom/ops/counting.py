@@ -8,7 +8,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final
 
-from sqlalchemy import Connection, Interval, cast, func, literal, select
+from sqlalchemy import ColumnElement, Connection, Interval, cast, func, literal, select
 from sqlalchemy.dialects.postgresql import OID
 
 from mailroom.db import functions
@@ -31,6 +31,7 @@ from mailroom.queue import feed
 
 HOUR: Final = timedelta(hours=1)
 DAY: Final = timedelta(days=1)
+FOR_EVER: Final = timedelta(days=10_000)
 # Of each kind in a lane; one more is counted, and says that there are more.
 MAX_COUNTED: Final = 10_000
 MAX_WORKERS: Final = 1_000
@@ -111,11 +112,20 @@ def _jobs_estimate(connection: Connection, lanes: Sequence[Lane]) -> int:
     return max(counted, believed or 0)
 
 
+def _seconds_since(moment: ColumnElement[datetime]) -> ColumnElement[Any]:
+    """The difference of two numbers: not every version of PostgreSQL has one of two moments where one is infinite.
+
+    As a number it is finite, since JSON knows no other.
+    """
+    seconds = func.extract("epoch", func.now()) - func.extract("epoch", moment)
+    return func.least(func.greatest(seconds, -FOR_EVER.total_seconds()), FOR_EVER.total_seconds())
+
+
 def _flight(connection: Connection) -> Flight:
     held = jobs_in_flight.c
     batches = func.count(held.batch.distinct())
-    late = func.extract("epoch", func.now() - func.min(held.lease_until))
-    since = func.extract("epoch", func.now() - func.min(held.at))
+    late = _seconds_since(func.min(held.lease_until))
+    since = _seconds_since(func.min(held.at))
     row = connection.execute(
         select(batches, func.count(), batches.filter(held.lease_until < func.now()), late, since).select_from(
             jobs_in_flight
@@ -126,7 +136,7 @@ def _flight(connection: Connection) -> Flight:
 
 def _pauses(connection: Connection) -> tuple[Paused, ...]:
     paused = open_pauses.c
-    seconds = func.extract("epoch", func.now() - paused.opened_at)
+    seconds = _seconds_since(paused.opened_at)
     columns = (paused.scope, paused.code, paused.reason, seconds, paused.opened_at, paused.probe_at)
     return tuple(
         Paused(

@@ -34,8 +34,8 @@ BEGIN
                     ELSE false END AS silent
           FROM feed
     )
-    SELECT CAST(extract(epoch FROM clock_timestamp() - polled_at) AS double precision),
-           CAST(extract(epoch FROM clock_timestamp() - heard_at) AS double precision),
+    SELECT CAST(least(greatest(extract(epoch FROM clock_timestamp()) - extract(epoch FROM polled_at), -1e9), 1e9) AS double precision),
+           CAST(least(greatest(extract(epoch FROM clock_timestamp()) - extract(epoch FROM heard_at), -1e9), 1e9) AS double precision),
            newest.silent, heard_at IS NOT NULL AND NOT newest.silent, newest.added, newest.known, newest.elsewhere, newest.unknown
       FROM newest;
 END $$;

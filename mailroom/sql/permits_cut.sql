@@ -21,7 +21,8 @@ BEGIN
     RETURN QUERY
     UPDATE permits
        SET slowdown = greatest(permits_cut.min_rate_factor, permits_cut.cut * least(
-               1, slowdown + permits_cut.recovery_per_second * greatest(0, extract(epoch FROM clock_timestamp() - throttled_at)))),
+               1, slowdown + permits_cut.recovery_per_second
+                  * greatest(0, extract(epoch FROM clock_timestamp()) - extract(epoch FROM throttled_at)))),
            throttled_at = clock_timestamp(), level = 0, filled_at = clock_timestamp()
      WHERE bucket = 'mails' AND (
            throttled_at IS NULL OR throttled_at < clock_timestamp() - permits_cut.once_in

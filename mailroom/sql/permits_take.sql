@@ -54,7 +54,8 @@ BEGIN
                     WHEN permits_take.own_rate IS NULL THEN account.max_send_rate * permits_take.default_share
                     ELSE least(permits_take.own_rate, account.max_send_rate)
                END AS cap,
-               CAST(least(1, slowdown + permits_take.recovery_per_second * greatest(0, extract(epoch FROM clock.now - throttled_at)))
+               CAST(least(1, slowdown + permits_take.recovery_per_second
+                                * greatest(0, extract(epoch FROM clock.now) - extract(epoch FROM throttled_at)))
                     AS double precision) AS pace,
                account.max_24_hour_send - account.sent_last_24_hours
                    - (clock.granted - account.granted_before) AS quota_left,
@@ -68,7 +69,7 @@ BEGIN
     filled AS MATERIALIZED (
         SELECT sized.*,
                CASE WHEN rate IS NOT NULL
-                    THEN least(capacity, level + rate * greatest(0, extract(epoch FROM now - filled_at))) END AS filled
+                    THEN least(capacity, level + rate * greatest(0, extract(epoch FROM now) - extract(epoch FROM filled_at))) END AS filled
           FROM (SELECT limits.*, cap * pace AS rate, whole,
                        CASE WHEN cap IS NOT NULL THEN greatest(1, whole - long) END AS capacity, long
                   FROM limits

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Engine
 
+from mailroom.fleet import buckets
 from mailroom.fleet.buckets import LONG_HOLD
 from mailroom.fleet.permits import ASK_AGAIN, NO_LIMIT, NoLimit, Permit
 from mailroom.mail.transport import Mail
@@ -16,7 +17,7 @@ from tests.fleet.permitting import Clock, account, granted, permits, sender
 from tests.kinds import ACTIVATION, RECOVERY
 from tests.rating import let_pass
 from tests.running import Scripted, accept
-from tests.world import add_accounts, ask_recovery, misplaced, rows
+from tests.world import add_accounts, ask_recovery, execute, misplaced, rows
 
 
 def nobody_urgent() -> bool:
@@ -63,6 +64,21 @@ def test_mails_that_come_one_by_one_ask_less_than_once_a_second(
     engine: Engine, clock: Clock, rate: float, gap: float
 ) -> None:
     assert untils(engine, clock, rate=rate, gap=gap) <= 10
+
+
+@pytest.mark.parametrize("moment", ["-infinity", "0044-03-15 BC", "infinity"])
+@pytest.mark.parametrize("column", ["throttled_at", "filled_at", "long_held_until"])
+def test_permits_are_had_whatever_moment_somebody_set(engine: Engine, clock: Clock, column: str, moment: str) -> None:
+    """As to say that nothing was ever throttled."""
+    account(engine, 1000)
+    held = permits(engine, clock)
+    assert held.take(1, urgent_waits=nobody_urgent) is not None
+    execute(engine, f"UPDATE permits SET {column} = '{moment}'")  # noqa: S608 - our own words
+    clock.now += LONG_HOLD.total_seconds()
+    assert held.take(1, urgent_waits=nobody_urgent) is not None
+    with engine.connect() as connection:
+        let_pass(connection, 2)
+        assert buckets.slow_down(connection) == buckets.CUT
 
 
 def test_what_was_held_too_long_is_not_used(engine: Engine, clock: Clock) -> None:

@@ -15,7 +15,7 @@ from tests.claiming import enqueue, take
 from tests.db.migrating import connected
 from tests.servers import migrate
 from tests.window.client import opened
-from tests.world import rows
+from tests.world import execute, rows
 
 FAR = ["-infinity", "0044-03-15 BC", "0999-12-31 00:00+00", "9000-01-02 00:00+00", "20000-01-01"]
 TOKENS = "SELECT token FROM jobs ORDER BY due_at, token"
@@ -85,3 +85,7 @@ def test_where_all_moments_are_such_every_page_and_list_is_there(engine: Engine,
     with opened(engine, actions=engine) as window:
         for path in (*PAGES, *(f"/mail/{token}" for token in tokens)):
             assert window.ask(path).status == 200, path
+    execute(engine, "UPDATE readings SET due_at = '-infinity'")
+    failures: list[str] = []
+    found = refresh.refresh(engine, fails=failures.append)
+    assert (found is not None, failures) == (True, []), "what there is can be counted"
