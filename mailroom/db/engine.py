@@ -39,7 +39,6 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "tcp_user_timeout": 20_000,
 }
 
-
 # All that PgBouncer in transaction mode keeps for each client, and so all that may be set for a session: anything else
 # would reach other clients of the same server connection. psycopg reads moments in this style alone, `1 day` must not
 # be 23 hours, and no string may mean another because of what a role or a database sets. The encoding is asked for when
@@ -57,7 +56,6 @@ _RECYCLE_SECONDS: Final = 1800
 # After these another connection may be better, perhaps to another server: it takes no writes (after a failover), shuts
 # down, has lost its files, has no room left; and what only this session does not know yet.
 _USELESS: Final = ("08", "0A000", "25006", "53", "57P0", "58", "XX")
-
 
 # What PostgreSQL says of a statement that was cancelled does not name the setting.
 CANCELLED: Final = "unless somebody cancelled it, statement_timeout is too short for this role"
@@ -122,9 +120,9 @@ class BoundedConnection(psycopg.Connection[Any]):
         if self.step is not None:
             self.step()
         if timeout is not None or self.answer_within is None:
-            return super().wait(gen, interval, timeout)
+            return self._wait(gen, interval, timeout)
         try:
-            return super().wait(gen, interval, self.answer_within.total_seconds())
+            return self._wait(gen, interval, self.answer_within.total_seconds())
         except psycopg.OperationalError as error:
             if error.sqlstate is not None:
                 raise
@@ -133,6 +131,14 @@ class BoundedConnection(psycopg.Connection[Any]):
             if self.closed:
                 raise OutcomeUnknownError(*error.args) from error
             raise
+
+    def _wait(self, gen: Any, interval: float, timeout: float | None) -> Any:
+        """Wait for the server. It takes a file descriptor: a machine that has none left cannot even do that."""
+        try:
+            return super().wait(gen, interval, timeout)
+        except OSError as error:
+            self.close()
+            raise OutcomeUnknownError(f"this machine cannot wait for an answer: {error.strerror}") from error
 
     def _end(self, gen: Any, interval: float) -> Any:
         """Cancel a statement, so that it neither holds up the server nor commits later, and return what became of it.
@@ -148,7 +154,7 @@ class BoundedConnection(psycopg.Connection[Any]):
         self.add_notice_handler(note)
         try:
             self.cancel_safe(timeout=CANCEL_WITHIN.total_seconds())
-            answer = super().wait(gen, interval, CANCEL_WITHIN.total_seconds())
+            answer = self._wait(gen, interval, CANCEL_WITHIN.total_seconds())
         except psycopg.Error as error:
             if error.sqlstate is not None:
                 raise
@@ -177,7 +183,10 @@ def connect(
     """
     if step is not None:
         step()
-    connection = BoundedConnection.connect(conninfo, prepare_threshold=None, autocommit=True)
+    try:
+        connection = BoundedConnection.connect(conninfo, prepare_threshold=None, autocommit=True)
+    except OSError as error:  # no file descriptor is left
+        raise psycopg.OperationalError(f"this machine cannot connect: {error.strerror}") from error
     connection.adapters.register_loader("timestamptz", MomentLoader)
     connection.answer_within = _FIRST_ANSWER_WITHIN
     try:

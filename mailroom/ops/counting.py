@@ -8,7 +8,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Interval, cast, func, literal, select
+from sqlalchemy import ColumnElement, Connection, Interval, case, cast, func, literal, select
 from sqlalchemy.dialects.postgresql import OID
 
 from mailroom.db import functions
@@ -118,7 +118,8 @@ def _seconds_since(moment: ColumnElement[datetime]) -> ColumnElement[Any]:
     As a number it is finite, since JSON knows no other.
     """
     seconds = func.extract("epoch", func.now()) - func.extract("epoch", moment)
-    return func.least(func.greatest(seconds, -FOR_EVER.total_seconds()), FOR_EVER.total_seconds())
+    finite = func.least(func.greatest(seconds, -FOR_EVER.total_seconds()), FOR_EVER.total_seconds())
+    return case((moment.is_not(None), finite))  # least() passes over a NULL
 
 
 def _flight(connection: Connection) -> Flight:

@@ -63,7 +63,7 @@ class Filters:
     @property
     def on_record(self) -> bool:
         """Whether they choose among attempts on record."""
-        return bool(self.outcomes or self.code)
+        return bool(self.outcomes) or self.code is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,7 +152,7 @@ def read(connection: Connection) -> Reading | None:
     kept = fleet_reading.c
     now = func.clock_timestamp().label("now")
     row = connection.execute(select(kept.read_at, kept.found, kept.failed_at, kept.failure, now)).first()
-    if row is None or row.found is None or row.found.get("format") != FORMAT:
+    if row is None or not isinstance(row.found, dict) or row.found.get("format") != FORMAT:
         return None
     try:
         found = _adapter().validate_python(_without_format(row.found))

@@ -10,6 +10,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, func, select
 
 from mailroom.db import functions
+from mailroom.db.moments import EARLIEST
 from mailroom.db.views import attempts
 from mailroom.ops import jobs
 from mailroom.ops.jobs import Filters, Found, Moment
@@ -117,4 +118,4 @@ def _now(connection: Connection) -> datetime:
 
 
 def _moment(given: Moment | None, now: datetime) -> datetime | None:
-    return now - given if isinstance(given, timedelta) else given
+    return now - min(given, now - EARLIEST) if isinstance(given, timedelta) else given

@@ -1,6 +1,5 @@
 """What SES says of the account itself: its rate, its quota, and whether it may send."""
 
-import math
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
 ATTEMPTS: Final = 3
 READ_TIMEOUT: Final = timedelta(seconds=10)
 MAX_ANSWER: Final = timedelta(seconds=45)
+# More a second, or a day, than anybody has: a sum of such numbers overflows.
+_MOST: Final = 1e12
 
 
 def connect_to_ask(*, region: str | None) -> "SESV2Client":
@@ -44,8 +45,8 @@ def _read(answer: Any) -> SesAccount:
 
 
 def _number(found: Any) -> float:
-    """Return a number that one can count with: JSON as Python reads it knows NaN and infinity."""
+    """Return a number that one can count with, or -1: JSON as Python reads it knows NaN and infinity, too."""
     number = float(found)
-    if not math.isfinite(number):
+    if not -1 <= number <= _MOST:  # nor is NaN
         raise ValueError("not a number")
     return number

@@ -12,9 +12,15 @@ from mailroom.ses.classify import Fault
 def fault(error: ClientError, *, source: str) -> tuple[Fault, str]:
     """Say whose fault the error answer to a request is that was begun, and its code."""
     code = classify.error_code(error.response)
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
-    message = str(error.response.get("Error", {}).get("Message", ""))
-    return classify.exception_fault(code, http_status=status, message=message, source=source), code
+    said = error.response.get("ResponseMetadata", {})
+    found = classify.exception_fault(
+        code,
+        http_status=said.get("HTTPStatusCode", 500),
+        message=str(error.response.get("Error", {}).get("Message", "")),
+        source=source,
+        of_aws=bool(said.get("RequestId")),
+    )
+    return found, code
 
 
 def results(answer: Any, count: int, *, source: str) -> list[Outcome]:

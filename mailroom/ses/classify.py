@@ -99,6 +99,7 @@ _NO_ENTRY: Final = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 _NOT_VERIFIED: Final = "not verified"
 _DAILY_QUOTA: Final = "daily message quota"
 _CONFIGURATION_SET: Final = "configuration set"
+_OTHER_CLOCK: Final = ("signature expired", "signature not yet current")
 
 _REASONS: Final = {
     Fault.THROTTLED: "SES asks to send more slowly",
@@ -129,16 +130,17 @@ def error_code(response: Mapping[str, Any]) -> str:
     return word(response.get("Error", {}).get("Code", "Unknown"))
 
 
-def exception_fault(code: str, *, http_status: int, message: str, source: str) -> Fault:
+def exception_fault(code: str, *, http_status: int, message: str, source: str, of_aws: bool = True) -> Fault:
     """Say whose fault an error answer to a whole call is. An unknown code is never taken for a verdict on the mail.
 
-    Where the code is the HTTP status itself, the answer was not SES's: a proxy's, or that of a wrong endpoint.
+    Where the code is the HTTP status itself, the answer was not SES's: a proxy's, or that of a wrong endpoint. Nor was
+    it where nobody knows the code and the answer has no id of AWS (`of_aws`).
     """
     if code in EXCEPTIONS:
         return _by_message(EXCEPTIONS[code], message, source)
     if http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return Fault.UNKNOWN
-    if code.isdigit():
+    if code.isdigit() or not of_aws:
         return Fault.LOCAL
     return Fault.ACCOUNT if http_status in _NO_ENTRY else Fault.TEMPORARY
 
@@ -167,6 +169,8 @@ def _by_message(fault: Fault, message: str, source: str) -> Fault:
     match fault:
         case Fault.THROTTLED if _DAILY_QUOTA in text:
             return Fault.ACCOUNT
+        case Fault.ACCOUNT if text.startswith(_OTHER_CLOCK):
+            return Fault.LOCAL
         case Fault.TEMPLATE if _CONFIGURATION_SET in text:
             return Fault.CONFIGURATION_SET
         case Fault.MAIL if _NOT_VERIFIED in text and _names(message, _identity(source)):

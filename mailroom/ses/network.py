@@ -21,7 +21,7 @@ from tenacity import (
 )
 
 from mailroom.mail.transport import CONNECT_TRIES, RETRY_WAIT
-from mailroom.ses import classify
+from mailroom.ses import classify, interim
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest
@@ -126,6 +126,7 @@ _start: ContextVar[_Start] = ContextVar("_start")
 def guard(client: "SESV2Client") -> None:
     """Make a client fit for `call_with_connect_retries`."""
     client.meta.events.register_last("before-send.sesv2", _note_start, unique_id="mailroom-start")
+    interim.pass_over(client)
 
 
 def _note_start(request: "AWSPreparedRequest", **_: object) -> None:

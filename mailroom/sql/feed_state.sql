@@ -34,8 +34,12 @@ BEGIN
                     ELSE false END AS silent
           FROM feed
     )
-    SELECT CAST(least(greatest(extract(epoch FROM clock_timestamp()) - extract(epoch FROM polled_at), -1e9), 1e9) AS double precision),
-           CAST(least(greatest(extract(epoch FROM clock_timestamp()) - extract(epoch FROM heard_at), -1e9), 1e9) AS double precision),
+    SELECT CAST(CASE WHEN polled_at IS NOT NULL
+                     THEN least(greatest(extract(epoch FROM clock_timestamp()) - extract(epoch FROM polled_at), -1e9), 1e9) END
+                AS double precision),
+           CAST(CASE WHEN heard_at IS NOT NULL
+                     THEN least(greatest(extract(epoch FROM clock_timestamp()) - extract(epoch FROM heard_at), -1e9), 1e9) END
+                AS double precision),
            newest.silent, heard_at IS NOT NULL AND NOT newest.silent, newest.added, newest.known, newest.elsewhere, newest.unknown
       FROM newest;
 END $$;

@@ -63,8 +63,9 @@ BEGIN
                 WHERE pg_class.oid = 'jobs'::regclass
                   AND CASE WHEN option_name = 'autovacuum_enabled' THEN NOT option_value::boolean END  -- in this order
                ) AS vacuumed,
-           CAST(coalesce(least(extract(epoch FROM clock_timestamp()) - extract(epoch FROM (
-               SELECT min(lease_until) FROM batches WHERE lease_until < clock_timestamp())), 1e9), 0)
+           CAST(coalesce((
+               SELECT least(extract(epoch FROM clock_timestamp()) - extract(epoch FROM lease_until), 1e9)
+                 FROM batches WHERE lease_until < clock_timestamp() ORDER BY lease_until LIMIT 1), 0)
                AS double precision) AS overdue_seconds,
            ARRAY(SELECT priority FROM oldest_job ORDER BY priority) AS priorities,
            ARRAY(SELECT CAST(extract(epoch FROM waited) AS double precision) FROM oldest_job ORDER BY priority) AS waited_seconds;

@@ -61,8 +61,9 @@ BEGIN
                          AND 50 < (SELECT count(*) FROM revived JOIN actions ON name = action WHERE priority = 1) THEN 2
                     ELSE priority END,
                1, job_retry.queue
-          FROM revived
+          FROM (SELECT DISTINCT ON (token) * FROM revived ORDER BY token) AS one
           JOIN actions ON name = action
+        ON CONFLICT (token) DO NOTHING  -- somebody has put it back by hand
         RETURNING token
     )
     SELECT token, false AS was_finished FROM hastened

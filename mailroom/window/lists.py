@@ -54,8 +54,9 @@ def lane(request: Request) -> Response:
         raise HTTPException(404, "A priority is 0 to 3.")
     seen: Seen = request.app.state.source.see()
     start = causes.nothing_due_before(seen.reading, queue, priority, action, now=seen.now)
+    after = _place(request.query_params, timed=True)
     with request.app.state.source.looking() as connection:
-        found = browse.lane(connection, queue, priority, action, after=_place(request.query_params), start=start)
+        found = browse.lane(connection, queue, priority, action, after=after, start=start)
     counted = [
         each
         for each in (seen.reading.lanes if seen.reading else ())
@@ -124,7 +125,7 @@ def unconfirmed(request: Request) -> Response:
     seen = request.app.state.source.see()
     with request.app.state.source.looking() as connection:
         since = seen.now - PERIODS["7d"]
-        found = browse.unconfirmed(connection, since=since, before=_place(request.query_params))
+        found = browse.unconfirmed(connection, since=since, before=_place(request.query_params, timed=True))
     return views.page(
         request, "unconfirmed.html", seen, found=found, endings=ENDINGS, following=_next(request, found.next)
     )
@@ -143,16 +144,19 @@ def _rows(request: Request, found: browse.Page, seen: Seen, **more: Any) -> Resp
     return views.page(request, "rows.html", seen, found=found, following=_next(request, found.next), **more)
 
 
-def _place(asked: QueryParams) -> Place | None:
-    """Return where a page begins, as the link to it says."""
+def _place(asked: QueryParams, *, timed: bool = False) -> Place | None:
+    """Return where a page begins, as the link to it says; `timed`: by a moment and a number."""
     number = asked.get("number")
     if number is None:
         return None
     try:
         at = datetime.fromisoformat(asked["at"]).astimezone(UTC) if asked.get("at") else None
-        return Place(at, int(number))
+        place = Place(at, int(number))
     except (ValueError, OverflowError):
         raise HTTPException(404, "This link is not whole.") from None
+    if place.at is None and timed:
+        raise HTTPException(404, "This link is not whole.")
+    return place
 
 
 def _next(request: Request, place: Place | None) -> str | None:

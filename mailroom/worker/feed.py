@@ -142,6 +142,8 @@ class Feed:
             return
         if left == 0:
             self._works(DELETE)
+        else:
+            self._tally.trouble(DELETE, "SQS refuses some of them")
 
     def _fails(self, what: str, error: FeedError) -> None:
         """Say it once, and rest for a while: longer each time."""

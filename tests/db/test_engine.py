@@ -1,5 +1,7 @@
 """Connections that end what they give up, leave a server that is of no use, and tell nothing of a password."""
 
+import os
+import resource
 import threading
 import time
 from collections.abc import Iterator
@@ -309,3 +311,20 @@ def test_what_is_spelt_right_is_taken(url: str, password: str, host: str) -> Non
 )
 def test_a_settlement_is_repeated_unless_its_own_values_are_wrong(said: type[psycopg.Error], again: bool) -> None:
     assert is_retryable(DBAPIError("settle", {}, said())) is again
+
+
+def test_a_machine_that_has_no_file_descriptor_left_has_an_error_of_the_database_and_goes_on(url: str) -> None:
+    """psycopg takes one, besides that of the connection, to wait for it."""
+    engine = connect_engine(url)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(os.devnull, encoding="ascii") as lowest:
+        number = lowest.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number + 1, hard))
+    try:
+        with pytest.raises(DBAPIError, match="this machine cannot connect: Too many open files"):
+            engine.connect()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+    engine.dispose()

@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from mailroom import ses
 from mailroom.errors import TransportError
-from mailroom.outcome import Outcome, Sent
+from mailroom.outcome import Deferred, Outcome, Sent
 from mailroom.ses import classify
 from mailroom.simulator import Fault, Simulator
 from tests.kinds import ACTIONS
@@ -135,3 +135,23 @@ def test_a_worker_records_and_logs_it_in_one_line(
         for row in rows(connection, "SELECT coalesce(error_code, message_id) AS said FROM deliveries"):
             assert is_a_word(row.said)
     assert all(len(record.getMessage().splitlines()) == 1 for record in caplog.records if "mail" in record.name)
+
+
+def test_a_gateway_that_answers_in_json_costs_no_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    for outcome in told(monkeypatch, "429 Too Many Requests", {"code": "rate_limited"}, 3):
+        assert isinstance(outcome, Deferred)
+        assert (outcome.charged, outcome.scope, outcome.code) == (False, None, "rate_limited")
+
+
+@pytest.mark.parametrize("odd", [1e308, -1e308, -2, float("nan"), float("inf")])
+def test_a_number_that_nobody_can_count_with_is_no_answer(monkeypatch: pytest.MonkeyPatch, odd: float) -> None:
+    body = {"SendQuota": {"MaxSendRate": odd, "Max24HourSend": 200.0, "SentLast24Hours": 0.0}}
+
+    def answer(connection: socket.socket) -> None:
+        connection.recv(65_536)
+        written = json.dumps(body).encode()
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(written)}\r\nConnection: close\r\n\r\n"
+        connection.sendall(head.encode() + written)
+
+    with listening(answer) as (port, _), pytest.raises(TransportError, match="ValueError"):
+        ses.account(client_of(monkeypatch, f"http://127.0.0.1:{port}"))

@@ -140,3 +140,20 @@ def test_a_fault_that_all_would_meet_says_what_it_stops(code: str, message: str,
     found = classify.outcome(fault, code)
     assert isinstance(found, Deferred)
     assert (found.charged, found.scope) == (False, scope)
+
+
+@pytest.mark.parametrize("code", ["InvalidSignatureException", "SignatureDoesNotMatch"])
+@pytest.mark.parametrize("said", ["Signature expired: 20261127T0100Z is now", "Signature not yet current: 2026"])
+def test_a_signature_of_another_time_is_this_machines_clock(code: str, said: str) -> None:
+    assert exception_fault(code, http_status=403, message=said, source=SOURCE) is Fault.LOCAL
+    assert exception_fault(code, http_status=403, message="The request signature", source=SOURCE) is Fault.ACCOUNT
+
+
+@pytest.mark.parametrize("http_status", [300, 400, 403, 404, 413, 429])
+def test_what_nobody_knows_and_aws_did_not_say_is_no_answer_of_ses(http_status: int) -> None:
+    def fault(code: str, *, of_aws: bool) -> Fault:
+        return exception_fault(code, http_status=http_status, message="", source=SOURCE, of_aws=of_aws)
+
+    assert fault("rate_limited", of_aws=False) is Fault.LOCAL
+    assert fault("OfTomorrow", of_aws=True) is (Fault.ACCOUNT if http_status == 403 else Fault.TEMPORARY)
+    assert fault("MessageRejected", of_aws=False) is Fault.MAIL
