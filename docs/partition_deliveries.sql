@@ -1,13 +1,13 @@
--- Partition the history by month: for a history of a hundred million rows and more, once, with the workers stopped.
+-- Partition the history by month, for a history of a hundred million rows or more. Run it once, with the workers stopped.
 --
--- Before it, while they still work, and outside of a transaction, what would take long under the lock:
+-- First, while the workers still run, and outside of a transaction, do what would take long under the lock:
 --     CREATE UNIQUE INDEX CONCURRENTLY deliveries_by_id ON mailroom.deliveries (id, created_at);
--- Then: psql --single-transaction --variable ON_ERROR_STOP=1 --file docs/partition_deliveries.sql
--- and `mailroom migrate`, which makes the views anew: until then they show the old table. Each month, add the next
--- partition in good time (what finds none goes to deliveries_other, and keeps its months from being added); see
--- docs/scaling.md for dropping one.
+-- Then stop the workers: psql --single-transaction --variable ON_ERROR_STOP=1 --file docs/partition_deliveries.sql
+-- Then run `mailroom migrate`, which recreates the views: until then they show the old table. Add the partition of each
+-- new month in good time. (Rows without a partition go to deliveries_other; as long as they are there, the partition of
+-- their month cannot be added.) See docs/scaling.md for dropping a month.
 --
--- With another MAILROOM_SCHEMA, write its name there and in the first line below.
+-- With another MAILROOM_SCHEMA, write its name in the index above and in the first line below.
 --
 -- It holds an exclusive lock on deliveries while it reads the old rows once, to prove that none is of a later month.
 SET LOCAL search_path = mailroom, pg_temp;

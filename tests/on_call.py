@@ -35,7 +35,7 @@ PATIENCE_SECONDS = 300.0
 # So long the page may take until it has nothing more to say of the fault before.
 CALM_SECONDS = 90.0
 HEAD = (
-    "| fault | what the page says first | after | what it says once it names the fault | after | needs nobody after |\n"
+    "| fault | first new sentence | after | first sentence that names the fault | after | needs nobody after |\n"
     "| --- | --- | --- | --- | --- | --- |"
 )
 _SENTENCE = re.compile(r'<h1 class="sentence (\w+)">(.*?)</h1>', re.DOTALL)

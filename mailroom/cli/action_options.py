@@ -31,12 +31,12 @@ def _needs(**more: Any) -> Any:
 
 
 def _per_15_minutes(**more: Any) -> Any:
-    words = f"Most mails to an account in 15 minutes, or {NO_LIMIT}."
+    words = f"Maximum mails to an account in 15 minutes, or {NO_LIMIT}."
     return typer.Option("--per-15-minutes", metavar="NUMBER", help=words, **more)
 
 
 def _per_day(**more: Any) -> Any:
-    words = f"Most mails to an account in 24 hours, or {NO_LIMIT}."
+    words = f"Maximum mails to an account in 24 hours, or {NO_LIMIT}."
     return typer.Option("--per-day", metavar="NUMBER", help=words, **more)
 
 
@@ -81,7 +81,7 @@ Source = Annotated[
     typer.Option(
         "--source",
         metavar="ADDRESS",
-        help=f"Who sends it, as in 'Shop <mail@example.com>', or {NO_LIMIT}: MAILROOM_SES_SOURCE.",
+        help=f"Sender, as in 'Shop <mail@example.com>', or {NO_LIMIT}: MAILROOM_SES_SOURCE.",
         show_default=_AS_IT_IS,
     ),
 ]
@@ -90,7 +90,7 @@ ReplyTo = Annotated[
     typer.Option(
         "--reply-to",
         metavar="ADDRESS",
-        help=f"Who gets the answers, as in help@example.com, or {NO_LIMIT}: who sends it.",
+        help=f"Address for replies, as in help@example.com, or {NO_LIMIT}: the sender.",
         show_default=_AS_IT_IS,
     ),
 ]

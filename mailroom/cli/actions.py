@@ -106,8 +106,9 @@ def change(  # noqa: PLR0913 - an option each
 ) -> None:
     """Change a kind of mail.
 
-    What is not given stays as it is. Template, status, limits and addresses count for what leaves from now on; life and
-    priority for what is asked for from now on. A limit counts mails from when the action first had one.
+    Options that are not given change nothing. Template, status, limits and addresses apply to mails that leave from now
+    on; life and priority apply to mails that are requested from now on. A limit counts mails from when the action first
+    had one.
     """
     row = {"name": name, **_row(template, life, priority, needs, per_15_minutes, per_day)}
     row |= {"renews": renews, "newest_only": newest_only, "activates": activates}

@@ -17,11 +17,11 @@ def grant(
     *,
     app: Annotated[
         str | None,
-        typer.Option(help="Role of the application. It inserts accounts, and makes and consumes tokens.", **ROLE),
+        typer.Option(help="Role of the application. It calls functions for accounts, mails and tokens.", **ROLE),
     ] = None,
     worker: Annotated[str | None, typer.Option(help="Role of workers and sweeps, and of operators.", **ROLE)] = None,
     viewer: Annotated[
-        str | None, typer.Option(help="Role that runs status. It sees no address, secret or code.", **ROLE)
+        str | None, typer.Option(help="Role that runs status and window. It sees no address, secret or code.", **ROLE)
     ] = None,
     apply: Annotated[bool, typer.Option("--apply", help="Run the SQL, and print it.")] = False,
 ) -> None:

@@ -77,7 +77,8 @@ def show(
 ) -> None:
     """Show all that is known of one job.
 
-    That is its token, every attempt, what SES told of its mails, and where it is now. Exit 1 if nothing is known.
+    That is its token, every attempt, the events of SES about its mails, and where it is now. Exit 1 if nothing is
+    known.
     """
     with _open(writes=False) as connection:
         known = jobs.find_token(connection, token)

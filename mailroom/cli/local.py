@@ -30,7 +30,7 @@ ConfigSet = Annotated[
     str | None, typer.Option("--config-set", metavar="NAME", show_default="none", help="Make a configuration set.")
 ]
 Events = Annotated[
-    bool, typer.Option("--events", help="Let that set publish what becomes of its mails to a queue, and say where.")
+    bool, typer.Option("--events", help="Let that set publish the events of its mails to a queue, and print its URL.")
 ]
 
 

@@ -27,11 +27,11 @@ def show(
 ) -> None:
     """Show the state of the queue.
 
-    First it says whether mail leaves, and what needs you, each with what to do. Then comes what waits, what is paused,
-    what is in flight, and the outcomes of the last hour and of the last day. With events of SES it is also the age of
-    the newest, and how many mails bounced or were complained of.
+    First it says whether mail leaves, and lists what needs you, each with what to do. Then it shows what waits, what is
+    paused, what is in flight, and the outcomes of the last hour and of the last day. With events of SES it also shows
+    the age of the newest event, and the bounce and complaint rates.
 
-    One worker counts for all, every 15 seconds. The command shows that, and says how old it is. If it is older than a
+    One worker counts for all, every 15 seconds. The command shows these numbers and their age. If they are older than a
     minute, the command counts for itself.
     """
     given = settings.load("database_url")

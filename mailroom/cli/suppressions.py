@@ -29,7 +29,7 @@ MAX_ADDRESS: Final = 320
 GLOBAL_LIST: Final = "SES's global list, which nobody can ask, may hold an address that bounced for up to 14 days more"
 
 app = typer.Typer(
-    help="List and change who is not mailed.\n\nOf an address mailroom keeps a hash alone. A list shows how it begins.",
+    help="List and change who is not mailed.\n\nmailroom keeps only a hash of an address. A list shows how it begins.",
     no_args_is_help=True,
 )
 
@@ -55,7 +55,7 @@ def list_suppressed(
         ),
     ] = None,
     after: Annotated[
-        str | None, typer.Option(metavar="HASH", show_default="none", help="Go on behind this hash of a list.")
+        str | None, typer.Option(metavar="HASH", show_default="none", help="Continue after this hash of a list.")
     ] = None,
     limit: Annotated[int, typer.Option(metavar="INTEGER", callback=positive, help="Show at most this many.")] = 100,
     as_json: AsJson = False,
@@ -105,7 +105,7 @@ def show(addresses: Addresses, *, here: Here = False, as_json: AsJson = False) -
 def add(addresses: Addresses, *, as_json: AsJson = False) -> None:
     """Mail nothing to addresses any more.
 
-    That holds for recoveries too, and until `mailroom suppressions release`. SES's own list is left alone.
+    This includes recoveries, and lasts until `mailroom suppressions release`. SES's own list is not changed.
     """
     wanted = _read(addresses)
     with _open() as connection:
@@ -121,10 +121,10 @@ def add(addresses: Addresses, *, as_json: AsJson = False) -> None:
 def release(addresses: Addresses, *, here: Here = False, as_json: AsJson = False) -> None:
     """Let addresses be mailed again.
 
-    They are taken off SES's own list, and released in the database. What happened before suppresses them no more; the
-    next bounce does. `mailroom jobs retry --outcome suppressed` tries again what was not sent.
+    They are taken off SES's own list, and released in the database. Earlier bounces and complaints no longer suppress
+    them; the next bounce does. `mailroom jobs retry --outcome suppressed` sends the mails that were not sent.
 
-    If SES does not answer, nothing is released. If these credentials may not do that, it is a warning.
+    If SES does not answer, nothing is released. If the credentials may not do that, it is a warning.
     """
     given = settings.load("database_url")
     wanted = _read(addresses)

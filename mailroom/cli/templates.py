@@ -44,7 +44,7 @@ OnlyAction = Annotated[
 def init(
     folder: FolderPath = HERE,
     *,
-    name: Annotated[str, typer.Option("--name", metavar="NAME", help="What the mails call you.")] = starter.NAME,
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="Name of your site in the mails.")] = starter.NAME,
     site: Annotated[str, typer.Option("--site", metavar="URL", help="Where the links lead.")] = starter.SITE,
 ) -> None:
     """Write a folder of templates to begin with.
@@ -76,11 +76,11 @@ def diff(
     folder: FolderPath = HERE,
     *,
     action: OnlyAction = None,
-    check: Annotated[bool, typer.Option("--check", help="Exit 1 if other texts are used than the folder has.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit 1 if the texts in use differ from the folder.")] = False,
 ) -> None:
     """Compare the folder with what is used.
 
-    It says whether SES has what is in the folder, and shows how that differs from what is used.
+    It says whether SES has the templates of the folder, and shows how they differ from the ones in use.
     """
     given = settings.load("database_url")
     with open_database(given, writes=False) as engine, engine.connect() as connection:
@@ -113,8 +113,8 @@ def push(
 ) -> None:
     """Check the folder and bring it to SES.
 
-    What is missing there is created. The name of a template has a hash of its texts, so that none is ever changed:
-    mails that are under way keep theirs. SES renders each in all its languages before it counts as pushed. It takes
+    Missing templates are created. The name of a template has a hash of its texts, so a template is never changed, and
+    mails in flight keep theirs. SES renders each template in all its languages before it counts as pushed. SES accepts
     one such call a second.
     """
     given = settings.load("database_url")
@@ -154,8 +154,8 @@ def preview(
 ) -> None:
     """Show every mail in every language.
 
-    There is an ordinary name, a long one, one from right to left, and one with HTML in it. Files need neither database
-    nor SES. What is mailed has to be pushed before, and its links lead nowhere.
+    Each is shown with an ordinary name, a long one, a right-to-left one, and one with HTML in it. Writing files needs
+    no database and no SES. To mail previews, push the templates first. Their links lead nowhere.
     """
     read = templates.read(folder)
     contents = [templates.compose(read, each) for each in _chosen(read, action)]
@@ -167,11 +167,11 @@ def use(
     action: Annotated[str, typer.Argument(metavar="ACTION", help="Action.", show_default=False)],
     name: Annotated[str, typer.Argument(metavar="NAME", help="Template.", show_default=False)],
     *,
-    unpushed: Annotated[bool, typer.Option("--unpushed", help="It was made by hand: nobody pushed it.")] = False,
+    unpushed: Annotated[bool, typer.Option("--unpushed", help="Accept one that was made by hand.")] = False,
 ) -> None:
     """Use another template for an action.
 
-    It counts for mails that leave from now on. The way back is the same command with the name of the one before.
+    It applies to mails that leave from now on. To go back, run the same command with the name of the template before.
     """
     with open_database(settings.load("database_url")) as engine, engine.connect() as connection:
         _use(connection, action, name, unpushed=unpushed)

@@ -57,16 +57,16 @@ def window(
     trust_header: Header = "",
     trust_peer: Peers = None,
 ) -> None:
-    """Show the page for who is on call.
+    """Show the page for the engineer on call.
 
     Its first sentence says whether mail leaves, and what to do if not. It runs until it is stopped.
 
-    It listens on this machine only, and then needs no login. With MAILROOM_WINDOW_PASSWORD it asks for that, with any
-    name. Elsewhere it needs a login, and TLS in front of it: a proxy that says in --trust-header who asks, or the
-    password.
+    It listens on this machine only, and then needs no login. With MAILROOM_WINDOW_PASSWORD it asks for that password,
+    with any name. On any other address it needs TLS in front of it and a login: the password, or a proxy that names the
+    user in --trust-header.
 
-    The page only reads, and the role `viewer` of `mailroom grants` is enough. It offers actions, with a reason and a
-    preview, if MAILROOM_WINDOW_ACTIONS_DATABASE_URL is set, with the role `worker`.
+    The page only reads, and the role `viewer` of `mailroom grants` is enough. If MAILROOM_WINDOW_ACTIONS_DATABASE_URL
+    is set, with the role `worker`, it also offers actions, with a reason and a preview.
 
     /metrics, /livez and /readyz are for programs, and need no login.
     """

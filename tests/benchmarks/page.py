@@ -10,14 +10,14 @@ from tests.benchmarks.trial import Measure, say
 
 HEAD: Final = """# Benchmarks
 
-Written by `make bench` (20 minutes) and `make bench-full` (two hours or more); each part says when and on what it was
-measured. The server, the workers, the peers and the simulator share one machine's cores, over loopback. The server
-is durable (`fsync` and `synchronous_commit` on) and otherwise at its defaults but for what is named. Figures are the
-median of the runs [the least-the most]; what is compared ran in turn in the same run, and is compared run by run.
-Absolute figures move from machine to machine; ratios move less. Figures that are bad stay in.
+`make bench` (20 minutes) and `make bench-full` (two hours or more) write this page. Each part says when and on what it
+was measured. The server, the workers, the peers and the simulator share one machine's cores, over loopback. The server
+is durable (`fsync` and `synchronous_commit` on). Its other settings are the defaults, except where a part names them.
+Figures are the median of the runs [lowest-highest]. Runs that are compared take turns in one session, and are compared
+run by run. Absolute figures differ between machines; ratios differ less. Bad figures stay in.
 
-`python -m tests.benchmarks drain latency` measures parts anew and leaves the others as they are; the figures of every
-run are in `docs/benchmarks/*.json`. Queues of Node (graphile-worker, pg-boss) are not part of this."""
+`python -m tests.benchmarks drain latency` measures single parts again and leaves the others as they are. The figures
+of every run are in `docs/benchmarks/*.json`. Queues of Node (graphile-worker, pg-boss) are not part of this."""
 
 _SIZES: Final = {
     "tiny": "a tiny run, which shows nothing but that it works",

@@ -11,8 +11,8 @@ from tests.benchmarks.machine import Server
 from tests.benchmarks.trial import Trial
 
 TITLE = "Many workers"
-ABOUT = """1, 4, 16 and 64 connections claim from one queue and settle, in up to 4 processes with as many senders each,
-in batches of 50. The total should not fall when there are more of them than there is use for."""
+ABOUT = """1, 4, 16 and 64 connections claim from one queue and settle, in up to 4 processes with equal numbers of
+senders, in batches of 50. The total should not fall when there are more connections than needed."""
 RATES: Final = "Drain rate by claiming connections"
 CLAIMERS: Final = (1, 4, 16, 64)
 _PROCESSES: Final = 4

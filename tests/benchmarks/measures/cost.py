@@ -14,14 +14,14 @@ from tests.benchmarks.machine import Server, scalar
 from tests.benchmarks.trial import Size, Trial
 
 TITLE = "Cost"
-ABOUT = """Of draining alone, after a vacuum and, so that whole pages count once, a checkpoint before the fill: WAL
-bytes, rows that die, transactions that write, and CPU, each by mail. Then bloat: bulk activations are inserted by
-statements of 5,000 accounts, under the triggers, while one worker process with 2 senders drains, until so many have
-been sent; then autovacuum, alone, has three minutes (30 s in the short run). Sizes in MB of the tables that turn over,
-with their indexes: at the start (after a twentieth of it, and as long a rest), at the most, and in the end; and the
-most in each tenth. The pages of an index are used again, but its file never shrinks: it stays as large as what passed
-between two runs of autovacuum made it. (In the short run autovacuum looks every 5 s, else once a minute, its default.
-By mail, it is off.)"""
+ABOUT = """First the cost of draining alone, after a vacuum and, so that whole pages count once, a checkpoint before
+the fill: WAL bytes, dead rows, writing transactions, and CPU, each for one mail. Then bloat. Statements of 5,000
+accounts insert bulk activations through the triggers, while one worker process with 2 senders drains, until that
+many have been sent. Then autovacuum alone has three minutes (30 s in the short run). Sizes are in MB, of the tables
+that turn over, with their indexes: at the start (after a twentieth of the mails, and a rest of the same length), at
+most, and at the end; and the maximum in each tenth. The pages of an index are used again, but its file never
+shrinks. It stays as large as the jobs between two runs of autovacuum made it. (In the short run autovacuum runs
+every 5 s, otherwise once a minute, its default. It is off for the cost of one mail.)"""
 BY_MAIL: Final = "By mail"
 BLOAT: Final = "MB of the tables that turn over"
 TENTHS: Final = "The most MB, by tenths of the mails"

@@ -14,10 +14,10 @@ from tests.benchmarks.machine import Program, Server, scalar
 from tests.benchmarks.trial import Trial
 
 TITLE = "Distance"
-ABOUT = """One worker process reaches its database through a proxy that passes everything on half of a round trip
-later: as in the same zone (1 ms), and as in another region (20 ms). Its transport does nothing. A batch of 50 takes two
-round trips, its claim and its settlement, which the senders of a process make side by side. The proxy itself takes CPU
-of the same two cores: 0 ms shows how much."""
+ABOUT = """One worker process reaches its database through a proxy that delays everything by half of a round trip: 1
+ms, as in the same zone, and 20 ms, as in another region. Its transport does nothing. A batch of 50 takes two round
+trips, for its claim and its settlement. The senders of a process make theirs in parallel. The proxy itself uses CPU
+of the same two cores; the rows with 0 ms show how much."""
 RATES: Final = "Drain rate by round trip to the database"
 ROUND_TRIPS_MS: Final = (0.0, 1.0, 20.0)
 SENDERS: Final = (1, 4, 16)

@@ -12,17 +12,17 @@ from tests.benchmarks.machine import Server
 from tests.benchmarks.trial import Trial
 
 TITLE = "Drain"
-ABOUT = """A queue that was filled before is drained by 1 or 2 worker processes whose transport does nothing. The rate
-is jobs by the seconds from the start of all workers to the last settlement, by the server's clock; CPU is microseconds
-a job, of the worker processes and of PostgreSQL. The floor is the barest SQL over psycopg 3 that does the same on the
-same tables: claim with SKIP LOCKED, open a batch, fetch what is to be sent, settle; two prepared statements and two
-commits a batch; it signs, checks and limits nothing. (mailroom prepares none, so that it works behind PgBouncer in
-transaction mode: a row shows the floor without them.) mailroom and the floor have one sender a process, but for one
-row. Where sending takes no time, mailroom claims up to 500 jobs in several batches at once, and the floor one batch: a
-row shows a floor that takes 500 in one. procrastinate runs with 10 tasks at a time (more were no faster) on a pool of
-20 connections and with fewer jobs: its rate does not depend on how many wait. pgqueuer runs on asyncpg and uvloop with
-batches of 1,000, its best, and of 50. The peers keep a row for each job in their own tables, and do not look at
-accounts."""
+ABOUT = """1 or 2 worker processes, whose transport does nothing, drain a queue that was filled before. The rate is
+jobs divided by the seconds from the start of all workers to the last settlement, by the server's clock. CPU is
+microseconds a job, of the worker processes and of PostgreSQL. The floor is minimal SQL over psycopg 3 that does the
+same on the same tables: claim with SKIP LOCKED, open a batch, fetch what is to be sent, settle, with two prepared
+statements and two commits a batch. It does not sign, check or limit anything. (mailroom prepares no statements, so
+that it works behind PgBouncer in transaction mode. One row shows the floor without them.) mailroom and the floor
+have one sender a process, except in one row. If sending takes no time, mailroom claims up to 500 jobs in several
+batches at once, and the floor claims one batch. One row shows a floor that takes 500 in one batch. procrastinate
+runs with 10 tasks at a time (more were no faster), on a pool of 20 connections, and with fewer jobs, because its
+rate does not depend on how many wait. pgqueuer runs on asyncpg and uvloop with batches of 1,000, its best, and of
+50. The peers keep a row for each job in their own tables, and do not look at accounts."""
 RATES: Final = "Drain rate"
 
 # Name, contender, how, and whether it is so slow that fewer jobs must do.

@@ -22,12 +22,12 @@ from tests.benchmarks.trial import Size, Trial
 
 TITLE = "Enqueue"
 ABOUT = """Accounts a second, inserted row by row by pgbench (prepared statements, a commit each) from 1 and 8
-sessions, and many in one statement. `by hand`: the same rows in accounts, tokens and jobs by one statement, without
-triggers. `accounts alone`: no token and no job. `row triggers`: a token and a notification for each row by triggers
-FOR EACH ROW, as in the design that mailroom replaces, without jobs. Without a worker what is inserted keeps the queue
-busy, and mailroom's triggers need not notify; `worker`: one listens and drains meanwhile, on the same cores, and finds
-the queue empty again and again. `recoveries` always notify: that is the price of a commit that does. `slow disk`: with
-`commit_delay=2000 commit_siblings=0` each flush takes 2 ms longer."""
+sessions, and many in one statement. `by hand`: one statement inserts the same rows into accounts, tokens and jobs,
+without triggers. `accounts alone`: no token and no job. `row triggers`: FOR EACH ROW triggers make a token and a
+notification for each row, as in the design that mailroom replaces, without jobs. Without a worker, the inserted
+jobs keep the queue busy, and mailroom's triggers need not notify. `worker`: a worker listens and drains meanwhile,
+on the same cores, and often finds the queue empty. `recoveries` always notify, and so show the price of a commit
+that notifies. `slow disk`: with `commit_delay=2000 commit_siblings=0` each flush takes 2 ms longer."""
 BY_ROW: Final = "Row by row, rows/s"
 AT_ONCE: Final = "In one statement, accounts/s"
 

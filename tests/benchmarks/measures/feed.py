@@ -16,12 +16,13 @@ from tests.benchmarks.trial import Trial
 from tests.benchmarks.worker_process import aws, simulator, worker
 
 TITLE = "Events beside mails"
-ABOUT = """Password recoveries, 500 a second, through all triggers to `mailroom worker` with one sender, which can do
-that, and through boto3 to the simulator. It tells two events of each mail (Send and Delivery), which are read from its
-queue by boto3, ten at a time: by nobody, by the worker itself, or by `mailroom events` in a process of its own. What
-reading does is compared with events that nobody reads: the simulator has its work with them, too. From the insert to
-the settlement: p50 and p99. By mail: the CPU time of the worker and of the server. The simulator, which is a process of
-Python as well, shares the cores with all of them."""
+ABOUT = """Password recoveries, 500 a second, go through all triggers and `mailroom worker` with one sender (which
+is fast enough), and through boto3 to the simulator. The simulator publishes two events for each mail (Send and
+Delivery). boto3 reads them from its queue, ten at a time, in one of three ways: nobody reads, the worker itself
+reads, or `mailroom events` reads in a separate process. The cost of reading is compared with events that nobody
+reads, because the simulator has work with those too. p50 and p99 are from the insert to the settlement. The CPU
+times of the worker and of the server are for each mail. The simulator, also a Python process, shares the cores with
+all of them."""
 FOUND: Final = "500 mails a second, and what is told of them"
 ALONE: Final = "without events"
 UNREAD: Final = "read by nobody"

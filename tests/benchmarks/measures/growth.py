@@ -24,13 +24,13 @@ from tests.benchmarks.trial import Trial, say
 from tests.claiming import claim as claim_due
 
 TITLE = "Growth"
-ABOUT = """Databases in which so many jobs wait, each with its account and token, filled by SQL and then vacuumed and
-analysed; one more with a long history of deliveries. A tenth of the jobs count as tried before, so that their claim
-asks the history. In each run, in each database: one session claims 50 jobs and settles them, 50 times (the medians of
-these are the times shown), then one worker process with one sender drains a part, whose rate is from its first
-settlement to its last, and what was taken is filled up again; all that three times. `max_wal_size` is 16GB. The
-smallest queue is drained to a quarter each time. How flat it is, is told by the medians: of five noisy figures the
-least is always well below the best."""
+ABOUT = """Each database has that many waiting jobs, each with its account and token, filled by SQL and then
+vacuumed and analysed. One more has a long history of deliveries. A tenth of the jobs count as tried before, so that
+their claim searches the history. In each run, in each database, one session claims 50 jobs and settles them, 50
+times; the times shown are the medians. Then one worker process with one sender drains a part. Its rate is from its
+first settlement to its last. Then the jobs are filled up again. All this happens three times. `max_wal_size` is
+16GB. The smallest queue is drained to a quarter each time. The medians show how flat the rates are: of five noisy
+figures the lowest is always well below the best."""
 FOUND: Final = "By jobs waiting"
 _CLAIMS: Final = 50
 _DRAINED: Final = 5_000

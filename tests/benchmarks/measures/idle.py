@@ -15,11 +15,11 @@ from tests.benchmarks.trial import Trial
 from tests.benchmarks.worker_process import simulator, worker
 
 TITLE = "Idle"
-ABOUT = """A worker process that listens, left alone with an empty queue after a warm-up: the statements that the
-server logs for it, the CPU time of the process (percent of one core), its resident memory, and how much of that it
-shares with no other process. mailroom: `mailroom worker` with 4 senders, boto3 loaded and SES's account watched. The
-peers as in the drain. Autovacuum is off. One worker of a fleet counts for all every 15 s, in some twenty statements:
-here it is the only one."""
+ABOUT = """A worker process that listens is left alone with an empty queue after a warm-up. Measured are the
+statements that the server logs for it, the CPU time of the process (percent of one core), its resident memory, and
+how much of that it shares with no other process. mailroom runs `mailroom worker` with 4 senders, boto3 loaded and
+SES's account watched. The peers run as in the drain. Autovacuum is off. One worker of a fleet counts for all every
+15 s, in about twenty statements. Here it is the only one."""
 FOUND: Final = "An idle worker"
 _WARM_UP_SECONDS: Final = 8.0
 

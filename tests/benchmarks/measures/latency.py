@@ -16,13 +16,13 @@ from tests.benchmarks.machine import Server, scalar
 from tests.benchmarks.trial import Trial
 
 TITLE = "Latency"
-ABOUT = """An urgent job (for mailroom: a password recovery) is committed every 20 ms by a process of its own, to a
-worker process that listens; the time is from the return of that commit to the job's arrival at the transport (at the
-peers: in the task), by the clock that both processes share. Idle, and while the worker drains a backlog of bulk jobs.
-With calls that take no time the backlog uses both cores of the machine; with calls of 50 ms, as of SES, it is the
-calls that last: the urgent mails alone then keep 2.5 senders busy. The peers take the urgent job by its priority;
-pgqueuer with its best batch, procrastinate with 10 tasks. Where the backlog was gone before the last urgent job was
-asked for, its row says 0 under `backlog lasted`."""
+ABOUT = """A separate process commits an urgent job (for mailroom: a password recovery) every 20 ms, and a worker
+process listens. The time is from the return of that commit to the job's arrival at the transport (for the peers: in
+the task), by the clock that both processes share. It is measured idle, and while the worker drains a backlog of
+bulk jobs. With calls that take no time, the backlog uses both cores of the machine. With calls of 50 ms, as to SES,
+the calls are the limit: the urgent mails alone then keep 2.5 senders busy. The peers take the urgent job by its
+priority, pgqueuer with its best batch, procrastinate with 10 tasks. If the backlog was gone before the last urgent
+job was requested, its row says 0 under `backlog lasted`."""
 TIMES: Final = "From commit to transport, ms"
 CALL_SECONDS: Final = 0.05
 GAP_SECONDS: Final = 0.02

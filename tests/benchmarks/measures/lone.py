@@ -15,10 +15,11 @@ from tests.benchmarks.machine import Server, scalar
 from tests.benchmarks.trial import Trial
 
 TITLE = "A lone mail"
-ABOUT = """One job at a time, 50 a second, to an idle worker process that listens: for mailroom password recoveries
-through all triggers, with 4 senders and a transport that does nothing; for the peers a task that does nothing. By
-mail: the CPU time of the server, with the insert that asks for the mail; that of the worker; the transactions of both;
-and the time from the return of the commit to the transport (or the task). What each costs without mail is in `idle`."""
+ABOUT = """One job at a time, 50 a second, to an idle worker process that listens. For mailroom these are password
+recoveries through all triggers, with 4 senders and a transport that does nothing. For the peers it is a task that
+does nothing. The figures are for each mail: the CPU time of the server, with the insert that asks for the mail; the
+CPU time of the worker; the transactions of both; and the time from the return of the commit to the transport (or
+the task). `idle` has the cost without mail."""
 FOUND: Final = "By mail, 50 a second"
 OURS: Final = "mailroom, 4 senders"
 GAP_SECONDS: Final = 0.02

@@ -13,12 +13,12 @@ from tests.benchmarks.trial import Trial
 from tests.benchmarks.worker_process import aws, simulator, worker
 
 TITLE = "SES"
-ABOUT = """`mailroom worker` sends what waits through boto3 to the SES simulator, a process of its own that answers at
-once, or after 50 ms, as SES might; beside it a loop, in as many threads, of boto3 calls with one ready-made request of
-50 entries, on a client with the same settings, and with no database. Both share the machine's cores with the simulator,
-mailroom with PostgreSQL too. mailroom's rate is from its first settlement to its last; CPU is microseconds a mail.
-(mailroom switches off botocore's validation of parameters, and so does the loop: with it, the loop would be slower by a
-quarter.)"""
+ABOUT = """`mailroom worker` sends the waiting mails through boto3 to the SES simulator. The simulator is a separate
+process that answers at once, or after 50 ms, as SES might. The bare loop makes boto3 calls in as many threads, with
+one ready-made request of 50 entries, on a client with the same settings, and without a database. Both share the
+machine's cores with the simulator, and mailroom also with PostgreSQL. mailroom's rate is from its first settlement
+to its last. CPU is microseconds a mail. (mailroom switches off botocore's validation of parameters, and so does the
+loop. With validation the loop would be slower by a quarter.)"""
 RATES: Final = "Through boto3 to the simulator"
 CALL_MS: Final = 50
 # Threads, and milliseconds that a call takes.

@@ -12,8 +12,8 @@ from tests.benchmarks.machine import Server
 from tests.benchmarks.trial import Trial
 
 TITLE = "Old snapshot"
-ABOUT = """One worker process drains its queue while another session has a snapshot open that is older than the drain,
-as a forgotten transaction or a long dump has. Without and with it, in turn."""
+ABOUT = """One worker process drains its queue while another session has an open snapshot that is older than the
+drain, as with a forgotten transaction or a long dump. Runs without and with the snapshot take turns."""
 RATES: Final = "Drain rate under an old snapshot"
 _CONTENDERS: Final[list[tuple[Contender, How]]] = [
     (MAILROOM, how(50)),

@@ -15,9 +15,10 @@ from tests.benchmarks.trial import Size, Trial, say
 from tests.benchmarks.worker_process import simulator, worker
 
 TITLE = "Soak"
-ABOUT = """500 accounts a second are inserted, 10 to a statement, and `mailroom worker` with 4 senders mails them
-through boto3 to the simulator. An old snapshot is held for a sixth of the time, from the middle on (5 of 30 minutes).
-Latency is from the token's creation to the log of its delivery, by the database's clock, of all mails of a part."""
+ABOUT = """500 accounts a second are inserted, 10 in each statement, and `mailroom worker` with 4 senders mails them
+through boto3 to the simulator. An old snapshot is held for a sixth of the time, from the middle on (5 of 30
+minutes). Latency is from the token's creation to the record of its delivery, by the database's clock, of all mails
+of a part."""
 FOUND: Final = "By twelfths of the time"
 _PARTS: Final = 12
 _SNAPSHOT_PARTS: Final = (6, 7)

@@ -15,10 +15,10 @@ from tests.benchmarks.trial import Trial, say
 from tests.benchmarks.worker_process import simulator, worker
 
 TITLE = "A worker that is watched"
-ABOUT = """Two of `mailroom worker` with 4 senders each send what waits through boto3, one without probes and metrics,
-one with them (`--probe-port`), at the same time: what slows one down slows the other. Each has a database and a
-simulator of its own, and what both did is compared until the first of them has done nine tenths. CPU is microseconds
-of the worker a mail; memory is what the worker holds at the end, in MB."""
+ABOUT = """Two `mailroom worker` processes with 4 senders each send the waiting mails through boto3, one without
+probes and metrics, one with them (`--probe-port`). They run at the same time, so that both are slowed down alike.
+Each has its own database and simulator. They are compared until the first of them has sent nine tenths. CPU is
+microseconds of the worker for each mail. Memory is what the worker holds at the end, in MB."""
 FOUND: Final = "With and without probes and metrics, side by side"
 OFF: Final = "without"
 ON: Final = "with"

@@ -17,11 +17,11 @@ from tests.benchmarks.trial import Trial, say
 from tests.window.client import Window, opened
 
 TITLE = "The operator's window"
-ABOUT = """Bulk activations that wait, as many mails on record in the last 150 days as the table says, and for each page
-of the window the time in the database (the sum of its statements, on a warm cache) and the number of statements. The
-same with an old snapshot open and the head of the queue deleted, so that no vacuum can take the dead rows away. The
-reading is what one process of the fleet counts every 15 s, and less often where that takes long; its share is of one
-core."""
+ABOUT = """Bulk activations wait, and the last 150 days have as many mails on record as the table says. For each
+page of the window the table shows the time in the database (the sum of its statements, on a warm cache) and the
+number of statements. The last column is the same with an old snapshot open and the head of the queue deleted, so
+that no vacuum can remove the dead rows. The reading is what one process of the fleet counts every 15 s, or less
+often if counting takes long. Its share is of one core."""
 PAGES_GRID: Final = "Milliseconds in the database, by page"
 READING_GRID: Final = "What is counted for the fleet"
 TABS: Final = 20
