@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, text
 
+from mailroom.db import functions
 from mailroom.event import EventKind
 from mailroom.outcome import Unconfirmed
 from mailroom.queue import by_hand
@@ -481,3 +482,28 @@ def test_a_whole_queue_can_be_dropped(here: Here, env: dict[str, str], engine: E
     assert here("jobs", "drop", "--queue", "news", env=env).out == "dropped 1,200\n"
     assert tokens(here, env) == [1201]
     assert here("jobs", "retry", "--code", "Dropped", env=env).out == "put back 1,200, made due 0\n"
+
+
+def test_a_retry_of_several_is_not_stopped_by_one_that_failed_twice_or_has_a_job(engine: Engine) -> None:
+    with engine.connect() as connection:
+        twice, there, plain = enqueue(connection, 3)
+        connection.execute(text("DELETE FROM jobs"))
+        for token in (twice, twice, there, plain):
+            connection.execute(
+                text(
+                    "INSERT INTO deliveries (token, action, outcome, attempt)"
+                    " VALUES (:token, 'activation', 'failed', 6)"
+                ),
+                {"token": token},
+            )
+        put = "INSERT INTO jobs (token, due_at, action, priority, queue) VALUES (:token, now(), 'activation', 1, 'm')"
+        connection.execute(text(put), {"token": there})
+        retried = functions.call(connection, "job_retry", {"tokens": [twice, there, plain], "queue": "mailroom"}).all()
+        assert {row.token for row in retried} == {twice, there, plain}
+        assert misplaced(connection) == []
+
+
+@pytest.mark.parametrize("arguments", [("--since", "999999d"), ("--until", "999999d"), ("--code", "")])
+def test_any_period_and_any_code_can_be_asked_for(here: Here, url: str, arguments: tuple[str, ...]) -> None:
+    ended = here("jobs", "list", *arguments, env={"MAILROOM_DATABASE_URL": url})
+    assert (ended.code, ended.err) == (0, "")
