@@ -45,8 +45,7 @@ def verify(
     """Check the signature of a token.
 
     It is checked for each action of the database: with --code for those that have a code, else for those that have
-    none. With --path no database is needed. If
-    MAILROOM_DATABASE_URL is set, the state of the token is shown too.
+    none. With --path no database is needed. If MAILROOM_DATABASE_URL is set, the state of the token is shown too.
 
     Exit 1 if it is not valid.
     """
