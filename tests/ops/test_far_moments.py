@@ -34,9 +34,11 @@ def test_no_job_can_be_due_at_one(conn: Connection, moment: str) -> None:
 def test_the_first_the_last_and_that_of_a_held_one_can_be(conn: Connection, moment: str) -> None:
     [token] = enqueue(conn)
     conn.execute(PUT, {"moment": moment, "token": token})
+    due = "SELECT token FROM jobs WHERE due_at = CAST(:moment AS timestamptz)"
+    assert rows(conn, due, moment=moment) == [(token,)]
 
 
-def test_what_was_due_at_one_keeps_its_order_and_is_mailed(empty_url: str) -> None:
+def test_what_was_due_at_one_keeps_its_order_and_can_be_read(empty_url: str) -> None:
     """Of a release that let it be."""
     migrate(empty_url, "0007")
     with psycopg.connect(empty_url) as old:
