@@ -160,7 +160,7 @@ def test_what_is_over_a_line_of_aws_is_marked(engine: Engine) -> None:
         *("/lane/mailroom/9/x", "/record?outcome=x", "/record?since=2y", "/held?number=x", "/held?number=1&at=x"),
         *(f"/mail/{LONG}", f"/mail?token={LONG}", f"/lane/mailroom/{LONG}/x", f"/held?number={LONG}"),
         *("/unconfirmed?number=1&at=0001-01-01T00:00:00%2B14:00", "/held?number=1&at=9999-12-31T23:59:59-14:00"),
-        "/act/burn",
+        *("/act/burn", "/lane/mailroom/1/activation?number=1&at=", "/unconfirmed?number=1"),
     ],
 )
 def test_what_is_not_there_is_said_in_words(window: Window, path: str) -> None:

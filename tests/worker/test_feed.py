@@ -236,6 +236,27 @@ def test_a_delete_that_does_not_come_through_is_said_and_does_no_harm(
     assert "added=1 known=1" in caplog.text
 
 
+def test_a_delete_that_sqs_refuses_within_a_good_answer_is_said_once_and_when_it_is_over(
+    engine: Engine, endpoint: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
+    class Refusing(Counting):
+        def remove(self, messages: Sequence[Received]) -> int:
+            if self.asked.count("delete") >= 2:
+                return super().remove(messages)
+            self.asked.append("delete")
+            return len(messages)
+
+    queue = sqs.Queue(endpoint, VisibilityTimeout="1")
+    queue.put([body("m1")])
+    with Feed(engine, Refusing(queue.source())).running():
+        eventually(lambda: queue.left() == 0, "it is deleted in the end")
+    said = "events cannot be deleted, and come again, trying until that works: SQS refuses some of them"
+    assert caplog.text.count(said) == 1
+    assert "no longer: events cannot be deleted" in caplog.text
+
+
 def test_a_stop_waits_for_what_is_in_hand_and_not_for_what_has_not_come(
     engine: Engine, queue: sqs.Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
