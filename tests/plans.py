@@ -20,6 +20,9 @@ _OWN: Final = re.compile(r'SQL statement "(?:(?!\nSQL statement ").)*"\nPL/pgSQL
 _CALL: Final = re.compile(r"SELECT \* FROM (?:\S+\.)?(\w+)\(")
 _WORD: Final = re.compile(r"[(){}]|\[[^]]*\]|(?:\\.|[^\s(){}\\])+", re.S)
 
+# The number of the relation, in a plan, that stands for the index that is scanned.
+INDEX_VAR: Final = -3
+
 Way = tuple[Any, ...]
 
 
@@ -66,8 +69,7 @@ class Plan:
 
     def _way(self, node: _Node) -> str:
         index = self._index(node)
-        bound = node.fields.get("indexqual", ["<>"]) != ["<>"]
-        return f"all of {index}" if index and not bound else index or node.kind
+        return f"all of {index}" if index and not _is_bound(node) else index or node.kind
 
     def _index(self, node: _Node) -> str:
         return self._names.get(node.number("indexid"), "")
@@ -153,6 +155,23 @@ def _outermost(within: Any) -> Iterator[_Node]:
     values = within.fields.values() if isinstance(within, _Node) else within if isinstance(within, list) else ()
     for value in values:
         yield from _outermost(value)
+
+
+def _is_bound(scan: _Node) -> bool:
+    """Whether a scan of an index is kept to a part of it, by the first column: what is asked of others is compared."""
+    return any(
+        node.kind == "VAR" and node.number("varno") == INDEX_VAR and node.number("varattno") == 1
+        for node in _everywhere(scan.fields.get("indexqual", []))
+    )
+
+
+def _everywhere(within: Any) -> Iterator[_Node]:
+    """Yield the nodes of an expression, however deep they lie."""
+    if isinstance(within, _Node):
+        yield within
+    values = within.fields.values() if isinstance(within, _Node) else within if isinstance(within, list) else ()
+    for value in values:
+        yield from _everywhere(value)
 
 
 def _nodes(within: Any) -> Iterator[_Node]:
