@@ -13,7 +13,7 @@ MAX_WAIT: Final = timedelta(seconds=10)
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message that was received, and what is in it. `id` is for people, `handle` for deleting it."""
+    """A message that was received, and what is in it. `id` is for people, `handle` for deleting it; empty: it cannot be."""
 
     id: str
     handle: str = field(repr=False)
