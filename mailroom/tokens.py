@@ -180,7 +180,7 @@ def _commits_by_itself(connection: Connection) -> bool:
 
 @contextmanager
 def _refused(connection: Connection) -> Iterator[None]:
-    """Make whatever the database raises a TokenError, and the way to it: a connection beside has the driver's errors."""
+    """Make whatever the database or the way to it raises a TokenError: a connection beside has the driver's errors."""
     try:
         yield
     except (SQLAlchemyError, connection.dialect.loaded_dbapi.Error, OSError) as error:
