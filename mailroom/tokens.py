@@ -180,10 +180,10 @@ def _commits_by_itself(connection: Connection) -> bool:
 
 @contextmanager
 def _refused(connection: Connection) -> Iterator[None]:
-    """Make whatever the database raises a TokenError: the driver's own errors too, as a connection beside has them."""
+    """Make whatever the database or the way to it raises a TokenError: a connection beside has the driver's errors."""
     try:
         yield
-    except (SQLAlchemyError, connection.dialect.loaded_dbapi.Error) as error:
+    except (SQLAlchemyError, connection.dialect.loaded_dbapi.Error, OSError) as error:
         raise TokenError from error
 
 

@@ -156,6 +156,8 @@ def test_the_region_is_that_of_every_other_program(monkeypatch: pytest.MonkeyPat
         ("CHANNEL_NAME", "x" * 64, "1 to 63 characters without blanks"),
         ("CHANNEL_NAME", "\u00e4" * 32, "at most 63 bytes in UTF-8"),
         ("CHANNEL_NAME", "token insert", "1 to 63 characters without blanks"),
+        ("CHANNEL_NAME", "caf\udce9", "at most 63 bytes in UTF-8"),
+        ("QUEUE_NAME", "caf\udce9", "1 to 63 characters without blanks, in UTF-8"),
         ("QUEUE_NAME", "", "1 to 63 characters without blanks"),
         ("QUEUE_NAME", "news\nletter", "1 to 63 characters without blanks"),
         ("HEALTHCHECK_INTERVAL", "", "a whole number of milliseconds"),
@@ -230,6 +232,35 @@ def test_a_secret_that_cannot_be_read_is_not_shown(
     assert CANARY not in said
     assert KEY_HEX[:8] not in said
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["EVENTS_QUEUE_URL", "QUEUE_NAME", "BATCH_TIMEOUT", "PROBE_ADDRESS", "LOG_FORMAT"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"postgresql://ada:{CANARY}@db/ the app",
+        f"https://ada:{CANARY}/with/slashes@sqs.eu-west-1.amazonaws.com/1/q /",
+        f"host=db password={CANARY}",
+        f"host=db Password = '{CANARY}'",
+        f"{KEY_HEX},{KEY_HEX}",
+    ],
+)
+def test_a_secret_in_the_place_of_something_else_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    said = complaint(monkeypatch, name, value)
+
+    assert said.startswith(f"MAILROOM_{name}: its value is not accepted: ")
+    assert CANARY not in said
+    assert KEY_HEX[:8] not in said
+
+
+@pytest.mark.parametrize("name", ["EVENTS_QUEUE_URL", "QUEUE_NAME", "BATCH_TIMEOUT"])
+def test_a_value_without_end_is_cut(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    said = complaint(monkeypatch, name, "x" * 100_000)
+
+    assert said.startswith(f"MAILROOM_{name}: '{'x' * 50}")
+    assert len(said) < 500
 
 
 def test_the_settings_do_not_show_their_secrets() -> None:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 STDIN: Final = "-"
 # RFC 5321: the longest that a path may be, and more.
 MAX_ADDRESS: Final = 320
+# Of a longer line a piece is looked at, which is too long for an address: it may have no end.
+MAX_LINE: Final = 4_096
+# What stands in place of bytes that are no UTF-8.
+NOT_UTF8: Final = "\ufffd"
 GLOBAL_LIST: Final = "SES's global list, which nobody can ask, may hold an address that bounced for up to 14 days more"
 
 app = typer.Typer(
@@ -167,23 +171,27 @@ def _client(region: str | None) -> "SESV2Client":
 
 def _read(given: Sequence[str]) -> list[str]:
     """Return the addresses that are meant, each once. What is none is told by its place: it may be personal too."""
-    found = list(_lines()) if list(given) == [STDIN] else [address.strip() for address in given]
-    for place, address in enumerate(found, start=1):
+    found: dict[str, None] = {}
+    lines = _lines() if list(given) == [STDIN] else (address.strip() for address in given)
+    for place, address in enumerate(lines, start=1):
         local_part, at, domain = address.rpartition("@")
         if (
             not (local_part and at and domain)
             or len(address) > MAX_ADDRESS
             or not address.isprintable()
             or " " in address
+            or NOT_UTF8 in address
         ):
             raise SettingsError(f"number {place} is not an address")
-    return list(dict.fromkeys(found))
+        found[address] = None
+    return list(found)
 
 
 def _lines() -> Iterator[str]:
     if sys.stdin is None:
         raise SettingsError("the standard input is closed: there are no addresses to read")
-    lines = (line.decode(errors="replace").strip() for line in sys.stdin.buffer)
+    source = iter(lambda: sys.stdin.buffer.readline(MAX_LINE), b"")
+    lines = (line.decode("utf-8-sig", errors="replace").strip() for line in source)
     return (line for line in lines if line)
 
 

@@ -38,7 +38,10 @@ def show(contents: Sequence[Content], folder: Folder, *, to: Path | None, send: 
     if send is not None:
         _send(contents, folder, send)
     elif to is not None:
-        _write(contents, folder, to)
+        try:
+            _write(contents, folder, to)
+        except OSError as error:
+            raise MailroomError(f"{error.filename or to}: {error.strerror}") from error
 
 
 def _write(contents: Iterable[Content], folder: Folder, to: Path) -> None:
@@ -54,11 +57,18 @@ def _write(contents: Iterable[Content], folder: Folder, to: Path) -> None:
                     mail = {part: handlebars.Template(text).render(given) for part, text in content.parts.items()}
                 except (handlebars.TemplateError, handlebars.RenderingError) as error:
                     raise MailroomError(f"{content.action}/{language}: {error}") from error
-                (to / f"{name}.txt").write_text(f"Subject: {mail['subject']}\n\n{mail['text']}\n", encoding="utf-8")
-                (to / f"{name}.html").write_text(mail["html"] + "\n", encoding="utf-8")
+                _put(to / f"{name}.txt", f"Subject: {mail['subject']}\n\n{mail['text']}\n")
+                _put(to / f"{name}.html", mail["html"] + "\n")
                 written.append((name, mail["subject"]))
-    (to / "index.html").write_text(_index(written), encoding="utf-8")
+    _put(to / "index.html", _index(written))
     say(f"wrote {len(written)} mails: see {to / 'index.html'}")
+
+
+def _put(file: Path, text: str) -> None:
+    """Write a file in the place of what has its name: a pipe would wait for a reader, a link would lead elsewhere."""
+    file.unlink(missing_ok=True)
+    with file.open("x", encoding="utf-8") as new:
+        new.write(text)
 
 
 def _index(written: Sequence[tuple[str, str]]) -> str:

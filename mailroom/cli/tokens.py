@@ -21,6 +21,8 @@ from mailroom.queue import lanes
 from mailroom.settings import Settings
 
 STDIN = "-"
+# Longer than a token with blanks around it; a line may have no end.
+MAX_LINE = 4_096
 
 app = typer.Typer(help="Sign and verify tokens by hand.\n\nFor debugging the links in mails.", no_args_is_help=True)
 
@@ -52,7 +54,7 @@ def verify(
     given = settings.load("secret_key")
     if token == STDIN and sys.stdin is None:
         raise SettingsError("the standard input is closed: there is no token to read")
-    text = sys.stdin.buffer.readline().decode(errors="replace").strip() if token == STDIN else token
+    text = sys.stdin.buffer.readline(MAX_LINE).decode(errors="replace").strip() if token == STDIN else token
     paths = {path: path} if path is not None else {each.path: each for each in _actions(given, code is not None)}
     secret, signed = _verified(text, list(paths), given, code)
     say(f"signature valid for {paths[signed]}")

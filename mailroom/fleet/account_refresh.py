@@ -38,7 +38,7 @@ class AccountRefresh:
         self._stopping = threading.Event()
         self._looked = threading.Event()
         self._at_database = threading.Lock()
-        self._trouble = ""
+        self._trouble = self._nothing = ""
         self._wait = OUTAGE_WAIT
 
     @contextlib.contextmanager
@@ -69,8 +69,8 @@ class AccountRefresh:
             self._wait = max(refresh.due_in, MIN_WAIT)
             if refresh.granted_before is None:
                 return False
-            store = partial(buckets.store, account=self._ask(), granted_before=refresh.granted_before)
-            self._do(store)
+            account = self._ask()
+            self._do(partial(buckets.store, account=account, granted_before=refresh.granted_before))
         except TransportError as error:
             self._note("GetAccount", str(error))
             return True
@@ -81,6 +81,7 @@ class AccountRefresh:
         if self._trouble:
             log.info("account known again")
         self._trouble = ""
+        self._note_limits(account)
         return True
 
     def _keep_looking(self) -> None:
@@ -105,3 +106,21 @@ class AccountRefresh:
                 *(what, trouble, buckets.UNKNOWN_RATE),
             )
         self._trouble = trouble
+
+    def _note_limits(self, account: SesAccount) -> None:
+        """Say once that the account allows nothing, and once that it does again: without a rate nothing is refused."""
+        code, reason = _nothing_allowed(account) or ("", "")
+        if code and code != self._nothing:
+            log.warning("SES allows no mails code=%s reason=%r", code, reason)
+        elif self._nothing and not code:
+            log.info("SES allows mails again")
+        self._nothing = code
+
+
+def _nothing_allowed(account: SesAccount) -> tuple[str, str] | None:
+    """Return the code and the reason, where SES allows the account no mail now. -1 is no limit."""
+    if account.max_send_rate == 0:
+        return "MaxSendRate", "the account's rate is 0 mails a second"
+    if 0 <= account.max_24_hour_send < account.sent_last_24_hours + 1:
+        return "Quota", "the quota of 24 hours is used up"
+    return None

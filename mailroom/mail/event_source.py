@@ -13,7 +13,10 @@ MAX_WAIT: Final = timedelta(seconds=10)
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message that was received, and what is in it. `id` is for people, `handle` for deleting it."""
+    """A message that was received, and what is in it. `id` is for people; `handle` for deleting it.
+
+    A message without a handle cannot be deleted.
+    """
 
     id: str
     handle: str = field(repr=False)

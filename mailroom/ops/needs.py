@@ -166,6 +166,9 @@ def _account(reading: Reading, *, now: datetime) -> Iterator[Need]:
     if found.sending_enabled is False:
         what = "no mail leaves: sending is switched off at SES"
         yield Need("SendingOff", what, "SES says so", finding.SWITCH_SENDING_ON, "act")
+    if found.max_send_rate == 0:
+        what = "hardly a mail leaves: SES allows the account 0 mails a second"
+        yield Need("NoRate", what, "SES says so", finding.SEE_THE_CASE, "act")
     yield from _quota(reading, now=now)
 
 
@@ -178,7 +181,7 @@ def _rates(reading: Reading) -> str:
 
 def _quota(reading: Reading, *, now: datetime) -> Iterator[Need]:
     left, limit = causes.quota_left(reading, urgent=True, now=now), reading.account.max_24_hour_send
-    if left is None or not limit:
+    if left is None or limit is None:
         return
     used = f"{number(min(limit, limit - left))} of {number(limit)} mails in 24 hours"
     if left < 1:

@@ -40,7 +40,8 @@ _OWN: Final = {
 }
 # What SES writes into a topic when it begins to use it.
 _VALIDATED: Final = re.compile(r"\s*Successfully validated SNS topic\b")
-_CONFIRMATIONS: Final = {"SubscriptionConfirmation", "UnsubscribeConfirmation"}
+# A tuple, since what is looked for may be anything that JSON has: a list is in no set, and asking raises.
+_CONFIRMATIONS: Final = ("SubscriptionConfirmation", "UnsubscribeConfirmation")
 _MESSAGE_ID: Final = re.compile(r"[!-~]{1,200}")
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,18}")
 _MAX_TOKEN: Final = 2**63 - 1

@@ -96,7 +96,8 @@ class EventQueue:
             answer: Any = self._client.delete_message_batch(QueueUrl=self._url, Entries=entries)
             return len(answer.get("Failed", []))
 
-        return sum(_asked(partial(delete, some)) for some in _calls(messages))
+        known = [each for each in messages if each.handle]
+        return len(messages) - len(known) + sum(_asked(partial(delete, some)) for some in _calls(known))
 
     def keep(self, messages: Sequence[Received]) -> None:
         """See `EventSource.keep`: what cannot be kept comes again, and does no harm."""
@@ -105,14 +106,16 @@ class EventQueue:
             entries: Any = _entries(some, VisibilityTimeout=round(KEPT.total_seconds()))
             self._client.change_message_visibility_batch(QueueUrl=self._url, Entries=entries)
 
-        for some in _calls(messages):
+        for some in _calls([each for each in messages if each.handle]):
             _asked(partial(keep, some))
 
 
 def _received(message: Any) -> Received:
-    body = message.get("Body")
+    """Read a message, whatever it lacks: one that is odd must cost the others of its answer nothing."""
+    said = message if isinstance(message, dict) else {}
+    body, handle = said.get("Body"), said.get("ReceiptHandle")
     holds = read(body) if isinstance(body, str) else Unreadable()
-    return Received(classify.word(message.get("MessageId")), message["ReceiptHandle"], holds)
+    return Received(classify.word(said.get("MessageId")), handle if isinstance(handle, str) else "", holds)
 
 
 def _calls(messages: Sequence[Received]) -> Iterator[Sequence[Received]]:

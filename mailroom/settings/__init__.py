@@ -23,9 +23,11 @@ from mailroom.settings.values import (
     Days,
     MailRate,
     Milliseconds,
+    Queue,
     Schema,
     SecretKeys,
     matching,
+    shown,
 )
 
 PREFIX: Final = "MAILROOM_"
@@ -69,9 +71,7 @@ class Settings(BaseSettings):
         " Of several keys, with commas between them, the first signs and all verify",
     )
     channel_name: Channel = Field("token_insert", description="channel to LISTEN on")
-    queue_name: Annotated[str, matching(r"\S{1,63}", "1 to 63 characters without blanks")] = Field(
-        "mailroom", description="queue to take jobs from"
-    )
+    queue_name: Queue = Field("mailroom", description="queue to take jobs from")
     healthcheck_interval: Milliseconds = Field(
         timedelta(milliseconds=270_000), description="how often an idle LISTEN connection is tested"
     )
@@ -154,7 +154,7 @@ class Settings(BaseSettings):
         known = SQS.fullmatch(url) or (QUEUE.fullmatch(url) and (ON_LOOPBACK.match(url) or self.aws_endpoint_url_sqs))
         if url and not known:
             raise ValueError(
-                f"{PREFIX}EVENTS_QUEUE_URL: {url!r} is not accepted: the https:// URL of an SQS queue, as in"
+                f"{PREFIX}EVENTS_QUEUE_URL: {shown(url)} is not accepted: the https:// URL of an SQS queue, as in"
                 " https://sqs.eu-west-1.amazonaws.com/123456789012/mailroom-events; any other only with"
                 " AWS_ENDPOINT_URL_SQS, or on this machine"
             )
@@ -174,8 +174,8 @@ class Settings(BaseSettings):
         return self
 
     def _unfit(self, name: str, accepted: str) -> ValueError:
-        shown = f"{_ms(getattr(self, name))} ms"
-        return ValueError(f"{PREFIX}{name.upper()}: {shown} is not accepted: {accepted}")
+        given = f"{_ms(getattr(self, name))} ms"
+        return ValueError(f"{PREFIX}{name.upper()}: {given} is not accepted: {accepted}")
 
 
 def load(*required: str, **overrides: Any) -> Settings:
@@ -237,5 +237,5 @@ def _explain(detail: Any) -> str:
     if not detail["loc"]:
         return accepted
     name = str(detail["loc"][0])  # of the field, or of the variable where that is another
-    shown = "its value" if name in SECRET else repr(detail["input"])
-    return f"{variable(name) if name in Settings.model_fields else name}: {shown} is not accepted: {accepted}"
+    given = "its value" if name in SECRET else shown(detail["input"])
+    return f"{variable(name) if name in Settings.model_fields else name}: {given} is not accepted: {accepted}"

@@ -14,6 +14,18 @@ MIN_RATE: Final = 0.01
 MAX_NAME_BYTES: Final = 63  # PostgreSQL's
 MAX_PORT: Final = 65_535
 LOOPBACK: Final = "127.0.0.1"
+# Of a value that is not accepted so much is shown; and nothing of one that looks like a URL or a libpq string with a
+# password, or like a key: it belongs to another variable.
+MAX_SHOWN: Final = 100
+_LOOKS_SECRET: Final = re.compile(r"://.*@|passw(or)?d\s*=|[0-9a-f]{64}", re.IGNORECASE | re.DOTALL)
+
+
+def shown(value: object) -> str:
+    """Return a value as a message may show it."""
+    words = repr(value)
+    if _LOOKS_SECRET.search(str(value)[:10_000]):
+        return "its value"
+    return words if len(words) <= MAX_SHOWN else f"{words[:MAX_SHOWN]}…"
 
 
 def _milliseconds(value: object) -> timedelta:
@@ -77,7 +89,7 @@ def _database_url(value: str, info: ValidationInfo) -> str:
 
 def _channel(value: str) -> str:
     # LISTEN cuts a longer name off, and NOTIFY refuses it: nothing would be heard.
-    if re.fullmatch(r"\S+", value) is None or len(value.encode(errors="replace")) > MAX_NAME_BYTES:
+    if re.fullmatch(r"[^\s\ud800-\udfff]+", value) is None or len(value.encode(errors="replace")) > MAX_NAME_BYTES:
         raise ValueError(f"1 to {MAX_NAME_BYTES} characters without blanks, at most {MAX_NAME_BYTES} bytes in UTF-8")
     return value
 
@@ -105,6 +117,7 @@ def _address(value: object) -> tuple[str, int] | None:
 
 
 Milliseconds = Annotated[timedelta, BeforeValidator(_milliseconds)]
+Queue = Annotated[str, matching(r"[^\s\ud800-\udfff]{1,63}", "1 to 63 characters without blanks, in UTF-8")]
 Days = Annotated[timedelta | None, BeforeValidator(days)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 Schema = Annotated[str, AfterValidator(_schema)]

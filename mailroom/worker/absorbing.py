@@ -82,7 +82,7 @@ class Absorbing:
         return mine.recorded or ()
 
     def note_reading(self) -> None:
-        """Have it on record, now and then, that the queue is read, though nothing came."""
+        """Have it on record, now and then, that the queue is read, though no event came."""
         now = time.monotonic()
         if now < self._note_at or not self._turn.acquire(blocking=False):
             return

@@ -16,7 +16,7 @@ from mailroom.event import Event, Ignored, Unreadable
 from mailroom.mail.event_source import MAX_WAIT, EventSource, Received
 from mailroom.queue import events
 from mailroom.worker.absorbing import Absorb, Absorbing, place
-from mailroom.worker.tally import Tally
+from mailroom.worker.tally import Seen, Tally
 
 # Each takes a few hundred events a second. All but the first rest until one finds as many as it can take at once.
 READERS: Final = 4
@@ -26,6 +26,8 @@ DRAIN_WAIT: Final = timedelta(seconds=2)
 # Between two attempts to read what cannot be read, half of it by chance.
 FIRST_REST: Final = timedelta(seconds=1)
 MAX_REST: Final = timedelta(seconds=60)
+# Messages that are remembered to have stayed in the queue: SQS has no more than 120,000 in hands at a time.
+MAX_STAYED: Final = 20_000
 # How long a stop waits for what is in hand to be absorbed. What is not would come again.
 MAX_STOP: Final = timedelta(seconds=10)
 READ: Final = "events cannot be read"
@@ -48,7 +50,8 @@ class Feed:
         self._absorbing = Absorbing(engine, source, absorb, tally=self._tally, stopping=self._stopping, patient=patient)
         self._hands = threading.Semaphore(READERS)
         self._calls_for_help: mailbox.SimpleQueue[bool] = mailbox.SimpleQueue()
-        self._rest = FIRST_REST
+        self._rest = self._vain_rest = FIRST_REST
+        self._stayed = Seen(MAX_STAYED)
         self._is_over = False
 
     @contextlib.contextmanager
@@ -70,7 +73,7 @@ class Feed:
             self._calls_for_help.put(False)
 
     def drain(self, *, max_time: timedelta) -> None:
-        """Read until the queue is empty, the time is up or it is stopped.
+        """Read until the queue is empty or gives only what stays in it, the time is up or it is stopped.
 
         Raises FeedError or DBAPIError if it is not `patient`.
         """
@@ -87,7 +90,7 @@ class Feed:
             self._tally.tell()
 
     def _keep_helping(self) -> None:
-        """Read whenever there is more than one can take, until nothing comes any more."""
+        """Read whenever there is more than one can take, until nothing new comes any more."""
         while self._calls_for_help.get():
             while self._read_or_rest(HELPER_WAIT):
                 pass
@@ -101,7 +104,7 @@ class Feed:
             return False
 
     def _read(self, wait: timedelta) -> bool:
-        """Receive once, and absorb what came; return whether anything did."""
+        """Receive once, and absorb what came; return whether there may be more that has not been seen."""
         if self._stopping.is_set():
             return False
         asked_at = time.monotonic()
@@ -111,39 +114,50 @@ class Feed:
             self._fails(READ, error)
             return False
         self._works(READ)
-        if not messages:
+        if not any(isinstance(each.holds, Event) for each in messages):
             self._absorbing.note_reading()
+        if not messages:
             self._rest_if_hurried(time.monotonic() - asked_at)
+            self._vain_rest = FIRST_REST
+            return False
         if len(messages) == self._source.most and self._calls_for_help.empty():
             self._calls_for_help.put(True)
         with self._hands:
-            if not self._is_over:  # else the process may end before it is done
-                self._take(messages)
-        return bool(messages)
+            of_use = not self._is_over and self._take(messages)  # else the process may end before it is done
+        self._rest_if_vain(of_use)
+        return of_use
 
-    def _take(self, messages: Sequence[Received]) -> None:
-        """Absorb what is an event, and then delete what need not come again."""
+    def _take(self, messages: Sequence[Received]) -> bool:
+        """Absorb what is an event, and then delete what need not come again; return whether that was of any use.
+
+        It was not where nothing is gone of what came, and all of it had stayed before.
+        """
         self._tally.received(len(messages))
-        gone = list(self._absorbing.absorb([each for each in messages if isinstance(each.holds, Event)]))
+        events = [each for each in messages if isinstance(each.holds, Event)]
+        gone = list(self._absorbing.absorb(events)) if events else []
         for each in messages:
             if isinstance(each.holds, Ignored):
                 self._tally.ignored(each.holds)
                 gone.append(each)
             elif isinstance(each.holds, Unreadable):
                 self._tally.unreadable(each)
-        if gone:
-            self._delete(gone)
+        if gone and self._delete(gone):
+            return True
+        new = [each for each in messages if self._stayed.is_new(each.id)]
+        return bool(new)
 
-    def _delete(self, messages: Sequence[Received]) -> None:
+    def _delete(self, messages: Sequence[Received]) -> bool:
+        """Delete messages; return whether any is gone."""
         try:
             left = self._source.remove(messages)
         except FeedError as error:
             self._fails(DELETE, error)
-            return
+            return False
         if left == 0:
             self._works(DELETE)
         else:
             self._tally.trouble(DELETE, "SQS refuses some of them")
+        return left < len(messages)
 
     def _fails(self, what: str, error: FeedError) -> None:
         """Say it once, and rest for a while: longer each time."""
@@ -158,6 +172,15 @@ class Feed:
         """Ask nobody again at once who says at once that there is nothing: it is not SQS."""
         if waited < HELPER_WAIT.total_seconds() / 2:
             self._stopping.wait(FIRST_REST.total_seconds())
+
+    def _rest_if_vain(self, of_use: bool) -> None:
+        """Ask after a while only for what stays and may come again at once: longer each time."""
+        if of_use:
+            self._vain_rest = FIRST_REST
+            return
+        rest, self._vain_rest = self._vain_rest, min(self._vain_rest * 2, MAX_WAIT)
+        if self._patient:
+            self._stopping.wait(rest.total_seconds())
 
     def _works(self, what: str) -> None:
         self._tally.works(what)

@@ -18,6 +18,24 @@ EVERY: Final = timedelta(minutes=1)
 MAX_NAMED: Final = 1_000
 
 
+class Seen:
+    """The newest ids that were seen, at most so many. Safe between threads."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._ids: dict[str, None] = {}
+
+    def is_new(self, seen: str) -> bool:
+        """See this one; return whether it was not seen before."""
+        with self._lock:
+            new = seen not in self._ids
+            self._ids[seen] = None
+            while len(self._ids) > self._most:
+                del self._ids[next(iter(self._ids))]
+        return new
+
+
 class Tally:
     """Counts, and says of each trouble once that it is there and once that it is over. Safe between threads."""
 
@@ -25,7 +43,7 @@ class Tally:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._told_at = time.monotonic()
-        self._named: dict[str, None] = {}
+        self._named = Seen(MAX_NAMED)
         self._seen: set[Ignored] = set()
         self._troubles: dict[str, str] = {}
 
@@ -49,13 +67,13 @@ class Tally:
     def unreadable(self, message: Received) -> None:
         """Count a message that nobody understands, and name it once: it comes again."""
         self._add(unreadable=1)
-        if self._is_new(message):
+        if self._named.is_new(message.id):
             log.warning("event cannot be read, and stays in the queue: id=%s", message.id)
 
     def left(self, message: Received, error: Exception, where: str) -> None:
         """Count an event that could not be absorbed for its own sake, and name it once. Nothing of it is said."""
         self._add(left=1)
-        if self._is_new(message):
+        if self._named.is_new(message.id):
             log.error(
                 "event cannot be absorbed, and stays in the queue: id=%s error=%s at=%s",
                 *(message.id, type(error).__name__, where),
@@ -89,11 +107,3 @@ class Tally:
     def _add(self, **counts: int) -> None:
         with self._lock:
             self._counts.update(counts)
-
-    def _is_new(self, message: Received) -> bool:
-        with self._lock:
-            new = message.id not in self._named
-            self._named[message.id] = None
-            while len(self._named) > MAX_NAMED:
-                del self._named[next(iter(self._named))]
-        return new

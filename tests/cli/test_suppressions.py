@@ -2,6 +2,7 @@
 
 import json
 import logging
+import resource
 from datetime import UTC, datetime
 
 import pytest
@@ -11,10 +12,10 @@ from mailroom.event import EventKind
 from mailroom.ops import suppressions
 from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.suppression import Suppressed
-from tests.cli.command import aws, sending
+from tests.cli.command import aws, end, killed_after, sending, start
 from tests.cli.conftest import Here
 from tests.telling import HARD, ask, mail, moment, reasons, sign_up, tell
-from tests.world import ask_recovery, rows
+from tests.world import KEY_HEX, ask_recovery, rows
 
 ADA = "ada@example.com"
 
@@ -144,6 +145,39 @@ def test_what_is_no_address_is_told_by_its_place(here: Here, env: dict[str, str]
         ended.assert_one_line(2, "number 2 is not an address")
         assert wrong not in ended.err
     assert here("suppressions", "list", env=env).out == "no suppressed addresses\n"
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["jürgen@example.com\n".encode("latin-1"), b"\0" * 100_000 + b"@example.com", b"a" * 100_000 + b"@example.com"],
+)
+def test_what_is_no_address_on_stdin_is_told_by_its_place(here: Here, env: dict[str, str], given: bytes) -> None:
+    """A file in another encoding: what it means is another address, and its hash would fit nobody."""
+    ended = here("suppressions", "add", "-", env=env, stdin=b"ada@example.com\n\n" + given)
+    ended.assert_one_line(2, "number 2 is not an address")
+    assert here("suppressions", "list", env=env).out == "no suppressed addresses\n"
+
+
+def test_a_mark_at_the_beginning_of_a_file_is_no_part_of_an_address(
+    here: Here, env: dict[str, str], engine: Engine
+) -> None:
+    assert here("suppressions", "add", "-", env=env, stdin="\ufeffada@example.com\r\n".encode()).code == 0
+    assert known(engine, ADA) in here("suppressions", "list", env=env).out
+
+
+@pytest.mark.parametrize(
+    ("command", "code"), [(("suppressions", "add", "-"), 2), (("tokens", "verify", "--path", "/activate"), 1)]
+)
+def test_an_input_without_end_is_not_read_to_its_end(env: dict[str, str], command: tuple[str, ...], code: int) -> None:
+    with open("/dev/zero", "rb") as endless:
+        given = env | {"MAILROOM_SECRET_KEY": KEY_HEX}
+        process = start(*command, env=given, stdin=endless, preexec_fn=_with_little_memory)
+        with killed_after(process):
+            end(process).assert_one_line(code)
+
+
+def _with_little_memory() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
 
 
 def test_what_makes_no_sense_is_refused(here: Here, env: dict[str, str]) -> None:

@@ -1,6 +1,7 @@
 """`templates`: from a folder to SES and into use, and one line for whatever is in the way."""
 
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from sqlalchemy import Engine, text
 from mailroom import ses as amazon
 from mailroom.simulator import Fault, Simulator
 from mailroom.templates.samples import SAMPLES
-from tests.cli.command import aws, sending
+from tests.cli.command import MAILROOM, aws, run, sending
 from tests.cli.conftest import Here
 from tests.roles import a_role
 from tests.servers import Server
@@ -229,6 +230,30 @@ def test_previews_are_files_and_need_nothing_else(here: Here, tmp_path: Path) ->
     assert "<b>O'Neil" in (tmp_path / "out/password_recovery.de.html.txt").read_text("utf-8")
     assert "شهرزاد" in (tmp_path / "out/activation.en.right-to-left.html").read_text("utf-8")
     assert SAMPLES["long"] in (tmp_path / "out/activation.en.long.txt").read_text("utf-8")
+
+
+def test_previews_take_the_place_of_what_has_their_names(here: Here, tmp_path: Path) -> None:
+    """A pipe would wait for a reader, and a link would lead to a file of somebody else."""
+    assert here("templates", "init", env={}).code == 0
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "victim").write_text("keep")
+    (out / "index.html").symlink_to(tmp_path / "victim")
+    (out / "activation.en.ordinary.html").symlink_to(tmp_path / "nowhere" / "x")
+    os.mkfifo(out / "activation.en.ordinary.txt")
+    ended = run([*MAILROOM, "templates", "preview", str(tmp_path / "templates"), "--to", str(out)], env={})
+    assert (ended.code, ended.err) == (0, "")
+    assert (tmp_path / "victim").read_text() == "keep"
+    assert "<title>Previews</title>" in (out / "index.html").read_text()
+    assert "Ada Lovelace" in (out / "activation.en.ordinary.txt").read_text()
+
+
+@pytest.mark.parametrize("where", ["file", "file/x", "link"])
+def test_where_previews_cannot_be_written_the_path_is_named(here: Here, tmp_path: Path, where: str) -> None:
+    assert here("templates", "init", env={}).code == 0
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("link")
+    here("templates", "preview", "--to", where, env={}).assert_one_line(1, f"{where}: ")
 
 
 def test_previews_are_mails(here: Here, env: dict[str, str], ses: Simulator, tmp_path: Path) -> None:

@@ -53,6 +53,28 @@ def test_an_account_that_may_not_be_asked_for_is_told_once(
     assert trouble in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("limits", "code"), [((0, 50_000, 0), "MaxSendRate"), ((14, 0, 0), "Quota"), ((14, 200, 199.5), "Quota")]
+)
+def test_an_account_that_allows_nothing_is_told_once_and_when_that_is_over(
+    engine: Engine, caplog: pytest.LogCaptureFixture, limits: tuple[float, float, float], code: str
+) -> None:
+    """Else a fleet stands still, and nobody is told why."""
+    caplog.set_level("INFO")
+    told = [limits] * 3 + [(-1, -1, 7)] * 2
+    watch = AccountRefresh(
+        engine,
+        lambda: SesAccount(*told.pop(0), sending_enabled=True, production_access=True, enforcement="HEALTHY"),
+    )
+    while told:
+        with engine.connect() as connection:
+            connection.execute(text("UPDATE ses_account SET refresh_due_at = '-infinity'"))
+        assert watch.refresh()
+    assert caplog.text.count(f"SES allows no mails code={code} ") == 1
+    assert caplog.text.count("SES allows mails again") == 1
+    assert "account known again" not in caplog.text
+
+
 def test_a_refusal_of_ses_is_known_by_its_code(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in aws(simulator).items():
         monkeypatch.setenv(name, value)

@@ -273,6 +273,8 @@ def test_the_quota_is_told_before_it_ends(sent: float, code: str | None, state: 
     ("said", "code", "words"),
     [
         ({"sending_enabled": False}, "SendingOff", "No mail leaves: sending is switched off at SES"),
+        ({"max_send_rate": 0.0}, "NoRate", "Hardly a mail leaves: SES allows the account 0 mails a second"),
+        ({"max_24_hour_send": 0.0}, "Quota", "No mail leaves: the day's quota is used up"),
         ({"enforcement": "SHUTDOWN"}, "Suspended", "No mail leaves: AWS has suspended the account"),
         ({"enforcement": "PROBATION"}, "UnderReview", "AWS has the account under review (PROBATION)"),
     ],

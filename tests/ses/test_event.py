@@ -96,6 +96,8 @@ def test_what_is_nothing_for_us_is_told_apart(body: str, why: Ignored) -> None:
         '{"mail":' * 50_000,
         wrapped("no JSON"),
         wrapped("[]"),
+        '{"Type": []}',
+        '{"Type": {"a": 1}, "Message": "x"}',
         " " * (MAX_BODY + 1),
         '{"eventType": "Send"}',
         '{"eventType": "Send", "mail": [1]}',

@@ -128,7 +128,6 @@ DENIED = b'{"__type": "com.amazonaws.sqs#AccessDeniedException", "message": "ada
     [
         (403, DENIED, "AccessDeniedException"),
         (400, b'{"__type": "com.amazonaws.sqs#OverLimit"}', "OverLimit"),
-        (200, b'{"Messages": [{"Body": "x"}]}', "UnreadableAnswer"),
         (200, b'{"Messages": 7}', "UnreadableAnswer"),
     ],
 )
@@ -137,6 +136,43 @@ def test_whatever_is_answered_is_an_error_of_ours_that_quotes_nothing(status: in
         source_at(port).receive(wait=SECOND)
     assert "example" not in str(raised.value)
     assert str(raised.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"Body": "x"},
+        {"MessageId": "m", "ReceiptHandle": "h"},
+        {"MessageId": "m", "ReceiptHandle": "h", "Body": '{"Type": []}'},
+        {"MessageId": "m", "ReceiptHandle": "h", "Body": '{"Type": {"a": 1}}'},
+        {"MessageId": "a\nb", "ReceiptHandle": "", "Body": None},
+        {},
+        None,
+    ],
+    ids=json.dumps,
+)
+def test_one_odd_message_costs_the_others_nothing(odd: Any) -> None:
+    """None of them could be deleted otherwise, and all would come again."""
+    good = {"MessageId": "1", "ReceiptHandle": "g", "Body": json.dumps(event("Send"))}
+    with listening(answering(200, json.dumps({"Messages": [odd, good]}).encode())) as (port, seen):
+        source = source_at(port)
+        received = source.receive(wait=SECOND)
+        assert [type(each.holds) for each in received if each.handle == "g"] == [Event]
+        assert all(each.holds == Unreadable() and each.id.isprintable() for each in received if each.handle != "g")
+        eventually(lambda: seen, "what was asked is noted")
+
+
+def test_what_came_without_a_handle_is_left_and_the_others_are_deleted() -> None:
+    received = [Received("x", "", Unreadable()), Received("y", "g", Unreadable())]
+    with listening(answering(200, b"{}")) as (port, seen):
+        source = source_at(port)
+        assert source.remove(received) == 1
+        source.keep(received)
+        assert source.remove(received[:1]) == 1  # asks nobody
+        source.keep(received[:1])
+        eventually(lambda: len(seen) == 2, "what was asked is noted")
+    for one in seen:
+        assert [each["ReceiptHandle"] for each in json.loads(one.split(b"\r\n\r\n")[1])["Entries"]] == ["g"]
 
 
 def test_nobody_there_is_an_error_of_ours() -> None:

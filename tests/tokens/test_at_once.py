@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.errors import TokenError
@@ -165,3 +165,24 @@ def test_a_database_without_a_connection_to_spare_is_a_token_error(
         server.execute(f"ALTER DATABASE {connection.scalar(text('SELECT current_database()'))} ALLOW_CONNECTIONS false")
         with pytest.raises(TokenError):
             consume(connection, recovery)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, TimeoutError, OSError])
+def test_a_way_to_the_database_that_fails_is_a_token_error(
+    url: str, recovery: tuple[str, Action, str], error: type[OSError]
+) -> None:
+    """asyncpg, and what applications connect with themselves, tell of it as the operating system does."""
+    with psycopg.connect(url) as only:
+        there = [only]
+
+        def connect() -> psycopg.Connection:
+            if not there:
+                raise error
+            return there.pop()
+
+        engine = create_engine("postgresql+psycopg://", creator=connect)
+        with engine.connect() as connection:
+            with pytest.raises(TokenError) as refusal:
+                consume(connection, recovery)
+            assert isinstance(refusal.value.__cause__, error)
+            assert rows(connection, "SELECT 1") == [(1,)]

@@ -257,6 +257,66 @@ def test_a_delete_that_sqs_refuses_within_a_good_answer_is_said_once_and_when_it
     assert "no longer: events cannot be deleted" in caplog.text
 
 
+def often_in(source: Counting, seconds: float) -> int:
+    """How often it is received in so many seconds."""
+    before = source.asked.count("receive")
+    threading.Event().wait(seconds)
+    return source.asked.count("receive") - before
+
+
+def stays_visible(endpoint: str) -> sqs.Queue:
+    """A queue that hides nothing of what was received, and puts nothing aside."""
+    redrive = '{"deadLetterTargetArn": "%s", "maxReceiveCount": "1000"}'
+    queue = sqs.Queue(endpoint, VisibilityTimeout="0")
+    arn = f"arn:aws:sqs:{sqs.REGION}:123456789012:{queue.dead_url.rpartition('/')[2]}"
+    queue.client.set_queue_attributes(QueueUrl=queue.url, Attributes={"RedrivePolicy": redrive % arn})
+    return queue
+
+
+def test_what_comes_again_at_once_is_not_asked_for_without_end(
+    engine: Engine, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody understands it, so it stays, and this queue hides it for no moment. What is good still comes through."""
+    monkeypatch.setattr(feed, "FIRST_REST", timedelta(seconds=1))
+    queue = stays_visible(endpoint)
+    queue.put(["{"] * 5)  # moto gives those first that it gave before
+    source = Counting(queue.source())
+    with Feed(engine, source).running(), engine.connect() as connection:
+        eventually(lambda: source.asked.count("receive") >= 3, "it is read")
+        polled = rows(connection, "SELECT polled_at FROM feed")
+        assert often_in(source, 3) <= 3 * feed.READERS
+        assert rows(connection, "SELECT polled_at FROM feed") == polled  # nothing to absorb: once a minute
+        queue.put([body("m1")])
+        eventually(lambda: kept(engine) == ["m1"], "the good one is absorbed")
+
+
+def test_what_cannot_be_deleted_and_comes_again_at_once_is_not_asked_for_without_end(
+    engine: Engine, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "FIRST_REST", timedelta(seconds=1))
+
+    class Refusing(Counting):
+        def remove(self, messages: Sequence[Received]) -> int:
+            return len(messages)
+
+    queue = stays_visible(endpoint)
+    queue.put([body("m1")])
+    source = Refusing(queue.source())
+    with Feed(engine, source).running():
+        eventually(lambda: source.asked.count("receive") >= 3, "it is read")
+        assert often_in(source, 3) <= 3 * feed.READERS
+
+
+def test_draining_ends_where_only_what_stays_comes_again(engine: Engine, endpoint: str) -> None:
+    queue = stays_visible(endpoint)
+    queue.put(["{", *(body(name) for name in names(15))])
+    source = Counting(queue.source())
+    Feed(engine, source, patient=False).drain(max_time=timedelta(minutes=1))
+    assert kept(engine) == names(15)
+    assert queue.left() == 1
+    assert source.asked.count("receive") < 20
+
+
 def test_a_stop_waits_for_what_is_in_hand_and_not_for_what_has_not_come(
     engine: Engine, queue: sqs.Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
