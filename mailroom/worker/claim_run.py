@@ -80,7 +80,7 @@ class ClaimRun:
         self._settle()
         self.due |= self._gave_back  # a settlement does not see what it gives back
         for batch, outcomes in zip(self._batches, self._answers, strict=False):
-            self._shared.reactions.react(batch.action, outcomes)
+            self._shared.reactions.react(batch.action, outcomes, began=self._since)
         return self._answers
 
     def _send_in_turn(self) -> None:
