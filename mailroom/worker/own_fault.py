@@ -6,16 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Engine
 
-from mailroom.db.views import attempts
 from mailroom.fleet import pauses
 from mailroom.job import Action
 from mailroom.outcome import Scope
+from mailroom.worker import acceptances
 
-# The log is not read further back than that, nor further than so many rows.
-LATELY: Final = timedelta(hours=1)
-LOG_REACH: Final = 100_000
 # What a machine can be alone with, by its settings and credentials, for the mails of all actions.
 OF_A_MACHINE: Final = frozenset({Scope.ACCOUNT, Scope.CONFIGURATION_SET, Scope.IDENTITY})
 
@@ -60,28 +57,12 @@ class OwnFault:
             since = last if began >= last else before
             if began >= last:
                 self._since[name] = (last, now)
-        return self._were_others_accepted(self._alike(action, scope), timedelta(seconds=now - since))
+        alike, within = self._alike(action, scope), timedelta(seconds=now - since)
+        with self._engine.connect() as connection:
+            return acceptances.newest(connection, alike, within) is not None
 
     def _alike(self, action: str, scope: Scope) -> Sequence[str]:
         """Return the actions whose mails would meet the same fault."""
         if scope is Scope.ACTION:
             return [action]
         return [name for name, one in self._known().items() if scope is not Scope.IDENTITY or one.source is None]
-
-    def _were_others_accepted(self, actions: Sequence[str], within: timedelta) -> bool:
-        newest = select(func.max(attempts.c.id)).scalar_subquery()
-        accepted = (
-            select(attempts.c.id)
-            .where(
-                attempts.c.id > newest - LOG_REACH,
-                attempts.c.action.in_(actions),
-                attempts.c.outcome == "sent",
-                attempts.c.state == "finished",
-                attempts.c.code.is_(None),  # else found to be accepted long ago
-                attempts.c.at > func.clock_timestamp() - min(within, LATELY),
-            )
-            .order_by(attempts.c.id.desc())
-            .limit(1)
-        )
-        with self._engine.connect() as connection:
-            return connection.execute(accepted).first() is not None

@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Collection, Sequence
 from datetime import timedelta
-from typing import TypeGuard
+from typing import Final, TypeGuard
 
 from sqlalchemy import Engine
 
@@ -18,6 +18,9 @@ from mailroom.worker.refusals import Refusals
 from mailroom.worker.vitals import process_name
 
 log = logging.getLogger(__name__)
+
+# After so many mails that were refused on the way, and none accepted between, the way is closed to this machine.
+CLOSED: Final = 5
 
 
 class Reactions:
@@ -42,6 +45,7 @@ class Reactions:
         self._permits = permits
         self._refusals = refusals
         self._own_fault = own_fault
+        self._on_way = 0  # how many in a row were refused on the way
 
     def react(self, action: str, outcomes: Sequence[Outcome], *, began: float) -> None:
         """Pause the fleet for a fault that all would meet, back off for one of this machine, slow down if SES asks.
@@ -50,6 +54,7 @@ class Reactions:
         """
         if any(isinstance(outcome, Sent) for outcome in outcomes):
             self._own_fault.accepted(action)
+            self._on_way = 0
         if outcomes and all(isinstance(outcome, Sent) for outcome in outcomes):
             self._breaker.reset()
             return
@@ -79,12 +84,20 @@ class Reactions:
         tried = [outcome for outcome in outcomes if not isinstance(outcome, Untried)]
         scoped = [outcome for outcome in tried if isinstance(outcome, Deferred) and outcome.scope is not None]
         local = [outcome for outcome in tried if self._is_local(outcome)]
+        if not self._is_way_closed(tried):
+            local = [outcome for outcome in local if not _is_on_way(outcome)]
         if scoped and self._hold_back_for(action, scoped[0], began):
             self.back_off(scoped[0])
         elif local and (len(local) == len(tried) or any(isinstance(fault, Deferred) for fault in local)):
             self.back_off(local[0])
-        elif tried:
+        elif not all(map(_is_on_way, tried)):
             self._breaker.reset()
+
+    def _is_way_closed(self, tried: Sequence[Outcome]) -> bool:
+        """Whether what is refused on the way is to be laid to this machine's way, and not to single mails."""
+        if not any(isinstance(outcome, Sent) for outcome in tried):
+            self._on_way += sum(map(_is_on_way, tried))
+        return self._on_way >= CLOSED
 
     def _hold_back_for(self, action: str, fault: Deferred, began: float) -> bool:
         """Pause the fleet, but for a fault of this machine alone; return whether this process is to hold back.
@@ -124,3 +137,7 @@ class Reactions:
     def _is_throttle(self, outcome: Outcome) -> bool:
         """Whether SES took it for too much at once; the quota of a day is another matter, and has a scope."""
         return isinstance(outcome, Deferred) and outcome.scope is None and outcome.code in self._throttles
+
+
+def _is_on_way(outcome: Outcome) -> bool:
+    return isinstance(outcome, Deferred) and outcome.on_way
