@@ -46,10 +46,11 @@ class Deferred:
 
 @dataclass(frozen=True, slots=True)
 class Unconfirmed:
-    """SES may or may not have accepted it: no answer, or one that cannot be understood."""
+    """SES may or may not have accepted it: no answer, or one that cannot be understood, whatever id is in it."""
 
     code: str
     reason: str
+    message_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
