@@ -157,11 +157,18 @@ class _SecureConnection(_Held, AWSHTTPSConnection):  # type: ignore[misc]
     response_class = _Response  # type: ignore[assignment]
 
 
-class _Pool(AWSHTTPConnectionPool):
+class _NotRedirected:
+    """A redirection is an answer. urllib3 would follow none either, and stumble over our headers as it finds out."""
+
+    def urlopen(self, *args: Any, **kwargs: Any) -> Any:
+        return super().urlopen(*args, **kwargs | {"redirect": False})  # type: ignore[misc]
+
+
+class _Pool(_NotRedirected, AWSHTTPConnectionPool):
     ConnectionCls = _Connection
 
 
-class _SecurePool(AWSHTTPSConnectionPool):
+class _SecurePool(_NotRedirected, AWSHTTPSConnectionPool):
     ConnectionCls = _SecureConnection
 
 
