@@ -33,21 +33,24 @@ class Deferred:
     """Not accepted, for certain; worth another attempt later.
 
     `charged` is False when the fault is not the mail's: such an attempt costs the job nothing. With a `scope` it is
-    one that every sender of the fleet would meet; without, one of this moment or this machine.
+    one that every sender of the fleet would meet; without, one of this moment or this machine. `on_way` is one of what
+    stands between this machine and the provider, and answered in its place: of the machine, or of what the call held.
     """
 
     code: str
     reason: str
     charged: bool
     scope: Scope | None = None
+    on_way: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Unconfirmed:
-    """SES may or may not have accepted it: no answer, or one that cannot be understood."""
+    """SES may or may not have accepted it: no answer, or one that cannot be understood, whatever id is in it."""
 
     code: str
     reason: str
+    message_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,12 +59,19 @@ def aws(simulator: Simulator) -> dict[str, str]:
     }
 
 
-def transport(simulator: Simulator, monkeypatch: pytest.MonkeyPatch, *, read_timeout: float = 15) -> ses.SesTransport:
+def transport(
+    simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    read_timeout: float = 15,
+    source: str = "noreply@example.com",
+    config_set: str = "default",
+) -> ses.SesTransport:
     """The real transport, to a simulator."""
     for name, value in aws(simulator).items():
         monkeypatch.setenv(name, value)
     client = ses.connect(region=None, connections=8, read_timeout=timedelta(seconds=read_timeout))
-    return ses.SesTransport(client, source="noreply@example.com", config_set="default")
+    return ses.SesTransport(client, source=source, config_set=config_set)
 
 
 def limits(**changes: Any) -> Limits:

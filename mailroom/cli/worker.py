@@ -34,10 +34,11 @@ from mailroom.ops.maintenance import SCAN_LIMIT, log_reconciled, reconcile_all
 from mailroom.queue.limits import Limits
 from mailroom.queue.listener import Listener
 from mailroom.settings import Settings
-from mailroom.worker.report import process_name, tell_of_sweep
+from mailroom.worker.report import tell_of_sweep
 from mailroom.worker.shared import Shared
 from mailroom.worker.sweep import Swept
 from mailroom.worker.sweep import sweep as sweep_once
+from mailroom.worker.vitals import process_name
 from mailroom.worker.worker import Worker
 
 SWEEP_EXIT_CODES: Final = "Exit codes: 0 drained, 3 due jobs are left, 1 failed, 2 wrong settings or usage."

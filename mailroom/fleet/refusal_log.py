@@ -9,9 +9,13 @@ When a row of refusals is too long to be chance, the action pauses, and probes t
 all over the queue: one that is accepted ends both row and pause. The longer the rows that ended so lately, the longer
 the next may be, so that a flood of bad mails soon pauses nothing any more.
 
+Where too few are refused for that, the action pauses once one of them is refused again and still nothing was accepted:
+but not where as many in a row turned out to be bad lately.
+
 What it costs. A bad mail: two calls, or three if its refusal was believed and then doubted; of a pause in which nothing
-is accepted, the calls of its probes; and where too few are refused to pause anything and none is accepted, those of its
-attempts, all charged but the first. A broken configuration: SUSPICIOUS mails, their batch, and the probes; no attempt.
+is accepted, the calls of its probes; and where no more are refused than turned out to be bad lately, and none is
+accepted, those of its attempts, all charged but the first. A broken configuration: SUSPICIOUS mails, or two of a few,
+their batch, and the probes; no attempt.
 """
 
 from collections.abc import Collection, Iterable, Sequence

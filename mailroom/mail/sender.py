@@ -14,14 +14,26 @@ _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 def sender(given: str) -> str:
     """Return an address in ASCII, with its name, if it has one, in words of RFC 2047 where that needs them.
 
-    Raises ValueError, which says what is accepted, for anything that is not one address, and for what could end a
-    header and begin another.
+    Raises ValueError, which says what is accepted, for anything that is not one address that can be on the internet,
+    and for what could end a header and begin another.
     """
     found = _ONE.fullmatch(given.strip())
     name, address = (unquote(found[1] or ""), found[2] or found[3] or "") if found else ("", "")
-    if _CONTROL.search(given) or "@" in name or not _ADDRESS.fullmatch(address):
+    if _CONTROL.search(given) or "@" in name or not _is_address(address):
         raise ValueError("one address in ASCII, as in help@example.com or 'Shop <mail@example.com>'")
     written = formataddr((name, address), "utf-8")
     if len(written) > MAX_SENDER:
         raise ValueError(f"with its name at most {MAX_SENDER} characters, as written in a header")
     return written
+
+
+def _is_address(given: str) -> bool:
+    from email_validator import EmailNotValidError, validate_email  # noqa: PLC0415 - few commands need it, all load this
+
+    if not _ADDRESS.fullmatch(given):
+        return False
+    try:
+        validate_email(given, check_deliverability=False, allow_smtputf8=False)
+    except EmailNotValidError:
+        return False
+    return True

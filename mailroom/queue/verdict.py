@@ -72,11 +72,11 @@ def judge(outcome: Outcome, *, attempt: int, jitter: float, resend_after: timede
         case Deferred(code, reason):
             deferred = Delivery("deferred", error_code=code, error=reason)
             return Verdict((deferred,), Again(charged, retry_delay(attempt, jitter=jitter)))
-        case Unconfirmed(code, reason) if charged >= MAX_ATTEMPTS:
+        case Unconfirmed(code, reason, message_id) if charged >= MAX_ATTEMPTS:
             failed = Delivery("failed", error_code=code, error="no attempt is left")
-            return Verdict((Delivery("unconfirmed", error_code=code, error=reason), failed))
-        case Unconfirmed(code, reason):
-            unconfirmed = Delivery("unconfirmed", error_code=code, error=reason)
+            return Verdict((Delivery("unconfirmed", message_id=message_id, error_code=code, error=reason), failed))
+        case Unconfirmed(code, reason, message_id):
+            unconfirmed = Delivery("unconfirmed", message_id=message_id, error_code=code, error=reason)
             wait = None if resend_after is None else max(resend_after, retry_delay(attempt, jitter=jitter))
             return Verdict((unconfirmed,), Again(charged, wait))
         case Untried():

@@ -40,6 +40,8 @@ def _result(result: Any, source: str) -> Outcome:
     if status == "SUCCESS" or (status not in classify.STATUSES and result.get("MessageId")):
         return _accepted(result.get("MessageId"))
     found = classify.status_fault(status, message=str(result.get("Error", "")), source=source)
+    if found in {Fault.MAIL, Fault.TEMPORARY} and isinstance(accepted := _accepted(result.get("MessageId")), Sent):
+        return Unconfirmed(status, "SES answered with a fault, and with a message id", accepted.message_id)
     return classify.outcome(found, status)
 
 

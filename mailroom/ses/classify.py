@@ -19,6 +19,7 @@ class Fault(Enum):
     TEMPORARY = auto()  # nobody's in particular: try again, and count
     THROTTLED = auto()  # ours, for sending too fast: wait a moment
     LOCAL = auto()  # this machine's, which cannot call: others may
+    ON_WAY = auto()  # likewise, or that of what the call holds: a filter has answered in the place of SES
     ACCOUNT = auto()  # the account's: wait until somebody fixes it
     CONFIGURATION_SET = auto()  # likewise
     IDENTITY = auto()  # our sender's, likewise
@@ -95,6 +96,16 @@ _NOT_IN_A_WORD: Final = re.compile(r"[^!-~]")
 
 _NO_ENTRY: Final = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 
+# With these a filter refuses a request for what is in it, or for its size; others are about who calls, or how often.
+_OF_CONTENT: Final = {
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.NOT_ACCEPTABLE,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS,
+}
+
 # What tells apart what SES answers with the same code.
 _NOT_VERIFIED: Final = "not verified"
 _DAILY_QUOTA: Final = "daily message quota"
@@ -104,6 +115,7 @@ _OTHER_CLOCK: Final = ("signature expired", "signature not yet current")
 _REASONS: Final = {
     Fault.THROTTLED: "SES asks to send more slowly",
     Fault.LOCAL: "this machine cannot call SES",
+    Fault.ON_WAY: "refused on the way to SES",
     Fault.ACCOUNT: "SES refuses the account",
     Fault.CONFIGURATION_SET: "SES refuses the configuration set",
     Fault.IDENTITY: "SES refuses the sender",
@@ -141,7 +153,7 @@ def exception_fault(code: str, *, http_status: int, message: str, source: str, o
     if http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return Fault.UNKNOWN
     if code.isdigit() or not of_aws:
-        return Fault.LOCAL
+        return Fault.ON_WAY if http_status in _OF_CONTENT else Fault.LOCAL
     return Fault.ACCOUNT if http_status in _NO_ENTRY else Fault.TEMPORARY
 
 
@@ -160,7 +172,8 @@ def outcome(fault: Fault, code: str) -> Outcome:
         case Fault.UNKNOWN:
             return Unconfirmed(code, "SES answered with a fault of its own")
         case _:
-            return Deferred(code, _REASONS[fault], charged=False, scope=_SCOPES.get(fault))
+            on_way = fault is Fault.ON_WAY
+            return Deferred(code, _REASONS[fault], charged=False, scope=_SCOPES.get(fault), on_way=on_way)
 
 
 def _by_message(fault: Fault, message: str, source: str) -> Fault:

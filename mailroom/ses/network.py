@@ -21,7 +21,7 @@ from tenacity import (
 )
 
 from mailroom.mail.transport import CONNECT_TRIES, RETRY_WAIT
-from mailroom.ses import classify, interim
+from mailroom.ses import classify, connection
 
 if TYPE_CHECKING:
     from botocore.awsrequest import AWSPreparedRequest
@@ -126,7 +126,7 @@ _start: ContextVar[_Start] = ContextVar("_start")
 def guard(client: "SESV2Client") -> None:
     """Make a client fit for `call_with_connect_retries`."""
     client.meta.events.register_last("before-send.sesv2", _note_start, unique_id="mailroom-start")
-    interim.pass_over(client)
+    connection.use(client)
 
 
 def _note_start(request: "AWSPreparedRequest", **_: object) -> None:
@@ -182,14 +182,22 @@ def asked(question: Callable[[], T], *, within: timedelta) -> T:
 
 
 def with_deadline(call: Callable[[], T], *, within: timedelta) -> T:
-    """Make a call in a thread of its own; one that does not end in time is left to itself. Raises FailedError alone."""
+    """Make a call in a thread of its own, and in that time. Raises FailedError alone.
+
+    One that does not end in time is cut off, if its client is guarded, and it is on a connection. Else it is left to
+    itself: nothing ends a look-up of a name, or a program that gives credentials.
+    """
     answer: Future[T] = Future()
+    hold = connection.Hold()
 
     def run() -> None:
+        connection.holding.set(hold)
         try:
             answer.set_result(call())
         except BaseException as error:
             answer.set_exception(error)  # for whoever waits for the answer
+        finally:
+            hold.let_go()
 
     try:
         threading.Thread(target=run, daemon=True).start()
@@ -197,6 +205,7 @@ def with_deadline(call: Callable[[], T], *, within: timedelta) -> T:
         raise FailedError(NoThreadError()) from error
     wait([answer], within.total_seconds())
     if not answer.done():
+        hold.cut_off()
         raise FailedError(CallTimeoutError())
     if failure := answer.exception():
         raise FailedError(failure) from failure

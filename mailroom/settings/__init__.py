@@ -26,6 +26,7 @@ from mailroom.settings.values import (
     Queue,
     Schema,
     SecretKeys,
+    Sender,
     matching,
     shown,
 )
@@ -94,9 +95,7 @@ class Settings(BaseSettings):
     ses_config_set: Annotated[str, matching(r"[A-Za-z0-9_-]{0,64}", "at most 64 letters, digits, _ or -")] = Field(
         "default", description="configuration set of SES; empty for none"
     )
-    ses_source: Annotated[str, matching(r"[ -~]*[!-?A-~]@[!-?A-~][ -~]*", "an ASCII sender address")] = Field(
-        "noreply@localhost", description="sender address"
-    )
+    ses_source: Sender = Field("noreply@localhost", description="sender address")
     ses_rate: MailRate = Field(
         None,
         description="maximum mails a second of all workers and sweeps together;"

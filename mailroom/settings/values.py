@@ -18,6 +18,9 @@ LOOPBACK: Final = "127.0.0.1"
 # password, or like a key: it belongs to another variable.
 MAX_SHOWN: Final = 100
 _LOOKS_SECRET: Final = re.compile(r"://.*@|passw(or)?d\s*=|[0-9a-f]{64}", re.IGNORECASE | re.DOTALL)
+# A name that is not on the internet is one, too: a server of one's own may take it for SES.
+_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_SENDER: Final = re.compile(rf"[!-?A-~]+@{_LABEL}(?:\.{_LABEL})*")
 
 
 def shown(value: object) -> str:
@@ -116,6 +119,13 @@ def _address(value: object) -> tuple[str, int] | None:
     return (found[1] or LOOPBACK).strip("[]"), int(found[2])
 
 
+def _sender(value: str) -> str:
+    address = value.rpartition("<")[2].rpartition(">")[0] if value.rstrip().endswith(">") else value.strip()
+    if re.fullmatch(r"[ -~]*", value) is None or _SENDER.fullmatch(address) is None:
+        raise ValueError("an ASCII sender address")
+    return value
+
+
 Milliseconds = Annotated[timedelta, BeforeValidator(_milliseconds)]
 Queue = Annotated[str, matching(r"[^\s\ud800-\udfff]{1,63}", "1 to 63 characters without blanks, in UTF-8")]
 Days = Annotated[timedelta | None, BeforeValidator(days)]
@@ -125,6 +135,7 @@ Channel = Annotated[str, AfterValidator(_channel)]
 SecretKeys = Annotated[tuple[bytes, ...], NoDecode, BeforeValidator(_secret_keys)]
 MailRate = Annotated[float | None, BeforeValidator(_mail_rate)]
 CallRate = Annotated[float | None, BeforeValidator(_call_rate)]
+Sender = Annotated[str, AfterValidator(_sender)]
 Address = Annotated[tuple[str, int] | None, NoDecode, BeforeValidator(_address)]
 
 # Of a queue of SQS, of one of whatever else speaks its protocol, and where that is on this machine.

@@ -13,6 +13,8 @@ from mailroom.worker.call_sharing import CallSharing
 # After so many mails refused in one batch and none accepted, more calls for it are in vain. What to believe of these
 # refusals is for Refusals to say.
 MAX_IN_VAIN: Final = 5
+# The same for mails that are refused on the way: mostly this machine's is closed to all of them.
+MAX_ON_WAY: Final = 2
 
 
 class BeforeCall(Protocol):
@@ -34,9 +36,9 @@ def at_once(count: int, until: float, *, again: bool) -> bool:
 class Bisection:
     """The calls for one batch. Where one is refused whole for the sake of some mail, it is halved down to that mail.
 
-    Halving takes at most 12 calls for one bad mail in 50, each after `before_call`. It stops in time for the deadline,
-    when the account turns out to be at fault, and when one mail after another is refused and none accepted: what is
-    left then waits.
+    So is one that is refused on the way: a filter may mind one mail, or the size. Halving takes at most 12 calls for
+    one bad mail in 50, each after `before_call`. It stops in time for the deadline, when the account turns out to be at
+    fault, and when one mail after another is refused and none accepted: what is left then waits.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Bisection:
         self._before_call = before_call
         self._called = self._answered = self._searching = self._searched = False
         self._progressed = self._accepted = self._in_vain = False
-        self._refused = 0
+        self._refused = self._on_way = 0
         # How many milliseconds the last call took in which a mail was, by its token.
         self.call_ms: dict[int | None, int] = {}
 
@@ -98,7 +100,7 @@ class Bisection:
             return [Untried("OutOfTime")] * len(mails)
         answers = self._call(mails)
         outcomes = [answer for answer in answers if not isinstance(answer, RefusedTogether)]
-        if not outcomes and len(mails) > 1:
+        if len(mails) > 1 and all(map(_is_on_way, outcomes)):  # or all of it is refused, and there are none
             return self._halved(mails)
         if len(outcomes) < len(mails):
             raise AssertionError("a transport refuses a call as a whole, or says which mail it refuses")
@@ -126,7 +128,7 @@ class Bisection:
         middle = len(mails) // 2
         first, second = mails[:middle], mails[middle:]
         outcomes = self._outcomes(first)
-        if len(second) > 1 and not any(isinstance(outcome, Rejected) for outcome in outcomes):
+        if len(second) > 1 and not any(isinstance(outcome, Rejected) or _is_on_way(outcome) for outcome in outcomes):
             return outcomes + self._halved(second)
         return outcomes + self._outcomes(second)
 
@@ -144,6 +146,13 @@ class Bisection:
         self._answered = True
         self._accepted |= accepted  # the configuration is sound, then
         self._refused += refused
-        self._progressed |= accepted or refused > 0
-        at_fault = any(isinstance(one, Deferred) and not one.charged for one in outcomes)
-        self._in_vain |= at_fault or (self._refused >= MAX_IN_VAIN and not self._accepted)
+        on_way = sum(map(_is_on_way, outcomes))
+        self._on_way += on_way
+        self._progressed |= accepted or refused + on_way > 0
+        at_fault = any(isinstance(one, Deferred) and not one.charged and not one.on_way for one in outcomes)
+        is_futile = self._refused >= MAX_IN_VAIN or self._on_way >= MAX_ON_WAY
+        self._in_vain |= at_fault or (is_futile and not self._accepted)
+
+
+def _is_on_way(outcome: Outcome) -> bool:
+    return isinstance(outcome, Deferred) and outcome.on_way

@@ -21,6 +21,7 @@ from mailroom.mail.transport import Mail
 from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue.settle import Judged
 from mailroom.queue.verdict import Verdict, judge
+from mailroom.worker import on_way
 from mailroom.worker.batch_log import log_batch
 from mailroom.worker.bisection import Bisection
 from mailroom.worker.claim_size import MAX_SENDING, ClaimSize
@@ -80,7 +81,7 @@ class ClaimRun:
         self._settle()
         self.due |= self._gave_back  # a settlement does not see what it gives back
         for batch, outcomes in zip(self._batches, self._answers, strict=False):
-            self._shared.reactions.react(batch.action, outcomes)
+            self._shared.reactions.react(batch.action, outcomes, began=self._since)
         return self._answers
 
     def _send_in_turn(self) -> None:
@@ -90,11 +91,14 @@ class ClaimRun:
             batch = self._batches[len(self._answers)]
             if not self._ensure_permit(batch) or not self._ensure_time(batch):
                 break
-            self._answers.append(self._shared.refusals.review(batch, self._send(batch)))
+            self._answers.append(self._review(batch, self._send(batch)))
             self._permit.spend()
         took = timedelta(seconds=self._shared.clock() - began)
         well = len(self._answers) == wanted and _goes_well(self._answers[-1])
         self._size.note(len(self._answers), took, well=well)
+
+    def _review(self, batch: Batch, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+        return self._shared.refusals.review(batch, on_way.review(self._shared.engine, batch, outcomes))
 
     def _decide_to_go_on(self, began: float) -> bool:
         """Decide whether another batch may follow those that have outcomes, which wait for it to be settled."""

@@ -57,6 +57,7 @@ class Prober:
                 break
             with again:
                 refused = self._try_mail(again, claims)
+        self._shared.breaker.nothing_to_try()  # where no call has told anything
         return True
 
     def _begin(self) -> tuple[int, list[tuple[Lane, Position]], list[list[Lane]]] | None:

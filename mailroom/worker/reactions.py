@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Collection, Sequence
 from datetime import timedelta
-from typing import TypeGuard
+from typing import Final, TypeGuard
 
 from sqlalchemy import Engine
 
@@ -13,9 +13,14 @@ from mailroom.fleet import pauses
 from mailroom.fleet.permits import Permits
 from mailroom.outcome import Deferred, Outcome, Scope, Sent, Unconfirmed, Untried
 from mailroom.worker.breaker import Breaker
+from mailroom.worker.own_fault import OF_A_MACHINE, OwnFault
 from mailroom.worker.refusals import Refusals
+from mailroom.worker.vitals import process_name
 
 log = logging.getLogger(__name__)
+
+# After so many mails that were refused on the way, and none accepted between, the way is closed to this machine.
+CLOSED: Final = 5
 
 
 class Reactions:
@@ -25,26 +30,38 @@ class Reactions:
     """
 
     def __init__(
-        self, engine: Engine, *, throttles: Collection[str], breaker: Breaker, permits: Permits, refusals: Refusals
+        self,
+        engine: Engine,
+        *,
+        throttles: Collection[str],
+        breaker: Breaker,
+        permits: Permits,
+        refusals: Refusals,
+        own_fault: OwnFault,
     ) -> None:
         self._engine = engine
         self._throttles = throttles
         self._breaker = breaker
         self._permits = permits
         self._refusals = refusals
+        self._own_fault = own_fault
+        self._on_way = 0  # how many in a row were refused on the way
 
-    def react(self, action: str, outcomes: Sequence[Outcome]) -> None:
+    def react(self, action: str, outcomes: Sequence[Outcome], *, began: float) -> None:
         """Pause the fleet for a fault that all would meet, back off for one of this machine, slow down if SES asks.
 
-        Raises DBAPIError if the database does not take it.
+        `began`: a monotonic moment before the calls. Raises DBAPIError if the database does not take it.
         """
+        if any(isinstance(outcome, Sent) for outcome in outcomes):
+            self._own_fault.accepted(action)
+            self._on_way = 0
         if outcomes and all(isinstance(outcome, Sent) for outcome in outcomes):
             self._breaker.reset()
             return
         refused = self._refusals.fault_to_pause_for(action, outcomes)
         if refused is not None:
             self._pause_fleet(action, refused)
-        self._react_to_faults(action, outcomes)
+        self._react_to_faults(action, outcomes, began)
         if any(self._is_throttle(outcome) for outcome in outcomes):
             self._slow_down()
 
@@ -63,27 +80,47 @@ class Reactions:
         jitter = random.random()  # noqa: S311 - spreads retries
         self._breaker.trip(fault.code, fault.reason, now=time.monotonic(), jitter=jitter)
 
-    def _react_to_faults(self, action: str, outcomes: Sequence[Outcome]) -> None:
+    def _react_to_faults(self, action: str, outcomes: Sequence[Outcome], began: float) -> None:
         tried = [outcome for outcome in outcomes if not isinstance(outcome, Untried)]
         scoped = [outcome for outcome in tried if isinstance(outcome, Deferred) and outcome.scope is not None]
         local = [outcome for outcome in tried if self._is_local(outcome)]
-        if scoped:
-            self._pause_fleet(action, scoped[0])
-        if any(outcome.scope is Scope.ACCOUNT for outcome in scoped):
-            # It may be this machine's credentials: whoever ends the pause must not let it begin again at once.
+        if not self._is_way_closed(tried):
+            local = [outcome for outcome in local if not _is_on_way(outcome)]
+        if scoped and self._hold_back_for(action, scoped[0], began):
             self.back_off(scoped[0])
         elif local and (len(local) == len(tried) or any(isinstance(fault, Deferred) for fault in local)):
             self.back_off(local[0])
-        elif tried:
+        elif not all(map(_is_on_way, tried)):
             self._breaker.reset()
+
+    def _is_way_closed(self, tried: Sequence[Outcome]) -> bool:
+        """Whether what is refused on the way is to be laid to this machine's way, and not to single mails."""
+        if not any(isinstance(outcome, Sent) for outcome in tried):
+            self._on_way += sum(map(_is_on_way, tried))
+        return self._on_way >= CLOSED
+
+    def _hold_back_for(self, action: str, fault: Deferred, began: float) -> bool:
+        """Pause the fleet, but for a fault of this machine alone; return whether this process is to hold back.
+
+        It is, wherever its own settings may be why: whoever ends the pause must not let it begin again at once.
+        """
+        scope = fault.scope or Scope.ACCOUNT
+        of_refusals = scope is Scope.ACTION and self._refusals.is_doubted(fault)  # which tell of all machines
+        if not of_refusals and self._own_fault.is_own(action, scope, began=began):
+            name = pauses.scope_name(scope, action)
+            log.warning("not paused scope=%s code=%s: others are accepted, look at this machine", name, fault.code)
+            return True
+        self._pause_fleet(action, fault)
+        return scope in OF_A_MACHINE
 
     def _pause_fleet(self, action: str, fault: Deferred) -> None:
         scope = pauses.scope_name(fault.scope or Scope.ACCOUNT, action)
         # Whether it is so, mails that were not refused can tell at once.
         after = timedelta(0) if self._refusals.is_doubted(fault) else pauses.FIRST_PROBE
+        reason = f"{fault.reason} (found by {process_name()})"
         with self._engine.connect() as connection:
-            if pauses.open_pause(connection, scope, code=fault.code, reason=fault.reason, probe_after=after):
-                log.warning("paused scope=%s code=%s reason=%r", scope, fault.code, fault.reason)
+            if pauses.open_pause(connection, scope, code=fault.code, reason=reason, probe_after=after):
+                log.warning("paused scope=%s code=%s reason=%r", scope, fault.code, reason)
             self._refusals.pause_begins(connection, action, fault)
 
     def _slow_down(self) -> None:
@@ -100,3 +137,7 @@ class Reactions:
     def _is_throttle(self, outcome: Outcome) -> bool:
         """Whether SES took it for too much at once; the quota of a day is another matter, and has a scope."""
         return isinstance(outcome, Deferred) and outcome.scope is None and outcome.code in self._throttles
+
+
+def _is_on_way(outcome: Outcome) -> bool:
+    return isinstance(outcome, Deferred) and outcome.on_way

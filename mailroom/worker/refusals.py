@@ -39,7 +39,8 @@ class Refusals:
 
         It is, where a mail of the same batch was accepted; where another of the action was, since the mail was refused
         before; and where no other was refused since. Otherwise the mail is tried again; and if one after another is
-        refused, the action is at fault. The first time, and whenever it is, that costs the mail nothing.
+        refused, or one of a few again and nothing was accepted between, the action is at fault. The first time, and
+        whenever it is, that costs the mail nothing.
         """
         if any(isinstance(outcome, Sent) for outcome in outcomes):
             return outcomes
@@ -127,6 +128,9 @@ def _reviewed(refusal: Rejected, token: int, record: Record) -> Outcome:
         return _at_fault(refusal.code)
     if record.unbroken == 1:
         return refusal
+    # Where mails are too few to tell, time does: who is tried again finds that still nothing was accepted.
+    if token in record.tried and record.unbroken > record.survived:
+        return _at_fault(refusal.code)
     return _doubted(refusal, charged=token in record.tried)
 
 

@@ -1,7 +1,6 @@
 """What a process tells the fleet every 15 seconds: that it lives. And what one of them counts for all, in turn."""
 
 import logging
-import os
 import secrets
 import socket
 from collections.abc import Callable, Sequence
@@ -18,16 +17,12 @@ from mailroom.ops.refresh import refresh
 from mailroom.queue.listener import Listener
 from mailroom.worker.sender import Sender
 from mailroom.worker.telemetry import installed_version
+from mailroom.worker.vitals import process_name
 
 log = logging.getLogger(__name__)
 
 EVERY: Final = timedelta(seconds=15)
 FORGET_AFTER: Final = timedelta(days=1)
-
-
-def process_name() -> str:
-    """Return the host and the id of this process."""
-    return f"{socket.gethostname()}/{os.getpid()}"
 
 
 def tell_of_sweep(engine: Engine, *, queue: str) -> str:

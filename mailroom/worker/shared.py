@@ -13,6 +13,7 @@ from mailroom.queue.limits import Limits
 from mailroom.worker.breaker import Breaker
 from mailroom.worker.call_sharing import CallSharing
 from mailroom.worker.claims import Claims
+from mailroom.worker.own_fault import OwnFault
 from mailroom.worker.reactions import Reactions
 from mailroom.worker.refusals import Refusals
 from mailroom.worker.telemetry import NO_TELEMETRY, Telemetry
@@ -52,8 +53,14 @@ class Shared:
         self.sharing = CallSharing()
         self.breaker = Breaker()
         self.refusals = Refusals(engine, queue=limits.queue)
+        self.own_fault = OwnFault(engine, known=lambda: self.claims.lanes.actions)
         self.reactions = Reactions(
-            engine, throttles=transport.throttles, breaker=self.breaker, permits=permits, refusals=self.refusals
+            engine,
+            throttles=transport.throttles,
+            breaker=self.breaker,
+            permits=permits,
+            refusals=self.refusals,
+            own_fault=self.own_fault,
         )
         self.urgent_came = threading.Event()
         self.stopping = threading.Event()

@@ -56,7 +56,7 @@ def sweep(shared: Shared, *, name: str, max_time: timedelta) -> Swept:
         while not stopping() and rescue.step(connection):
             pass
         _look(connection, shared, goes_on)
-    while goes_on() and sender.prober.probe(stopping):
+    while goes_on() and not shared.breaker.is_open and sender.prober.probe(stopping):
         pass
     try:
         swept = _drain(shared, sender, goes_on)
@@ -91,6 +91,8 @@ def _act_on_record(shared: Shared) -> None:
 def _drain(shared: Shared, sender: Sender, goes_on: Callable[[], bool]) -> Swept:
     waits, busy = iter(WAITS), False
     while goes_on():
+        if shared.breaker.is_open:
+            return Swept.REFUSED
         work = _claim(shared, sender)
         if work is None:
             wait = min(sender.permit_wait(), ASK_AGAIN).total_seconds()
@@ -108,8 +110,6 @@ def _drain(shared: Shared, sender: Sender, goes_on: Callable[[], bool]) -> Swept
             return Swept.REFUSED if shared.claims.is_paused() else Swept.DRAINED
         elif not _wait(next(waits, None)):
             return Swept.LEFT
-        if shared.breaker.is_open:
-            return Swept.REFUSED
     return Swept.LEFT if _is_left(shared, goes_on, busy=busy) else Swept.DRAINED
 
 

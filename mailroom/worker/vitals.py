@@ -1,5 +1,7 @@
 """What a process knows of its own state, kept in memory: when each of its threads last began a step, and more."""
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +12,11 @@ from typing import Final
 # What watched threads do.
 LOOK: Final = "look"
 SENDER: Final = "sender"
+
+
+def process_name() -> str:
+    """Return the host and the id of this process."""
+    return f"{socket.gethostname()}/{os.getpid()}"
 
 
 @dataclass(slots=True)

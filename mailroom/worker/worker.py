@@ -21,11 +21,12 @@ from mailroom.queue.listener import NORMAL, STEP, URGENT, Listener
 from mailroom.queue.look import View
 from mailroom.queue.rescue import Rescue
 from mailroom.worker.outage import Outage
-from mailroom.worker.report import Report, process_name
+from mailroom.worker.probe_turn import ProbeTurn
+from mailroom.worker.report import Report
 from mailroom.worker.sender import Sender, Work
 from mailroom.worker.shared import Shared
 from mailroom.worker.starting import start_all
-from mailroom.worker.vitals import LOOK, SENDER
+from mailroom.worker.vitals import LOOK, SENDER, process_name
 from mailroom.worker.wakeups import FIRST_LOOK, NEXT_STEP, WAITS, WORKED, Wakeups
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Worker:
             for number in range(concurrency)
         ]
         self._report = Report(self._engine, self._senders, queue=self._limits.queue)
-        self._probeable = threading.Event()
+        self._probe_turn = ProbeTurn(lambda: shared.breaker.is_open or shared.own_fault.is_suspected)
         self._came = threading.Event()
         self._failure: MailroomError | None = None
         self._claims = self._shared.claims
@@ -151,7 +152,7 @@ class Worker:
             while view.rescuable and not self._shared.stopping.is_set() and self._rescue.step(connection):
                 view = self._see(connection, None)
         rest = self._rescue.rest if view.rescuable else None
-        waits = (view.next, rest, NEXT_STEP if self._claims.is_scanning or ahead else None)
+        waits = (view.next, rest, self._probe_turn.rest, NEXT_STEP if self._claims.is_scanning or ahead else None)
         return min(filter(None, waits), default=None)
 
     def _see(self, connection: Connection, from_start: Callable[[], bool] | None) -> View:
@@ -159,10 +160,9 @@ class Worker:
         claims = self._claims
         self._came.clear()
         view = claims.look(connection) if from_start is None else claims.look_from_start(connection, from_start)
-        if view.probeable:
-            self._probeable.set()
+        probeable = self._probe_turn.see(view.probeable)
         failed = self._outage.failing - {LOOK}
-        self._start_senders(len(self._senders) if failed else view.ready + view.probeable)
+        self._start_senders(len(self._senders) if failed else view.ready + probeable)
         return view
 
     def _tell_vitals(self, listener: Listener | None) -> None:
@@ -227,10 +227,11 @@ class Worker:
         """Work until nothing is left to claim."""
         worked = False
         try:
-            worked = self._probe_if_due(sender)
             while self._may_claim():
+                if self._probe_if_due(sender):  # what is paused must not wait for the end of what is not
+                    worked = True
+                    continue
                 work = sender.work_claim()
-                worked |= self._probe_if_due(sender)  # what is paused must not wait for the end of what is not
                 if work is None and self._await_permit(sender):
                     continue
                 if work is None or not self._note(sender, work):
@@ -256,10 +257,7 @@ class Worker:
         return True
 
     def _probe_if_due(self, sender: Sender) -> bool:
-        if not self._probeable.is_set():
-            return False
-        self._probeable.clear()
-        return sender.prober.probe(self._shared.stopping.is_set)
+        return self._probe_turn.take() and sender.prober.probe(self._shared.stopping.is_set)
 
     def _note_failure(self, sender: Sender, error: DBAPIError) -> None:
         self._outage.fails(sender, error)

@@ -29,7 +29,22 @@ def test_a_sender_is_set_and_taken_away(here: Here, url: str, connection: Connec
     assert senders(connection) == []
 
 
-@pytest.mark.parametrize("given", ["", "shop", "a@x.org, b@x.org", "a@x.org\nBcc: b@x.org", "müller@x.org"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("", "shop", "a@x.org, b@x.org", "a@x.org\nBcc: b@x.org", "müller@x.org"),
+        *(
+            "x@-",
+            "x@-shop.org",
+            "Shop <x@shop-.org>",
+            "x@shop..org",
+            "x..y@shop.org",
+            "x@shop",
+            "x@localhost",
+            "x@.org",
+        ),
+    ],
+)
 @pytest.mark.parametrize("option", ["--source", "--reply-to"])
 def test_what_is_no_sender_is_refused_in_a_line(here: Here, url: str, option: str, given: str) -> None:
     ended = here("actions", "set", "activation", option, given, env={"MAILROOM_DATABASE_URL": url})

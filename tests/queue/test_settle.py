@@ -24,7 +24,7 @@ THROUGH_PGBOUNCER = True
 
 
 def test_every_job_gets_the_outcome_at_its_position(conn: Connection) -> None:
-    tokens = enqueue(conn, 5)
+    tokens = enqueue(conn, 6)
     batch = take(conn)
     owned = settle(
         conn,
@@ -34,6 +34,7 @@ def test_every_job_gets_the_outcome_at_its_position(conn: Connection) -> None:
         Deferred("MailboxFull", "later", charged=True),
         Deferred("Throttling", "slow down", charged=False),
         Unconfirmed("Timeout", "no answer"),
+        Unconfirmed("FAILED", "but", "m-5"),
     )
 
     assert owned
@@ -47,8 +48,9 @@ def test_every_job_gets_the_outcome_at_its_position(conn: Connection) -> None:
         (tokens[2], accounts[2], batch.id, "deferred", None, "MailboxFull", "later"),
         (tokens[3], accounts[3], batch.id, "deferred", None, "Throttling", "slow down"),
         (tokens[4], accounts[4], batch.id, "unconfirmed", None, "Timeout", "no answer"),
+        (tokens[5], accounts[5], batch.id, "unconfirmed", "m-5", "FAILED", "but"),
     ]
-    assert waiting(conn) == [(tokens[2], 1, 2), (tokens[3], 0, 10), (tokens[4], 1, 5)]
+    assert waiting(conn) == [(tokens[2], 1, 2), (tokens[3], 0, 10), (tokens[4], 1, 5), (tokens[5], 1, 5)]
     assert (rows(conn, "SELECT FROM batches"), misplaced(conn)) == ([], [])
 
 

@@ -106,6 +106,7 @@ def test_only_a_refusal_is_read_for_our_sender() -> None:
         (Fault.TEMPORARY, Deferred, True),
         (Fault.THROTTLED, Deferred, False),
         (Fault.LOCAL, Deferred, False),
+        (Fault.ON_WAY, Deferred, False),
         (Fault.ACCOUNT, Deferred, False),
         (Fault.CONFIGURATION_SET, Deferred, False),
         (Fault.IDENTITY, Deferred, False),
@@ -154,6 +155,6 @@ def test_what_nobody_knows_and_aws_did_not_say_is_no_answer_of_ses(http_status: 
     def fault(code: str, *, of_aws: bool) -> Fault:
         return exception_fault(code, http_status=http_status, message="", source=SOURCE, of_aws=of_aws)
 
-    assert fault("rate_limited", of_aws=False) is Fault.LOCAL
+    assert fault("rate_limited", of_aws=False) is (Fault.ON_WAY if http_status in {400, 403, 413} else Fault.LOCAL)
     assert fault("OfTomorrow", of_aws=True) is (Fault.ACCOUNT if http_status == 403 else Fault.TEMPORARY)
     assert fault("MessageRejected", of_aws=False) is Fault.MAIL

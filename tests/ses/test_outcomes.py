@@ -8,7 +8,7 @@ import pytest
 from mypy_boto3_sesv2 import SESV2Client
 
 from mailroom import ses
-from mailroom.outcome import Sent
+from mailroom.outcome import Sent, Unconfirmed
 from mailroom.ses import classify
 from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.service import entry_statuses, error_statuses
@@ -185,11 +185,28 @@ def test_what_an_entry_says_is_weighed(simulator: Simulator, transport: ses.SesT
         {"Status": "SUCCESS", "MessageId": ""},
         {"Status": "SUCCESS", "MessageId": 5},
         None,
+        {"Status": None},
+        {"Status": None, "MessageId": "m4"},
+        {"Status": "TRANSIENT_FAILURE", "MessageId": ""},
     )
     simulator.faults.add(Fault(body=body))
-    outcomes = send(transport, mails(9))
+    outcomes = send(transport, mails(12))
     assert outcomes[:3] == [Sent("m1"), Sent("m2"), Sent("m3")]
-    assert kinds(outcomes)[3:] == ["charged"] * 2 + ["unconfirmed"] * 4
+    assert kinds(outcomes)[3:] == ["charged"] * 2 + ["unconfirmed"] * 4 + ["charged", "sent", "charged"]
+
+
+def test_an_entry_with_a_fault_and_a_message_id_is_unconfirmed_and_the_id_is_kept(
+    simulator: Simulator, transport: ses.SesTransport
+) -> None:
+    """Where the account is at fault SES took nothing of anybody, whatever it says besides."""
+    failing = ("TRANSIENT_FAILURE", "FAILED", "INVALID_PARAMETER", "MESSAGE_REJECTED")
+    told = (*failing, "ACCOUNT_THROTTLED", "ACCOUNT_SUSPENDED", "TEMPLATE_NOT_FOUND")
+    simulator.faults.add(Fault(body=answering(*({"Status": status, "MessageId": f"m-{status}"} for status in told))))
+    outcomes = send(transport, mails(7))
+    assert [(one.code, one.message_id) for one in outcomes if isinstance(one, Unconfirmed)] == [
+        (status, f"m-{status}") for status in failing
+    ]
+    assert kinds(outcomes)[4:] == ["free"] * 3
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,9 @@ def test_nor_do_those_among_them(
         with working(engine, transport(simulator, monkeypatch), sweep_interval=0.2):
             eventually(lambda: good_sent(simulator) == 33, "all good mails are sent")
             assert calls(simulator) <= 900
-            assert_each_came_to_its_end(connection, simulator, bad=300, good=33)
+            # Of the last bad ones nobody can tell, until another is accepted.
+            add_accounts(connection, 1, prefix="good-at-last")
+            assert_each_came_to_its_end(connection, simulator, bad=300, good=34)
     assert calls(simulator) <= 1_200
 
 
@@ -216,6 +218,24 @@ def test_sweeps_of_cron_alone_get_past_them(
             if swept is Swept.DRAINED and drained(connection):
                 break
         assert_each_came_to_its_end(connection, simulator, bad=100, good=300)
+
+
+def test_a_few_mails_that_are_all_refused_pause_their_action_and_are_charged_nothing(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a sender that is none; and each sweep of cron is a process of its own."""
+    simulator.faults.add(BROKEN)
+    with engine.connect() as connection:
+        add_accounts(connection, 3)
+        for _ in range(8):
+            hasten(connection)
+            sweep(shared(engine, transport(simulator, monkeypatch)), name="test", max_time=timedelta(seconds=30))
+        assert [pause.scope for pause in pauses.read(connection)] == ["activation"]
+        assert count(connection, "jobs WHERE attempt = 0") == 3
+        assert misplaced(connection) == []
+        simulator.faults.clear()
+        with working(engine, transport(simulator, monkeypatch), sweep_interval=0.1):
+            assert_each_came_to_its_end(connection, simulator, bad=0, good=3)
 
 
 def test_who_hands_its_mails_to_somebody_else_puts_back_what_was_refused(engine: Engine) -> None:

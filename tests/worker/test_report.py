@@ -12,7 +12,8 @@ from mailroom.mail.transport import Mail
 from mailroom.ops import counting, reading
 from mailroom.ops.reading import Worker
 from mailroom.outcome import Outcome
-from mailroom.worker.report import Report, process_name
+from mailroom.worker.report import Report
+from mailroom.worker.vitals import process_name
 from tests.running import Scripted, accept, connecting, eventually, sender, working
 from tests.world import add_accounts, drained, rows, transaction
 

@@ -1,0 +1,178 @@
+"""The connections to SES: interim answers are passed over, each answer has an end, and what is given up is cut off."""
+
+import contextlib
+import io
+import socket
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from http import HTTPStatus
+from http.client import BadStatusLine, HTTPResponse, parse_headers
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore.awsrequest import (
+    AWSHTTPConnection,
+    AWSHTTPConnectionPool,
+    AWSHTTPSConnection,
+    AWSHTTPSConnectionPool,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_sesv2 import SESV2Client
+
+# More interim answers (102, 103) before one answer make no sense.
+_MOST_INTERIM: Final = 100
+# Far longer than any answer to a send, of fifty results, or about the account.
+MAX_ANSWER_BYTES: Final = 1 << 20
+
+
+class Hold:
+    """Knows the connection that a call is on. Whoever waits for the call no more may cut that off."""
+
+    def __init__(self) -> None:
+        self._cut: Callable[[Hold], None] | None = None
+
+    def is_on(self, cut: "Callable[[Hold], None]") -> None:
+        """Take note of the connection, by what cuts it off if it is still this call's."""
+        self._cut = cut
+
+    def cut_off(self) -> None:
+        """End the connection, so that the thread of the call ends as well. It may be on none, or on none any more."""
+        cut = self._cut
+        if cut is not None:
+            cut(self)
+
+    def let_go(self) -> None:
+        """Take note that the call has ended."""
+        self._cut = None
+
+
+# That of the call which a thread makes.
+holding: ContextVar[Hold] = ContextVar("holding")
+
+
+class _Bounded(io.RawIOBase):
+    """What comes on a connection, up to MAX_ANSWER_BYTES; then OSError."""
+
+    def __init__(self, raw: Any) -> None:
+        super().__init__()
+        self._raw = raw
+        self._left = MAX_ANSWER_BYTES
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self._left <= 0:
+            raise OSError("an answer without end")
+        count: int | None = self._raw.readinto(buffer)
+        self._left -= count or 0
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    """http.client passes over 100 alone, and takes any other for the answer: the next request would get the real one.
+
+    Source: RFC 9110, section 15.2: a client must be able to read one or more interim answers before the final one.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fp: io.BufferedReader = io.BufferedReader(_Bounded(self.fp.detach()))
+
+    def _read_status(self) -> tuple[str, int, str]:
+        for _ in range(_MOST_INTERIM):
+            version, status, reason = super()._read_status()  # type: ignore[misc]  # the stubs do not have it
+            if status < HTTPStatus.OK and status not in {HTTPStatus.CONTINUE, HTTPStatus.SWITCHING_PROTOCOLS}:
+                parse_headers(self.fp)
+            else:
+                return version, status, reason
+        raise BadStatusLine("interim answers without end")
+
+
+class _Held:
+    """A connection that is of one call at a time, from when that connects or asks until another does."""
+
+    sock: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lock = threading.Lock()
+        self._hold: Hold | None = None
+        self._dialed: socket.socket | None = None
+        self._is_cut = False
+
+    def connect(self) -> None:
+        self._take()
+        try:
+            super().connect()  # type: ignore[misc]  # of urllib3, in the classes below
+        finally:
+            with self._lock:
+                if self._dialed is not None:
+                    self._dialed.close()
+                self._dialed = None
+
+    def request(self, *args: Any, **kwargs: Any) -> Any:
+        self._take()
+        return super().request(*args, **kwargs)  # type: ignore[misc]
+
+    def close(self) -> None:
+        super().close()  # type: ignore[misc]
+        self._is_cut = False
+
+    def _new_conn(self) -> socket.socket:
+        made: socket.socket = super()._new_conn()  # type: ignore[misc]
+        with self._lock:
+            self._dialed = made.dup()  # while a handshake lasts nobody else can reach the one that it is on
+        return made
+
+    def _take(self) -> None:
+        with self._lock:
+            if self._is_cut:  # the call before was given up just as it ended
+                raise ConnectionAbortedError
+            self._hold = holding.get(None)
+        if self._hold is not None:
+            self._hold.is_on(self._cut_off)
+
+    def _cut_off(self, hold: Hold) -> None:
+        with self._lock:
+            if self._hold is not hold:
+                return
+            self._is_cut = True
+            for one in (self._dialed, self.sock):
+                if isinstance(one, socket.socket):
+                    with contextlib.suppress(OSError):
+                        socket.socket.shutdown(one, socket.SHUT_RDWR)  # not that of TLS, which is of its own thread
+
+
+class _Connection(_Held, AWSHTTPConnection):  # type: ignore[misc]  # so botocore has it
+    response_class = _Response  # type: ignore[assignment]  # the stubs take it for one that expects 100
+
+
+class _SecureConnection(_Held, AWSHTTPSConnection):  # type: ignore[misc]
+    response_class = _Response  # type: ignore[assignment]
+
+
+class _NotRedirected:
+    """A redirection is an answer. urllib3 would follow none either, and stumble over our headers as it finds out."""
+
+    def urlopen(self, *args: Any, **kwargs: Any) -> Any:
+        return super().urlopen(*args, **kwargs | {"redirect": False})  # type: ignore[misc]
+
+
+class _Pool(_NotRedirected, AWSHTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _SecurePool(_NotRedirected, AWSHTTPSConnectionPool):
+    ConnectionCls = _SecureConnection
+
+
+def use(client: "SESV2Client") -> None:
+    """Have a client make such connections from now on."""
+    session: Any = client._endpoint.http_session  # type: ignore[attr-defined]  # botocore has no other way
+    session._pool_classes_by_scheme.update(http=_Pool, https=_SecurePool)

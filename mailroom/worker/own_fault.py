@@ -1,0 +1,68 @@
+"""Tells whether a fault is this machine's own: SES has accepted such mails of others, and since then none of ours."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy import Engine
+
+from mailroom.fleet import pauses
+from mailroom.job import Action
+from mailroom.outcome import Scope
+from mailroom.worker import acceptances
+
+# What a machine can be alone with, by its settings and credentials, for the mails of all actions.
+OF_A_MACHINE: Final = frozenset({Scope.ACCOUNT, Scope.CONFIGURATION_SET, Scope.IDENTITY})
+
+
+class OwnFault:
+    """Remembers for each scope when this process was last accepted or faulted, and reads in the log of others.
+
+    A process looks back no further than that. So where all meet a fault, it is nobody's own for longer than until the
+    next one. Safe to share between threads.
+    """
+
+    def __init__(
+        self, engine: Engine, *, known: Callable[[], Mapping[str, Action]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`known` returns the kinds of mail that there are. `clock` tells monotonic seconds."""
+        self._engine = engine
+        self._known = known
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._started = clock()
+        # For each scope two moments: from when to look for what others have sent, in a call that began before the last
+        # answer and in one that began after it.
+        self._since: dict[str, tuple[float, float]] = {}
+
+    @property
+    def is_suspected(self) -> bool:
+        """Whether a fault was met, and no mail of that scope accepted since."""
+        with self._lock:
+            return any(before != last for before, last in self._since.values())
+
+    def accepted(self, action: str) -> None:
+        """Take note that a mail of this action was accepted: the machine was sound."""
+        now = self._clock()
+        with self._lock:
+            self._since |= dict.fromkeys(pauses.covering(action), (now, now))
+
+    def is_own(self, action: str, scope: Scope, *, began: float) -> bool:
+        """Whether a fault, met in a call that began at that moment, is this machine's own. Raises DBAPIError."""
+        name, now = pauses.scope_name(scope, action), self._clock()
+        with self._lock:
+            before, last = self._since.get(name, (self._started, self._started))
+            since = last if began >= last else before
+            if began >= last:
+                self._since[name] = (last, now)
+        alike, within = self._alike(action, scope), timedelta(seconds=now - since)
+        with self._engine.connect() as connection:
+            return acceptances.newest(connection, alike, within) is not None
+
+    def _alike(self, action: str, scope: Scope) -> Sequence[str]:
+        """Return the actions whose mails would meet the same fault."""
+        if scope is Scope.ACTION:
+            return [action]
+        return [name for name, one in self._known().items() if scope is not Scope.IDENTITY or one.source is None]

@@ -1,0 +1,107 @@
+"""What no server should answer: no mail is sent twice for it without a trace, and each call gets its own answer."""
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Callable
+
+import pytest
+
+from mailroom import ses
+from mailroom.outcome import Outcome, Sent
+from tests.ses.calls import SOURCE, Connect, kinds, listening, mails, send, whole
+
+
+def answer(status: str, body: object, *headers: str) -> bytes:
+    written = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(written)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + written
+
+
+def saying(*answers: bytes, after: float = 0) -> Callable[[socket.socket], list[bytes]]:
+    """Answers one request with each of these, with a moment between; and ends when the client does."""
+
+    def serve(connection: socket.socket) -> list[bytes]:
+        asked = [whole(connection)]
+        for each in answers:
+            connection.sendall(each)
+            time.sleep(after)
+        connection.settimeout(2)
+        with contextlib.suppress(OSError):
+            asked.append(whole(connection))
+        return asked
+
+    return serve
+
+
+def told(
+    connect: Connect, serve: Callable[[socket.socket], object], count: int = 1, *, calls: int = 1, rest: float = 0
+) -> list[Outcome]:
+    with listening(serve) as (port, _):
+        transport = ses.SesTransport(connect(f"http://127.0.0.1:{port}", read_timeout=1), source=SOURCE)
+        found: list[Outcome] = []
+        for _ in range(calls):
+            found += send(transport, mails(count))
+            time.sleep(rest)
+        transport._clients._client.close()
+        return found
+
+
+ID = {"MessageId": "m"}
+
+
+@pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
+def test_no_redirection_is_followed(connect: Connect, status: str) -> None:
+    with listening(saying(answer("200 OK", ID))) as (other, seen):
+        serve = saying(answer(status, b"", f"Location: http://127.0.0.1:{other}/v2/email/outbound-emails"))
+        assert kinds(told(connect, serve)) == ["free"]
+    assert seen == []
+
+
+def test_an_answer_that_nobody_asked_for_is_nobodys(connect: Connect) -> None:
+    """The second is not taken for that of the next call, which goes on a connection of its own."""
+    turns = iter(["first", "second"])
+
+    def serve(connection: socket.socket) -> None:
+        saying(answer("200 OK", {"MessageId": next(turns)}), answer("200 OK", {"MessageId": "odd"}), after=0.1)(
+            connection
+        )
+
+    assert told(connect, serve, calls=2, rest=0.5) == [Sent("first"), Sent("second")]
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        (answer("202 Accepted", ID), "sent"),
+        (answer("204 No Content", b""), "unconfirmed"),
+        (answer("206 Partial", b'{"MessageId": "m'), "unconfirmed"),
+        (answer("200 OK", {"__type": "Throttling", "message": "Rate exceeded"}), "unconfirmed"),
+        (answer("200 OK", b"\x1f\x8b\x08\x00", "Content-Encoding: gzip"), "unconfirmed"),
+        (answer("200 OK", b"[" * 200_000), "unconfirmed"),
+        (answer("400 Bad Request", b"[" * 200_000), "unconfirmed"),
+        (answer("200 OK", b"9" * 200_000), "unconfirmed"),
+        (answer("200 OK", b"\xff\xfe\x00"), "unconfirmed"),
+        (answer("200 OK", b'{"MessageId": "a", "MessageId": null}'), "unconfirmed"),
+        (answer("200 OK", ID, "Content-Length: 1"), "unconfirmed"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n" + b"{}", "unconfirmed"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "unconfirmed"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n" + b'{"MessageId": "m"}', "unconfirmed"),
+        (b"HTTP/1.1 999 Odd\r\nContent-Length: 2\r\n\r\n{}", "unconfirmed"),
+        (b"HTTP/1.1 2\r\n\r\n", "unconfirmed"),
+        (b"HTTP/9.9 200 OK\r\n\r\n", "unconfirmed"),
+        (b"220 mail.example.com ESMTP\r\n", "unconfirmed"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1_000 + b"\r\n{}", "unconfirmed"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000 + b"\r\n\r\n{}", "unconfirmed"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n", "unconfirmed"),
+        (b"\x00" * 100, "unconfirmed"),
+    ],
+)
+def test_what_makes_no_sense_is_unconfirmed(connect: Connect, said: bytes, kind: str) -> None:
+    assert kinds(told(connect, saying(said, after=0.05))) == [kind]
+
+
+def test_one_message_id_for_two_mails_is_kept_for_both(connect: Connect) -> None:
+    results = [{"Status": "SUCCESS", "MessageId": "m"}] * 2
+    assert told(connect, saying(answer("200 OK", {"BulkEmailEntryResults": results})), 2) == [Sent("m")] * 2
