@@ -20,6 +20,7 @@ _OWN: Final = re.compile(r'SQL statement "(?:(?!\nSQL statement ").)*"\nPL/pgSQL
 _CALL: Final = re.compile(r"SELECT \* FROM (?:\S+\.)?(\w+)\(")
 _WORD: Final = re.compile(r"[(){}]|\[[^]]*\]|(?:\\.|[^\s(){}\\])+", re.S)
 
+NAMES: Final = "SELECT CAST(oid AS bigint), relname FROM pg_class"
 # The number of the relation, in a plan, that stands for the index that is scanned.
 INDEX_VAR: Final = -3
 
@@ -52,6 +53,15 @@ class Plan:
             if node.kind != "BITMAPHEAPSCAN" and self._table(plan, node) == table
         }
 
+    def unbound(self) -> set[tuple[str, str]]:
+        """The tables that are read without a place to begin at and to end, and how."""
+        return {
+            (table, way)
+            for plan in self._statements.values()
+            for node in _nodes(plan)
+            if (table := self._table(plan, node)) and (way := self._way(node)).startswith(("all of", "SEQ"))
+        }
+
     def ways(self) -> dict[str, list[Way]]:
         """What leads to the tables, by statement: which nodes, how they lie within each other, and by what index.
 
@@ -82,7 +92,7 @@ class Plan:
         return self._names.get(relations[number - 1].number("relid"), "")
 
 
-class _Printed:
+class Printed:
     """The last plans of each function, by statement, on one connection: there they stay until they are made anew."""
 
     def __init__(self, driver: "psycopg.Connection[Any]") -> None:
@@ -92,8 +102,11 @@ class _Printed:
         driver.execute(PRINTING)
 
     def of(self, function: str) -> Plan:
-        names = self._driver.execute("SELECT CAST(oid AS bigint), relname FROM pg_class").fetchall()
-        return Plan(self._plans[function], dict(names))
+        return Plan(self._plans[function], dict(self._driver.execute(NAMES).fetchall()))
+
+    def all(self, names: dict[int, str]) -> dict[str, Plan]:
+        """The plans of each function so far, whether the connection is open or not."""
+        return {function: Plan(printed, names) for function, printed in self._plans.items()}
 
     def _note(self, notice: psycopg.errors.Diagnostic) -> None:
         context = notice.context or ""
@@ -102,13 +115,16 @@ class _Printed:
             self._plans.setdefault(found[1], {})[found[0]] = notice.message_detail or ""
 
 
-def watch(engine: Engine) -> None:
-    """Keep the plans of each connection that this engine makes from now on."""
-    event.listen(engine, "connect", _watch)
+def watch(engine: Engine) -> list[Printed]:
+    """Keep the plans of each connection that this engine makes from now on; the list grows as it makes them."""
+    kept: list[Printed] = []
 
+    def begin(driver: "psycopg.Connection[Any]", record: ConnectionPoolEntry) -> None:
+        record.info["printed"] = Printed(driver)
+        kept.append(record.info["printed"])
 
-def _watch(driver: "psycopg.Connection[Any]", record: ConnectionPoolEntry) -> None:
-    record.info["printed"] = _Printed(driver)
+    event.listen(engine, "connect", begin)
+    return kept
 
 
 @contextmanager
