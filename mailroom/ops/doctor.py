@@ -31,6 +31,11 @@ TRIGGERS: Final = {
     "enqueue_jobs": "tokens",
     "token_starts": "tokens",
     "forget_truncated": "tokens",
+    "feed_stays": "feed",
+    "permits_stay": "permits",
+    "readings_stay": "readings",
+    "ses_account_stays": "ses_account",
+    "site_stays": "site",
 }
 # What makes all functions and views of `sql/` anew.
 MIGRATE: Final = "mailroom migrate"

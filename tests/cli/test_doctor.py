@@ -230,7 +230,7 @@ def test_a_role_for_which_no_trigger_fires(here: Here, env: dict[str, str], engi
     assert_one(here, env, "guarantee", "failed", "session_replication_role is replica", "no trigger fires")
 
 
-@pytest.mark.parametrize("function", [*TRIGGERS, "claim", "doctor_functions"])
+@pytest.mark.parametrize("function", [*functions.triggers(), "claim", "doctor_functions"])
 def test_a_function_without_a_path_of_its_own(here: Here, env: dict[str, str], engine: Engine, function: str) -> None:
     for change in ("RESET search_path", "SET search_path = mailroom"):
         execute(engine, f"ALTER FUNCTION {function} {change}")
