@@ -33,7 +33,8 @@ CREATE OR REPLACE TRIGGER {trigger} BEFORE DELETE OR TRUNCATE ON {table}
 BLANKS = r"[\u001c-\u001f\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 # Of each rule: its table, what it asks, and what brings rows that break it in order. NaN is more than infinity, so
 # BETWEEN is true of neither. One is taken off the number of a job's token. What SES allows is multiplied: no rate is
-# near the end of what a number can be. Of batches the lists are taken apart side by side, and become jobs.
+# near the end of what a number can be. Of batches the lists are taken apart side by side, and become jobs. For a table
+# one rule at most changes rows: it has to bring a row wholly in order.
 RULES = {
     "permits_bucket": ("permits", "bucket IN ('mails', 'bulk_calls')", "DELETE FROM"),
     "permits_numbers": (
@@ -62,14 +63,14 @@ RULES = {
     ),
     "jobs_token": ("jobs", "token > -9223372036854775808", "DELETE FROM"),
     "jobs_queue": ("jobs", f"queue !~ '{BLANKS}'", f"SET queue = regexp_replace(queue, '{BLANKS}', '_', 'g')"),
-    "batches_priority": ("batches", "priority BETWEEN 0 AND 3", "SET priority = least(greatest(priority, 0), 3)"),
-    "batches_lists": (
+    "batches_values": (
         "batches",
-        "array_ndims(tokens) = 1 AND -9223372036854775808 <> ALL (tokens)"
+        "priority BETWEEN 0 AND 3 AND array_ndims(tokens) = 1 AND -9223372036854775808 <> ALL (tokens)"
         " AND array_replace(tokens, NULL, CAST(0 AS bigint)) = tokens"
         " AND array_ndims(attempts) = 1 AND array_replace(attempts, NULL, CAST(0 AS smallint)) = attempts"
         " AND coalesce(cardinality(due_ats), 0) <= cardinality(tokens)",
-        "SET tokens = ARRAY(SELECT coalesce(nullif(token, -9223372036854775808), 0) FROM unnest(tokens) AS token),"
+        "SET priority = least(greatest(priority, 0), 3),"
+        " tokens = ARRAY(SELECT coalesce(nullif(token, -9223372036854775808), 0) FROM unnest(tokens) AS token),"
         " attempts = array_replace(ARRAY(SELECT unnest(attempts)), NULL, CAST(0 AS smallint)), due_ats = NULL",
     ),
     "deliveries_priority": (

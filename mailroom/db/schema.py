@@ -189,8 +189,7 @@ batches = Table(
     Column("lease_until", moment, nullable=False),
     Column("fence", Uuid, nullable=False, server_default=func.gen_random_uuid()),
     Column("due_ats", ARRAY(moment)),
-    CheckConstraint("priority BETWEEN 0 AND 3", name="batches_priority"),
-    CheckConstraint("…", name="batches_lists"),
+    CheckConstraint("priority BETWEEN 0 AND 3 AND …", name="batches_values"),
 )
 
 deliveries = Table(
