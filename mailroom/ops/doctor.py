@@ -16,7 +16,7 @@ from mailroom.db.engine import CANCELLED, check_contract, first_line
 from mailroom.db.namespace import qualified
 from mailroom.errors import DatabaseError
 from mailroom.finding import Finding, failed, ok, warning
-from mailroom.ops import feedback, grants, health, remedies
+from mailroom.ops import feedback, grants, health, remedies, session_settings
 from mailroom.queue import feed
 from mailroom.queue.listener import DEFAULT_CHANNEL, hears_itself
 
@@ -69,6 +69,7 @@ def examine(engine: Engine, *, listening: str, channel: str, queue: str) -> Iter
         "guarantee": _guarantee,
         "server": _server,
         "triggers": _triggers,
+        session_settings.CHECK: session_settings.examine,
         "functions": _functions,
         "indexes": _indexes,
         "rights": _rights,

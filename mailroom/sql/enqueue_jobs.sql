@@ -19,10 +19,12 @@ CREATE OR REPLACE FUNCTION mailroom.enqueue_jobs()
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 DECLARE
+    -- The beginning of what is no boolean: there the name of the setting is put, so that the error has it.
+    odd         constant text := '^(?!\s*(t(r(ue?)?)?|f(a(l(se?)?)?)?|y(es?)?|no?|on|off?|1|0)\s*$)';
     enqueued_at timestamptz := clock_timestamp();
     to_queue    text := coalesce(nullif(current_setting('mailroom.queue', true), ''), 'mailroom');
-    notifies    boolean := coalesce(nullif(current_setting('mailroom.notify', true), ''), 'on')::boolean;
-    bulk        boolean := coalesce(nullif(current_setting('mailroom.bulk', true), ''), 'off')::boolean;
+    notifies    boolean := regexp_replace(coalesce(nullif(current_setting('mailroom.notify', true), ''), 'on'), odd, 'mailroom.notify is ', 'i')::boolean;
+    bulk        boolean := regexp_replace(coalesce(nullif(current_setting('mailroom.bulk', true), ''), 'off'), odd, 'mailroom.bulk is ', 'i')::boolean;
     channel     text := coalesce(nullif(current_setting('mailroom.channel', true), ''), 'token_insert');
     may_look    boolean := current_setting('transaction_isolation') IN ('read committed', 'read uncommitted');
     total       bigint;
@@ -37,7 +39,7 @@ DECLARE
     taken       boolean := true;
     waits       boolean := false;
 BEGIN
-    IF NOT coalesce(nullif(current_setting('mailroom.triggers', true), ''), 'on')::boolean THEN
+    IF NOT regexp_replace(coalesce(nullif(current_setting('mailroom.triggers', true), ''), 'on'), odd, 'mailroom.triggers is ', 'i')::boolean THEN
         RETURN NULL;
     END IF;
     SELECT count(*), min(id), max(id), min(action), max(action) INTO total, lowest, highest, first, last FROM added;

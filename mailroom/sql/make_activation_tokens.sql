@@ -6,9 +6,11 @@ CREATE OR REPLACE FUNCTION mailroom.make_activation_tokens()
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off SET timezone = 'UTC' AS $$
 DECLARE
+    -- The beginning of what is no boolean: there the name of the setting is put, so that the error has it.
+    odd  constant text := '^(?!\s*(t(r(ue?)?)?|f(a(l(se?)?)?)?|y(es?)?|no?|on|off?|1|0)\s*$)';
     kind actions;
 BEGIN
-    IF NOT coalesce(nullif(current_setting('mailroom.triggers', true), ''), 'on')::boolean THEN
+    IF NOT regexp_replace(coalesce(nullif(current_setting('mailroom.triggers', true), ''), 'on'), odd, 'mailroom.triggers is ', 'i')::boolean THEN
         RETURN NULL;
     END IF;
     SELECT * INTO kind FROM actions WHERE activates ORDER BY number LIMIT 1;

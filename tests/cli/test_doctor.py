@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from mailroom.db import functions
+from mailroom.ops import session_settings
 from mailroom.ops.doctor import TRIGGERS
 from mailroom.queue import listener
 from mailroom.ses.doctor import variables
@@ -15,7 +16,8 @@ from mailroom.simulator.templates import default_content
 from tests.cli.command import sending
 from tests.cli.conftest import Here
 from tests.machine import closed_port
-from tests.servers import migrate
+from tests.roles import a_role
+from tests.servers import Server, migrate
 from tests.world import add_accounts, execute, rows
 
 EACH_SERVER = True
@@ -28,6 +30,7 @@ CHECKS = [
         "guarantee",
         "server",
         "triggers",
+        "session settings",
         "functions",
         "indexes",
         "rights",
@@ -193,6 +196,46 @@ def test_triggers_that_were_left_off(here: Here, env: dict[str, str], engine: En
     assert_one(here, env, "triggers", "failed", "mailroom.triggers is off", "everybody")
     execute(engine, f"ALTER DATABASE {name} SET mailroom.triggers = on")
     assert ill(here, env) == {}
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "level", "words"),
+    [
+        ("mailroom.bulk", "2", "failed", "it is on or off, and every sign-up fails"),
+        ("mailroom.notify", "perhaps", "failed", "it is on or off, and every sign-up fails"),
+        ("mailroom.queue", "a b", "failed", "no blank, and every sign-up fails"),
+        ("mailroom.queue", "a\u00a0b", "failed", "no blank, and every sign-up fails"),
+        ("mailroom.channel", "x" * 64, "failed", "no worker is woken"),
+        ("mailroom.balk", "on", "warning", "nothing reads it"),
+    ],
+)
+def test_a_setting_of_a_database_or_a_role_that_cannot_be_read(
+    here: Here, env: dict[str, str], engine: Engine, server: Server, setting: str, value: str, level: str, words: str
+) -> None:
+    with a_role(server) as (role, _):
+        for whose in ("DATABASE {database}", f"ROLE {role} IN DATABASE {{database}}", f"ROLE {role}"):
+            with engine.connect() as connection:
+                database = connection.scalar(text("SELECT quote_ident(current_database())"))
+            subject = whose.format(database=database)
+            execute(engine, f"ALTER {subject} SET {setting} = '{value}'")
+            found = ill(here, env)[session_settings.CHECK]
+            assert (found[0], setting in found[1], words in found[1]) == (level, True, True)
+            execute(engine, found[1].partition(" -> ")[2])
+            assert ill(here, env) == {}
+
+
+@pytest.mark.parametrize("word", ["", "on", "OFF", " true ", "f", "ye", "1", "0", "of"])
+def test_a_switch_that_postgresql_can_read_is_well(here: Here, env: dict[str, str], engine: Engine, word: str) -> None:
+    with engine.connect() as connection:
+        connection.scalar(text("SELECT CAST(coalesce(nullif(:word, ''), 'on') AS boolean)"), {"word": word})
+        name = connection.scalar(text("SELECT quote_ident(current_database())"))
+    execute(engine, f"ALTER DATABASE {name} SET mailroom.notify = '{word}'")
+    assert ill(here, env) == {}
+
+
+def test_a_setting_of_the_session_alone(here: Here, env: dict[str, str]) -> None:
+    env["PGOPTIONS"] = "-c mailroom.bulk=2"
+    assert_one(here, env, "session settings", "failed", "mailroom.bulk is '2' for this session", "PGOPTIONS")
 
 
 @pytest.mark.parametrize("index", ["jobs_claim_idx", "deliveries_token_idx"])
@@ -406,14 +449,14 @@ def test_credentials_that_may_only_send_are_a_warning(here: Here, ses: Simulator
     for operation in ("GetAccount", "GetEmailIdentity", "GetConfigurationSet", "GetEmailTemplate"):
         ses.faults.add(Fault(operation=operation, error="AccessDeniedException", status=403, times=None))
     wrong = ill(here, env)
-    assert list(wrong) == CHECKS[15:]
+    assert list(wrong) == CHECKS[16:]
     assert {level for level, _ in wrong.values()} == {"warning"}
 
 
 def test_an_ses_that_cannot_be_reached(here: Here, env: dict[str, str]) -> None:
     env["AWS_ENDPOINT_URL_SESV2"] = f"http://127.0.0.1:{closed_port()}"
     wrong = ill(here, env)
-    assert list(wrong) == CHECKS[15:]
+    assert list(wrong) == CHECKS[16:]
     assert all("EndpointConnectionError" in words for _, words in wrong.values())
 
 

@@ -106,8 +106,17 @@ def test_a_session_chooses_its_queue(conn: Connection) -> None:
 def test_a_setting_that_is_neither_on_nor_off_is_an_error(conn: Connection, name: str, value: str) -> None:
     setting(conn, name, value)
 
-    with pytest.raises(DataError, match="invalid input syntax for type boolean"):
+    with pytest.raises(DataError, match=f'invalid input syntax for type boolean: "{name} is {value}"'):
         add_accounts(conn, 1)
+
+
+@pytest.mark.parametrize("word", ["on", "OFF", " true ", "f", "ye", "1", "0", "of", "Fals"])
+def test_a_setting_may_be_any_word_for_it(conn: Connection, word: str) -> None:
+    setting(conn, "mailroom.bulk", word)
+    add_accounts(conn, 1)
+
+    [means] = conn.scalars(text("SELECT CAST(:word AS boolean)"), {"word": word})
+    assert priorities(conn) == {("activation", BULK if means else NORMAL): 1}
 
 
 @pytest.mark.parametrize("queue", ["x" * 64, " ", "news letter", " mailroom", "mailroom\n"])
@@ -170,7 +179,7 @@ def test_a_token_proves_one_address_also_when_triggers_are_kept_still(conn: Conn
 def test_keeping_triggers_still_perhaps_is_an_error(conn: Connection, value: str) -> None:
     setting(conn, "mailroom.triggers", value)
 
-    with pytest.raises(DataError, match="invalid input syntax for type boolean"):
+    with pytest.raises(DataError, match=r"mailroom\.triggers is "):
         add_accounts(conn, 1)
 
 

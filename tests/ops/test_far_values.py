@@ -53,7 +53,7 @@ PAGES = (
     *("/", "/flight", "/held", "/record", "/unconfirmed", "/flooded", "/account", "/metrics", "/reading.json"),
     "/lane/mailroom/1/activation",
 )
-COMMANDS = (
+COMMANDS: tuple[tuple[str, ...], ...] = (
     *(("status",), ("status", "--json"), ("jobs", "list"), ("jobs", "list", "--outcome", "sent")),
     *(("jobs", "show", "1"), ("jobs", "show", "2"), ("suppressions", "list"), ("templates", "list")),
 )
