@@ -33,6 +33,7 @@ CHECKS = [
         "session settings",
         "functions",
         "indexes",
+        "tables",
         "rights",
         "clock",
         "restore",
@@ -236,6 +237,45 @@ def test_a_switch_that_postgresql_can_read_is_well(here: Here, env: dict[str, st
 def test_a_setting_of_the_session_alone(here: Here, env: dict[str, str]) -> None:
     env["PGOPTIONS"] = "-c mailroom.bulk=2"
     assert_one(here, env, "session settings", "failed", "mailroom.bulk is '2' for this session", "PGOPTIONS")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("ALTER TABLE jobs DROP CONSTRAINT jobs_pkey", "jobs lacks its primary key"),
+        ("ALTER TABLE tokens DROP CONSTRAINT tokens_account_fkey", "tokens lacks its foreign key"),
+        ("ALTER TABLE tokens DROP CONSTRAINT tokens_secret_key", "tokens lacks the constraint tokens_secret_key"),
+        ("ALTER TABLE jobs DROP CONSTRAINT jobs_due_at", "jobs lacks the constraint jobs_due_at"),
+        ("ALTER TABLE tokens ALTER secret DROP DEFAULT", "tokens.secret lacks its default"),
+        ("ALTER TABLE deliveries ALTER id DROP IDENTITY", "deliveries.id lacks its default"),
+        ("ALTER TABLE batches RENAME worker TO whose", "batches lacks the column worker"),
+        ("ALTER TABLE resumptions RENAME TO ended", "resumptions is missing"),
+        ("ALTER TABLE deliveries ADD mine text NOT NULL", "deliveries.mine is not mailroom's"),
+    ],
+)
+def test_a_table_that_somebody_has_changed(
+    here: Here, env: dict[str, str], engine: Engine, change: str, words: str
+) -> None:
+    execute(engine, change)
+    found = ill(here, env)["tables"]
+    assert (found[0], words in found[1]) == ("failed", True), found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "CREATE OR REPLACE FUNCTION never_out(message text) RETURNS boolean LANGUAGE plpgsql STABLE SECURITY DEFINER"
+        " SET search_path = mailroom, pg_temp AS 'BEGIN RETURN false; END'",
+        "ALTER FUNCTION never_out SECURITY INVOKER",
+    ],
+)
+def test_a_function_that_somebody_has_replaced(
+    here: Here, env: dict[str, str], url: str, engine: Engine, change: str
+) -> None:
+    execute(engine, change)
+    assert_one(here, env, "functions", "warning", "never_out", "mailroom migrate")
+    migrate(url)
+    assert ill(here, env) == {}
 
 
 @pytest.mark.parametrize("index", ["jobs_claim_idx", "deliveries_token_idx"])
@@ -449,14 +489,14 @@ def test_credentials_that_may_only_send_are_a_warning(here: Here, ses: Simulator
     for operation in ("GetAccount", "GetEmailIdentity", "GetConfigurationSet", "GetEmailTemplate"):
         ses.faults.add(Fault(operation=operation, error="AccessDeniedException", status=403, times=None))
     wrong = ill(here, env)
-    assert list(wrong) == CHECKS[16:]
+    assert list(wrong) == CHECKS[17:]
     assert {level for level, _ in wrong.values()} == {"warning"}
 
 
 def test_an_ses_that_cannot_be_reached(here: Here, env: dict[str, str]) -> None:
     env["AWS_ENDPOINT_URL_SESV2"] = f"http://127.0.0.1:{closed_port()}"
     wrong = ill(here, env)
-    assert list(wrong) == CHECKS[16:]
+    assert list(wrong) == CHECKS[17:]
     assert all("EndpointConnectionError" in words for _, words in wrong.values())
 
 
