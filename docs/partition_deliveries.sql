@@ -22,7 +22,7 @@ ALTER INDEX deliveries_accepted_late_idx RENAME TO deliveries_before_accepted_la
 -- primary key of a partitioned table has to hold the column that it is partitioned by.
 ALTER TABLE deliveries_before ALTER id DROP IDENTITY, DROP CONSTRAINT deliveries_pkey;
 ALTER TABLE deliveries_before ADD CONSTRAINT deliveries_before_pkey PRIMARY KEY USING INDEX deliveries_by_id;
-CREATE TABLE deliveries (LIKE deliveries_before INCLUDING DEFAULTS) PARTITION BY RANGE (created_at);
+CREATE TABLE deliveries (LIKE deliveries_before INCLUDING DEFAULTS INCLUDING CONSTRAINTS) PARTITION BY RANGE (created_at);
 ALTER TABLE deliveries ALTER id ADD GENERATED ALWAYS AS IDENTITY, ADD PRIMARY KEY (id, created_at);
 SELECT setval(pg_get_serial_sequence('deliveries', 'id'), 1 + coalesce(max(id), 0), false) FROM deliveries_before;
 CREATE INDEX deliveries_token_idx ON deliveries (token);

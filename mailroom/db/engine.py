@@ -21,7 +21,7 @@ from mailroom.errors import DatabaseError, SettingsError
 VERSION_TABLE: Final = "mailroom_alembic_version"
 # The version of the functions that this code calls. It is raised by a release that calls one that was not there before;
 # `sql/contract.sql` says with which versions a database can be worked on.
-CONTRACT: Final = 3
+CONTRACT: Final = 4
 
 URL_FORMS: Final = (
     "a postgresql:// URL or a libpq string such as 'host=… dbname=…'; a password in a URL has %40 for @, %2F for /"

@@ -76,6 +76,11 @@ def names() -> list[str]:
     return _files("sql")
 
 
+def bodies() -> dict[str, str]:
+    """Return what PostgreSQL keeps as the source of each: all between the dollars."""
+    return {name: _source(name).split("$$")[1] for name in names()}
+
+
 @cache
 def triggers() -> list[str]:
     """Return the names of those that a trigger calls. The triggers are part of the tables, which migrations make."""

@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from mailroom.db import functions, schema
+from mailroom.db import functions, kept_rows, schema
 from mailroom.db.engine import check_contract, unusable
 from mailroom.errors import DatabaseError
 
@@ -100,3 +100,5 @@ def faults(connection: Connection) -> Iterator[Fault]:
     if found.unlogged:
         message = f"{', '.join(found.unlogged)} would be empty after a crash of the server (UNLOGGED)"
         yield Fault(message, "ALTER TABLE … SET LOGGED")
+    for message, remedy in kept_rows.astray(connection):
+        yield Fault(message, remedy)

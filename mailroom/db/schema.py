@@ -146,6 +146,7 @@ templates = Table(
     Column("created_at", moment, nullable=False, server_default=func.now()),
     CheckConstraint("default_language = ANY (languages)", name="templates_default"),
     CheckConstraint("array_to_string(languages, ' ', '*') ~ '…'", name="templates_languages"),
+    CheckConstraint("array_ndims(languages) = 1", name="templates_languages_list"),
 )
 
 guesses = Table(
@@ -169,6 +170,8 @@ jobs = Table(
         "due_at BETWEEN '1000-01-01 00:00+00' AND '9000-01-01 00:00+00' OR due_at = 'infinity'",
         name="jobs_due_at",
     ),
+    CheckConstraint("token > -9223372036854775808", name="jobs_token"),
+    CheckConstraint("queue !~ '…'", name="jobs_queue"),
 )
 
 batches = Table(
@@ -186,6 +189,7 @@ batches = Table(
     Column("lease_until", moment, nullable=False),
     Column("fence", Uuid, nullable=False, server_default=func.gen_random_uuid()),
     Column("due_ats", ARRAY(moment)),
+    CheckConstraint("priority BETWEEN 0 AND 3 AND …", name="batches_values"),
 )
 
 deliveries = Table(
@@ -212,6 +216,7 @@ deliveries = Table(
     Column("due_at", moment),
     Column("claimed_at", moment),
     Column("call_ms", Integer),
+    CheckConstraint("priority BETWEEN 0 AND 3", name="deliveries_priority"),
     Index("deliveries_token_idx", "token"),
     Index("deliveries_created_at_idx", "created_at", postgresql_using="brin", postgresql_with={"autosummarize": "on"}),
 )
@@ -248,6 +253,7 @@ pauses = Table(
     Column("opened_at", moment, nullable=False, server_default=func.now()),
     Column("probe_at", moment),
     Column("probes", Integer, nullable=False, server_default=text("0")),
+    CheckConstraint("probes >= 0", name="pauses_probes"),
 )
 
 ses_account = Table(
@@ -263,6 +269,7 @@ ses_account = Table(
     Column("sending_enabled", Boolean),
     Column("production_access", Boolean),
     Column("enforcement", Text),
+    CheckConstraint("…", name="ses_account_numbers"),
 )
 
 permits = Table(
@@ -282,4 +289,6 @@ permits = Table(
     Column("throttled_at", moment),
     Column("long_held", Double, nullable=False, server_default=text("0")),
     Column("long_held_until", moment, nullable=False, server_default=text("'-infinity'")),
+    CheckConstraint("bucket IN ('mails', 'bulk_calls')", name="permits_bucket"),
+    CheckConstraint("…", name="permits_numbers"),
 )

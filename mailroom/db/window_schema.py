@@ -43,4 +43,5 @@ minutes = Table(
     Column("mails", BigInteger, nullable=False),
     Column("waits", ARRAY(BigInteger), nullable=False),
     Index("minutes_at_idx", "at"),
+    CheckConstraint("…", name="minutes_numbers"),
 )

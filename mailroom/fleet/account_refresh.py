@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.engine import first_line
-from mailroom.errors import TransportError
+from mailroom.errors import DatabaseError, TransportError
 from mailroom.fleet import buckets
 from mailroom.job import SesAccount
 
@@ -77,6 +77,10 @@ class AccountRefresh:
         except DBAPIError as error:
             self._wait = OUTAGE_WAIT
             self._note("database", first_line(error))
+            return True
+        except DatabaseError as error:
+            self._wait = OUTAGE_WAIT
+            self._note("database", str(error))
             return True
         if self._trouble:
             log.info("account known again")

@@ -21,8 +21,7 @@ from typing import Final
 
 from sqlalchemy import Connection
 
-from mailroom.db import functions
-from mailroom.errors import DatabaseError
+from mailroom.db import functions, kept_rows
 from mailroom.job import SesAccount
 
 CAPACITY: Final = timedelta(seconds=0.5)
@@ -78,9 +77,10 @@ def take(
 ) -> Granted:
     """Take up to `wanted` permits; what is not `urgent` leaves the reserve. `own_rate` None: the settings say nothing.
 
-    `ended`: how many permits of the block before, which still holds, will not be used any more.
+    `ended`: how many permits of the block before, which still holds, will not be used any more. Raises DatabaseError
+    where the row of the bucket is gone.
     """
-    row = functions.call(
+    found = functions.call(
         connection,
         "permits_take",
         {
@@ -98,11 +98,8 @@ def take(
             "long_hold": LONG_HOLD,
             "ended": ended,
         },
-    ).one_or_none()
-    if row is None:
-        raise DatabaseError(
-            f"the row {bucket.value} of permits is gone, and without it nothing is sent: insert it again"
-        )
+    )
+    row = kept_rows.only(connection, found, "permits")
     wait = timedelta(seconds=row.wait_seconds)
     hold = LONG_HOLD if row.for_long else HOLD
     return Granted(row.grants, row.only_urgent, row.per_second, row.granted_at, wait, hold)
@@ -142,10 +139,9 @@ def slow_down(connection: Connection) -> float | None:
 
 
 def claim_refresh(connection: Connection) -> Refresh:
-    """Take over asking SES for the account, if that is due."""
-    row = functions.call(
-        connection, "account_claim_refresh", {"every": REFRESH_EVERY, "first_tries": FIRST_TRIES}
-    ).one()
+    """Take over asking SES for the account, if that is due. Raises DatabaseError where its row is gone."""
+    binds = {"every": REFRESH_EVERY, "first_tries": FIRST_TRIES}
+    row = kept_rows.only(connection, functions.call(connection, "account_claim_refresh", binds), "ses_account")
     due_in = REFRESH_EVERY if row.due_seconds is None else timedelta(seconds=max(0.0, row.due_seconds))
     return Refresh(row.granted, min(due_in, REFRESH_EVERY))
 

@@ -16,7 +16,7 @@ from mailroom.db.engine import CANCELLED, check_contract, first_line
 from mailroom.db.namespace import qualified
 from mailroom.errors import DatabaseError
 from mailroom.finding import Finding, failed, ok, warning
-from mailroom.ops import feedback, grants, health, remedies
+from mailroom.ops import doctor_tables, feedback, grants, health, remedies, session_settings
 from mailroom.queue import feed
 from mailroom.queue.listener import DEFAULT_CHANNEL, hears_itself
 
@@ -31,6 +31,11 @@ TRIGGERS: Final = {
     "enqueue_jobs": "tokens",
     "token_starts": "tokens",
     "forget_truncated": "tokens",
+    "feed_stays": "feed",
+    "permits_stay": "permits",
+    "readings_stay": "readings",
+    "ses_account_stays": "ses_account",
+    "site_stays": "site",
 }
 # What makes all functions and views of `sql/` anew.
 MIGRATE: Final = "mailroom migrate"
@@ -64,8 +69,10 @@ def examine(engine: Engine, *, listening: str, channel: str, queue: str) -> Iter
         "guarantee": _guarantee,
         "server": _server,
         "triggers": _triggers,
+        session_settings.CHECK: session_settings.examine,
         "functions": _functions,
         "indexes": _indexes,
+        doctor_tables.CHECK: doctor_tables.examine,
         "rights": _rights,
         "clock": _clock,
         "restore": _restore,
@@ -145,7 +152,8 @@ def _functions(connection: Connection) -> Iterator[Finding]:
         names = ", ".join(row.name for row in loose)
         yield failed("functions", f"without a search_path of mailroom's schema and then pg_temp: {names}", remedy)
         return
-    yield ok("functions", "each has its search_path pinned")
+    changed = list(doctor_tables.examine_bodies(connection))
+    yield from changed or [ok("functions", "each is as in this release, with its search_path pinned")]
 
 
 def _relation(connection: Connection, name: str) -> ColumnElement[Any]:

@@ -53,7 +53,9 @@ def read(connection: Connection, *, since: timedelta) -> list[Minute]:
         .where(counted.at >= begins, counted.at <= func.now())
         .order_by(counted.at, counted.queue, counted.priority, counted.action, counted.outcome, counted.code)
     )
-    return [Minute(row.at, row.action, _priority(row.priority), *row[3:6], tuple(row.waits), row.queue) for row in rows]
+    return [
+        Minute(row.at, row.action, _priority(row.priority), *row[3:6], _waits(row.waits), row.queue) for row in rows
+    ]
 
 
 def quantile(waits: Sequence[int], share: float) -> float | None:
@@ -71,3 +73,9 @@ def quantile(waits: Sequence[int], share: float) -> float | None:
 
 def _priority(given: int | None) -> Priority | None:
     return None if given is None else Priority(given)
+
+
+def _waits(given: Sequence[int]) -> tuple[int, ...]:
+    """Take counts that are by these bounds; of others, of another release perhaps, nothing is known."""
+    buckets = len(WAIT_BOUNDS) + 1
+    return tuple(given) if len(given) == buckets else (0,) * buckets

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from mailroom.db import functions
+from mailroom.db import functions, kept_rows
 from mailroom.db.literals import words_literal
 from mailroom.event import Event
 
@@ -31,8 +31,11 @@ def absorb(connection: Connection, events: Sequence[Event]) -> Absorbed:
 
 
 def site(connection: Connection) -> UUID:
-    """Return what tells the mails of this database from those of others that share the account of the provider."""
-    found: UUID = functions.call(connection, "site").scalar_one()
+    """Return what tells the mails of this database from those of others that share the account of the provider.
+
+    Raises DatabaseError, with the remedy, if it has no such name any more.
+    """
+    found: UUID = kept_rows.only(connection, functions.call(connection, "site"), "site").id
     return found
 
 

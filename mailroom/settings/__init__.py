@@ -1,6 +1,7 @@
 """The environment, read once, checked and typed. For the command line: everything below it takes plain values."""
 
 import os
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -214,7 +215,8 @@ def supervisor() -> Supervisor | None:
     if not address.startswith(("/", "@")):
         return None
     is_ours = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-    watched = is_ours and usec.isascii() and usec.isdecimal() and int(usec) > 0
+    # What is longer than thirty years is never: for that systemd writes a number of twenty digits.
+    watched = is_ours and re.fullmatch(r"[1-9][0-9]{0,14}", usec) is not None
     return Supervisor(address, timedelta(microseconds=int(usec)) if watched else None)
 
 

@@ -28,6 +28,8 @@ CREATE OR REPLACE FUNCTION mailroom.absorb(
 DECLARE
     counts  record;
     touched bytea[];
+    -- Of a count that has come to the end of its type; it begins again.
+    count_limit constant bigint := 4611686018427387903;
 BEGIN
     WITH home AS MATERIALIZED (
         SELECT id FROM site
@@ -129,8 +131,8 @@ BEGIN
 
     UPDATE feed
        SET polled_at = clock_timestamp(), heard_at = CASE WHEN counts.ours > 0 THEN clock_timestamp() ELSE heard_at END,
-           added = added + counts.added, known = known + counts.known,
-           elsewhere = elsewhere + counts.elsewhere, unknown = unknown + counts.unknown;
+           added = (added & count_limit) + counts.added, known = (known & count_limit) + counts.known,
+           elsewhere = (elsewhere & count_limit) + counts.elsewhere, unknown = (unknown & count_limit) + counts.unknown;
     -- A new snapshot, which has the rows above. A delivery says something only of an address that something is said of.
     -- Under the lock of the feed: of two that absorb at once, a bounce and a delivery, the second sees what the first did.
     SELECT counts.said || ARRAY(SELECT address_hash FROM suppressions WHERE address_hash = ANY (counts.delivered))

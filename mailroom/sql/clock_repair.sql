@@ -4,8 +4,8 @@
 -- again_after (an interval: when a job that was tried before comes due: it may be out, and a late answer may arrive);
 -- most (how many to bring back, of each lane, of batches and of pauses: from the far end).
 --
--- A job that was never tried is due at once. A batch gets a new lease, as long as the old one. A job that is held (due
--- never) stays so.
+-- A job that was never tried is due at once. A batch gets a new lease, as long as the old one, or none if that was longer
+-- than any lease is (30 days): somebody has set it. A job that is held (due never) stays so.
 --
 -- Returns how many were brought back.
 --
@@ -53,10 +53,15 @@ BEGIN
     ),
     leased AS (
         UPDATE batches
-           SET claimed_at = moment.now, lease_until = moment.now + (lease_until - claimed_at)
+           SET claimed_at = moment.now, lease_until = moment.now
+               + CASE WHEN isfinite(lease_until) AND isfinite(claimed_at) AND lease_until <= claimed_at + interval '30 days'
+                      THEN lease_until - claimed_at ELSE interval '0' END
           FROM moment
          WHERE id = ANY (ARRAY(
-               SELECT id FROM batches WHERE claimed_at > clock_timestamp() ORDER BY id LIMIT clock_repair.most FOR UPDATE SKIP LOCKED))
+               SELECT id
+                 FROM batches
+                WHERE claimed_at > clock_timestamp() OR lease_until > clock_timestamp() + interval '30 days'
+                ORDER BY id LIMIT clock_repair.most FOR UPDATE SKIP LOCKED))
         RETURNING id
     ),
     probed AS (

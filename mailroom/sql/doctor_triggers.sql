@@ -1,5 +1,5 @@
--- See which of these triggers there are on the tables of this schema, whether they fire, and whether each
--- calls the function of its name.
+-- See which of these triggers there are on the tables of this schema, whether they fire, and whether each calls its
+-- function: that of its name, or the one that all tables share whose rows must be there.
 --
 -- Arguments: triggers (an array of names).
 CREATE OR REPLACE FUNCTION mailroom.doctor_triggers(
@@ -12,11 +12,14 @@ CREATE OR REPLACE FUNCTION mailroom.doctor_triggers(
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 #variable_conflict use_column
+DECLARE
+    kept regclass[] := ARRAY['feed', 'permits', 'readings', 'ses_account', 'site'];
 BEGIN
     RETURN QUERY
-    SELECT CAST(tgname AS text) AS name, tgenabled IN ('O', 'A') AS enabled, proname = tgname AS calls_its_function
+    SELECT CAST(tgname AS text) AS name, tgenabled IN ('O', 'A') AS enabled, 
+           proname = CASE WHEN tgrelid = ANY (kept) THEN 'rows_stay' ELSE tgname END AS calls_its_function
       FROM pg_trigger
       JOIN pg_proc ON pg_proc.oid = tgfoid
-     WHERE tgrelid IN ('actions'::regclass, 'accounts'::regclass, 'tokens'::regclass) AND NOT tgisinternal
+     WHERE tgrelid = ANY (kept || CAST(ARRAY['actions', 'accounts', 'tokens'] AS regclass[])) AND NOT tgisinternal
        AND tgname = ANY (CAST(doctor_triggers.triggers AS name[]));
 END $$;

@@ -4,7 +4,8 @@
 --
 -- Returns one row: for how many seconds the queue of events has not been read, and no event of ours been absorbed (NULL:
 -- never); whether mails went out that long ago, and nothing was heard since; whether it is live: heard once, and not silent
--- now; and how many events there were: added, known already, of elsewhere, and unknown.
+-- now; and how many events there were: added, known already, of elsewhere, and unknown. Where its row is gone there was
+-- never a feed.
 --
 -- Locks: nothing.
 --
@@ -32,7 +33,9 @@ BEGIN
                             AND outcome = 'sent' AND NOT late AND message_id IS NOT NULL AND error_code IS NULL
                           LIMIT 1)
                     ELSE false END AS silent
-          FROM feed
+          FROM (VALUES (true)) AS always
+          LEFT JOIN feed ON true
+         LIMIT 1
     )
     SELECT CAST(CASE WHEN polled_at IS NOT NULL
                      THEN least(greatest(extract(epoch FROM clock_timestamp()) - extract(epoch FROM polled_at), -1e9), 1e9) END
@@ -40,6 +43,7 @@ BEGIN
            CAST(CASE WHEN heard_at IS NOT NULL
                      THEN least(greatest(extract(epoch FROM clock_timestamp()) - extract(epoch FROM heard_at), -1e9), 1e9) END
                 AS double precision),
-           newest.silent, heard_at IS NOT NULL AND NOT newest.silent, newest.added, newest.known, newest.elsewhere, newest.unknown
+           newest.silent, heard_at IS NOT NULL AND NOT newest.silent, coalesce(newest.added, 0),
+           coalesce(newest.known, 0), coalesce(newest.elsewhere, 0), coalesce(newest.unknown, 0)
       FROM newest;
 END $$;

@@ -88,7 +88,9 @@ BEGIN
                          AND by_hand.scope IN ('account', 'configuration_set', 'identity', CAST(given.action AS text),
                                                'queue:' || look.queue,
                                                lane_scope(given.priority, given.action)))) AS probeable,
-           EXISTS (SELECT FROM batches WHERE claimed_at > clock_timestamp())
+           EXISTS (
+                  SELECT FROM batches
+                   WHERE claimed_at > clock_timestamp() OR lease_until > clock_timestamp() + interval '30 days')
                OR EXISTS (
                   SELECT FROM pauses
                    WHERE probe_at > clock_timestamp() + look.max_probe_wait AND probe_at < 'infinity')

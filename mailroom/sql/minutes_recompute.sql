@@ -63,7 +63,7 @@ BEGIN
                         ELSE CAST(outcome AS text) END AS outcome,
                    coalesce(error_code, '') AS code,
                    -- `failed` follows another row of the same call, or is no news of the wait of its own.
-                   CASE WHEN NOT late AND outcome <> 'failed' AND isfinite(due_at)
+                   CASE WHEN NOT late AND outcome <> 'failed' AND isfinite(due_at) AND isfinite(claimed_at)
                         THEN width_bucket(CAST(extract(epoch FROM claimed_at - due_at) AS double precision),
                                           minutes_recompute.bounds) END AS place,
                    count(*) AS mails

@@ -24,11 +24,11 @@ CREATE OR REPLACE FUNCTION mailroom.pause_probe(
 BEGIN
     RETURN QUERY
     UPDATE pauses
-       SET probes = probes + 1,
+       SET probes = least(probes, 2147483646) + 1,
            probe_at = clock_timestamp()
                     + CASE WHEN code = ANY (pause_probe.refusals)
-                           THEN least(pause_probe.first_wait * (probes + 1), pause_probe.max_refusal_wait)
-                           ELSE least(pause_probe.first_wait * power(2, least(probes + 1, 16)), pause_probe.max_wait)
+                           THEN least(pause_probe.first_wait * (least(probes, 1000) + 1), pause_probe.max_refusal_wait)
+                           ELSE least(pause_probe.first_wait * power(2, least(probes, 15) + 1), pause_probe.max_wait)
                       END
      WHERE scope = (
            SELECT scope

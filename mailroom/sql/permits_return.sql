@@ -23,6 +23,6 @@ BEGIN
                ELSE greatest(0, permits_return.unused - coalesce(permits_return.per_second, 0)
                                           * extract(epoch FROM clock_timestamp() - permits_return.granted_at))
            END,
-           granted = granted - permits_return.unused
+           granted = greatest(0, granted - permits_return.unused)
      WHERE bucket = permits_return.bucket;
 END $$;

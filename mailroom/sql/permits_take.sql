@@ -10,7 +10,8 @@
 --
 -- Returns one row: how many were granted; whether the quota leaves anything to other than urgent mail; the rate that
 -- counts when permits come back, NULL without a limit; the moment; the seconds after which to ask again; and whether the
--- permits may be held for long. Where the bucket is gone there is no row.
+-- permits may be held for long. Where the bucket is gone there is no row. What was granted is counted up to 2^62, and then
+-- from the beginning: a count that has come to its end must not stop the mail.
 --
 -- Locks: the bucket. The clock is read after the lock: whoever waited for it must not count the wait twice. Moments that
 -- are ahead of it were written before it was set back: from then on it is now that counts.
@@ -50,7 +51,7 @@ BEGIN
     limits AS MATERIALIZED (
         SELECT clock.*,
                CASE WHEN permits_take.bucket <> 'mails' THEN permits_take.own_rate
-                    WHEN NOT account.known THEN coalesce(permits_take.own_rate, permits_take.unknown_rate)
+                    WHEN account.known IS NOT TRUE THEN coalesce(permits_take.own_rate, permits_take.unknown_rate)
                     WHEN permits_take.own_rate IS NULL THEN account.max_send_rate * permits_take.default_share
                     ELSE least(permits_take.own_rate, account.max_send_rate)
                END AS cap,
@@ -101,7 +102,7 @@ BEGIN
         UPDATE permits
            SET level = coalesce(choice.filled - choice.grants, 0), filled_at = choice.now,
                throttled_at = CASE WHEN choice.throttled_at > choice.now THEN choice.now ELSE choice.throttled_at END,
-               granted = choice.granted + choice.grants,
+               granted = (choice.granted & 4611686018427387903) + choice.grants,
                long_held = CASE WHEN for_long AND rate IS NOT NULL THEN long + grants ELSE long END,
                long_held_until = CASE WHEN for_long AND rate IS NOT NULL THEN choice.now + permits_take.long_hold
                                       ELSE least(choice.long_held_until, choice.now + permits_take.long_hold) END

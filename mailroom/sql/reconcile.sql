@@ -40,7 +40,7 @@ BEGIN
         SELECT id, action, consumed_at, created_at,
                created_at > coalesce(now() - reconcile.horizon, '-infinity') AS near
           FROM tokens
-         WHERE id < coalesce(reconcile.below, 9223372036854775807)
+         WHERE id < coalesce(reconcile.below, 9223372036854775807) AND id > -9223372036854775808  -- no job can have that
          ORDER BY id DESC
          LIMIT reconcile.scan_limit
     ),

@@ -55,7 +55,7 @@ BEGIN
        SET token = found.token, fence = found.fence
       FROM (SELECT DISTINCT ON (nameless.message_id) nameless.message_id, deliveries.token, deliveries.fence
               FROM (SELECT message_id,
-                           CASE WHEN look_at > absorbed_at  -- since the last look, with an hour for what was at work then
+                           CASE WHEN look_at > absorbed_at AND isfinite(absorbed_at) AND isfinite(look_at)  -- since the last look, with an hour for what was at work then
                                 THEN absorbed_at + (look_at - absorbed_at) * 2 / 3 - interval '1 hour'
                                 ELSE least(at, absorbed_at) - interval '5 minutes' END AS since
                       FROM events
@@ -183,7 +183,9 @@ BEGIN
                                AND outcome = 'sent' AND NOT late AND retried_at IS NULL) THEN NULL
                    WHEN pending.token IS NULL AND pending.absorbed_at < clock_timestamp() - interval '7 days' THEN NULL
                    ELSE clock_timestamp()
-                        + greatest(interval '5 seconds', (clock_timestamp() - pending.absorbed_at) / 2) END
+                        + CASE WHEN isfinite(pending.absorbed_at)
+                               THEN greatest(interval '5 seconds', (clock_timestamp() - pending.absorbed_at) / 2)
+                               ELSE interval '1 day' END END
           FROM pending
          WHERE events.message_id = pending.message_id AND events.kind = pending.kind AND events.at = pending.at
     )

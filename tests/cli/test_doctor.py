@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from mailroom.db import functions
+from mailroom.ops import session_settings
 from mailroom.ops.doctor import TRIGGERS
 from mailroom.queue import listener
 from mailroom.ses.doctor import variables
@@ -15,7 +16,8 @@ from mailroom.simulator.templates import default_content
 from tests.cli.command import sending
 from tests.cli.conftest import Here
 from tests.machine import closed_port
-from tests.servers import migrate
+from tests.roles import a_role
+from tests.servers import Server, migrate
 from tests.world import add_accounts, execute, rows
 
 EACH_SERVER = True
@@ -28,8 +30,10 @@ CHECKS = [
         "guarantee",
         "server",
         "triggers",
+        "session settings",
         "functions",
         "indexes",
+        "tables",
         "rights",
         "clock",
         "restore",
@@ -195,6 +199,85 @@ def test_triggers_that_were_left_off(here: Here, env: dict[str, str], engine: En
     assert ill(here, env) == {}
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "level", "words"),
+    [
+        ("mailroom.bulk", "2", "failed", "it is on or off, and every sign-up fails"),
+        ("mailroom.notify", "perhaps", "failed", "it is on or off, and every sign-up fails"),
+        ("mailroom.queue", "a b", "failed", "no blank, and every sign-up fails"),
+        ("mailroom.queue", "a\u00a0b", "failed", "no blank, and every sign-up fails"),
+        ("mailroom.channel", "x" * 64, "failed", "no worker is woken"),
+        ("mailroom.balk", "on", "warning", "nothing reads it"),
+    ],
+)
+def test_a_setting_of_a_database_or_a_role_that_cannot_be_read(
+    here: Here, env: dict[str, str], engine: Engine, server: Server, setting: str, value: str, level: str, words: str
+) -> None:
+    with a_role(server) as (role, _):
+        for whose in ("DATABASE {database}", f"ROLE {role} IN DATABASE {{database}}", f"ROLE {role}"):
+            with engine.connect() as connection:
+                database = connection.scalar(text("SELECT quote_ident(current_database())"))
+            subject = whose.format(database=database)
+            execute(engine, f"ALTER {subject} SET {setting} = '{value}'")
+            found = ill(here, env)[session_settings.CHECK]
+            assert (found[0], setting in found[1], words in found[1]) == (level, True, True)
+            execute(engine, found[1].partition(" -> ")[2])
+            assert ill(here, env) == {}
+
+
+@pytest.mark.parametrize("word", ["", "on", "OFF", " true ", "f", "ye", "1", "0", "of"])
+def test_a_switch_that_postgresql_can_read_is_well(here: Here, env: dict[str, str], engine: Engine, word: str) -> None:
+    with engine.connect() as connection:
+        connection.scalar(text("SELECT CAST(coalesce(nullif(:word, ''), 'on') AS boolean)"), {"word": word})
+        name = connection.scalar(text("SELECT quote_ident(current_database())"))
+    execute(engine, f"ALTER DATABASE {name} SET mailroom.notify = '{word}'")
+    assert ill(here, env) == {}
+
+
+def test_a_setting_of_the_session_alone(here: Here, env: dict[str, str]) -> None:
+    env["PGOPTIONS"] = "-c mailroom.bulk=2"
+    assert_one(here, env, "session settings", "failed", "mailroom.bulk is '2' for this session", "PGOPTIONS")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("ALTER TABLE jobs DROP CONSTRAINT jobs_pkey", "jobs lacks its primary key"),
+        ("ALTER TABLE tokens DROP CONSTRAINT tokens_account_fkey", "tokens lacks its foreign key"),
+        ("ALTER TABLE tokens DROP CONSTRAINT tokens_secret_key", "tokens lacks the constraint tokens_secret_key"),
+        ("ALTER TABLE jobs DROP CONSTRAINT jobs_due_at", "jobs lacks the constraint jobs_due_at"),
+        ("ALTER TABLE tokens ALTER secret DROP DEFAULT", "tokens.secret lacks its default"),
+        ("ALTER TABLE deliveries ALTER id DROP IDENTITY", "deliveries.id lacks its default"),
+        ("ALTER TABLE batches RENAME worker TO whose", "batches lacks the column worker"),
+        ("ALTER TABLE resumptions RENAME TO ended", "resumptions is missing"),
+        ("ALTER TABLE deliveries ADD mine text NOT NULL", "deliveries.mine is not mailroom's"),
+    ],
+)
+def test_a_table_that_somebody_has_changed(
+    here: Here, env: dict[str, str], engine: Engine, change: str, words: str
+) -> None:
+    execute(engine, change)
+    found = ill(here, env)["tables"]
+    assert (found[0], words in found[1]) == ("failed", True), found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "CREATE OR REPLACE FUNCTION never_out(message text) RETURNS boolean LANGUAGE plpgsql STABLE SECURITY DEFINER"
+        " SET search_path = mailroom, pg_temp AS 'BEGIN RETURN false; END'",
+        "ALTER FUNCTION never_out SECURITY INVOKER",
+    ],
+)
+def test_a_function_that_somebody_has_replaced(
+    here: Here, env: dict[str, str], url: str, engine: Engine, change: str
+) -> None:
+    execute(engine, change)
+    assert_one(here, env, "functions", "warning", "never_out", "mailroom migrate")
+    migrate(url)
+    assert ill(here, env) == {}
+
+
 @pytest.mark.parametrize("index", ["jobs_claim_idx", "deliveries_token_idx"])
 def test_an_index_that_is_gone(here: Here, env: dict[str, str], engine: Engine, index: str) -> None:
     execute(engine, f"DROP INDEX {index}")
@@ -230,7 +313,7 @@ def test_a_role_for_which_no_trigger_fires(here: Here, env: dict[str, str], engi
     assert_one(here, env, "guarantee", "failed", "session_replication_role is replica", "no trigger fires")
 
 
-@pytest.mark.parametrize("function", [*TRIGGERS, "claim", "doctor_functions"])
+@pytest.mark.parametrize("function", [*functions.triggers(), "claim", "doctor_functions"])
 def test_a_function_without_a_path_of_its_own(here: Here, env: dict[str, str], engine: Engine, function: str) -> None:
     for change in ("RESET search_path", "SET search_path = mailroom"):
         execute(engine, f"ALTER FUNCTION {function} {change}")
@@ -406,14 +489,14 @@ def test_credentials_that_may_only_send_are_a_warning(here: Here, ses: Simulator
     for operation in ("GetAccount", "GetEmailIdentity", "GetConfigurationSet", "GetEmailTemplate"):
         ses.faults.add(Fault(operation=operation, error="AccessDeniedException", status=403, times=None))
     wrong = ill(here, env)
-    assert list(wrong) == CHECKS[15:]
+    assert list(wrong) == CHECKS[17:]
     assert {level for level, _ in wrong.values()} == {"warning"}
 
 
 def test_an_ses_that_cannot_be_reached(here: Here, env: dict[str, str]) -> None:
     env["AWS_ENDPOINT_URL_SESV2"] = f"http://127.0.0.1:{closed_port()}"
     wrong = ill(here, env)
-    assert list(wrong) == CHECKS[15:]
+    assert list(wrong) == CHECKS[17:]
     assert all("EndpointConnectionError" in words for _, words in wrong.values())
 
 

@@ -110,6 +110,15 @@ def test_a_setting_that_is_neither_on_nor_off_is_an_error(conn: Connection, name
         add_accounts(conn, 1)
 
 
+@pytest.mark.parametrize("word", ["on", "OFF", " true ", "f", "ye", "1", "0", "of", "Fals"])
+def test_a_setting_may_be_any_word_for_it(conn: Connection, word: str) -> None:
+    setting(conn, "mailroom.bulk", word)
+    add_accounts(conn, 1)
+
+    [means] = conn.scalars(text("SELECT CAST(:word AS boolean)"), {"word": word})
+    assert priorities(conn) == {("activation", BULK if means else NORMAL): 1}
+
+
 @pytest.mark.parametrize("queue", ["x" * 64, " ", "news letter", " mailroom", "mailroom\n"])
 def test_a_queue_that_no_worker_can_take_is_an_error(conn: Connection, queue: str) -> None:
     setting(conn, "mailroom.queue", queue)

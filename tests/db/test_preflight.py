@@ -129,7 +129,7 @@ def test_a_database_of_another_encoding_is_refused(server: Server, empty_url: st
         with engine.connect() as connection:
             connection.execute(text("CREATE SCHEMA mailroom"))
             connection.exec_driver_sql(PREFLIGHT.read_text(encoding="utf-8"))
-            [fault] = preflight.faults(connection)
+            fault = next(preflight.faults(connection))
         assert fault.message.startswith(f"server_encoding is {encoding}")
     finally:
         engine.dispose()

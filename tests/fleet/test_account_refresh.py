@@ -1,5 +1,6 @@
 """How a process learns what SES allows, and that SES is not asked too often."""
 
+import logging
 import threading
 import time
 
@@ -8,13 +9,14 @@ from sqlalchemy import Engine, text
 
 from mailroom import ses
 from mailroom.errors import TransportError
+from mailroom.fleet import buckets
 from mailroom.fleet.account_refresh import AccountRefresh
 from mailroom.job import SesAccount
 from mailroom.simulator import Fault, Simulator
 from tests.rating import tell_account
 from tests.running import PATIENCE_SECONDS, aws, eventually
 from tests.trouble import statements
-from tests.world import rows
+from tests.world import execute, rows
 
 CLAIM_REFRESH = "account_claim_refresh("
 
@@ -73,6 +75,22 @@ def test_an_account_that_allows_nothing_is_told_once_and_when_that_is_over(
     assert caplog.text.count(f"SES allows no mails code={code} ") == 1
     assert caplog.text.count("SES allows mails again") == 1
     assert "account known again" not in caplog.text
+
+
+def test_that_its_row_is_gone_is_told_once_and_ends_nothing(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    execute(engine, "ALTER TABLE ses_account DISABLE TRIGGER USER", "DELETE FROM ses_account")
+    watch = AccountRefresh(engine, lambda: SesAccount(14, 50_000, 0, True, True, ""))
+    assert watch.refresh()
+    assert watch.refresh()
+    assert caplog.text.count("ses_account lacks a row") == 1
+    with engine.connect() as connection:
+        for own_rate, rate in ((None, buckets.UNKNOWN_RATE), (5.0, 5.0)):
+            granted = buckets.take(connection, buckets.Bucket.MAILS, 1, own_rate=own_rate, urgent=True)
+            assert granted.per_second == rate, "it is not taken for an account without a limit"
+    execute(engine, 'INSERT INTO "mailroom".ses_account DEFAULT VALUES')
+    assert watch.refresh()
+    assert "account known again" in caplog.text
 
 
 def test_a_refusal_of_ses_is_known_by_its_code(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """A moment that no program of ours can hold stops no lane and no page."""
 
+from itertools import product
+
 import psycopg
 import pytest
 from sqlalchemy import Connection, Engine, text
@@ -7,9 +9,10 @@ from sqlalchemy.exc import IntegrityError
 
 from mailroom import queue
 from mailroom.fleet import pauses
-from mailroom.ops import refresh, suppressions, walk
+from mailroom.ops import minutes, refresh, suppressions, walk
 from mailroom.ops.jobs import Filters
 from mailroom.outcome import Rejected, Sent
+from mailroom.queue import feed
 from mailroom.queue.verdict import judge
 from tests.claiming import enqueue, take
 from tests.db.migrating import connected
@@ -91,3 +94,43 @@ def test_where_all_moments_are_such_every_page_and_list_is_there(engine: Engine,
     failures: list[str] = []
     found = refresh.refresh(engine, fails=failures.append)
     assert (found is not None, failures) == (True, []), "what there is can be counted"
+
+
+EVENT = text(
+    "INSERT INTO events (message_id, kind, at, token, absorbed_at, look_at) VALUES"
+    " (:id, 'reject', CAST(:at AS timestamptz), :token,"
+    " CAST(:absorbed_at AS timestamptz), CAST(:look_at AS timestamptz))"
+)
+
+
+def test_what_says_that_a_mail_never_went_out_is_acted_on_whatever_its_moments_are(conn: Connection) -> None:
+    """PostgreSQL 15 takes no infinite moment off another one."""
+    [token] = enqueue(conn)
+    queue.settle(conn, [(take(conn), [judge(Sent("m"), attempt=0, jitter=0)])])
+    moments = ["-infinity", "0044-03-15 BC", "2020-01-01", "infinity"]
+    for at, absorbed_at, look_at in product(moments, moments, moments[:-1]):
+        for of in (token, None):
+            binds = {"at": at, "absorbed_at": absorbed_at, "look_at": look_at, "token": of}
+            conn.execute(EVENT, binds | {"id": f"{at}{absorbed_at}{look_at}{of}"})
+    conn.execute(EVENT, {"at": "now", "absorbed_at": "infinity", "look_at": "-infinity", "token": None, "id": "m"})
+    [found] = feed.take_back(conn, queue="mailroom")
+    assert (found.token, found.outcome) == (token, "rejected")
+    assert rows(conn, "SELECT FROM events WHERE look_at <= now()") == []
+
+
+CLAIMED = text(
+    "UPDATE deliveries SET created_at = now() - interval '3 minutes', claimed_at = CAST(:moment AS timestamptz)"
+)
+
+
+def test_minutes_are_counted_whatever_the_moments_of_a_delivery_are(engine: Engine) -> None:
+    with engine.connect() as connection:
+        enqueue(connection)
+        queue.settle(connection, [(take(connection), [judge(Sent("m"), attempt=0, jitter=0)])])
+    for moment in ("-infinity", "infinity"):
+        execute(engine, "UPDATE readings SET minutes_until = NULL")
+        with engine.connect() as connection:
+            connection.execute(CLAIMED, {"moment": moment})
+            while not minutes.recompute(connection):
+                pass
+            assert rows(connection, "SELECT outcome, mails FROM minutes") == [("sent", 1)]

@@ -116,6 +116,9 @@ def test_what_could_not_be_told_is_told_once_it_can_be_and_said_once(caplog: pyt
         ({"NOTIFY_SOCKET": "/run/x"}, settings.Supervisor("/run/x", None)),
         ({"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "120000000"}, settings.Supervisor("@x", timedelta(seconds=120))),
         ({"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "many"}, settings.Supervisor("@x", None)),
+        ({"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "0"}, settings.Supervisor("@x", None)),
+        ({"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "18446744073709551615"}, settings.Supervisor("@x", None)),
+        ({"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "9" * 5000}, settings.Supervisor("@x", None)),
         ({"NOTIFY_SOCKET": "@x", "WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}, settings.Supervisor("@x", None)),
     ],
 )

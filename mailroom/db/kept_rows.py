@@ -1,0 +1,45 @@
+"""Rows that must be there, which migrations make: how many each table has, and how to have them back."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from sqlalchemy import Connection, CursorResult, Row
+
+from mailroom.db import functions
+from mailroom.db.namespace import qualified
+from mailroom.errors import DatabaseError
+
+_ONE: Final = "INSERT INTO {table} DEFAULT VALUES"
+# What makes the rows of each table; `sql/rows_astray.sql` says how many there are to be.
+INSERTS: Final = {
+    "feed": _ONE,
+    "permits": "INSERT INTO {table} (bucket) VALUES ('mails'), ('bulk_calls') ON CONFLICT DO NOTHING",
+    "readings": _ONE,
+    "ses_account": _ONE,
+    "site": _ONE,
+}
+_TOO_MANY: Final = (
+    "SET mailroom.triggers = off; DELETE all others FROM {table}; and make its primary key again, as alembic/versions"
+    " has it"
+)
+
+
+def astray(connection: Connection) -> Iterator[tuple[str, str]]:
+    """Yield of each table that has not the rows that must be there what is wrong, and its remedy."""
+    for row in functions.call(connection, "rows_astray"):
+        yield _fault(connection, row.name, row.there, wanted=row.wanted)
+
+
+def only(connection: Connection, found: CursorResult[Any], table: str) -> Row[Any]:
+    """Return the row of a result that comes of the one row of a table. Raises DatabaseError, with the remedy."""
+    rows = found.all()
+    if len(rows) != 1:
+        raise DatabaseError(": ".join(_fault(connection, table, len(rows), wanted=1)))
+    return rows[0]
+
+
+def _fault(connection: Connection, table: str, there: int, *, wanted: int) -> tuple[str, str]:
+    named = qualified(connection, table)
+    if there > wanted:
+        return f"{table} has {there} rows, and nobody knows which of them count", _TOO_MANY.format(table=named)
+    return f"{table} lacks a row, without which no mail is sent", INSERTS[table].format(table=named)
