@@ -16,11 +16,12 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 PRINTING: Final = "SET client_min_messages = log; SET debug_print_plan = on; SET debug_pretty_print = off"
 # A plan of a statement in a function, and not of what that calls in turn: a trigger, a check of a foreign key.
-_OWN: Final = re.compile(r'SQL statement "(?:(?!\nSQL statement ").)*"\nPL/pgSQL function (?:[^\n(]*\.)?(\w+)\(', re.S)
+_SAID: Final = "(?:SQL statement|SQL expression|PL/pgSQL assignment)"
+_OWN: Final = re.compile(rf'{_SAID} "(?:(?!\n{_SAID} ").)*"\nPL/pgSQL function (?:[^\n(]*\.)?(\w+)\(', re.S)
 _CALL: Final = re.compile(r"SELECT \* FROM (?:\S+\.)?(\w+)\(")
 _WORD: Final = re.compile(r"[(){}]|\[[^]]*\]|(?:\\.|[^\s(){}\\])+", re.S)
 
-NAMES: Final = "SELECT CAST(oid AS bigint), relname FROM pg_class"
+NAMES: Final = "SELECT CAST(oid AS bigint) AS oid, relname FROM pg_class"
 # The number of the relation, in a plan, that stands for the index that is scanned.
 INDEX_VAR: Final = -3
 

@@ -59,11 +59,12 @@ BEGIN
           FROM (SELECT DISTINCT address_hash, token FROM bounced WHERE token IS NOT NULL) AS bounced
          CROSS JOIN LATERAL (SELECT account FROM tokens WHERE id = bounced.token LIMIT 1) AS mailed
          CROSS JOIN LATERAL (
-               SELECT consumed_at
+               SELECT max(consumed_at) AS consumed_at  -- one row: a look by index for each account
                  FROM tokens
                 WHERE tokens.account = mailed.account AND consumed_at IS NOT NULL
                   AND CASE WHEN address IS NULL THEN address_hash ELSE token_address_hash(address) END = bounced.address_hash
                ) AS proof
+         WHERE proof.consumed_at IS NOT NULL
          GROUP BY bounced.address_hash
     ),
     lifted AS MATERIALIZED (
