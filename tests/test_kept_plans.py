@@ -36,7 +36,7 @@ IN_ORDER = {
 KEPT = text("SELECT proname FROM pg_proc WHERE 'plan_cache_mode=force_generic_plan' = ANY (proconfig)")
 KEY = bytes(32)
 MADE = "SELECT secret, code, path FROM tokens JOIN actions ON name = action WHERE id = :id"
-MET = {"enqueue_jobs", "token_starts", "claim", "settle", "absorb", "suppression_review", "consume_token", "browse_lanes"}
+MET = {"enqueue_jobs", "token_starts", "claim", "settle", "absorb", "suppression_review", "consume_token"}
 PAGES = ["/", "/flight", "/held", "/record", "/unconfirmed", "/flooded", "/account", "/act/release?held=1"]
 
 
