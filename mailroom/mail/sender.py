@@ -14,8 +14,8 @@ _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 def sender(given: str) -> str:
     """Return an address in ASCII, with its name, if it has one, in words of RFC 2047 where that needs them.
 
-    Raises ValueError, which says what is accepted, for anything that is not one address, and
-    for what could end a header and begin another.
+    Raises ValueError, which says what is accepted, for anything that is not one address that can be on the internet,
+    and for what could end a header and begin another.
     """
     found = _ONE.fullmatch(given.strip())
     name, address = (unquote(found[1] or ""), found[2] or found[3] or "") if found else ("", "")
@@ -33,8 +33,7 @@ def _is_address(given: str) -> bool:
     if not _ADDRESS.fullmatch(given):
         return False
     try:
-        # As in settings: a name that is not on the internet is one, too.
-        validate_email(given, check_deliverability=False, allow_smtputf8=False, globally_deliverable=False)
+        validate_email(given, check_deliverability=False, allow_smtputf8=False)
     except EmailNotValidError:
         return False
     return True

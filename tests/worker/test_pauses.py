@@ -9,7 +9,7 @@ from mailroom.fleet import pauses
 from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.templates import default_content
 from tests.running import eventually, transport, working
-from tests.world import add_accounts, ask_recovery, count, drained, misplaced, rows
+from tests.world import add_accounts, ask_recovery, count, drained, execute, misplaced, rows
 
 THROUGH_PGBOUNCER = True
 
@@ -238,11 +238,22 @@ def test_what_was_refused_in_flight_goes_back_when_the_pause_ends(
         assert misplaced(connection) == []
 
 
+# What is to be tried again waits for an hour more: a mail that is refused twice, and nothing accepted between, would
+# pause its action as well.
+PUT_OFF = [
+    "CREATE FUNCTION put_off() RETURNS trigger LANGUAGE plpgsql AS"
+    " $$ BEGIN NEW.due_at := NEW.due_at + interval '1 hour'; RETURN NEW; END $$",
+    "CREATE TRIGGER put_off BEFORE INSERT ON jobs FOR EACH ROW WHEN (NEW.due_at > clock_timestamp())"
+    " EXECUTE FUNCTION put_off()",
+]
+
+
 def test_refusals_are_counted_over_all_processes(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each sweep of cron is a process that knows nothing of the others."""
     simulator.faults.add(Fault(template="activationv1", error="BadRequestException", times=None))
+    execute(engine, *PUT_OFF)
     with engine.connect() as connection:
         for number in range(5):
             assert pauses.read(connection) == []
@@ -250,8 +261,6 @@ def test_refusals_are_counted_over_all_processes(
             with working(engine, transport(simulator, monkeypatch), sweep_interval=0.1):
                 refused = "(SELECT DISTINCT token FROM deliveries) AS mail"
                 eventually(lambda: count(connection, refused) > number, "it is refused")  # noqa: B023
-                # One that is refused again, and nothing accepted between, would pause the action as well.
-                connection.execute(text("UPDATE jobs SET due_at = now() + interval '1 hour'"))
         eventually(lambda: pauses.read(connection), "the action is paused")
         assert count(connection, "jobs") == 5
         assert misplaced(connection) == []
