@@ -238,11 +238,11 @@ def test_what_was_refused_in_flight_goes_back_when_the_pause_ends(
         assert misplaced(connection) == []
 
 
-# What is to be tried again waits for an hour more: a mail that is refused twice, and nothing accepted between, would
+# What is to be tried again waits longer: a mail that is refused twice, and nothing accepted between, would
 # pause its action as well.
 PUT_OFF = [
     "CREATE FUNCTION put_off() RETURNS trigger LANGUAGE plpgsql AS"
-    " $$ BEGIN NEW.due_at := NEW.due_at + interval '1 hour'; RETURN NEW; END $$",
+    " $$ BEGIN NEW.attempt := 1; NEW.due_at := clock_timestamp() + interval '100 s'; RETURN NEW; END $$",
     "CREATE TRIGGER put_off BEFORE INSERT ON jobs FOR EACH ROW WHEN (NEW.due_at > clock_timestamp())"
     " EXECUTE FUNCTION put_off()",
 ]
