@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy import exc as sqlalchemy
 from sqlalchemy.exc import DBAPIError
 
+import mailroom
 from mailroom.db.engine import first_line
 from mailroom.errors import FeedError
 from mailroom.event import Event
@@ -32,6 +33,8 @@ KEEP_EVERY: Final = timedelta(seconds=15)
 # How often it is noted that the queue is read, though it is empty.
 NOTE_EVERY: Final = timedelta(minutes=1)
 DATABASE: Final = "events wait for the database"
+# Code that is ours: a folder elsewhere may have that name too, such as a checkout with its .venv in it.
+_PACKAGE: Final = Path(mailroom.__file__).parent
 
 
 class _InHand:
@@ -164,6 +167,6 @@ def is_cut_off(error: Exception) -> bool:
 def place(error: Exception) -> str:
     """Return where a bug is. What it says may quote what it stumbled over, which is nobody's business."""
     frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "mailroom" in Path(frame.filename).parts]
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(_PACKAGE)]
     last = (ours or frames)[-1]
     return f"{Path(last.filename).name}:{last.lineno}"

@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,6 +141,18 @@ def test_nine_good_ones_are_not_held_up_by_one_that_makes_us_raise(
     [said] = [record.getMessage() for record in caplog.records if "cannot be absorbed" in record.getMessage()]
     assert "error=ValueError at=absorbing.py:" in said
     assert "ada@" not in caplog.text
+
+
+def test_the_place_of_a_bug_is_in_our_code_whatever_folders_are_called(tmp_path: Path) -> None:
+    """A checkout has its name from the repository, and its .venv, with what others wrote, may lie in it."""
+    elsewhere, ours = tmp_path / "mailroom" / "elsewhere.py", Path(absorbing.__file__)
+    there: dict[str, Any] = {}
+    called: dict[str, Any] = {}
+    exec(compile("def fail(): raise LookupError", elsewhere, "exec"), there)  # noqa: S102 - our own words
+    exec(compile("\n\ndef call(): there()", ours, "exec"), there | {"there": there["fail"]}, called)  # noqa: S102
+    with pytest.raises(LookupError) as caught:
+        called["call"]()
+    assert absorbing.place(caught.value) == f"{ours.name}:3"
 
 
 def test_an_event_that_the_database_refuses_holds_up_no_other(
