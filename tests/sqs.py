@@ -75,7 +75,14 @@ class Queue:
             self.client.send_message_batch(QueueUrl=self.url, Entries=entries)
 
     def left(self, *, dead: bool = False) -> int:
-        """How many messages are in it: to be received, or in somebody's hand."""
+        """How many messages are in it: to be received, or in somebody's hand.
+
+        They are counted one after the other, so one that goes from the second to the first meanwhile is in neither: of
+        two answers the larger one has it.
+        """
+        return max(self._counted(dead=dead) for _ in range(2))
+
+    def _counted(self, *, dead: bool) -> int:
         names: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         url = self.dead_url if dead else self.url
         found = self.client.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
