@@ -22,9 +22,10 @@ END $$;
 
 # Lower case that no collation changes: one letter for one, of whatever letters Python knows. Folded where case folding
 # has one letter, so that a letter with two small forms is one; but not the final sigma: in a domain it is its own.
+# Beyond the first two planes are ideographs and private use, which have no case.
 CASES = {
     letter: folded
-    for letter in map(chr, range(1, 0x110000))
+    for letter in map(chr, range(1, 0x20000))
     for folded in [letter.casefold() if len(letter.casefold()) == 1 else letter.lower()]
     if folded != letter and len(folded) == 1 and letter != "\N{GREEK SMALL LETTER FINAL SIGMA}"
 }

@@ -245,7 +245,7 @@ def test_a_setting_of_the_session_alone(here: Here, env: dict[str, str]) -> None
         ("ALTER TABLE jobs DROP CONSTRAINT jobs_pkey", "jobs lacks its primary key"),
         ("ALTER TABLE tokens DROP CONSTRAINT tokens_account_fkey", "tokens lacks its foreign key"),
         ("ALTER TABLE tokens DROP CONSTRAINT tokens_secret_key", "tokens lacks the constraint tokens_secret_key"),
-        ("ALTER TABLE jobs DROP CONSTRAINT jobs_due_at", "jobs lacks the constraint jobs_due_at"),
+        ("ALTER TABLE jobs DROP CONSTRAINT jobs_sound", "jobs lacks the constraint jobs_sound"),
         ("ALTER TABLE tokens ALTER secret DROP DEFAULT", "tokens.secret lacks its default"),
         ("ALTER TABLE deliveries ALTER id DROP IDENTITY", "deliveries.id lacks its default"),
         ("ALTER TABLE batches RENAME worker TO whose", "batches lacks the column worker"),

@@ -12,7 +12,7 @@ SELECT {prefix} || n || '@example.com', {prefix} || n FROM generate_series(1, {c
 """
 # A job that waits, put there in the same moment as what comes after it.
 WAITING = """
-INSERT INTO jobs (token, due_at, action, priority, queue) VALUES (-1, {due_at}, 'activation', {priority}, {queue})
+INSERT INTO jobs (token, due_at, action, priority, queue) VALUES (-1, {due_at}, {action}, {priority}, {queue})
 """
 
 
@@ -20,5 +20,12 @@ def add(count: int = 1, prefix: str = "user") -> sql.Composed:
     return sql.SQL(ADD).format(prefix=sql.Literal(prefix), count=count)
 
 
-def waiting(*, due_at: str = "clock_timestamp()", queue: str = "mailroom", priority: int = NORMAL) -> sql.Composed:
-    return sql.SQL(WAITING).format(due_at=sql.SQL(due_at), queue=sql.Literal(queue), priority=priority)
+def waiting(
+    *,
+    due_at: str = "clock_timestamp()",
+    queue: str = "mailroom",
+    priority: int = NORMAL,
+    action: str = "activation",
+) -> sql.Composed:
+    given = {"due_at": sql.SQL(due_at), "queue": sql.Literal(queue), "action": sql.Literal(action)}
+    return sql.SQL(WAITING).format(priority=priority, **given)

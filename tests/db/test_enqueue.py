@@ -128,8 +128,12 @@ def test_a_queue_that_no_worker_can_take_is_an_error(conn: Connection, queue: st
 
 
 def calls(connection: Connection) -> Counter[str]:
-    """Return how often this session has called each function; what was rolled back counts too."""
-    found = rows(connection, "SELECT funcname, calls FROM pg_stat_xact_user_functions")
+    """Return how often this session has called each trigger's function; what was rolled back counts too."""
+    found = rows(
+        connection,
+        "SELECT funcname, calls FROM pg_stat_xact_user_functions JOIN pg_proc ON pg_proc.oid = funcid"
+        " WHERE prorettype = CAST('trigger' AS regtype)",
+    )
     return Counter({row.funcname: row.calls for row in found})
 
 
