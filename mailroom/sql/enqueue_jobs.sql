@@ -14,8 +14,8 @@
 -- looked at, and the statement notifies.
 --
 -- A job of that number may be there, of a token that is gone, where ids come again: its place is taken. That is seldom:
--- ON CONFLICT writes more for each row, and a look at the range of the new ids costs next to nothing. It asks in the order
--- of the ids: a plan that is made while `jobs` is empty would else take any index, and read all of it ever after.
+-- ON CONFLICT writes more for each row, and a look at the range of the new ids costs little. It asks in the order of the
+-- ids: a plan that is made while `jobs` is empty would else take any index, and read all of it ever after.
 CREATE OR REPLACE FUNCTION mailroom.enqueue_jobs()
     RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -37,6 +37,8 @@ DECLARE
     normal      bigint;
     unknown     text;
     wakes       text;
+    last_job    bigint;
+    recent      boolean;
     taken       boolean := true;
     waits       boolean := false;
 BEGIN
@@ -67,28 +69,34 @@ BEGIN
     ELSIF normal > 0 AND NOT bulk THEN
         wakes := '1';
     END IF;
-    IF may_look AND wakes = '1' AND notifies THEN
-        SELECT (SELECT token FROM jobs WHERE token BETWEEN lowest AND highest ORDER BY token LIMIT 1) IS NOT NULL,
-               EXISTS (
-                   SELECT FROM actions AS lane, generate_series(0, 2) AS priority,
-                       LATERAL (
-                           SELECT FROM jobs
-                            WHERE jobs.queue = to_queue AND jobs.priority = priority.priority
-                              AND jobs.action = lane.name
-                              AND jobs.due_at BETWEEN enqueued_at - interval '1 second' AND enqueued_at
-                            LIMIT 1
-                       ) AS waiting
-               )
-          INTO taken, waits;
-    ELSIF may_look AND wakes = '0' AND notifies AND first = last THEN
-        SELECT (SELECT token FROM jobs WHERE token BETWEEN lowest AND highest ORDER BY token LIMIT 1) IS NOT NULL,
-               EXISTS (
-                   SELECT FROM jobs
-                    WHERE queue = to_queue AND priority = 0 AND action = first
-                      AND due_at BETWEEN enqueued_at - interval '2 seconds' AND enqueued_at - interval '1 second')
-          INTO taken, waits;
-    ELSIF may_look THEN  -- a part of its own: what is not executed is made ready all the same
-        taken := (SELECT token FROM jobs WHERE token BETWEEN lowest AND highest ORDER BY token LIMIT 1) IS NOT NULL;
+    -- Of the last jobs before these, one nearly always says whether any waits, and costs little. The other looks are parts
+    -- of their own: what is not executed is made ready all the same.
+    IF may_look THEN
+        SELECT token, queue = to_queue AND due_at BETWEEN enqueued_at - interval '1 second' AND enqueued_at
+          INTO last_job, recent
+          FROM jobs
+         WHERE token BETWEEN greatest(lowest, -9000000000000000000) - 100 AND highest
+         ORDER BY token DESC
+         LIMIT 1;
+        taken := coalesce(last_job >= lowest, false);
+        IF wakes = '1' AND recent THEN
+            waits := true;
+        ELSIF wakes = '1' AND notifies THEN
+            waits := EXISTS (
+                SELECT FROM actions AS lane, generate_series(0, 2) AS priority,
+                    LATERAL (
+                        SELECT FROM jobs
+                         WHERE jobs.queue = to_queue AND jobs.priority = priority.priority
+                           AND jobs.action = lane.name
+                           AND jobs.due_at BETWEEN enqueued_at - interval '1 second' AND enqueued_at
+                         LIMIT 1
+                    ) AS waiting);
+        ELSIF wakes = '0' AND notifies AND first = last AND last_job IS NOT NULL THEN
+            waits := EXISTS (
+                SELECT FROM jobs
+                 WHERE queue = to_queue AND priority = 0 AND action = first
+                   AND due_at BETWEEN enqueued_at - interval '2 seconds' AND enqueued_at - interval '1 second');
+        END IF;
     END IF;
     IF first = last AND NOT taken THEN
         INSERT INTO jobs (token, due_at, action, priority, queue)
@@ -104,7 +112,7 @@ BEGIN
     END IF;
 
     -- PostgreSQL refuses a longer name, and nobody can listen to it: a hint must not fail what it is a hint of.
-    IF notifies AND wakes IS NOT NULL AND waits IS NOT TRUE AND octet_length(channel) < 64 THEN
+    IF notifies AND wakes IS NOT NULL AND NOT waits AND octet_length(channel) < 64 THEN
         PERFORM pg_notify(channel, wakes);
     END IF;
     RETURN NULL;

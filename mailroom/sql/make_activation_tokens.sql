@@ -6,15 +6,17 @@ CREATE OR REPLACE FUNCTION mailroom.make_activation_tokens()
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off SET timezone = 'UTC' AS $$
 DECLARE
-    kind actions;
+    kind   text;
+    lives  interval;
+    newest boolean;
 BEGIN
     IF NOT coalesce(nullif(current_setting('mailroom.triggers', true), ''), 'on')::boolean THEN
         RETURN NULL;
     END IF;
-    SELECT * INTO kind FROM actions WHERE activates ORDER BY number LIMIT 1;
+    SELECT name, life, newest_only INTO kind, lives, newest FROM actions WHERE activates ORDER BY number LIMIT 1;
     IF FOUND THEN
         INSERT INTO tokens (action, account, expires_at, address_hash, newest_only)
-        SELECT kind.name, id, now() + kind.life, token_address_hash(email), kind.newest_only FROM added WHERE status = 'provisioned';
+        SELECT kind, id, now() + lives, token_address_hash(email), newest FROM added WHERE status = 'provisioned';
     END IF;
     RETURN NULL;
 END $$;
