@@ -18,7 +18,7 @@ help:            ## list the targets
 demo: .venv/ok   ## show the whole path on this machine: PostgreSQL, SES simulator, worker, mails
 	$(BIN)/mailroom demo $(DEMO)
 
-test: .venv/ok   ## run the quick tests, on PostgreSQL 18: 7 minutes; TEST='tests/queue -k claim' for some of them
+test: .venv/ok   ## run the quick tests, on PostgreSQL 18: 3 minutes; TEST='tests/queue -k claim' for some of them
 	$(PYTEST) -m "not slow" $(TEST)
 	$(ALONE) -m "not slow" $(TEST)
 

@@ -10,10 +10,11 @@ On which server a test runs that uses a database:
   are tested on each.
 - A module that says THROUGH_PGBOUNCER = True runs behind PgBouncer as well.
 
-If MAILROOM_TEST_DATABASE_URL names a server, everything runs once, on that. The second PostgreSQL and PgBouncer count
-as slow: `make test` leaves them to `make test-all`. What is marked `early` begins before the others, so that nothing
-long ends last; what is marked `alone` is measured in seconds, and waits for all others: fleets of processes go one by
-one, and beside them what mostly waits.
+If MAILROOM_TEST_DATABASE_URL names a server, everything runs once, on that. `make test` leaves to `make test-all` what
+is slow: the second PostgreSQL, PgBouncer, and what is marked so, since it takes more than a second while six run side
+by side: it starts processes or a browser, fills tables, or tries each of many cases. What is marked `early` begins
+before the others, so that nothing long ends last; what is marked `alone` is measured in seconds, and waits for all
+others: fleets of processes go one by one, and beside them what mostly waits.
 """
 
 import functools

@@ -125,6 +125,7 @@ def test_the_services_do_their_work_in_their_roles(made: EmbeddedPostgres, simul
     assert simulator.ledger.counts().mails == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_of_the_sweeps_waits_for_the_call_under_way(
     number: signal.Signals, simulator: Simulator, url: str, engine: Engine

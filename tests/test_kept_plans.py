@@ -6,6 +6,7 @@ takes any index for as good as any other, and keeps to it: what asks for a few r
 
 from typing import Any
 
+import pytest
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue, tokens
@@ -75,6 +76,7 @@ def settle_and_tell(connection: Connection) -> None:
     list(walk.find(connection, Filters(outcomes=("rejected",))))
 
 
+@pytest.mark.slow
 def test_what_was_planned_when_there_was_nothing_reads_no_table_from_end_to_end(engine: Engine) -> None:
     watched = watch(engine)
     for act in (apply, enqueue, enqueue_recovery, settle_and_tell, run_everything):

@@ -66,6 +66,7 @@ def ask(connection: Connection, **how: Any) -> int:
 # Another kind
 
 
+@pytest.mark.slow
 def test_a_kind_that_is_added_while_a_worker_runs_is_mailed(
     active: tuple[Connection, int], engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,6 +439,7 @@ def test_an_action_that_is_not_there_is_a_fault_of_the_caller(conn: Connection) 
 # What an operator sees of it
 
 
+@pytest.mark.slow
 def test_an_operator_adds_changes_and_lists_kinds(
     here: Here, ses: Simulator, url: str, active: tuple[Connection, int]
 ) -> None:

@@ -100,6 +100,7 @@ def test_a_module_without_a_place_is_refused(copy: Path) -> None:
     assert "helper" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["mailroom.cli.app", "mailroom.worker.worker", "mailroom.worker.sweep"])
 def test_who_does_not_send_loads_no_boto3(command: str) -> None:
     check = f"import sys, {command}; assert not {{'boto3', 'botocore'}} & sys.modules.keys()"

@@ -87,6 +87,7 @@ def doctored(here: Here, home: Home, ses: Simulator) -> dict[str, str]:
     return {row["check"]: row["remedy"] for row in said if row["level"] != "ok" and row["check"] != "server"}
 
 
+@pytest.mark.slow
 def test_a_worker_is_woken_sends_and_sweeps(home: Home, simulator: Simulator, processes: Processes) -> None:
     settings = {"MAILROOM_SCHEMA": home.schema, "MAILROOM_LISTEN_DATABASE_URL": home.direct_url}
     process = processes.worker(url=home.url, simulator=simulator, MAILROOM_SWEEP_INTERVAL="100", **settings)
@@ -100,6 +101,7 @@ def test_a_worker_is_woken_sends_and_sweeps(home: Home, simulator: Simulator, pr
     assert not process.says("WARNING")
 
 
+@pytest.mark.slow
 def test_an_application_consumes(home: Home, application: Engine) -> None:
     [account] = add_accounts(home.owner, 1)
     [row] = rows(home.owner, "SELECT secret FROM tokens")
@@ -118,6 +120,7 @@ def test_an_application_consumes(home: Home, application: Engine) -> None:
         assert tokens.consume(connection, link, code=row.code, **given).id == account
 
 
+@pytest.mark.slow
 def test_collect_prints_what_is_due(home: Home, simulator: Simulator, processes: Processes) -> None:
     settings = {"MAILROOM_SCHEMA": home.schema, "MAILROOM_LISTEN_DATABASE_URL": home.direct_url}
     add_accounts(home.owner, 3)
@@ -129,6 +132,7 @@ def test_collect_prints_what_is_due(home: Home, simulator: Simulator, processes:
     assert (count_sent(home.owner), misplaced(home.owner)) == (3, [])
 
 
+@pytest.mark.slow
 def test_the_commands_do_their_work(here: Here, ses: Simulator, home: Home) -> None:
     def run(*command: str) -> str:
         ended = here(*command, env=home.env(ses))
@@ -163,6 +167,7 @@ def test_the_commands_do_their_work(here: Here, ses: Simulator, home: Home) -> N
     assert (len(ses.ledger.mails), misplaced(home.owner)) == (6, [])
 
 
+@pytest.mark.slow
 def test_doctor_sees_what_is_wrong_and_says_what_mends_it(here: Here, ses: Simulator, home: Home) -> None:
     assert doctored(here, home, ses) == {}
     with psycopg.connect(home.direct_url, autocommit=True) as anybody:  # without our path
@@ -181,6 +186,7 @@ def test_doctor_sees_what_is_wrong_and_says_what_mends_it(here: Here, ses: Simul
     assert doctored(here, home, ses).keys() == {"functions", "indexes", "rights"}
 
 
+@pytest.mark.slow
 def test_each_role_does_its_work_with_what_it_is_granted(
     here: Here, ses: Simulator, server: Server, home: Home
 ) -> None:
@@ -208,6 +214,7 @@ def test_each_role_does_its_work_with_what_it_is_granted(
     assert (found.id, len(ses.ledger.mails)) == (row.account, 1)
 
 
+@pytest.mark.slow
 def test_two_installations_in_one_database_do_not_disturb_each_other(
     server: Server, path: str, simulator: Simulator, processes: Processes
 ) -> None:

@@ -142,6 +142,7 @@ def used(request: pytest.FixtureRequest, watched: Engine) -> Iterator[Connection
         yield connection
 
 
+@pytest.mark.slow
 def test_a_claim_goes_by_index(used: Connection) -> None:
     floors = Floors()
     with explained(used.engine) as plans:
@@ -166,6 +167,7 @@ def test_a_claim_of_an_empty_queue_goes_by_index(watched: Engine) -> None:
         assert plan.scans("jobs") <= {"jobs_claim_idx", "TIDSCAN"}
 
 
+@pytest.mark.slow
 def test_a_look_goes_by_index(used: Connection) -> None:
     floors = Floors()
     with explained(used.engine) as plans:
@@ -175,6 +177,7 @@ def test_a_look_goes_by_index(used: Connection) -> None:
     assert [plan.scans("jobs") for plan in (plans[0], plans[2])] == [{"jobs_claim_idx"}] * 2
 
 
+@pytest.mark.slow
 def test_settlements_and_rescues_go_by_index(used: Connection) -> None:
     settled, released, lost = (take(used, batch_limit=LIMIT) for _ in range(3))
     several = claim(used, batch_limit=LIMIT, floors=Floors(), job_limit=MAX_CLAIM_JOBS).batches
@@ -197,6 +200,7 @@ def test_settlements_and_rescues_go_by_index(used: Connection) -> None:
         assert plan.scans("jobs") == set()
 
 
+@pytest.mark.slow
 def test_the_fleet_is_counted_by_index(used: Connection) -> None:
     """And the minutes by the time at which attempts were recorded, whatever else there is."""
     with explained(used.engine) as plans:
@@ -241,6 +245,7 @@ def fill_with_events(connection: Connection, count: int) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("history", [MANY, pytest.param(500_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("known", ["nothing", "analysed before", "analysed since"])
 def test_events_are_absorbed_by_index_whatever_history_there_is(watched: Engine, known: str, history: int) -> None:
@@ -290,6 +295,7 @@ def ways(engine: Engine) -> dict[str, dict[str, list[Way]]]:
     return {name: plan.ways() for name, plan in zip(("look", "claim", "settle"), plans, strict=True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("analysed", [True, False])
 def test_how_a_worker_comes_to_rows_is_the_same_whatever_there_is_and_whatever_is_known_of_it(
     watched: Engine, analysed: bool
@@ -342,6 +348,7 @@ def cost(engine: Engine, act: Callable[[Connection], object]) -> int:
 BOUND = 2 * LIMIT + 1 + 2 * len(LANES)
 
 
+@pytest.mark.slow
 def test_a_claim_reads_no_more_than_it_takes_of_a_long_queue(engine: Engine) -> None:
     with engine.connect() as connection:
         leave_alone(connection)
@@ -351,6 +358,7 @@ def test_a_claim_reads_no_more_than_it_takes_of_a_long_queue(engine: Engine) -> 
     assert LIMIT <= cost(engine, lambda connection: look_for_ten(connection, Floors())) <= BOUND
 
 
+@pytest.mark.slow
 def test_under_an_old_snapshot_a_claim_does_not_walk_over_what_is_done(engine: Engine) -> None:
     floors = Floors()
     with engine.connect() as connection, transaction(engine, "REPEATABLE READ") as old:
@@ -374,6 +382,7 @@ def test_under_an_old_snapshot_a_claim_does_not_walk_over_what_is_done(engine: E
         assert cost(engine, lambda connection: add_accounts(connection, 1, prefix="new")) <= len(LANES)
 
 
+@pytest.mark.slow
 def test_under_an_old_snapshot_one_look_and_not_each_claim_walks_over_a_lane_that_is_done(engine: Engine) -> None:
     """Activations are done, and bulk is at work."""
     floors = Floors()
@@ -418,6 +427,7 @@ def finish_old(connection: Connection) -> None:
     connection.execute(text("UPDATE tokens SET expires_at = now() - interval '100 days'"))
 
 
+@pytest.mark.slow
 def test_maintenance_goes_by_index(used: Connection) -> None:
     finish_old(used)
     with explained(used.engine) as plans:
@@ -440,6 +450,7 @@ def test_maintenance_goes_by_index(used: Connection) -> None:
     }
 
 
+@pytest.mark.slow
 def test_what_operators_do_goes_by_index(used: Connection) -> None:
     used.execute(text("UPDATE deliveries SET outcome = 'failed' WHERE token % 2 = 0"))
     used.execute(text("DELETE FROM jobs WHERE token % 2 = 0"))
@@ -471,6 +482,7 @@ def log_read(connection: Connection) -> int:
     return read
 
 
+@pytest.mark.slow
 def test_a_prune_reads_no_more_than_it_looks_at_of_a_long_log(engine: Engine) -> None:
     with engine.connect() as connection:
         leave_alone(connection)

@@ -191,6 +191,7 @@ def test_the_search_finds_every_form(engine: Engine) -> None:
     assert canaries.found_in(f"2026-11-24T06:35:02 ms=1{CODES[0]} fence=0a{CODES[0]}f2 canary") == []
 
 
+@pytest.mark.slow
 def test_no_fault_of_ses_brings_anything_to_light(
     engine: Engine,
     simulator: Simulator,
@@ -289,6 +290,7 @@ def test_a_token_that_cannot_be_consumed_is_not_told(engine: Engine) -> None:
     assert canaries.found_in("".join(traceback.format_exception(failed.value))) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_format", ["text", "json"])
 @pytest.mark.parametrize("command", ["worker --no-listen", "worker", "sweep", "collect"])
 def test_no_process_shows_anything(

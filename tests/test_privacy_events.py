@@ -76,6 +76,7 @@ def kept(connection: Connection) -> str:
     return recorded(connection) + str(each)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_no_event_brings_anything_to_light(
     url: str, engine: Engine, queue: sqs.Queue, simulator: Simulator, processes: Processes, log_format: str

@@ -49,6 +49,7 @@ def anew(engine: Engine, url: str) -> Iterator[Engine]:
         yield anew
 
 
+@pytest.mark.slow
 def test_a_lost_batch_that_somebody_holds_stops_nothing(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,6 +71,7 @@ def test_a_lost_batch_that_somebody_holds_stops_nothing(
         assert misplaced(connection) == []
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_mails_leave_though_rescues_fail_and_these_get_smaller_until_they_do_not(
     engine: Engine,
@@ -92,6 +94,7 @@ def test_mails_leave_though_rescues_fail_and_these_get_smaller_until_they_do_not
     assert caplog.text.count("rescue failed, trying with less") == 1
 
 
+@pytest.mark.slow
 def test_a_batch_that_can_never_be_given_back_keeps_no_other(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +162,7 @@ def test_what_committed_late_is_found_though_no_look_from_the_beginning_succeeds
             eventually(lambda: count_sent(connection) == 4, "a later walk finds it")
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_an_outage_is_over_when_what_failed_works_again(
     engine: Engine,
@@ -195,6 +199,7 @@ def hurried(engine: Engine, url: str) -> Iterator[Engine]:
         yield hurried
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_a_prune_that_is_cut_off_goes_on_in_smaller_steps(
     engine: Engine, connection: Connection, hurried: Engine
@@ -205,6 +210,7 @@ def test_a_prune_that_is_cut_off_goes_on_in_smaller_steps(
     assert prune(hurried) == (24, 24)
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_a_worker_prunes_and_reconciles_in_smaller_steps_where_larger_ones_are_cut_off(
     engine: Engine, connection: Connection, hurried: Engine
@@ -256,6 +262,7 @@ def test_warnings_are_told_though_how_long_jobs_wait_cannot_be_read(
     assert "warning code=QueueUnread" in caplog.text
 
 
+@pytest.mark.slow
 def test_connections_that_are_of_no_use_are_left_whatever_their_error_is_called(
     engine: Engine, anew: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def told(connection: Connection, kind: str) -> bool:
     return bool(rows(connection, "SELECT FROM events WHERE kind = CAST(:kind AS event_kind)", kind=kind))
 
 
+@pytest.mark.slow
 def test_an_address_that_bounces_is_mailed_no_more_until_somebody_releases_it(
     connection: Connection, url: str, simulator: Simulator, worker: Process
 ) -> None:
@@ -77,6 +78,7 @@ def test_an_address_that_bounces_is_mailed_no_more_until_somebody_releases_it(
     assert misplaced(connection) == []
 
 
+@pytest.mark.slow
 def test_what_cannot_be_rendered_comes_back_and_leaves_once_the_template_is_repaired(
     connection: Connection, url: str, simulator: Simulator, worker: Process
 ) -> None:
@@ -99,6 +101,7 @@ def test_what_cannot_be_rendered_comes_back_and_leaves_once_the_template_is_repa
     assert misplaced(connection) == []
 
 
+@pytest.mark.slow
 def test_from_a_folder_of_templates_to_a_recovery_after_a_bounce_all_in_german(
     connection: Connection, url: str, simulator: Simulator, worker: Process, tmp_path: Path
 ) -> None:

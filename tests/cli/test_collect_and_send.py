@@ -65,6 +65,7 @@ def line(login: str = "ada", *, address: str = "ada@example.com", action: int = 
     return f"{action},{address},{login},{SECRET},01234\n"
 
 
+@pytest.mark.slow
 def test_ctrl_c_loses_no_mail_that_is_in_the_pipe(ses: Simulator, url: str, engine: Engine, tmp_path: Path) -> None:
     add_logins(engine, LOGINS)
     with engine.connect() as connection:
@@ -101,6 +102,7 @@ def test_ctrl_c_loses_no_mail_that_is_in_the_pipe(ses: Simulator, url: str, engi
     assert not (tmp_path / "output").exists()
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_gives_the_batch_back(ses: Simulator, url: str, engine: Engine) -> None:
     with engine.connect() as connection:
         add_accounts(connection, 3)
@@ -121,6 +123,7 @@ def test_a_closed_pipe_gives_the_batch_back(ses: Simulator, url: str, engine: En
         assert (count(connection, "batches"), count(connection, "deliveries")) == (0, 0)
 
 
+@pytest.mark.slow
 def test_collect_prints_a_batch_as_a_line_and_stops_in_order(ses: Simulator, url: str, engine: Engine) -> None:
     add_logins(engine, LOGINS)
     env = sending(url, ses) | {"PYTHONIOENCODING": "ascii"}  # a locale without emoji
@@ -226,6 +229,7 @@ def test_answers_that_cannot_be_kept_stop_nothing(
     assert ses.ledger.counts().mails == 1
 
 
+@pytest.mark.slow
 def test_what_goes_through_a_line_is_in_the_default_language(
     here: Here, ses: Simulator, url: str, engine: Engine, tmp_path: Path
 ) -> None:

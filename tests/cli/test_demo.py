@@ -56,6 +56,7 @@ def without_numbers(line: str) -> str:
     return re.sub(r"\d[\d.]*", "N", line)
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_it_shows_every_mail_and_ends(temporary: Path) -> None:
     ended = run([*MAILROOM, "demo", "--exit", "--accounts", "5"], env={"TMPDIR": str(temporary)})

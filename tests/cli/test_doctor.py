@@ -199,6 +199,7 @@ def test_triggers_that_were_left_off(here: Here, env: dict[str, str], engine: En
     assert ill(here, env) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "value", "level", "words"),
     [
@@ -261,6 +262,7 @@ def test_a_table_that_somebody_has_changed(
     assert (found[0], words in found[1]) == ("failed", True), found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [
@@ -304,6 +306,7 @@ def test_what_the_database_refuses_is_a_finding_and_the_rest_is_checked(
     assert "account" not in wrong
 
 
+@pytest.mark.slow
 def test_a_role_for_which_no_trigger_fires(here: Here, env: dict[str, str], engine: Engine) -> None:
     execute(
         engine,
@@ -313,6 +316,7 @@ def test_a_role_for_which_no_trigger_fires(here: Here, env: dict[str, str], engi
     assert_one(here, env, "guarantee", "failed", "session_replication_role is replica", "no trigger fires")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [*functions.triggers(), "claim", "doctor_functions"])
 def test_a_function_without_a_path_of_its_own(here: Here, env: dict[str, str], engine: Engine, function: str) -> None:
     for change in ("RESET search_path", "SET search_path = mailroom"):
@@ -323,6 +327,7 @@ def test_a_function_without_a_path_of_its_own(here: Here, env: dict[str, str], e
     assert ill(here, env) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "checks"),
     [
@@ -351,6 +356,7 @@ def test_a_function_that_is_gone(
     assert ill(here, env) == {}
 
 
+@pytest.mark.slow
 def test_a_view_that_is_gone(here: Here, env: dict[str, str], url: str, engine: Engine) -> None:
     execute(engine, "DROP VIEW attempts")
     assert ill(here, env)["functions"] == ("failed", "missing: attempts -> mailroom migrate")
@@ -382,6 +388,7 @@ def test_triggers_that_notify_another_channel(here: Here, env: dict[str, str]) -
     assert_one(here, env | {"MAILROOM_CHANNEL_NAME": "news"}, "channel", "warning", "mailroom.channel", "news")
 
 
+@pytest.mark.slow
 def test_a_connection_that_cannot_listen(here: Here, env: dict[str, str]) -> None:
     env["MAILROOM_LISTEN_DATABASE_URL"] = f"postgresql://ada@127.0.0.1:{closed_port()}/app"
     assert_one(here, env, "listen", "failed", "refused", "MAILROOM_LISTEN_DATABASE_URL", "--no-listen")
@@ -397,6 +404,7 @@ def test_a_connection_that_listens_elsewhere(
     assert_one(here, env, "listen", "failed", "does not arrive")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "level", "words"),
     [
@@ -424,6 +432,7 @@ def test_the_account(
         assert_one(here, env, "account", level, words)
 
 
+@pytest.mark.slow
 def test_a_sender_is_verified_by_itself_its_domain_or_one_above(
     here: Here, ses: Simulator, env: dict[str, str]
 ) -> None:
@@ -438,6 +447,7 @@ def test_a_sender_is_verified_by_itself_its_domain_or_one_above(
     assert_one(here, env, "identity", "failed", "noreply@mail.example.com is not verified")
 
 
+@pytest.mark.slow
 def test_a_configuration_set_that_is_missing(here: Here, ses: Simulator, env: dict[str, str]) -> None:
     ses.configuration_sets.delete("default")
     assert_one(here, env, "configuration set", "failed", "default does not exist")
@@ -493,6 +503,7 @@ def test_credentials_that_may_only_send_are_a_warning(here: Here, ses: Simulator
     assert {level for level, _ in wrong.values()} == {"warning"}
 
 
+@pytest.mark.slow
 def test_an_ses_that_cannot_be_reached(here: Here, env: dict[str, str]) -> None:
     env["AWS_ENDPOINT_URL_SESV2"] = f"http://127.0.0.1:{closed_port()}"
     wrong = ill(here, env)

@@ -168,6 +168,7 @@ def test_a_variable_that_nothing_reads_is_named(here: Here, caplog: pytest.LogCa
     assert caplog.messages == ["unknown variable MAILROOM_BATCH_LIMITS: is it misspelt?"]
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_processes_end_so_too(url: str) -> None:
     key = "c0ffee" * 10

@@ -45,6 +45,7 @@ def reading(url: str, queue: sqs.Queue) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_events_reads_until_nothing_is_left(
     here: Here, url: str, connection: Connection, queue: sqs.Queue, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -57,17 +58,20 @@ def test_events_reads_until_nothing_is_left(
     assert "events received=12 added=12" in caplog.text
 
 
+@pytest.mark.slow
 def test_events_ends_in_time(here: Here, url: str, connection: Connection, queue: sqs.Queue) -> None:
     queue.put([body("m1")])
     assert here("events", "--max-seconds", "1", env=reading(url, queue)).code == 0
     assert count(connection, "events") == 1
 
 
+@pytest.mark.slow
 def test_a_queue_that_cannot_be_read_is_a_failure(here: Here, url: str, queue: sqs.Queue) -> None:
     queue.client.delete_queue(QueueUrl=queue.url)
     here("events", env=reading(url, queue)).assert_one_line(1, "the queue of events cannot be used", "NonExistentQueue")
 
 
+@pytest.mark.slow
 def test_a_database_that_is_away_is_a_failure(here: Here, queue: sqs.Queue) -> None:
     queue.put([body("m1")])
     given = reading("postgresql://127.0.0.1:1/nowhere", queue)
@@ -94,6 +98,7 @@ def test_what_is_not_the_url_of_a_queue_is_said_in_a_line(here: Here, url: str, 
     here("events", env=given).assert_one_line(2, "MAILROOM_EVENTS_QUEUE_URL")
 
 
+@pytest.mark.slow
 def test_a_queue_that_is_elsewhere_needs_the_variable_that_says_where(
     here: Here, url: str, queue: sqs.Queue, endpoint: str
 ) -> None:
@@ -103,6 +108,7 @@ def test_a_queue_that_is_elsewhere_needs_the_variable_that_says_where(
     assert ended.code == 0, ended
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_reads_events_while_it_sends_and_stops_in_a_long_poll(
     url: str,
@@ -124,6 +130,7 @@ def test_a_worker_reads_events_while_it_sends_and_stops_in_a_long_poll(
     assert worker.says("events received=1 added=1")
 
 
+@pytest.mark.slow
 def test_mails_leave_whatever_becomes_of_the_queue(
     url: str, connection: Connection, queue: sqs.Queue, simulator: Simulator, processes: Processes
 ) -> None:

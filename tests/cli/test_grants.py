@@ -298,6 +298,7 @@ def test_an_application_sees_no_secret_and_touches_no_queue(granted: dict[str, s
 # The worker
 
 
+@pytest.mark.slow
 def test_a_worker_sends_sweeps_and_tidies_up(
     granted: dict[str, str],
     url: str,
@@ -349,6 +350,7 @@ def test_a_worker_sends_sweeps_and_tidies_up(
     own.dispose()
 
 
+@pytest.mark.slow
 def test_a_worker_puts_right_what_went_wrong(
     granted: dict[str, str],
     url: str,
@@ -399,6 +401,7 @@ def test_a_worker_pauses_the_fleet_and_slows_it_down(granted: dict[str, str], ur
         assert buckets.slow_down(connection) == buckets.CUT
 
 
+@pytest.mark.slow
 def test_a_worker_serves_an_operator(
     granted: dict[str, str], url: str, engine: Engine, here: Here, ses: Simulator
 ) -> None:

@@ -143,6 +143,7 @@ def test_the_example_is_one_that_parses(here: Here, command: str) -> None:
     assert any(" ".join(words).startswith(command) for words in calls), "it shows another command"
 
 
+@pytest.mark.slow
 def test_the_examples_work(here: Here, url: str, engine: Engine) -> None:
     env = {"MAILROOM_DATABASE_URL": url, "MAILROOM_SECRET_KEY": KEY_HEX}
     with engine.begin() as connection:

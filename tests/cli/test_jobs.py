@@ -91,6 +91,7 @@ def test_what_waits_is_held_or_in_flight_is_listed(here: Here, env: dict[str, st
     assert tokens(here, env, "--limit", "2") == [1, 2]
 
 
+@pytest.mark.slow
 def test_what_is_on_record_is_listed_by_its_outcome_the_newest_first(
     here: Here, ses: Simulator, env: dict[str, str], engine: Engine
 ) -> None:
@@ -140,6 +141,7 @@ def test_what_makes_no_sense_is_refused(here: Here, env: dict[str, str], options
     here("jobs", *options.split(), env=env).assert_one_line(2, words)
 
 
+@pytest.mark.slow
 def test_addresses_are_shown_only_if_asked_for(here: Here, ses: Simulator, env: dict[str, str], engine: Engine) -> None:
     reject(here, ses, engine, env)
     add(engine, 1)
@@ -163,6 +165,7 @@ def test_the_table_for_people_is_not_cut(here: Here, env: dict[str, str], engine
         assert cell in line
 
 
+@pytest.mark.slow
 def test_show_tells_the_whole_history(here: Here, ses: Simulator, env: dict[str, str], engine: Engine) -> None:
     add(engine, 1)
     ses.faults.add(Fault(operation="SendEmail", accept_then="drop"))
@@ -223,6 +226,7 @@ def test_show_of_a_token_that_is_gone_or_never_was(here: Here, env: dict[str, st
 # Retry
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outcome", ["rejected", "failed", "expired", "cancelled", "suppressed"])
 def test_what_is_over_and_was_not_sent_can_be_tried_again(
     here: Here, ses: Simulator, env: dict[str, str], engine: Engine, outcome: str
@@ -238,6 +242,7 @@ def test_what_is_over_and_was_not_sent_can_be_tried_again(
     assert [(row["state"], row["outcome"]) for row in told] == [("retried", outcome), ("finished", "sent")]
 
 
+@pytest.mark.slow
 def test_a_retry_is_not_a_delivery_that_prune_or_reconcile_could_stumble_over(
     here: Here, ses: Simulator, env: dict[str, str], engine: Engine
 ) -> None:
@@ -276,6 +281,7 @@ def test_two_retries_at_once_put_back_one_job(here: Here, ses: Simulator, env: d
     assert tokens(here, env) == []
 
 
+@pytest.mark.slow
 def test_many_are_chosen_by_what_became_of_them(
     here: Here, ses: Simulator, env: dict[str, str], engine: Engine
 ) -> None:
@@ -304,6 +310,7 @@ def test_what_waits_for_later_comes_due(here: Here, env: dict[str, str], engine:
     assert sorted(due) == [(1, False), (3, True)]  # who has waited long keeps its place
 
 
+@pytest.mark.slow
 def test_what_was_sent_is_held_in_flight_or_consumed_is_left(
     here: Here, ses: Simulator, env: dict[str, str], engine: Engine
 ) -> None:
@@ -319,6 +326,7 @@ def test_what_was_sent_is_held_in_flight_or_consumed_is_left(
         assert words in ended.err
 
 
+@pytest.mark.slow
 def test_what_ses_took_after_all_is_not_sent_again(
     here: Here, ses: Simulator, env: dict[str, str], engine: Engine
 ) -> None:
@@ -334,6 +342,7 @@ def test_what_ses_took_after_all_is_not_sent_again(
     assert ses.ledger.mails == []
 
 
+@pytest.mark.slow
 def test_an_answer_that_comes_after_the_retry_is_heard_too(
     here: Here, ses: Simulator, env: dict[str, str], engine: Engine
 ) -> None:
@@ -349,6 +358,7 @@ def test_an_answer_that_comes_after_the_retry_is_heard_too(
     assert listed(here, env, "--outcome", "sent")[0]["code"] == "AcceptedLate"
 
 
+@pytest.mark.slow
 def test_a_job_goes_back_to_the_queue_that_is_named(
     here: Here, ses: Simulator, env: dict[str, str], engine: Engine
 ) -> None:
@@ -371,6 +381,7 @@ def held(here: Here, ses: Simulator, env: dict[str, str], engine: Engine) -> lis
     return [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_what_is_held_is_listed_with_when_it_was_tried(
     here: Here, env: dict[str, str], engine: Engine, held: list[int]
 ) -> None:
@@ -383,6 +394,7 @@ def test_what_is_held_is_listed_with_when_it_was_tried(
     assert tokens(here, env) == [4, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_what_is_released_is_sent_again_alone_and_the_rest_stays_held(
     here: Here, ses: Simulator, env: dict[str, str], engine: Engine, held: list[int]
 ) -> None:
@@ -394,6 +406,7 @@ def test_what_is_released_is_sent_again_alone_and_the_rest_stays_held(
     assert tokens(here, env, "--held") == [2]
 
 
+@pytest.mark.slow
 def test_what_is_not_held_is_not_released(here: Here, env: dict[str, str], engine: Engine, held: list[int]) -> None:
     add(engine, 1, prefix="waiting")
     execute(engine, "UPDATE jobs SET due_at = now() + interval '1 hour' WHERE token = 4")
@@ -405,6 +418,7 @@ def test_what_is_not_held_is_not_released(here: Here, env: dict[str, str], engin
         assert count(connection, "jobs WHERE due_at > now()") == 1
 
 
+@pytest.mark.slow
 def test_what_ses_took_without_a_word_is_not_sent_again_once_that_is_known(
     here: Here, ses: Simulator, env: dict[str, str], engine: Engine, held: list[int]
 ) -> None:
@@ -430,6 +444,7 @@ def test_what_is_held_can_be_dropped_and_what_waits_is_not(
 # Drop
 
 
+@pytest.mark.slow
 def test_a_job_that_is_dropped_is_cancelled_and_never_mailed(
     here: Here, ses: Simulator, env: dict[str, str], engine: Engine
 ) -> None:

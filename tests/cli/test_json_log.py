@@ -151,6 +151,7 @@ def test_whatever_is_said_stays_on_its_line_and_is_obeyed_by_no_terminal() -> No
     assert json.loads(line)["what"] == "\x1b[31mred\r\n\x7f\x9b2J"
 
 
+@pytest.mark.slow
 def test_a_worker_writes_nothing_but_objects(url: str, engine: Engine, simulator: Simulator, tmp_path: Path) -> None:
     """From its first line to its last, and what it says is what it says as text."""
     simulator.faults.add(Fault(operation="SendBulkEmail", entries={0: "MESSAGE_REJECTED"}))
@@ -192,6 +193,7 @@ def test_a_format_that_is_none_is_an_error() -> None:
     ended.assert_one_line(2, "MAILROOM_LOG_FORMAT: 'yaml' is not accepted", "'text' or 'json'")
 
 
+@pytest.mark.slow
 def test_the_modules_of_the_log_are_loaded_by_who_asks_for_them() -> None:
     check = (
         "import sys, mailroom.cli.app; assert not {'mailroom.cli.json_log', 'prometheus_client'} & sys.modules.keys()"

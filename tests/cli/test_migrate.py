@@ -29,6 +29,7 @@ def assert_at_head(url: str) -> None:
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_database_is_migrated_once(here: Here, empty_url: str) -> None:
     for _ in range(2):
         ended = here("migrate", env={"MAILROOM_DATABASE_URL": empty_url})

@@ -13,6 +13,7 @@ from tests.telling import BOUNCED, came_back, went_out
 from tests.world import add_accounts
 
 
+@pytest.mark.slow
 def test_what_is_paused_by_hand_waits_until_it_is_resumed(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
     with engine.connect() as connection:
         add_accounts(connection, 3)
@@ -33,6 +34,7 @@ def test_what_is_paused_by_hand_waits_until_it_is_resumed(here: Here, ses: Simul
     assert ses.ledger.counts().mails == 3
 
 
+@pytest.mark.slow
 def test_a_sweep_stops_bulk_while_too_many_mails_bounce(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
     """And a person may let it go on."""
     env = sending(url, ses)

@@ -23,6 +23,7 @@ def env(here: Here, ses: Simulator, url: str, engine: Engine) -> dict[str, str]:
     return env
 
 
+@pytest.mark.slow
 def test_it_deletes_what_is_old_and_nothing_is_mailed_again(
     here: Here, ses: Simulator, engine: Engine, env: dict[str, str]
 ) -> None:
@@ -35,11 +36,13 @@ def test_it_deletes_what_is_old_and_nothing_is_mailed_again(
         assert (count(connection, "tokens"), count(connection, "deliveries")) == (1, 1)
 
 
+@pytest.mark.slow
 def test_the_setting_does_where_the_option_is_missing(here: Here, env: dict[str, str]) -> None:
     assert here("prune", env=env | {"MAILROOM_PRUNE_AFTER": "101d"}).out == "deleted 0 deliveries and 0 tokens\n"
     assert here("prune", env=env | {"MAILROOM_PRUNE_AFTER": "99d"}).out == "deleted 12 deliveries and 12 tokens\n"
 
 
+@pytest.mark.slow
 def test_without_an_age_nothing_is_deleted(here: Here, engine: Engine, env: dict[str, str]) -> None:
     here("prune", env=env).assert_one_line(2, "MAILROOM_PRUNE_AFTER is not set")
     here("prune", "--older-than", "90", env=env).assert_one_line(2, "'90' is not accepted: a number of days")

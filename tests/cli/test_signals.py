@@ -25,6 +25,7 @@ AFTER_MS = [0, 100, 300, *(pytest.param(ms, marks=pytest.mark.slow) for ms in (5
 BLOCKED = ["env", "--block-signal=HUP,INT,QUIT,TERM"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after_ms", AFTER_MS)
 @pytest.mark.parametrize("command", ["worker", "sweep", "collect"])
 def test_pid_1_hears_a_signal_from_its_first_moment(
@@ -58,6 +59,7 @@ def test_pid_1_hears_a_signal_from_its_first_moment(
         assert count(connection, "batches") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", STOPS)
 def test_a_call_is_finished_and_settled_whatever_the_signal(
     number: signal.Signals, simulator: Simulator, url: str, engine: Engine, processes: Processes
@@ -75,6 +77,7 @@ def test_a_call_is_finished_and_settled_whatever_the_signal(
         assert misplaced(connection) == []
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_says_so_twice_and_the_call_is_finished_all_the_same(
     simulator: Simulator, url: str, engine: Engine
 ) -> None:
@@ -96,6 +99,7 @@ def test_a_closed_terminal_says_so_twice_and_the_call_is_finished_all_the_same(
         assert count(connection, "deliveries WHERE outcome = 'sent'") == 10
 
 
+@pytest.mark.slow
 def test_nohup_is_obeyed(ses: Simulator, url: str, engine: Engine) -> None:
     signal_before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -112,6 +116,7 @@ def test_nohup_is_obeyed(ses: Simulator, url: str, engine: Engine) -> None:
         assert end(worker).code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["worker", "sweep", "collect"])
 def test_it_ends_while_it_connects_to_somebody_who_says_nothing(command: str, ses: Simulator) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -123,6 +128,7 @@ def test_it_ends_while_it_connects_to_somebody_who_says_nothing(command: str, se
     assert (ended.code, ended.out, ended.err) == (0, "", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["status"], ["prune", "--older-than", "90d"], ["jobs", "list"]])
 def test_what_does_not_claim_says_that_it_was_stopped(arguments: list[str], ses: Simulator) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:

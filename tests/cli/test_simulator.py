@@ -28,6 +28,7 @@ def dump(page: str, profile: Path) -> str:
     return ended.out
 
 
+@pytest.mark.slow
 def test_a_browser_shows_the_mail_of_a_worker(
     here: Here, ses: Simulator, url: str, engine: Engine, tmp_path: Path
 ) -> None:
@@ -57,6 +58,7 @@ def test_a_browser_shows_the_mail_of_a_worker(
     assert (ended.code, ended.out, ended.err) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_it_says_where_the_events_are_if_it_is_to_publish_them() -> None:
     with start("simulator", "--port", "0", "--config-set", "mine", "--events", env={}) as simulator:
         assert simulator.stdout is not None

@@ -42,6 +42,7 @@ def closing(redirection: str, command: str, env: dict[str, str]) -> Ended:
     return run(["bash", "-c", f"exec {shlex.join(MAILROOM)} {command} {redirection}"], env=env)
 
 
+@pytest.mark.slow
 def test_a_log_that_nobody_reads_holds_up_no_mail_and_no_stop(ses: Simulator, url: str, engine: Engine) -> None:
     with engine.connect() as connection, stalled_pipe() as (_, full):
         add_accounts(connection, 3)
@@ -52,6 +53,7 @@ def test_a_log_that_nobody_reads_holds_up_no_mail_and_no_stop(ses: Simulator, ur
         assert ses.ledger.counts().mails == 3
 
 
+@pytest.mark.slow
 def test_nor_does_an_error_that_nobody_reads(ses: Simulator) -> None:
     with stalled_pipe() as (_, full), killed_after(start("status", env={}, stdout=None, stderr=full)) as status:
         assert status.wait(PATIENCE_SECONDS) == 2
@@ -87,6 +89,7 @@ def test_an_event_is_a_line_whatever_its_words_hold() -> None:
     assert formatted.isprintable()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [*PRINTING, "--help", "worker --help"])
 def test_a_full_disk_is_said_in_one_line(ses: Simulator, url: str, engine: Engine, command: str) -> None:
     with engine.connect() as connection:
@@ -96,6 +99,7 @@ def test_a_full_disk_is_said_in_one_line(ses: Simulator, url: str, engine: Engin
     Ended(ended.code, "", ended.err).assert_one_line(1, "No space left on device")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", PRINTING)
 def test_so_is_a_reader_that_is_gone(ses: Simulator, url: str, engine: Engine, command: str) -> None:
     with engine.connect() as connection:
@@ -108,6 +112,7 @@ def test_so_is_a_reader_that_is_gone(ses: Simulator, url: str, engine: Engine, c
     Ended(ended.code, "", ended.err).assert_one_line(1, "Broken pipe")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirection", [">&-", ">&- 2>&-", "<&- >&- 2>&-"])
 def test_so_is_an_output_that_is_closed(ses: Simulator, url: str, redirection: str) -> None:
     ended = closing(redirection, "status", sending(url, ses))
@@ -115,6 +120,7 @@ def test_so_is_an_output_that_is_closed(ses: Simulator, url: str, redirection: s
     assert ended.err in ("", "mailroom: the output cannot be written: Bad file descriptor\n")
 
 
+@pytest.mark.slow
 def test_a_worker_needs_no_streams_at_all(ses: Simulator, url: str, engine: Engine) -> None:
     """And nothing that it opens takes their numbers, and with them what is written there."""
     command = ["bash", "-c", f"exec {shlex.join(MAILROOM)} worker <&- >&- 2>&-"]
@@ -129,10 +135,12 @@ def test_a_worker_needs_no_streams_at_all(ses: Simulator, url: str, engine: Engi
             assert worker.wait(PATIENCE_SECONDS) == 0
 
 
+@pytest.mark.slow
 def test_a_token_cannot_be_read_from_an_input_that_is_closed(ses: Simulator) -> None:
     closing("<&-", "tokens verify", sending(None, ses)).assert_one_line(2, "the standard input is closed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_full_disk_gives_the_batch_back(ses: Simulator, url: str, engine: Engine, debug: bool) -> None:
     command = ["worker"] if debug else ["collect"]

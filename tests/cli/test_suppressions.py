@@ -165,6 +165,7 @@ def test_a_mark_at_the_beginning_of_a_file_is_no_part_of_an_address(
     assert known(engine, ADA) in here("suppressions", "list", env=env).out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "code"), [(("suppressions", "add", "-"), 2), (("tokens", "verify", "--path", "/activate"), 1)]
 )
@@ -185,6 +186,7 @@ def test_what_makes_no_sense_is_refused(here: Here, env: dict[str, str]) -> None
     here("suppressions", "list", "--after", "xyz", env=env).assert_one_line(2, "--after: give the 16 letters")
 
 
+@pytest.mark.slow
 def test_a_mail_that_bounces_is_not_sent_again_until_its_address_is_released(
     here: Here, ses: Simulator, url: str, engine: Engine
 ) -> None:
@@ -214,6 +216,7 @@ def test_a_mail_that_bounces_is_not_sent_again_until_its_address_is_released(
         assert ses.ledger.counts().mails == 2
 
 
+@pytest.mark.slow
 def test_an_address_that_is_released_here_alone_comes_back_from_the_list_of_ses(
     here: Here, ses: Simulator, url: str, engine: Engine
 ) -> None:

@@ -54,6 +54,7 @@ def test_all_that_is_due_is_sent_however_young(here: Here, ses: Simulator, url: 
     assert (ses.ledger.counts().mails, ses.ledger.counts().requests) == (26, 4)
 
 
+@pytest.mark.slow
 def test_what_is_due_later_is_left_to_later(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
     add(engine, 2)
     later = "UPDATE jobs SET due_at = now() + interval '100 s', attempt = 1 WHERE token = (SELECT max(token) FROM jobs)"
@@ -64,6 +65,7 @@ def test_what_is_due_later_is_left_to_later(here: Here, ses: Simulator, url: str
     assert outcomes(engine) == ["sent"]
 
 
+@pytest.mark.slow
 def test_only_its_own_queue_is_swept(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
     with engine.connect() as connection:
         connection.execute(text("SET mailroom.queue = 'news'"))
@@ -120,6 +122,7 @@ def test_tokens_without_a_job_are_mailed(
     assert "reconciled tokens=3 first=1" in caplog.messages
 
 
+@pytest.mark.slow
 def test_old_ones_are_mailed_if_somebody_says_so(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
     lose_jobs(engine, 3, days_ago=30)
     assert here("sweep", env=sending(url, ses)).code == 0
@@ -160,6 +163,7 @@ def test_sweeps_beside_a_worker_send_every_mail_once(ses: Simulator, url: str, e
     assert len(ses.ledger.sent_tokens()) == 300
 
 
+@pytest.mark.slow
 def test_a_signal_ends_it_after_the_batch_in_flight(ses: Simulator, url: str, engine: Engine) -> None:
     add(engine, 40)
     ses.faults.add(Fault(latency_ms=1_000, times=None))
@@ -190,6 +194,7 @@ CLAIM = ".claim("
 WALKS = (CLAIM, ".look(", ".scan_walk(")
 
 
+@pytest.mark.slow
 def test_a_due_job_that_somebody_holds_is_left_after_some_tries(
     here: Here, ses: Simulator, url: str, engine: Engine
 ) -> None:
@@ -293,6 +298,7 @@ def test_behind_more_dead_rows_than_a_statement_can_pass_all_that_is_due_is_sent
         assert [row.outcome for row in rows(connection, "SELECT outcome FROM deliveries")] == ["sent"] * 25
 
 
+@pytest.mark.slow
 def test_a_recovery_whose_account_somebody_holds_is_left(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
     with engine.connect() as connection:
         [account] = add_accounts(connection, 1, status="active")

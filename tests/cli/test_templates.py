@@ -36,6 +36,7 @@ def names(ses: Simulator) -> list[str]:
     return [str(template.name) for template in ses.templates.all()]
 
 
+@pytest.mark.slow
 def test_from_nothing_to_use_and_back(here: Here, env: dict[str, str], ses: Simulator, engine: Engine) -> None:
     assert here("templates", "init", "--name", "Shop", "--site", "https://shop.example", env=env).code == 0
     first = here("templates", "diff", "--check", env=env)
@@ -94,12 +95,14 @@ def test_an_action_that_the_database_has_not(here: Here, env: dict[str, str], tm
     here("templates", "push", "t", "--action", "activation", env=env).assert_one_line(1, "has no action activation")
 
 
+@pytest.mark.slow
 def test_only_one_action(here: Here, env: dict[str, str], ses: Simulator, engine: Engine) -> None:
     here("templates", "init", env=env)
     assert here("templates", "push", "--action", "password_recovery", "--use", env=env).code == 0
     assert (used(engine), used(engine, "password_recovery")[:18]) == ("activationv1", "password_recovery-")
 
 
+@pytest.mark.slow
 def test_the_way_back_to_what_was_pushed_for_another_action(
     here: Here, env: dict[str, str], engine: Engine, tmp_path: Path
 ) -> None:
@@ -115,6 +118,7 @@ def test_the_way_back_to_what_was_pushed_for_another_action(
 # SES in the way
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("operation", "error", "words"),
     [
@@ -256,6 +260,7 @@ def test_where_previews_cannot_be_written_the_path_is_named(here: Here, tmp_path
     here("templates", "preview", "--to", where, env={}).assert_one_line(1, f"{where}: ")
 
 
+@pytest.mark.slow
 def test_previews_are_mails(here: Here, env: dict[str, str], ses: Simulator, tmp_path: Path) -> None:
     write(tmp_path / "t", languages(en=GOOD, de=GERMAN))
     unpushed = here("templates", "preview", "t", "--send", "jo@example.com", env=env)
@@ -267,6 +272,7 @@ def test_previews_are_mails(here: Here, env: dict[str, str], ses: Simulator, tmp
     assert ses.ledger.counts().rendering_failures == 0
 
 
+@pytest.mark.slow
 def test_previews_leave_at_the_rate_of_ses(here: Here, env: dict[str, str], ses: Simulator, tmp_path: Path) -> None:
     write(tmp_path / "t", languages(en=GOOD, de=GERMAN))
     assert here("templates", "push", "t", env=env).code == 0
@@ -276,6 +282,7 @@ def test_previews_leave_at_the_rate_of_ses(here: Here, env: dict[str, str], ses:
     assert {request.error for request in ses.ledger.requests if request.operation == "SendEmail"} == {None}
 
 
+@pytest.mark.slow
 def test_where_others_send_too_previews_wait_and_then_say_so(
     here: Here, env: dict[str, str], ses: Simulator, tmp_path: Path
 ) -> None:
@@ -321,6 +328,7 @@ def test_nothing_is_overwritten(here: Here, tmp_path: Path) -> None:
 # Doctor
 
 
+@pytest.mark.slow
 def test_doctor_knows_the_languages_of_what_is_used(here: Here, env: dict[str, str], tmp_path: Path) -> None:
     write(tmp_path / "t", languages(en=GOOD, de=GERMAN))
     assert here("templates", "push", "t", "--use", env=env).code == 0
@@ -328,6 +336,7 @@ def test_doctor_knows_the_languages_of_what_is_used(here: Here, env: dict[str, s
     assert [line.split(":")[0].split()[0] for line in lines if "template activation-" in line] == ["ok"]
 
 
+@pytest.mark.slow
 def test_the_pace_is_what_ses_takes(ses: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once a second: none sooner than that after the one before was asked for, whenever it arrived."""
     for name, value in aws(ses).items():
@@ -341,6 +350,7 @@ def test_the_pace_is_what_ses_takes(ses: Simulator, monkeypatch: pytest.MonkeyPa
     assert [each.operation for each in ses.ledger.requests][-2:] == ["TestRenderEmailTemplate"] * 2
 
 
+@pytest.mark.slow
 def test_whoever_else_pushes_takes_a_turn_too(here: Here, env: dict[str, str], ses: Simulator, tmp_path: Path) -> None:
     activation(tmp_path / "t")
     throttled = {"error": "TooManyRequestsException", "message": "Rate exceeded", "times": 4}

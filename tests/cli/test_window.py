@@ -30,6 +30,7 @@ def served(url: str, *arguments: str, **env: str) -> Iterator[Window]:
     assert (ended.code, ended.out) == (0, "")
 
 
+@pytest.mark.slow
 def test_it_only_looks_unless_it_is_given_a_database_to_act_in(url: str) -> None:
     with served(url) as window:
         assert "who may look." in window.ask().text
@@ -37,6 +38,7 @@ def test_it_only_looks_unless_it_is_given_a_database_to_act_in(url: str) -> None
         assert window.ask(headers={"Host": "evil.example"}).status == 400
 
 
+@pytest.mark.slow
 def test_it_acts_where_it_may_and_examines_the_database(url: str) -> None:
     with served(url, "--name", "mail.example", MAILROOM_WINDOW_ACTIONS_DATABASE_URL=url) as window:
         assert "who may look and act." in window.ask(headers={"Host": "mail.example"}).text
@@ -46,12 +48,14 @@ def test_it_acts_where_it_may_and_examines_the_database(url: str) -> None:
     assert "a notification to oneself arrives" in shown
 
 
+@pytest.mark.slow
 def test_it_asks_for_the_password_but_for_what_programs_ask(url: str) -> None:
     with served(url, MAILROOM_WINDOW_PASSWORD=PASSWORD) as window:
         assert [window.ask(path).status for path in ("/", "/metrics", "/livez", "/readyz")] == [401, 200, 200, 200]
         assert window.ask(headers=basic("ada", PASSWORD)).status == 200
 
 
+@pytest.mark.slow
 def test_with_a_password_a_proxy_may_say_where_somebody_is(url: str) -> None:
     with served(url, "--trust-peer", "127.0.0.1", MAILROOM_WINDOW_PASSWORD=PASSWORD) as window:
         eve, ada = {"X-Forwarded-For": "198.51.100.7"}, {"X-Forwarded-For": "198.51.100.8"}
@@ -84,6 +88,7 @@ def test_a_short_password_is_none(here: Here, url: str) -> None:
     assert "hunter2" not in ended.err
 
 
+@pytest.mark.slow
 def test_without_its_extra_it_says_what_is_missing(url: str) -> None:
     code = "import sys; sys.modules['starlette'] = None; sys.argv = ['mailroom', 'window'];"
     code += " from mailroom.__main__ import main; main()"

@@ -67,6 +67,7 @@ def give_up_a_claim(engine: Engine) -> psycopg.Error:
 # What is given up is ended
 
 
+@pytest.mark.slow
 def test_a_claim_that_is_given_up_is_ended_on_the_server(impatient: Engine, engine: Engine, direct_url: str) -> None:
     with engine.connect() as connection:
         add_accounts(connection, 3)
@@ -82,6 +83,7 @@ def test_a_claim_that_is_given_up_is_ended_on_the_server(impatient: Engine, engi
         assert len(batch.jobs) == 3
 
 
+@pytest.mark.slow
 def test_a_migration_goes_through_a_pooler(url: str) -> None:
     migrate(url, "base")
     migrate(url)
@@ -90,6 +92,7 @@ def test_a_migration_goes_through_a_pooler(url: str) -> None:
     engine.dispose()
 
 
+@pytest.mark.slow
 def test_a_connection_goes_on_after_a_statement_was_cancelled(impatient: Engine) -> None:
     with impatient.connect() as connection:
         with pytest.raises(OperationalError, match="canceling statement due to user request"):
@@ -130,6 +133,7 @@ def test_of_a_statement_whose_connection_breaks_nobody_knows(url: str, direct_ur
         through.dispose()
 
 
+@pytest.mark.slow
 def test_a_commit_that_still_waits_for_its_standby_is_not_called_done(
     server: Server, impatient: Engine, engine: Engine
 ) -> None:
@@ -223,6 +227,7 @@ def write(engine: Engine) -> str:
     return "written"
 
 
+@pytest.mark.slow
 def test_a_reader_is_left_as_soon_as_the_name_leads_to_the_primary(reader: EmbeddedPostgres, writer: str) -> None:
     set_reading(reader, "on")
     with HalfOpenProxy(reader.url()) as proxy:

@@ -156,6 +156,7 @@ def test_who_may_call_one_may_do_so_after_an_upgrade(server: Server, url: str, e
             assert not theirs.scalar(text("SELECT has_function_privilege(to_regproc('look')::oid, 'EXECUTE')"))
 
 
+@pytest.mark.slow
 def test_below_the_revision_that_they_are_for_there_are_none(server: Server, empty_url: str) -> None:
     """Though somebody may call them."""
     before = [name for name in functions.triggers() if name != "rows_stay"]
@@ -172,6 +173,7 @@ def test_below_the_revision_that_they_are_for_there_are_none(server: Server, emp
         assert objects(empty_url) == set()
 
 
+@pytest.mark.slow
 def test_what_others_have_by_the_same_name_is_left_alone(empty_url: str) -> None:
     def theirs() -> list[Any]:
         with connected(empty_url) as connection:
@@ -223,6 +225,7 @@ def test_what_a_caller_has_for_itself_is_not_looked_at(url: str, engine: Engine)
         assert rows(connection, "SELECT FROM mailroom.deliveries") != []
 
 
+@pytest.mark.slow
 def test_two_schemas_in_one_session_are_two_mailrooms(url: str, engine: Engine) -> None:
     """Though a session keeps the plans of both."""
     migrate(url, schema="other")

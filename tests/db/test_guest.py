@@ -47,6 +47,7 @@ def owner(empty_url: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_it_makes_the_schema_lives_there_alone_and_leaves_nothing(empty_url: str, name: str) -> None:
     before = objects(empty_url, "public")
@@ -61,6 +62,7 @@ def test_it_makes_the_schema_lives_there_alone_and_leaves_nothing(empty_url: str
     assert objects(empty_url, "public") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["''", '"$user", public', "mine, public", "pg_temp, nowhere"])
 def test_a_migration_looks_at_no_path(server: Server, empty_url: str, owner: psycopg.Connection, path: str) -> None:
     owner.execute("CREATE SCHEMA mine; CREATE TABLE mine.accounts (); CREATE TABLE public.jobs ()")
@@ -78,6 +80,7 @@ def test_a_migration_looks_at_no_path(server: Server, empty_url: str, owner: psy
     assert (objects(empty_url, "public"), objects(empty_url, "mine")) == before
 
 
+@pytest.mark.slow
 def test_what_somebody_else_has_in_the_schema_stays(empty_url: str, owner: psycopg.Connection) -> None:
     owner.execute("CREATE SCHEMA mailroom; CREATE TABLE mailroom.theirs ()")
     migrate(empty_url)
@@ -85,6 +88,7 @@ def test_what_somebody_else_has_in_the_schema_stays(empty_url: str, owner: psyco
     assert objects(empty_url) == {("schema", "mailroom"), ("relation", "theirs")}
 
 
+@pytest.mark.slow
 def test_public_stays_whatever_becomes_of_it(empty_url: str) -> None:
     before = objects(empty_url, "public")
     migrate(empty_url, schema="public")
@@ -93,6 +97,7 @@ def test_public_stays_whatever_becomes_of_it(empty_url: str) -> None:
     assert objects(empty_url, "public") == before
 
 
+@pytest.mark.slow
 def test_who_may_make_no_schema_migrates_one_that_is_there(
     server: Server, empty_url: str, owner: psycopg.Connection
 ) -> None:
@@ -115,6 +120,7 @@ STRANGERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRANGERS)
 def test_a_name_that_is_taken_is_refused_before_anything_is_changed(
     here: Here, empty_url: str, owner: psycopg.Connection, name: str
@@ -185,6 +191,7 @@ def theirs(empty_url: str, tmp_path: Path) -> Config:
     return config
 
 
+@pytest.mark.slow
 def test_the_alembic_of_an_application_sees_nothing_of_it(
     here: Here, ses: Simulator, empty_url: str, owner: psycopg.Connection, theirs: Config
 ) -> None:

@@ -62,6 +62,7 @@ def test_a_bucket_is_one_of_those_there_are(conn: Connection) -> None:
             conn.execute(text(statement))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", TABLES)
 def test_a_table_without_them_is_named_and_how_to_have_them_back(
     here: Here, ses: Simulator, engine: Engine, url: str, table: str
@@ -88,6 +89,7 @@ def test_one_bucket_of_two_that_is_gone_is_put_back(engine: Engine) -> None:
     preflight.check(engine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", sorted(set(TABLES) - {"permits"}))
 def test_a_second_row_is_named_too(here: Here, ses: Simulator, engine: Engine, url: str, table: str) -> None:
     """Of a restore that failed to make the key."""

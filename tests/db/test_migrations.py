@@ -78,6 +78,7 @@ def finish(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, output
 
 
+@pytest.mark.slow
 def test_down_leaves_nothing_and_up_works_again(empty_url: str) -> None:
     migrate(empty_url)
     at_head = objects(empty_url)
@@ -105,6 +106,7 @@ def test_every_revision_goes_down_to_what_was_before_it(empty_url: str) -> None:
             assert objects(empty_url) == before.pop()
 
 
+@pytest.mark.slow
 def test_down_takes_the_rows_along(empty_url: str) -> None:
     migrate(empty_url)
     with connected(empty_url) as connection:
@@ -115,6 +117,7 @@ def test_down_takes_the_rows_along(empty_url: str) -> None:
     assert objects(empty_url) == set()
 
 
+@pytest.mark.slow
 def test_the_command_line_migrates_up_and_down(empty_url: str) -> None:
     finish(alembic(empty_url, "upgrade", "head"))
     with connected(empty_url) as connection:
@@ -124,6 +127,7 @@ def test_the_command_line_migrates_up_and_down(empty_url: str) -> None:
     assert objects(empty_url) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_two_upgrades_at_once_both_succeed(empty_url: str) -> None:
     """Only the owner of the versions can hold them up, and who waits says for what."""
@@ -146,6 +150,7 @@ def test_two_first_upgrades_at_once_both_succeed(empty_url: str) -> None:
     assert_at_revision(empty_url)
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_an_upgrade_gives_up_on_another_that_does_not_end(empty_url: str) -> None:
     migrate(empty_url)
@@ -158,6 +163,7 @@ def test_an_upgrade_gives_up_on_another_that_does_not_end(empty_url: str) -> Non
     assert "another migration is still at work" in output
 
 
+@pytest.mark.slow
 def test_nobody_with_no_right_but_to_connect_can_hold_up_a_migration(server: Server, empty_url: str) -> None:
     with a_role(server) as (role, log_in), psycopg.connect(log_in(empty_url), autocommit=True) as stranger:
         stranger.execute("SELECT pg_advisory_lock(hashtext('mailroom migrate'))")
@@ -241,6 +247,7 @@ def downgrade():
 """
 
 
+@pytest.mark.slow
 def test_a_migration_may_build_an_index_concurrently_and_be_tried_again(empty_url: str, tmp_path: Path) -> None:
     migrate(empty_url)
     (tmp_path / "9999_later.py").write_text(CONCURRENT.format(head=HEAD))
@@ -263,6 +270,7 @@ def test_a_migration_may_build_an_index_concurrently_and_be_tried_again(empty_ur
     assert_at_revision(empty_url)
 
 
+@pytest.mark.slow
 def test_there_is_no_script_of_the_migrations(empty_url: str) -> None:
     process = alembic(empty_url, "upgrade", "head", "--sql")
     output, _ = process.communicate(timeout=PROCESS_SECONDS)
@@ -289,6 +297,7 @@ def held_up(seconds: float) -> Iterator[None]:
     assert times
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

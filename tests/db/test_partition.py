@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 import psycopg
+import pytest
 from sqlalchemy import Connection, Engine, text
 
 from mailroom import queue
@@ -32,6 +33,7 @@ def work_through(connection: Connection, outcome: Outcome) -> None:
     assert queue.settle(connection, [(batch, verdicts)]) == {batch.fence}
 
 
+@pytest.mark.slow
 def test_a_queue_goes_on_with_its_history_in_partitions(engine: Engine, direct_url: str) -> None:
     with engine.connect() as connection:
         for outcome in (Sent("m"), Rejected("MessageRejected", "no"), Unconfirmed("?", "?")):

@@ -86,6 +86,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("setting", "value"), REFUSED)
 def test_what_the_guarantee_does_not_stand_is_refused_by_name(
     here: Here, ses: Simulator, url: str, carried: Setter, setting: str, value: str
@@ -136,6 +137,7 @@ def test_a_database_of_another_encoding_is_refused(server: Server, empty_url: st
         server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+@pytest.mark.slow
 def test_rows_that_are_hidden_are_not_taken_for_gone(
     here: Here, ses: Simulator, server: Server, empty_url: str
 ) -> None:

@@ -51,6 +51,7 @@ def chosen(connection: psycopg.Connection[Any], action: str) -> list[tuple[bytes
         ).fetchall()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "work",
     [sign_up, recover, use("activation"), use("password_recovery")],

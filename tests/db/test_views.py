@@ -56,6 +56,7 @@ def plan(connection: Connection, act: Callable[[Connection], Any]) -> str:
     return "\n".join(line for (line,) in cursor.fetchall())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("filters", "indexes"),
     [

@@ -50,6 +50,7 @@ def processes_saying(words: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("password", ["", "postgres", "guessed"])
 def test_only_the_password_lets_in(pg: EmbeddedPostgres, password: str) -> None:
     with pytest.raises(psycopg.OperationalError, match=r"password|no password supplied"):
@@ -97,6 +98,7 @@ def test_it_can_be_stopped_and_started(pg: EmbeddedPostgres) -> None:
     psycopg.connect(pg.url()).close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_it_ends_with_the_process_that_started_it_however_that_ends(number: signal.Signals) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

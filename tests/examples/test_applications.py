@@ -92,6 +92,7 @@ def link(mail: str) -> str:
     return str(found)
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_somebody_signs_up_forgets_the_password_and_whoever_is_on_call_looks(
     site: Site, url: str, engine: Engine, simulator: Simulator, processes: Processes
@@ -124,6 +125,7 @@ def test_somebody_signs_up_forgets_the_password_and_whoever_is_on_call_looks(
     assert site.ask("/mail/", host="evil.example")[0] == 400
 
 
+@pytest.mark.slow
 def test_a_sign_up_that_fails_leaves_neither_user_nor_mail(site: Site, engine: Engine) -> None:
     assert site.ask("/sign-up", {"email": "not an address"})[0] == 500
     with engine.connect() as connection:

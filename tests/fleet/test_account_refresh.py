@@ -101,6 +101,7 @@ def test_a_refusal_of_ses_is_known_by_its_code(simulator: Simulator, monkeypatch
         ses.account(ses.connect_to_ask(region=None))
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_an_idle_process_asks_after_its_account_when_that_is_due_and_not_before(engine: Engine) -> None:
     """The others of the fleet wait for that, too: nothing that has a rhythm of its own costs a statement."""
@@ -121,6 +122,7 @@ def test_an_idle_process_asks_after_its_account_when_that_is_due_and_not_before(
         assert [CLAIM_REFRESH in one for one in seen].count(True) == 2
 
 
+@pytest.mark.slow
 def test_what_ses_answers_after_the_end_is_not_kept(engine: Engine) -> None:
     """The pool is closed by then, and a connection that is made all the same would be nobody's."""
     asked, answers = threading.Event(), threading.Event()

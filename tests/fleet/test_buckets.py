@@ -80,6 +80,7 @@ def test_without_limits_all_that_is_wanted_is_granted(conn: Connection) -> None:
     assert take(conn).wait == timedelta(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_send_rate", [0.5, 1, 2.3, 14])
 def test_whoever_comes_when_told_gets_the_whole_rate(conn: Connection, max_send_rate: float) -> None:
     tell_account(conn, max_send_rate)
@@ -110,6 +111,7 @@ STEP = st.tuples(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(max_send_rate=st.sampled_from([0.5, 1.0, 3.0, 14.0, 100.0]), steps=st.lists(STEP, min_size=3, max_size=25))
 def test_whatever_comes_back_and_when_the_bound_holds_for_what_is_used(

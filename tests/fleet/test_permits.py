@@ -59,6 +59,7 @@ def untils(engine: Engine, clock: Clock, *, rate: float, gap: float) -> int:
     return sum(first > began + 5 for first in blocks.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rate", "gap"), [(-1, 0.02), (1000, 0.02), (100, 0.1)])
 def test_mails_that_come_one_by_one_ask_less_than_once_a_second(
     engine: Engine, clock: Clock, rate: float, gap: float

@@ -132,6 +132,7 @@ def test_text_without_tags_is_left_as_it_is(source: str) -> None:
 LARGE = 200_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [
@@ -167,6 +168,7 @@ def test_blocks_lie_only_so_deep_in_each_other() -> None:
         Template("{{#if b}}{{else if b}}" + chain.removeprefix("{{#if b}}"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "reason"),
     [

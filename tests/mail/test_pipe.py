@@ -51,6 +51,7 @@ def complaint(line: str) -> str:
     return str(error.value)
 
 
+@pytest.mark.slow
 @given(action=st.sampled_from(ACTIONS), batch=st.lists(mails, min_size=1, max_size=50))
 @example(action=ACTIVATION, batch=[mail(' "leading, and \N{PILE OF POO}"\ufeff'), mail('"'), mail(","), mail("'")])
 def test_what_is_written_is_read(action: Action, batch: list[Mail]) -> None:

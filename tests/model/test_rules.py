@@ -12,6 +12,7 @@ from tests.model.worlds import BASIC_WITHOUT, WITHOUT
 STEPS = dict(enumerate((9, 11, 8, 9, 10, 8, 9, 5, 5, 11, 18, 4, 4, 4, 9, 5, 7, 4, 4, 6, 5), start=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", NUMBERED)
 def test_nothing_breaks_with_the_rule_and_its_property_without(number: int) -> None:
     rule, _, broken = NUMBERED[number]

@@ -6,6 +6,7 @@ from tests.model.search import search
 from tests.model.worlds import LARGE, SMALL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_nothing_breaks_in_a_small_world(name: str) -> None:
     found = search(SMALL[name], most=100_000)

@@ -58,6 +58,7 @@ def used(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Connection]
         yield connection
 
 
+@pytest.mark.slow
 def test_each_page_goes_by_index(used: Connection) -> None:
     with explained(used.engine) as plans:
         look_at_all(used)
@@ -86,6 +87,7 @@ def read(connection: Connection, page: Callable[[Connection], Any], *indexes: st
     return found
 
 
+@pytest.mark.slow
 def test_a_page_reads_as_many_rows_as_it_shows_wherever_it_is(used: Connection) -> None:
     def lane(after: Place | None) -> Callable[[Connection], Any]:
         return lambda connection: browse.lane(connection, "mailroom", Priority.BULK, ACTIVATION, after=after).rows
@@ -114,6 +116,7 @@ def read_in_all(connection: Connection, page: Callable[[Connection], Any]) -> in
     return read(connection, page, *tables, *indexes)
 
 
+@pytest.mark.slow
 def test_a_list_of_an_account_or_of_a_token_reads_its_own(used: Connection) -> None:
     used.execute(text("SET session_replication_role = replica"))  # they are in their places already
     used.execute(
@@ -132,6 +135,7 @@ def test_a_list_of_what_is_held_reads_as_many_as_it_shows(used: Connection) -> N
     assert read_in_all(used, lambda connection: list(walk.find(connection, held, limit=10))) <= 100
 
 
+@pytest.mark.slow
 def test_a_list_of_the_record_reads_no_further_back_than_it_has_to(used: Connection) -> None:
     """What there is often, until there is enough of it; what is rare, for as long as it is asked for."""
     later = datetime.now(UTC) + timedelta(days=1)

@@ -41,6 +41,7 @@ def test_the_first_the_last_and_that_of_a_held_one_can_be(conn: Connection, mome
     assert rows(conn, due, moment=moment) == [(token,)]
 
 
+@pytest.mark.slow
 def test_what_was_due_at_one_keeps_its_order_and_can_be_read(empty_url: str) -> None:
     """Of a release that let it be."""
     migrate(empty_url, "0007")
@@ -66,6 +67,7 @@ SELECT table_name AS home, array_agg(CAST(column_name AS text)) AS columns
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["-infinity", "0044-03-15 BC", "infinity"])
 def test_where_all_moments_are_such_every_page_and_list_is_there(engine: Engine, moment: str) -> None:
     with engine.connect() as connection:

@@ -124,6 +124,7 @@ def set_all(engine: Engine, tables: list[str], place: int) -> int:
     return changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", range(4))
 @pytest.mark.parametrize("table", ["every", *(pytest.param(each, marks=pytest.mark.slow) for each in TABLES)])
 def test_where_values_are_far_everything_goes_on(
@@ -190,6 +191,7 @@ SELECT (SELECT array_agg(bucket || granted || ' ' || level || ' ' || slowdown OR
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schema", ["mailroom", "Post room"])
 def test_what_was_set_before_a_release_that_refuses_it_is_brought_in_order(empty_url: str, schema: str) -> None:
     migrate(empty_url, "0008", schema=schema)

@@ -77,6 +77,7 @@ def test_what_the_database_refuses_is_said_once_and_stops_nothing_else(
     assert len([message for message in caplog.messages if "prune failed" in message]) == 1
 
 
+@pytest.mark.slow
 def test_a_worker_that_runs_mails_what_was_lost_and_forgets_what_is_old(
     url: str, connection: Connection, simulator: Simulator, processes: Processes
 ) -> None:

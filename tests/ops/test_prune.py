@@ -44,6 +44,7 @@ def test_a_token_that_cannot_be_deleted_keeps_its_history_and_is_not_mailed_agai
     assert list(maintenance.reconcile_all(engine, queue="mailroom")) == [Reconciled((), None)]
 
 
+@pytest.mark.slow
 def test_whoever_holds_the_lock_of_reconcile_keeps_it_no_longer_than_a_moment(
     engine: Engine, connection: Connection
 ) -> None:

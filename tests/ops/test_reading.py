@@ -80,6 +80,7 @@ def test_every_queue_is_found_whichever_were_known_before(conn: Connection, know
     assert [(lane.queue, lane.due) for lane in lanes] == [(queue, 2) for queue in "abcd"]
 
 
+@pytest.mark.slow
 def test_a_lane_is_counted_up_to_ten_thousand_and_estimated_beyond(engine: Engine, connection: Connection) -> None:
     add_accounts(connection, counting.MAX_COUNTED)
     [lane] = counting.count(connection).lanes
@@ -212,6 +213,7 @@ def test_who_comes_every_fifteen_seconds_counts_each_time(engine: Engine) -> Non
     assert refresh.refresh(engine) is not None
 
 
+@pytest.mark.slow
 def test_what_cannot_be_counted_leaves_the_last_reading_and_says_so(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,6 +233,7 @@ def test_what_cannot_be_counted_leaves_the_last_reading_and_says_so(
     assert after.read_at > before.read_at
 
 
+@pytest.mark.slow
 def test_a_reading_of_which_each_part_is_slow_is_cut_off_all_the_same(
     engine: Engine, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +260,7 @@ def test_a_reading_that_took_long_for_its_minutes_is_not_late_before_its_turn(
     assert causes.as_of(found, due_at) == found.read_at
 
 
+@pytest.mark.slow
 def test_minutes_that_are_too_many_for_a_slow_machine_are_counted_one_by_one(
     engine: Engine, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -246,6 +246,7 @@ FILL = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("analyzed", [True, False])
 def test_it_reads_the_newest_by_index_whatever_there_is(engine: Engine, analyzed: bool) -> None:
     plans.watch(engine)

@@ -22,6 +22,7 @@ from tests.world import add_accounts, count_sent, drained, misplaced, rows
 LATER = text("UPDATE jobs SET due_at = now() + :ahead, attempt = :attempt WHERE token = :token")
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_what_waits_for_the_time_before_a_clock_was_set_back_is_brought_back(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch

@@ -166,6 +166,7 @@ def send_all(engine: Engine, floors: Floors, writers: list[Future[int]]) -> list
     pytest.fail("jobs still wait that no claim takes")
 
 
+@pytest.mark.slow
 def test_every_mail_leaves_once_whatever_the_order_of_commits(engine: Engine) -> None:
     floors = Floors()
     with ThreadPoolExecutor(SESSIONS + 2) as threads:

@@ -117,6 +117,7 @@ def test_who_may_only_connect_holds_up_no_recovery(engine: Engine) -> None:
         assert maintenance.reconcile(engine, queue="mailroom").enqueued == ()
 
 
+@pytest.mark.slow
 def test_a_flood_of_recoveries_that_are_over_delays_nobody(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +169,7 @@ def test_a_flood_that_cannot_be_ended_at_once_is_ended_in_smaller_steps(
         assert str(late) in simulator.ledger.sent_tokens()
 
 
+@pytest.mark.slow
 def test_accounts_that_somebody_holds_keep_their_own_mail_alone(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +205,7 @@ def test_in_a_flood_what_can_be_mailed_leaves_in_order(engine: Engine) -> None:
         assert mailed(claim(connection, batch_limit=10, floors=floors)) == left[10:20]
 
 
+@pytest.mark.slow
 def test_fifty_requests_at_once_and_eight_senders_make_three_mails(
     engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +263,7 @@ def test_an_activation_costs_nothing_of_it(engine: Engine, analysed: bool) -> No
     ] * 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("analysed", [False, True])
 def test_a_flood_drains_at_the_same_cost_from_its_beginning_to_its_end(engine: Engine, analysed: bool) -> None:
     """One entry of an index for each job, that of the newest; nothing is read from its beginning, and one is mailed."""

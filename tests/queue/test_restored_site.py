@@ -1,6 +1,7 @@
 """Trap 21: what is restored elsewhere is of another site, and takes no event of mails that the old one sent."""
 
 import psycopg
+import pytest
 from sqlalchemy import Connection, Engine
 
 from mailroom.event import EventKind
@@ -36,6 +37,7 @@ def restore(old: str, new: str) -> None:
                     rows_in.write(row)
 
 
+@pytest.mark.slow
 def test_a_restored_database_has_another_site_and_drops_the_events_of_the_old_one(
     server: Server, direct_url: str, engine: Engine, connection: Connection
 ) -> None:

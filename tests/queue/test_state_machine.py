@@ -26,6 +26,7 @@ def run(engine: Engine, machine: type[Mailroom], profile: settings) -> None:
         run_state_machine_as_test(here, settings=profile)
 
 
+@pytest.mark.slow
 @pytest.mark.early
 @pytest.mark.parametrize("machine", [Mailroom, MailroomWithEvents])
 def test_no_mail_is_lost_and_none_is_doubled_unrecorded(engine: Engine, machine: type[Mailroom]) -> None:

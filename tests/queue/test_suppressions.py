@@ -262,6 +262,7 @@ def nine(conn: Connection) -> list[Mail]:
     return sent(conn, sign_up(conn, ADA), MAILS)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_the_same_follows_from_the_same_events_in_any_order_and_told_again(

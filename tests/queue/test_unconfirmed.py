@@ -18,6 +18,7 @@ from tests.world import add_accounts, count, drained, misplaced
 HELD = "jobs WHERE due_at = 'infinity'"
 
 
+@pytest.mark.slow
 def test_they_are_sent_again_one_by_one_with_the_same_token(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -34,6 +35,7 @@ def test_they_are_sent_again_one_by_one_with_the_same_token(
     assert sorted(links[:4]) == sorted(links[4:])
 
 
+@pytest.mark.slow
 def test_they_can_be_held_until_somebody_decides(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,6 +38,7 @@ def test_more_jitter_never_waits_longer(attempt: int, one: float, other: float) 
     assert retry_delay(attempt, jitter=more) <= retry_delay(attempt, jitter=less)
 
 
+@pytest.mark.slow
 @given(any_attempt, jitters)
 def test_what_the_provider_decided_is_final(attempt: int, jitter: float) -> None:
     sent = judge(Sent("m-1"), attempt=attempt, jitter=jitter)
@@ -76,6 +78,7 @@ def test_a_fault_of_the_account_costs_a_job_nothing(attempt: int, jitter: float)
     assert verdict.again.after >= timedelta(0)
 
 
+@pytest.mark.slow
 @given(attempts, jitters)
 def test_an_unconfirmed_mail_waits_out_the_grace(attempt: int, jitter: float) -> None:
     verdict = judge(unconfirmed, attempt=attempt, jitter=jitter)

@@ -55,6 +55,7 @@ def told(environment: pytest.MonkeyPatch, status: str, body: object, amount: int
         return list(send(transport, mails(amount)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_code_is_a_word(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     hostile = HOSTILE[name]
@@ -79,6 +80,7 @@ def test_every_code_that_is_known_is_a_word() -> None:
         assert classify.word(code) == code
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_the_account_is_told_in_words_and_numbers(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     quota: dict[str, Any] = {"MaxSendRate": 14, "Max24HourSend": 200, "SentLast24Hours": 0}
@@ -97,6 +99,7 @@ def test_the_account_is_told_in_words_and_numbers(simulator: Simulator, monkeypa
         simulator.faults.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_doctor_tells_it_in_lines_that_end(simulator: Simulator, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     hostile = HOSTILE[name]
@@ -116,6 +119,7 @@ def test_doctor_tells_it_in_lines_that_end(simulator: Simulator, monkeypatch: py
         assert len(line) < 6_000, finding.check
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["line feed", "NUL", "half a letter", "long"])
 def test_a_worker_records_and_logs_it_in_one_line(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str

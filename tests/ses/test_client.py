@@ -104,6 +104,7 @@ def test_the_call_after_a_refusal_is_made_with_the_credentials_of_now(
     assert guarded.seen == ["OLD", "NEW"]
 
 
+@pytest.mark.slow
 def test_they_are_looked_for_again_and_again_but_not_at_each_call(
     guarded: Guarded, transport: ses.SesTransport, keys: Keys
 ) -> None:
@@ -120,6 +121,7 @@ def test_they_are_looked_for_again_and_again_but_not_at_each_call(
     assert set(guarded.seen[:-1]) == {"OLD"}
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_leaves_the_client_there_was(
     guarded: Guarded, transport: ses.SesTransport, keys: Keys, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -181,6 +183,7 @@ def test_a_program_that_gives_what_has_run_out_is_asked_again(
     assert guarded.seen == ["NEW"]
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_a_paused_worker_goes_on_when_the_file_is_rewritten(
     guarded: Guarded, transport: ses.SesTransport, keys: Keys, engine: Engine

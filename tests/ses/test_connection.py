@@ -73,6 +73,7 @@ def dripping(connection: socket.socket) -> bytes:
     return b"ended"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["in an answer", "in an answer over TLS", "in a handshake"])
 def test_a_call_that_is_given_up_leaves_nothing_behind(
     monkeypatch: pytest.MonkeyPatch, connect: Connect, certificate: Path, how: str

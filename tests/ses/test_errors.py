@@ -75,6 +75,7 @@ def outcome_of(client: SESV2Client, error: Exception, event: str) -> tuple[str, 
     return kinds([outcome])[0], times
 
 
+@pytest.mark.slow
 def test_what_rises_before_the_request_is_begun_costs_the_mail_nothing_whatever_it_is(
     client: SESV2Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +171,7 @@ def test_an_answer_that_cannot_be_kept_changes_no_outcome(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
 
+@pytest.mark.slow
 def test_no_log_holds_what_is_somebodys(
     simulator: Simulator, connect: Connect, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:

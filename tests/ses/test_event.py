@@ -206,6 +206,7 @@ def damaged(draw: st.DrawFn) -> str:
     return draw(st.sampled_from(envelopes))(body)
 
 
+@pytest.mark.slow
 @given(damaged() | ANYTHING.map(json.dumps) | st.text())
 def test_reading_never_raises_and_gives_what_can_be_stored(body: str) -> None:
     read_ = read(body)

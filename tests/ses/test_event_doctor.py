@@ -46,6 +46,7 @@ def client(connect: Connect) -> SESV2Client:
     return connect(f"http://127.0.0.1:{closed_port()}")
 
 
+@pytest.mark.slow
 def test_all_is_well(client: SESV2Client, endpoint: str) -> None:
     queue = sqs.Queue(endpoint, RedrivePolicy=redrive(endpoint, 10), MessageRetentionPeriod="345599")
     found = examined(client, queue, [destination(*WANTED)])
@@ -66,6 +67,7 @@ def redrive(endpoint: str, count: int, **attributes: str) -> str:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("destinations", "level", "words"),
     [
@@ -90,6 +92,7 @@ def test_without_a_configuration_set_nothing_is_published(client: SESV2Client, e
     assert of(found, "event destination")[0][0] is Level.FAILED
 
 
+@pytest.mark.slow
 def test_what_is_wrong_with_the_queue_is_told(client: SESV2Client, endpoint: str) -> None:
     queue = sqs.Queue(endpoint, VisibilityTimeout="30")
     queue.client.send_message(QueueUrl=queue.dead_url, MessageBody="x")
@@ -101,6 +104,7 @@ def test_what_is_wrong_with_the_queue_is_told(client: SESV2Client, endpoint: str
     assert (Level.WARNING, "holds 1 messages that nobody could read") in dead
 
 
+@pytest.mark.slow
 def test_a_queue_without_a_dead_letter_queue_is_told(client: SESV2Client, endpoint: str) -> None:
     queue = sqs.Queue(endpoint)
     queue.client.set_queue_attributes(QueueUrl=queue.url, Attributes={"RedrivePolicy": ""})

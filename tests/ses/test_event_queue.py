@@ -44,6 +44,7 @@ def test_what_is_received_is_read_and_gone_once_deleted(queue: sqs.Queue) -> Non
     assert queue.left() == 0
 
 
+@pytest.mark.slow
 def test_what_is_not_deleted_comes_again_and_by_the_newest_handle(endpoint: str) -> None:
     queue = sqs.Queue(endpoint, VisibilityTimeout="1")
     queue.put([json.dumps(event("Send"))])
@@ -56,6 +57,7 @@ def test_what_is_not_deleted_comes_again_and_by_the_newest_handle(endpoint: str)
     assert queue.left() == 0
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_not_given_to_others(endpoint: str) -> None:
     """They would be seen again after five seconds: long enough for two receives, and for asking to keep them."""
     queue = sqs.Queue(endpoint, VisibilityTimeout="5")
@@ -67,6 +69,7 @@ def test_what_is_kept_is_not_given_to_others(endpoint: str) -> None:
     assert source.receive(wait=timedelta(seconds=6)) == []
 
 
+@pytest.mark.slow
 def test_a_long_poll_waits_and_no_longer(queue: sqs.Queue) -> None:
     began = time.monotonic()
     assert queue.source().receive(wait=timedelta(0)) == []  # zero would be a short poll, which may find nothing

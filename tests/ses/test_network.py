@@ -52,6 +52,7 @@ def garbage(connection: socket.socket) -> object:
 UNREADY: dict[str, Serve] = {"silent": received, "garbage": garbage, "closed": lambda connection: connection.close()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", UNREADY)
 def test_a_handshake_that_does_not_end_well_costs_the_mails_nothing(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     with listening(UNREADY[how]) as (port, seen):
@@ -198,6 +199,7 @@ def metadata(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Metadata]]:
             thread.join()
 
 
+@pytest.mark.slow
 def test_credentials_that_do_not_come_cost_the_mails_nothing_and_nothing_is_sent_when_they_do(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch, metadata: type[Metadata]
 ) -> None:
@@ -261,6 +263,7 @@ def test_what_the_service_of_credentials_says_is_not_taken_for_the_word_of_ses(
     assert outcome == Deferred("CredentialsThrottling", "this machine cannot call SES", charged=False)
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_a_worker_before_a_silent_endpoint_uses_up_no_attempt(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     with listening(received) as (port, seen), engine.connect() as connection:

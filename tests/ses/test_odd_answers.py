@@ -51,6 +51,7 @@ def told(
 ID = {"MessageId": "m"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", ["301 Moved", "302 Found", "303 See Other", "307 Temporary", "308 Permanent"])
 def test_no_redirection_is_followed(connect: Connect, status: str) -> None:
     with listening(saying(answer("200 OK", ID))) as (other, seen):
@@ -71,6 +72,7 @@ def test_an_answer_that_nobody_asked_for_is_nobodys(connect: Connect) -> None:
     assert told(connect, serve, calls=2, rest=0.5) == [Sent("first"), Sent("second")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("said", "kind"),
     [

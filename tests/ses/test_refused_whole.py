@@ -96,6 +96,7 @@ def test_no_call_begins_that_could_outlast_the_lease(simulator: Simulator, trans
     assert simulator.ledger.requests == []
 
 
+@pytest.mark.slow
 def test_the_search_ends_with_the_lease(simulator: Simulator, transport: ses.SesTransport) -> None:
     """The first call has three seconds in which to begin; it takes two, and so a second may begin, but no third."""
     simulator.faults.add(Fault(error="BadRequestException", latency_ms=2_000, times=None))

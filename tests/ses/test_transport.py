@@ -70,6 +70,7 @@ def test_nor_is_what_got_no_answer(simulator: Simulator, connect: Connect, deliv
     assert len(simulator.ledger.requests) == 1
 
 
+@pytest.mark.slow
 def test_an_answer_that_comes_byte_by_byte_is_not_waited_for(connect: Connect) -> None:
     """Each byte is in time for the read time-out, and the last one would never come: the call as a whole ends."""
     over = threading.Event()

@@ -76,6 +76,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_request_does_no_harm(ses: Sim
     assert [request.operation for request in ses.ledger.requests] == ["GetAccount"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_serving_ends_well_and_silently_at_a_signal(signal_number: signal.Signals) -> None:
     serving = subprocess.Popen(

@@ -76,6 +76,7 @@ def test_who_knows_the_secret_and_not_the_key_has_no_more_guesses(
     assert guess(application, recovery) is None
 
 
+@pytest.mark.slow
 def test_of_fifty_guesses_at_once_five_are_compared(crowd: Engine) -> None:
     """All of them right, and then taken back by their callers: so each that is compared is seen to succeed."""
     with crowd.connect() as connection:

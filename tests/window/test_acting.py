@@ -28,6 +28,7 @@ def of(engine: Engine, sql: str) -> int:
         return count(connection, sql)
 
 
+@pytest.mark.slow
 def test_what_is_previewed_is_what_is_done_and_nothing_before(
     window: Window, engine: Engine, tokens: dict[str, int], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -53,6 +54,7 @@ def test_what_is_dropped_comes_back_by_retry(window: Window, engine: Engine, tok
     assert of(engine, f"jobs WHERE token = {token}") == 1
 
 
+@pytest.mark.slow
 def test_all_of_a_list_means_what_the_list_shows(window: Window, engine: Engine, tokens: dict[str, int]) -> None:
     preview = window.ask("/act/retry?outcome=rejected&since=1d").text
     assert field(preview, "tokens") == str(tokens["rejected"])
@@ -138,6 +140,7 @@ def test_a_pause_has_the_reason_of_who_made_it_and_ends_by_hand(window: Window, 
     assert of(engine, "pauses WHERE scope = 'activation'") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("deed", "form"),
     [

@@ -59,6 +59,7 @@ def after_forms(seen: Tab) -> Iterator[Page]:
     yield page
 
 
+@pytest.mark.slow
 def test_no_page_complains_obeys_or_asks_elsewhere(window: Window, browser: Browser, tokens: dict[str, int]) -> None:
     with tab(browser, window.url) as seen:
         for path in pages(tokens):
@@ -69,6 +70,7 @@ def test_no_page_complains_obeys_or_asks_elsewhere(window: Window, browser: Brow
         assert {url for url in seen.asked if not url.startswith((window.url, "data:"))} == set()
 
 
+@pytest.mark.slow
 def test_what_follows_a_form_complains_of_nothing_either(engine: Engine, browser: Browser) -> None:
     scene.furnish(engine)
     with opened(engine, actions=engine, checks=lambda: CHECKS) as window, tab(browser, window.url) as seen:
@@ -79,6 +81,7 @@ def test_what_follows_a_form_complains_of_nothing_either(engine: Engine, browser
         assert {url for url in seen.asked if not url.startswith((window.url, "data:"))} == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", LOOKS, ids=["light", "dark", "narrow"])
 def test_axe_finds_nothing(engine: Engine, browser: Browser, look: dict[str, Any]) -> None:
     script, found = axe(), {}
@@ -94,6 +97,7 @@ def test_axe_finds_nothing(engine: Engine, browser: Browser, look: dict[str, Any
     assert {where: each for where, each in found.items() if each} == {}
 
 
+@pytest.mark.slow
 def test_nothing_is_wider_than_a_phone(window: Window, browser: Browser, tokens: dict[str, int]) -> None:
     with tab(browser, window.url, viewport=NARROW) as seen:
         wide = [
@@ -104,6 +108,7 @@ def test_nothing_is_wider_than_a_phone(window: Window, browser: Browser, tokens:
     assert wide == []
 
 
+@pytest.mark.slow
 def test_with_scripts_off_the_page_reads_and_acts_and_asks_again_by_itself(
     window: Window, browser: Browser, engine: Engine
 ) -> None:
@@ -125,6 +130,7 @@ def test_with_scripts_off_the_page_reads_and_acts_and_asks_again_by_itself(
         assert count(connection, "jobs WHERE due_at = 'infinity'") == 0
 
 
+@pytest.mark.slow
 def test_with_scripts_off_every_page_is_read_in_utc(window: Window, browser: Browser, tokens: dict[str, int]) -> None:
     zone = "Asia/Tokyo"
     with tab(browser, window.url, java_script_enabled=False, timezone_id=zone) as seen:
@@ -140,6 +146,7 @@ def test_with_scripts_off_every_page_is_read_in_utc(window: Window, browser: Bro
         page.wait_for_url(f"**/mail/{tokens['sent']}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
 def test_everywhere_the_same_moment_is_told_in_the_zone_of_who_reads(
     window: Window, browser: Browser, zone: str
@@ -155,6 +162,7 @@ def test_everywhere_the_same_moment_is_told_in_the_zone_of_who_reads(
         assert re.fullmatch(r"\d+ (s|min) ago", age)
 
 
+@pytest.mark.slow
 def test_a_hidden_tab_asks_nothing_and_asks_at_once_when_it_is_seen(window: Window, browser: Browser) -> None:
     with tab(browser, window.url) as seen:
         seen.page.clock.install()
@@ -169,6 +177,7 @@ def test_a_hidden_tab_asks_nothing_and_asks_at_once_when_it_is_seen(window: Wind
             page.evaluate("window.away = false; document.dispatchEvent(new Event('visibilitychange'))")
 
 
+@pytest.mark.slow
 def test_an_open_page_keeps_itself_fresh_and_the_focus_where_it_is(
     window: Window, browser: Browser, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,6 +210,7 @@ def test_an_open_page_keeps_itself_fresh_and_the_focus_where_it_is(
         assert seen.said == []
 
 
+@pytest.mark.slow
 def test_a_page_says_when_nobody_answers_it_any_more(engine: Engine, browser: Browser) -> None:
     with opened(engine) as window, tab(browser, window.url) as seen:
         page = seen.open()
@@ -215,6 +225,7 @@ def test_a_page_says_when_nobody_answers_it_any_more(engine: Engine, browser: Br
         page.locator(".lost").wait_for(state="hidden")
 
 
+@pytest.mark.slow
 def test_a_word_that_wants_to_be_obeyed_is_read_as_it_was_written(
     window: Window, browser: Browser, engine: Engine
 ) -> None:
@@ -224,6 +235,7 @@ def test_a_word_that_wants_to_be_obeyed_is_read_as_it_was_written(
         assert reason in seen.open().locator("#paused").inner_text()
 
 
+@pytest.mark.slow
 def test_what_somebody_is_called_asks_for_and_was_told_is_read_as_it_was_written(
     engine: Engine, browser: Browser
 ) -> None:
@@ -261,6 +273,7 @@ def test_what_somebody_is_called_asks_for_and_was_told_is_read_as_it_was_written
         assert seen.complained() == []
 
 
+@pytest.mark.slow
 def test_what_is_drawn_is_told_in_words_too(window: Window, browser: Browser) -> None:
     with tab(browser, window.url) as seen:
         charts = seen.open().locator("svg[role=img]")

@@ -83,6 +83,7 @@ def test_the_oldest_leaves_for_the_next_where_too_many_are(monkeypatch: pytest.M
             clients[-1].recv(1)
 
 
+@pytest.mark.slow
 def test_what_is_asked_already_is_answered_however_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "CLIENT_SECONDS", 1)
     monkeypatch.setattr(server, "MAX_CLIENTS", 2)

@@ -108,12 +108,14 @@ def test_a_form_of_its_own_does(window: Window, engine: Engine, headers: dict[st
     assert paused(engine) == ["activation"]
 
 
+@pytest.mark.slow
 def test_another_page_reads_nothing_but_a_link_leads_here(window: Window) -> None:
     foreign = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
     assert window.ask(headers=foreign).status == 403
     assert window.ask(headers=foreign | {"Sec-Fetch-Mode": "navigate"}).status == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [*PAGES, "/nothing", "/window.css", "/window.js", "/metrics", "/reading.json"])
 def test_every_answer_says_what_a_browser_may_do_with_it(window: Window, path: str) -> None:
     headers = window.ask(path).headers
@@ -230,6 +232,7 @@ def test_only_loopback_is_listened_on_unless_one_insists() -> None:
     server.listen("127.0.0.1", 0, allow_remote=False).close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deed", ["pause", "resume", "retry", "release", "drop"])
 def test_who_may_only_look_does_nothing(engine: Engine, deed: str) -> None:
     with opened(engine, actions=engine, may=lambda _: Visitor("viewer", LOOK)) as window:

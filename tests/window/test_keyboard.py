@@ -43,6 +43,7 @@ def find(page: Page, token: int) -> None:
     page.wait_for_url(f"**/mail/{token}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "link", "button", "done"),
     [
@@ -62,6 +63,7 @@ def test_every_action_is_done_by_keyboard(
         assert page.locator("h1").inner_text() == done
 
 
+@pytest.mark.slow
 def test_one_mail_is_found_and_acted_on_by_keyboard(window: Window, browser: Browser, tokens: dict[str, int]) -> None:
     with tab(browser, window.url) as seen:
         page = seen.open()
@@ -76,6 +78,7 @@ def test_one_mail_is_found_and_acted_on_by_keyboard(window: Window, browser: Bro
         assert seen.said == []
 
 
+@pytest.mark.slow
 def test_whose_mail_it_is_is_asked_by_keyboard(window: Window, browser: Browser, tokens: dict[str, int]) -> None:
     with tab(browser, window.url) as seen:
         page = seen.open()
@@ -87,6 +90,7 @@ def test_whose_mail_it_is_is_asked_by_keyboard(window: Window, browser: Browser,
         assert seen.said == []
 
 
+@pytest.mark.slow
 def test_the_checks_of_the_doctor_are_made_by_keyboard(engine: Engine, browser: Browser) -> None:
     with (
         opened(engine, actions=engine, checks=lambda: [ok("one", "is well")]) as window,

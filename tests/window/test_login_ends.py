@@ -24,6 +24,7 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "refusal",
     [RedirectResponse("/", 303), RedirectResponse("https://login.example/", 303), HTMLResponse(LOGIN), None],

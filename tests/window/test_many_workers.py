@@ -1,5 +1,6 @@
 """What the first page and the metrics tell of more workers, or queues, than anybody reads."""
 
+import pytest
 from sqlalchemy import Engine, text
 
 from mailroom.window.fleet_metrics import MAX_QUEUES, OTHER, FleetMetrics
@@ -17,6 +18,7 @@ SELECT 'crashed-' || n, 'mailroom', '0', now(), now() - n * interval '1 min', 4,
 """
 
 
+@pytest.mark.slow
 def test_workers_that_crash_again_and_again_do_not_bury_the_page(engine: Engine) -> None:
     scene.furnish(engine)
     with engine.connect() as connection:

@@ -27,6 +27,7 @@ def consume(engine: Engine, token: int) -> None:
         connection.execute(text("UPDATE tokens SET consumed_at = now() WHERE id = :token"), {"token": token})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outcome", ["sent", "deferred", "unconfirmed"])
 def test_what_is_out_or_comes_again_by_itself_is_not_offered_to_be_tried_again(window: Window, outcome: str) -> None:
     assert "<td" in window.ask(f"/record?outcome={outcome}").text
@@ -42,6 +43,7 @@ def test_what_was_refused_is_offered_to_be_tried_again(window: Window) -> None:
     assert offered(window, "/record?code=NoSuch") == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", ["release?outcome=rejected", "drop?code=MessageRejected", "retry?held=1"])
 def test_a_preview_counts_nothing_that_would_stay_as_it_is(window: Window, asked: str) -> None:
     preview = window.ask(f"/act/{asked}").text
@@ -55,6 +57,7 @@ def test_a_mail_whose_link_was_used_is_not_tried_again(window: Window, engine: E
     assert "Try again 0 mails" in heading(window.ask("/act/retry?outcome=rejected").text)
 
 
+@pytest.mark.slow
 def test_a_mail_that_ses_took_after_all_is_not_tried_again(
     window: Window, engine: Engine, tokens: dict[str, int]
 ) -> None:
@@ -76,6 +79,7 @@ def test_of_mails_that_are_named_those_are_counted_that_would_change(window: Win
     assert heading(window.ask(f"/act/drop?token={named}").text) == "Drop 2 mails, named by their tokens?"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "deeds"),
     [

@@ -30,6 +30,7 @@ def main(page: str) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", page.split("<main")[1].split("</main>", maxsplit=1)[0]).split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PAGES)
 def test_words_that_people_write_are_shown_and_not_obeyed(window: Window, path: str) -> None:
     answer = window.ask(path)
@@ -39,6 +40,7 @@ def test_words_that_people_write_are_shown_and_not_obeyed(window: Window, path: 
     assert "{{" not in answer.text.replace("{{7*7}}", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what", ["sent", "unconfirmed", "rejected", "deferred", "held", "flight", "waiting", "bounced"]
 )
@@ -127,6 +129,7 @@ def test_who_is_flooded_is_shown_by_account_the_worst_first(engine: Engine) -> N
     assert "raise the limit, mailroom actions set ." in shown
 
 
+@pytest.mark.slow
 def test_what_ses_allows_is_shown_with_what_is_used_and_the_lines_of_aws(engine: Engine) -> None:
     evening.furnish(engine)
     with opened(engine) as window:
@@ -143,6 +146,7 @@ def test_what_ses_allows_is_shown_with_what_is_used_and_the_lines_of_aws(engine:
         assert lines == [[], ["80.00"], ["41.67", "83.33"], ["16.67", "83.33"]], "the quota's line, and twice AWS's"
 
 
+@pytest.mark.slow
 def test_what_is_over_a_line_of_aws_is_marked(engine: Engine) -> None:
     evening.furnish(engine, one_bounced_of=17)
     with engine.connect() as connection:
@@ -153,6 +157,7 @@ def test_what_is_over_a_line_of_aws_is_marked(engine: Engine) -> None:
     assert [each.replace("\N{NO-BREAK SPACE}", " ")[:1] for each in marked] == ["4", "5", "5", "P"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
     [
@@ -200,6 +205,7 @@ def test_pages_follow_each_other_without_one_lost(engine: Engine) -> None:
     assert len(seen) == len(set(seen)) == 120
 
 
+@pytest.mark.slow
 def test_whose_mail_it_is_is_told_to_who_may_act_and_written_down(
     window: Window, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -223,6 +229,7 @@ def test_whose_mail_it_is_is_told_to_who_may_act_and_written_down(
     assert scene.EMAIL not in refused.text
 
 
+@pytest.mark.slow
 def test_who_has_the_page_is_told_so_and_twenty_tabs_cost_what_one_does(
     window: Window, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,6 +243,7 @@ def test_who_has_the_page_is_told_so_and_twenty_tabs_cost_what_one_does(
     scene.count(engine)
 
 
+@pytest.mark.slow
 def test_a_page_is_another_once_what_it_says_of_a_trouble_is(engine: Engine) -> None:
     with engine.connect() as connection:
         scene.many(connection, 1)
@@ -249,6 +257,7 @@ def test_a_page_is_another_once_what_it_says_of_a_trouble_is(engine: Engine) -> 
         eventually(lambda: window.ask(headers={"If-None-Match": answer.headers["ETag"]}).status == 200)
 
 
+@pytest.mark.slow
 def test_programs_read_the_same(window: Window) -> None:
     told = window.ask("/reading.json").json
     assert told["advice"]["state"] == "act"

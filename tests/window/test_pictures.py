@@ -6,6 +6,7 @@ Those that are there were taken with Debian's fonts-inter and fonts-liberation.
 import os
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Browser
 from sqlalchemy import Engine
 
@@ -19,6 +20,7 @@ LOW = WIDE | {"height": 400}
 PICTURES = {"unconfirmed": "/unconfirmed", "flooded": "/flooded", "amazon": "/account"}
 
 
+@pytest.mark.slow
 def test_an_evening_and_what_it_looks_like_when_aws_stops_the_account(
     engine: Engine, browser: Browser, tmp_path: Path
 ) -> None:

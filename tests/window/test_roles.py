@@ -35,6 +35,7 @@ def as_granted(server: Server, url: str, engine: Engine, tokens: dict[str, int])
         acting.dispose()
 
 
+@pytest.mark.slow
 def test_the_role_of_a_worker_is_enough_for_each_action(
     as_granted: Window, engine: Engine, tokens: dict[str, int]
 ) -> None:
@@ -58,6 +59,7 @@ def test_the_role_of_a_worker_is_enough_for_each_action(
     assert {tokens["held"], tokens["rejected"]} <= {row.token for row in due}
 
 
+@pytest.mark.slow
 def test_the_role_of_a_worker_is_enough_to_tell_whose_mail_it_is(as_granted: Window, tokens: dict[str, int]) -> None:
     shown = as_granted.ask(f"/mail/{tokens['recovery']}?who=1")
     assert shown.status == 200

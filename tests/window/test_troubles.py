@@ -44,6 +44,7 @@ def viewer(server: Server, url: str, engine: Engine) -> Iterator[Engine]:
         made.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", PAGES)
 def test_the_role_viewer_is_enough_for_every_page(viewer: Engine, path: str) -> None:
     with opened(viewer) as window:
@@ -59,6 +60,7 @@ def metrics(window: Window) -> dict[str, dict[tuple[str, ...], float]]:
     return found
 
 
+@pytest.mark.slow
 def test_metrics_are_those_of_the_reading(viewer: Engine) -> None:
     with opened(viewer) as window:
         found = metrics(window)
@@ -87,6 +89,7 @@ def test_what_is_paused_is_told_once_of_each_queue_and_of_the_others_together(en
     assert 'mailroom_paused{code="ByHand",scope="queue:other"}' in told
 
 
+@pytest.mark.slow
 def test_a_database_that_does_not_answer_is_the_first_thing_said(url: str, engine: Engine) -> None:
     scene.furnish(engine)
     with HalfOpenProxy(url) as proxy:
@@ -129,6 +132,7 @@ def test_many_tabs_on_a_database_that_hangs_keep_no_probe_waiting(url: str, engi
         through.dispose()
 
 
+@pytest.mark.slow
 def test_what_many_look_at_in_vain_keeps_nobody_from_the_first_page(
     url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +155,7 @@ def test_what_many_look_at_in_vain_keeps_nobody_from_the_first_page(
     assert "Too many look at once" in said
 
 
+@pytest.mark.slow
 def test_what_was_seen_before_a_database_went_away_grows_old(url: str, engine: Engine) -> None:
     scene.furnish(engine)
     with HalfOpenProxy(url) as proxy:
@@ -166,6 +171,7 @@ def test_what_was_seen_before_a_database_went_away_grows_old(url: str, engine: E
     assert first > seen
 
 
+@pytest.mark.slow
 def test_of_an_action_without_an_answer_it_says_that_nobody_knows(url: str, engine: Engine) -> None:
     with HalfOpenProxy(url) as proxy:
         through = connect_engine(proxy.url, pool_size=2, answer_within=timedelta(seconds=10))
@@ -188,6 +194,7 @@ def test_of_an_error_only_its_class_is_told(engine: Engine) -> None:
     assert "attempts" not in answer.text.split("<main")[1]
 
 
+@pytest.mark.slow
 def test_what_takes_too_long_is_given_up_and_said(engine: Engine) -> None:
     with pytest.raises(DBAPIError, match="statement timeout") as error, Source(engine).looking() as connection:
         connection.execute(text("SELECT pg_sleep(60)"))

@@ -103,6 +103,7 @@ def test_what_comes_in_any_envelope_is_on_record_and_then_deleted(
     assert "ada@" not in caplog.text
 
 
+@pytest.mark.slow
 def test_more_than_one_reader_can_take_is_read_by_several(engine: Engine, queue: sqs.Queue) -> None:
     source, helped = Counting(queue.source()), threading.Event()
 
@@ -169,6 +170,7 @@ def test_an_event_that_the_database_refuses_holds_up_no_other(
     assert "ada@" not in caplog.text
 
 
+@pytest.mark.slow
 def test_what_nobody_understands_is_named_once_and_put_aside(
     engine: Engine, endpoint: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -199,6 +201,7 @@ def test_a_queue_that_is_gone_is_said_once_and_read_when_it_is_back(
         assert "no longer: events cannot be read" in caplog.text
 
 
+@pytest.mark.slow
 def test_while_the_database_is_away_nothing_more_is_received_and_nothing_good_is_put_aside(
     url: str, engine: Engine, endpoint: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +229,7 @@ def test_while_the_database_is_away_nothing_more_is_received_and_nothing_good_is
     assert "no longer: events wait for the database" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_delete_that_does_not_come_through_is_said_and_does_no_harm(
     engine: Engine, endpoint: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -249,6 +253,7 @@ def test_a_delete_that_does_not_come_through_is_said_and_does_no_harm(
     assert "added=1 known=1" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_delete_that_sqs_refuses_within_a_good_answer_is_said_once_and_when_it_is_over(
     engine: Engine, endpoint: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -286,6 +291,7 @@ def stays_visible(endpoint: str) -> sqs.Queue:
     return queue
 
 
+@pytest.mark.slow
 def test_what_comes_again_at_once_is_not_asked_for_without_end(
     engine: Engine, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,6 +309,7 @@ def test_what_comes_again_at_once_is_not_asked_for_without_end(
         eventually(lambda: kept(engine) == ["m1"], "the good one is absorbed")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_deleted_and_comes_again_at_once_is_not_asked_for_without_end(
     engine: Engine, endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,6 +360,7 @@ def test_a_stop_waits_for_what_is_in_hand_and_not_for_what_has_not_come(
     assert queue.left() == 0
 
 
+@pytest.mark.slow
 def test_two_feeds_read_one_queue(engine: Engine, queue: sqs.Queue) -> None:
     """Trap 1, with every event four times."""
     queue.put(body(name) for _ in range(4) for name in names(30))
@@ -361,12 +369,14 @@ def test_two_feeds_read_one_queue(engine: Engine, queue: sqs.Queue) -> None:
     assert kept(engine) == names(30)
 
 
+@pytest.mark.slow
 def test_that_an_empty_queue_is_read_is_on_record(engine: Engine, queue: sqs.Queue) -> None:
     with Feed(engine, queue.source()).running(), engine.connect() as connection:
         polled = "SELECT FROM feed WHERE polled_at > now() - interval '1 minute'"
         eventually(lambda: rows(connection, polled), "it is noted")
 
 
+@pytest.mark.slow
 def test_draining_ends_when_nothing_is_left(engine: Engine, queue: sqs.Queue) -> None:
     queue.put(body(name) for name in names(15))
     Feed(engine, queue.source(), patient=False).drain(max_time=timedelta(minutes=1))

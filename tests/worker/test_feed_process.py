@@ -48,6 +48,7 @@ def settings(queue: sqs.Queue, front: Front) -> dict[str, str]:
     return {**sqs.AWS, "MAILROOM_EVENTS_QUEUE_URL": through, "AWS_ENDPOINT_URL_SQS": front.url}
 
 
+@pytest.mark.slow
 def test_mails_leave_though_the_queue_may_not_be_read(
     url: str, connection: Connection, queue: sqs.Queue, front: Front, simulator: Simulator, processes: Processes
 ) -> None:
@@ -69,6 +70,7 @@ def test_mails_leave_though_the_queue_may_not_be_read(
     assert count(connection, "events") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_in_a_long_poll_stops_in_time(
     url: str, queue: sqs.Queue, front: Front, simulator: Simulator, processes: Processes, stop: signal.Signals
@@ -92,6 +94,7 @@ def killed_before_it_deletes(worker: Process, front: Front, connection: Connecti
     worker.wait()
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_between_commit_and_delete_leaves_an_event_that_is_known(
     url: str, connection: Connection, queue: sqs.Queue, front: Front, simulator: Simulator, processes: Processes
 ) -> None:

@@ -66,6 +66,7 @@ def work(engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) 
     assert simulator.ledger.counts().rendering_failures == 0
 
 
+@pytest.mark.slow
 def test_everybody_is_written_to_in_their_language_in_one_call(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, at_ses: ses.Templates, tmp_path: Path
 ) -> None:
@@ -100,6 +101,7 @@ def test_a_lone_mail_has_its_language_too(
     assert [request.operation for request in simulator.ledger.requests][-1] == "SendEmail"
 
 
+@pytest.mark.slow
 def test_a_template_that_is_used_while_a_batch_is_in_flight_is_for_the_next(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, at_ses: ses.Templates, tmp_path: Path
 ) -> None:

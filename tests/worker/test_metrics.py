@@ -30,6 +30,7 @@ EACH_SERVER = False
 NO = Deferred("EndpointConnectionError", "no", charged=False)
 
 
+@pytest.mark.slow
 def test_a_worker_counts_what_is_on_record(url: str, connection: Connection) -> None:
     sends = Scripted()
     answers: list[Sequence[Outcome]] = [
@@ -75,6 +76,7 @@ def test_what_has_not_happened_yet_is_told_to_be_0(url: str) -> None:
         assert worker.value("mailroom_mails_total", **doubtful) == 0
 
 
+@pytest.mark.slow
 def test_a_wait_is_told_by_the_clock_of_the_database(url: str, connection: Connection) -> None:
     """Whatever this machine's says: what has been due for ten minutes has waited as long."""
     add_accounts(connection, 1)
@@ -137,6 +139,7 @@ def test_no_label_has_more_values_than_anybody_can_keep() -> None:
     assert metrics.registry.get_sample_value("mailroom_faults_total", {"code": "other"}) == 2 * MAX_CODES
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_its_metrics_in_a_file(url: str, engine: Engine, simulator: Simulator, tmp_path: Path) -> None:
     with engine.connect() as connection:
         add_accounts(connection, 12)
@@ -162,6 +165,7 @@ def test_a_sweep_that_fails_says_so_also_where_its_metrics_cannot_be_written(
     assert "metrics" not in ended.err
 
 
+@pytest.mark.slow
 def test_metrics_that_cannot_be_written_are_an_error(url: str, simulator: Simulator, tmp_path: Path) -> None:
     path = tmp_path / "none" / "x.prom"
     ended = run_command([*MAILROOM, "sweep", "--metrics-file", str(path)], env=sending(url, simulator))

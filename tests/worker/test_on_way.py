@@ -95,6 +95,7 @@ def hasten(connection: Connection) -> None:
     connection.execute(text("UPDATE jobs SET due_at = now() WHERE due_at > now()"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(0, 30), (15, 15), (30, 0)])
 def test_a_mail_that_a_filter_refuses_stops_none_beside_it(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, before: int, after: int
@@ -109,6 +110,7 @@ def test_a_mail_that_a_filter_refuses_stops_none_beside_it(
         assert misplaced(connection) == []
 
 
+@pytest.mark.slow
 def test_it_ends_as_failed_once_others_were_accepted_after_it_again_and_again(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +130,7 @@ def test_it_ends_as_failed_once_others_were_accepted_after_it_again_and_again(
         assert misplaced(connection) == []
 
 
+@pytest.mark.slow
 def test_a_way_that_is_closed_to_all_costs_no_mail_anything_and_few_calls(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +146,7 @@ def test_a_way_that_is_closed_to_all_costs_no_mail_anything_and_few_calls(
         assert count(connection, "deliveries WHERE outcome = 'sent' AND attempt = 0") == 50
 
 
+@pytest.mark.slow
 def test_requests_that_are_too_large_for_a_filter_are_sent_in_parts(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +162,7 @@ def test_requests_that_are_too_large_for_a_filter_are_sent_in_parts(
         assert count(connection, "deliveries WHERE outcome <> 'sent'") == 0
 
 
+@pytest.mark.slow
 def test_sweeps_of_cron_get_past_it(engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine.connect() as connection, filtering(simulator, poison) as between:
         sign_up_with_poison(connection, before=0, after=0)

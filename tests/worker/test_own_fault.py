@@ -67,6 +67,7 @@ def flow(connection: Connection, seconds: float) -> float:
     raise AssertionError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [with_another_set, with_another_sender, in_another_region])
 def test_a_machine_with_a_wrong_setting_stops_alone(
     engine: Engine,
@@ -98,6 +99,7 @@ def test_a_pause_says_who_has_found_the_fault(
     assert pause.reason == f"SES refuses the configuration set (found by {process_name()})"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", ["AccountSuspendedException", "MailFromDomainNotVerifiedException"])
 def test_a_fault_of_all_pauses_all_soon_though_all_were_accepted_before(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, error: str
@@ -131,6 +133,7 @@ def test_a_sweep_that_is_alone_with_a_fault_leaves_the_rest(
         assert count(connection, "jobs") == 20
 
 
+@pytest.mark.slow
 def test_a_worker_that_backs_off_leaves_probes_to_others(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

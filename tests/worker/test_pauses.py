@@ -27,6 +27,7 @@ def test_pauses_that_cover_each_other_all_end(
         assert pauses.read(connection) == []
 
 
+@pytest.mark.slow
 def test_a_missing_template_stops_its_action_until_it_is_there(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -50,6 +51,7 @@ def test_a_missing_template_stops_its_action_until_it_is_there(
     assert caplog.text.count("resumed scope=activation") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scope", "fault"),
     [
@@ -248,6 +250,7 @@ PUT_OFF = [
 ]
 
 
+@pytest.mark.slow
 def test_refusals_are_counted_over_all_processes(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def test_a_batch_that_gets_no_other_permit_is_given_back(engine: Engine) -> None
     assert sends.calls == []
 
 
+@pytest.mark.slow
 def test_a_throttle_answer_slows_the_fleet_down(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -68,6 +69,7 @@ def test_a_throttle_answer_slows_the_fleet_down(
         assert count(connection, "deliveries WHERE attempt > 0") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_when_the_quota_is_gone_nothing_spins_and_work_resumes_by_itself(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
@@ -89,6 +91,7 @@ def test_when_the_quota_is_gone_nothing_spins_and_work_resumes_by_itself(
             eventually(lambda: drained(connection), "all is sent")
 
 
+@pytest.mark.slow
 def test_each_call_of_a_search_waits_for_its_permits(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +117,7 @@ def test_each_call_of_a_search_waits_for_its_permits(
     assert granted(engine) - before >= sum(sizes)
 
 
+@pytest.mark.slow
 def test_a_search_that_gets_no_permit_ends_in_time_and_the_rest_waits(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,12 +89,14 @@ def test_who_holds_connections_open_costs_no_more_than_some_threads(port: int, m
             eventually(lambda: len(set(threading.enumerate()) - before) <= MAX_CLIENTS, "and its thread ends")
 
 
+@pytest.mark.slow
 def test_who_says_nothing_is_left_after_a_while(port: int) -> None:
     with holding(port, MAX_CLIENTS) as held:
         for one in held:
             assert one.recv(1) == b""
 
 
+@pytest.mark.slow
 def test_who_drips_keeps_no_probe_out(port: int) -> None:
     """A worker would be killed for a probe that is not answered."""
     with holding(port, 2 * MAX_CLIENTS) as held:

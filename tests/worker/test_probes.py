@@ -50,6 +50,7 @@ def test_docs_have_a_line_for_each_thing_that_happens_here() -> None:
     assert list(documented()) == [*happens, "LISTEN is lost", "it stops"]
 
 
+@pytest.mark.slow
 def test_a_worker_with_nothing_more_to_do_is_live_and_ready(url: str, connection: Connection) -> None:
     with watched(url, Scripted(), listen=url) as worker:
         add_accounts(connection, 1)
@@ -62,6 +63,7 @@ def test_a_worker_with_nothing_more_to_do_is_live_and_ready(url: str, connection
     assert said == documented()["all is well"]
 
 
+@pytest.mark.slow
 def test_a_call_that_never_returns_is_not_live(url: str, connection: Connection) -> None:
     """getaddrinfo, for one, knows no time-out."""
     released, sends = threading.Event(), Scripted()
@@ -87,6 +89,7 @@ def test_a_call_that_never_returns_is_not_live(url: str, connection: Connection)
         eventually(lambda: worker.probe()[0] == 200, "it goes on")
 
 
+@pytest.mark.slow
 def test_a_database_that_is_down_for_five_minutes_is_not_ready_and_yet_live(url: str, connection: Connection) -> None:
     """Also while a settlement is repeated all that time. A restart mends nothing, and would lose calls in flight."""
     sends, called, answers = Scripted(), threading.Event(), threading.Event()
@@ -124,6 +127,7 @@ def _passing(worker: Watched, seconds: float) -> tuple[int, int]:
     return worker.probe()
 
 
+@pytest.mark.slow
 def test_a_listen_that_is_lost_is_ready_and_live_and_told(direct_url: str) -> None:
     with (
         HalfOpenProxy(direct_url) as proxy,
@@ -137,6 +141,7 @@ def test_a_listen_that_is_lost_is_ready_and_live_and_told(direct_url: str) -> No
     assert said == documented()["LISTEN is lost"]
 
 
+@pytest.mark.slow
 def test_ses_that_refuses_the_account_is_ready_and_live_and_told(url: str, connection: Connection) -> None:
     sends = Scripted()
     sends.answers = [lambda mails: [Deferred("EndpointConnectionError", "no", charged=False)] * len(mails)]
@@ -204,6 +209,7 @@ def test_a_sender_that_waits_for_another_or_for_work_does_not_hang() -> None:
         assert vitals.busy == 0
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_a_process_that_is_frozen_answers_nobody(
     url: str, engine: Engine, simulator: Simulator, processes: Processes

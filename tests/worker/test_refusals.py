@@ -71,6 +71,7 @@ def assert_each_came_to_its_end(connection: Connection, simulator: Simulator, *,
     assert simulator.ledger.duplicates() == {}
 
 
+@pytest.mark.slow
 @REFUSES
 def test_a_hundred_bad_sign_ups_in_front_hold_up_no_others(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, faults: Sequence[Fault]
@@ -85,6 +86,7 @@ def test_a_hundred_bad_sign_ups_in_front_hold_up_no_others(
     assert calls(simulator) <= 600
 
 
+@pytest.mark.slow
 @pytest.mark.early
 @REFUSES
 def test_nor_do_those_among_them(
@@ -102,6 +104,7 @@ def test_nor_do_those_among_them(
     assert calls(simulator) <= 1_200
 
 
+@pytest.mark.slow
 @REFUSES
 def test_nor_do_those_that_come_without_end(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, faults: Sequence[Fault]
@@ -122,6 +125,7 @@ def test_nor_do_those_that_come_without_end(
     assert calls(simulator) <= 500
 
 
+@pytest.mark.slow
 def test_who_is_good_does_not_wait_for_the_many_who_are_known_to_be_refused(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,6 +149,7 @@ def all_tried(connection: Connection) -> bool:
     return not count(connection, "tokens WHERE id NOT IN (SELECT token FROM deliveries)")
 
 
+@pytest.mark.slow
 def test_a_broken_template_costs_no_mail_anything(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +176,7 @@ def test_a_broken_template_costs_no_mail_anything(
         assert over(connection, "rejected") == 0
 
 
+@pytest.mark.slow
 def test_a_template_that_breaks_after_long_use_costs_no_mail_anything(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +194,7 @@ def test_a_template_that_breaks_after_long_use_costs_no_mail_anything(
         assert count(connection, "deliveries WHERE outcome = 'sent' AND attempt = 0") == 150
 
 
+@pytest.mark.slow
 def test_two_workers_and_one_that_follows_hold_up_nobody(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +210,7 @@ def test_two_workers_and_one_that_follows_hold_up_nobody(
     assert calls(simulator) <= 500
 
 
+@pytest.mark.slow
 def test_sweeps_of_cron_alone_get_past_them(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +228,7 @@ def test_sweeps_of_cron_alone_get_past_them(
         assert_each_came_to_its_end(connection, simulator, bad=100, good=300)
 
 
+@pytest.mark.slow
 def test_a_few_mails_that_are_all_refused_pause_their_action_and_are_charged_nothing(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -313,6 +322,7 @@ def one_claim(engine: Engine, sends: Transport) -> None:
     sender(engine, sends, batch_limit=1).work_claim()
 
 
+@pytest.mark.slow
 def test_what_is_paused_is_tried_while_other_mail_keeps_the_senders_busy(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ def seen(connection: Connection) -> tuple[Worker, ...]:
     return counting.count(connection).workers
 
 
+@pytest.mark.slow
 @PATIENT
 def test_a_worker_is_seen_and_leaves_when_it_stops(engine: Engine, connection: Connection, direct_url: str) -> None:
     with working(engine, Scripted(), concurrency=3, listen=direct_url):
@@ -160,6 +161,7 @@ def test_a_first_count_that_fails_is_said_once(
 LONGEST = timedelta(seconds=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["workers", "readings", "minutes", "jobs", "ses_account"])
 def test_what_somebody_has_locked_does_not_hold_up_who_looks_for_work(engine: Engine, url: str, table: str) -> None:
     """Neither for recoveries where nothing is heard, nor for a stop."""

@@ -60,6 +60,7 @@ def knows(worker: Worker, wait: timedelta) -> None:
     eventually(lambda: worker._shared.resend.current == wait, f"mails wait for {wait}")
 
 
+@pytest.mark.slow
 def test_in_silence_the_wait_of_a_worker_is_short_again_and_it_warns(
     engine: Engine, connection: Connection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -99,6 +100,7 @@ def test_what_a_process_finds_lost_when_it_starts_waits_as_long(
         eventually(lambda: waits(connection, "lost") == [seconds], "it is given back")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("state", "settings", "seconds"),
     [

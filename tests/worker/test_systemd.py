@@ -132,6 +132,7 @@ def test_the_environment_says_where_systemd_listens(
     assert settings.supervisor() == found
 
 
+@pytest.mark.slow
 def test_a_worker_tells_all_of_it(url: str, simulator: Simulator, processes: Processes, tmp_path: Path) -> None:
     states: list[str] = []
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:

@@ -58,6 +58,7 @@ def sign_up(engine: Engine, login: str, setting: str | None) -> None:
         connection.commit()
 
 
+@pytest.mark.slow
 def test_a_batch_is_a_span_from_its_claim_to_its_settlement(
     engine: Engine, spans: Spans, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -100,6 +101,7 @@ def test_a_batch_is_a_span_from_its_claim_to_its_settlement(
     assert told == {trace.format_trace_id(process.context.trace_id)}, "log and spans share it"
 
 
+@pytest.mark.slow
 def test_no_span_has_anything_of_a_person(engine: Engine, spans: Spans) -> None:
     sends = Scripted()
     sends.answers = [lambda mails: [Rejected("MessageRejected", "canary@example.com is refused")] * len(mails)]
@@ -111,6 +113,7 @@ def test_no_span_has_anything_of_a_person(engine: Engine, spans: Spans) -> None:
     assert "canary" not in written
 
 
+@pytest.mark.slow
 def test_an_error_within_a_call_leaves_no_word_in_its_span(engine: Engine, spans: Spans) -> None:
     """Such as a KeyError, which quotes what it did not find."""
     sends = Scripted()
@@ -138,6 +141,7 @@ class Broken(SpanProcessor):
         raise RuntimeError("on_end")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["on_start", "on_end"])
 def test_who_cannot_process_spans_costs_no_mail(
     engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, broken: str
@@ -206,6 +210,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("set_up", [True, False])
 def test_a_process_traces_where_an_sdk_is_set_up(
     url: str, connection: Connection, simulator: Simulator, tmp_path: Path, *, set_up: bool

@@ -40,6 +40,7 @@ THROUGH_PGBOUNCER = True
 LISTENING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
 
 
+@pytest.mark.slow
 def test_a_row_becomes_a_mail(engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine.connect() as connection, working(engine, transport(simulator, monkeypatch), concurrency=2):
         add_accounts(connection, 42)
@@ -69,6 +70,7 @@ def test_a_recovery_is_at_ses_within_100_ms_of_its_commit(
     assert statistics.quantiles(waits, n=20)[-1] < 100, sorted(waits)[-20:]
 
 
+@pytest.mark.slow
 def test_without_listen_the_sweep_delivers(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +83,7 @@ def test_without_listen_the_sweep_delivers(
             assert worker
 
 
+@pytest.mark.slow
 def test_a_killed_listen_connection_is_made_again(
     engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +100,7 @@ def test_a_killed_listen_connection_is_made_again(
             eventually(lambda: simulator.ledger.counts().mails == 1, "a notification wakes it")
 
 
+@pytest.mark.slow
 def test_a_listen_connection_that_is_silently_dead_is_noticed_and_made_again(
     engine: Engine,
     direct_url: str,
@@ -119,6 +123,7 @@ def test_a_listen_connection_that_is_silently_dead_is_noticed_and_made_again(
             eventually(lambda: "listen restored" in caplog.text, "and proves it")
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_a_sender_does_not_hang_in_a_connection_that_is_silently_dead(
     engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
@@ -192,6 +197,7 @@ def test_a_full_claim_starts_another_sender_before_its_call(engine: Engine) -> N
             eventually(lambda: drained(connection), "all are sent")
 
 
+@pytest.mark.slow
 def test_where_permits_are_scarce_a_lone_activation_waits_for_company_only_so_long(
     engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +217,7 @@ def test_where_permits_are_scarce_a_lone_activation_waits_for_company_only_so_lo
         assert row.waited >= 1
 
 
+@pytest.mark.slow
 def test_there_a_full_batch_and_a_recovery_do_not_wait(
     engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +239,7 @@ def test_there_a_full_batch_and_a_recovery_do_not_wait(
             eventually(lambda: simulator.ledger.counts().mails == 11, "the tenth fills the batch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backlog", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_a_recovery_overtakes_a_backlog_of_bulk(
     engine: Engine, direct_url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, backlog: int
@@ -280,6 +288,7 @@ def let_it_resume_after(faults: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Breaker, "reset", wait)
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_a_throttled_account_costs_no_attempt_and_is_said_once(
     engine: Engine,
@@ -315,6 +324,7 @@ class Rounds(Vitals):
         super().came_round()
 
 
+@pytest.mark.slow
 @pytest.mark.early
 def test_an_idle_worker_costs_one_statement_a_sweep_interval(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
@@ -332,6 +342,7 @@ def test_an_idle_worker_costs_one_statement_a_sweep_interval(
     assert min(later - moment for (moment, _), (later, _) in pairwise(idle)) >= interval
 
 
+@pytest.mark.slow
 def test_a_late_answer_of_a_frozen_worker_prevents_a_second_mail(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -355,6 +366,7 @@ def test_a_late_answer_of_a_frozen_worker_prevents_a_second_mail(
         assert count(connection, final) == 1
 
 
+@pytest.mark.slow
 def test_a_worker_stays_idle_for_as_long_as_it_likes(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -366,6 +378,7 @@ def test_a_worker_stays_idle_for_as_long_as_it_likes(
         eventually(lambda: drained(connection), "it still works")
 
 
+@pytest.mark.slow
 def test_a_worker_reads_its_moments_whatever_the_date_style_of_the_database(
     engine: Engine, url: str, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -396,6 +409,7 @@ def test_what_ses_has_accepted_is_settled_once_whatever_keeps_it_from_being(
     assert simulator.ledger.counts().mails == 3
 
 
+@pytest.mark.slow
 def test_a_job_that_committed_late_is_found_by_the_sweep(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
