@@ -16,6 +16,10 @@ ALTER TABLE jobs
         due_at BETWEEN '1000-01-01 00:00+00' AND '9000-01-01 00:00+00' OR due_at = 'infinity'
     ) NOT VALID;
 """
+# With what follows one transaction, which lasts as long as it takes, whatever a role sets.
+UNHURRIED = """
+SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout');
+"""
 # What there is keeps its order.
 MEND = """
 UPDATE {home}.jobs
@@ -30,7 +34,7 @@ def upgrade() -> None:
     home = '"' + str(op.get_context().version_table_schema).replace('"', '""') + '"'
     with op.get_context().autocommit_block():
         for statement in (MEND, CHECK):
-            op.execute(statement.format(home=home))
+            op.execute(UNHURRIED + statement.format(home=home))
 
 
 def downgrade() -> None:

@@ -29,6 +29,11 @@ CREATE OR REPLACE TRIGGER {trigger} BEFORE DELETE OR TRUNCATE ON {table}
     EXECUTE FUNCTION rows_stay();
 """
 
+# With what follows one transaction, which lasts as long as it takes, whatever a role sets.
+UNHURRIED = """
+SELECT set_config(name, '0', true) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout');
+"""
+
 # The blanks that Python knows and PostgreSQL may not: a worker cannot be given a queue with one in its name.
 BLANKS = r"[\u001c-\u001f\u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 # Of each rule: its table, what it asks, and what brings rows that break it in order. NaN is more than infinity, so
@@ -89,8 +94,8 @@ def upgrade() -> None:
     with op.get_context().autocommit_block():
         for name, (table, rule, mend) in RULES.items():
             begin = f"{mend} {home}.{table}" if mend == "DELETE FROM" else f"UPDATE {home}.{table} {mend}"
-            op.execute(f"{begin} WHERE NOT ({rule})")
-            op.execute(f"ALTER TABLE {home}.{table} VALIDATE CONSTRAINT {name}")
+            op.execute(f"{UNHURRIED} {begin} WHERE NOT ({rule})")
+            op.execute(f"{UNHURRIED} ALTER TABLE {home}.{table} VALIDATE CONSTRAINT {name}")
     op.execute(STUB)
     for table, trigger in KEPT.items():
         op.execute(STAYS.format(table=table, trigger=trigger))

@@ -322,3 +322,17 @@ def test_a_migration_makes_the_same_schema_whatever_a_role_sets(
         for name, value in settings.items():
             server.execute(f"ALTER ROLE {role} SET {name} = '{value}'")
         assert anatomy(log_in(empty_url), empty_url) == expected
+
+
+@pytest.mark.slow
+def test_a_long_table_is_looked_through_whatever_time_a_role_gives_a_statement(server: Server, url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO accounts (email, login) SELECT n || '@example.com', n FROM generate_series(1, 50000) AS n"
+        )
+    with a_role(server, "SUPERUSER") as (role, log_in):
+        server.execute(f"ALTER ROLE {role} SET statement_timeout = '50ms'")
+        with configured(log_in(url)) as config:
+            command.downgrade(config, "0007")
+        with configured(log_in(url)) as config:
+            command.upgrade(config, "head")
