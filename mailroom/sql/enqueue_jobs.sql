@@ -75,7 +75,7 @@ BEGIN
         SELECT token, queue = to_queue AND due_at BETWEEN enqueued_at - interval '1 second' AND enqueued_at
           INTO last_job, recent
           FROM jobs
-         WHERE token BETWEEN greatest(lowest, -9000000000000000000) - 100 AND highest
+         WHERE token BETWEEN CASE WHEN lowest > 0 THEN lowest - 100 ELSE lowest END AND highest
          ORDER BY token DESC
          LIMIT 1;
         taken := coalesce(last_job >= lowest, false);
