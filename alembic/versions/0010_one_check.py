@@ -91,7 +91,8 @@ CHECKS = {
             "tokens_code_digits": "code ~ '^[0-9]{5}$'",
             "tokens_secret_length": "octet_length(secret) = 32",
         },
-        "address IS NULL AND data IS NULL AND code ~ '^[0-9]{5}$' AND octet_length(secret) = 32",
+        "address IS NULL AND data IS NULL AND octet_length(secret) = 32"
+        " AND octet_length(code) = 5 AND translate(code, '0123456789', '') = ''",
         path=True,
     ),
     "jobs": Check(

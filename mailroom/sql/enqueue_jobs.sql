@@ -26,7 +26,7 @@ DECLARE
     to_queue    text := coalesce(nullif(current_setting('mailroom.queue', true), ''), 'mailroom');
     notifies    boolean := coalesce(nullif(current_setting('mailroom.notify', true), ''), 'on')::boolean;
     bulk        boolean := coalesce(nullif(current_setting('mailroom.bulk', true), ''), 'off')::boolean;
-    channel     text := coalesce(nullif(current_setting('mailroom.channel', true), ''), 'token_insert');
+    channel     text;
     may_look    boolean := current_setting('transaction_isolation') IN ('read committed', 'read uncommitted');
     total       bigint;
     lowest      bigint;
@@ -50,9 +50,10 @@ BEGIN
         RETURN NULL;
     END IF;
     IF first = last THEN  -- as nearly always
-        SELECT priority INTO level FROM actions WHERE name = first;
-        unknown := CASE WHEN level IS NULL THEN first END;
-        normal := CASE level WHEN 1 THEN total ELSE 0 END;
+        SELECT priority, CASE priority WHEN 1 THEN total ELSE 0 END INTO level, normal FROM actions WHERE name = first;
+        IF NOT FOUND THEN
+            unknown := first;
+        END IF;
     ELSE
         SELECT min(priority), count(*) FILTER (WHERE priority = 1), min(action) FILTER (WHERE name IS NULL)
           INTO level, normal, unknown
@@ -111,9 +112,12 @@ BEGIN
                attempt = excluded.attempt, queue = excluded.queue;
     END IF;
 
-    -- PostgreSQL refuses a longer name, and nobody can listen to it: a hint must not fail what it is a hint of.
-    IF notifies AND wakes IS NOT NULL AND NOT waits AND octet_length(channel) < 64 THEN
-        PERFORM pg_notify(channel, wakes);
+    IF notifies AND wakes IS NOT NULL AND NOT waits THEN
+        channel := coalesce(nullif(current_setting('mailroom.channel', true), ''), 'token_insert');
+        -- PostgreSQL refuses a longer name, and nobody can listen to it: a hint must not fail what it is a hint of.
+        IF octet_length(channel) < 64 THEN
+            PERFORM pg_notify(channel, wakes);
+        END IF;
     END IF;
     RETURN NULL;
 END $$;
