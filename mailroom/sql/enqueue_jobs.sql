@@ -4,14 +4,12 @@
 -- `mailroom.bulk`. The queue is that of `mailroom.queue`. Jobs are due from the moment of the trigger, not of the
 -- transaction: closer to the order in which they commit.
 --
--- A commit that notifies takes a lock of the whole cluster until it is flushed, so a statement notifies for normal jobs
--- when no other due job waits (a worker that is busy looks again by itself), never for bulk, and for urgent ones always,
--- but where one of the same kind has waited for a second: whoever could hear it has long heard of that one, and a flood of
--- recoveries must not make all commits of the cluster wait for each other. The look for such a job reaches back a second
--- or two only: under an old snapshot a longer one would walk over every job done since, and one that waits for ever keeps
--- nobody silent. Misjudged, it costs a notification or a sweep interval. Where the snapshot is the transaction's it sees
--- what was once, and at SERIALIZABLE whoever reads the queue conflicts with everybody who adds to it: there nothing is
--- looked at, and the statement notifies.
+-- A commit that notifies takes a lock of the whole cluster until it is flushed, so a statement notifies always for urgent
+-- jobs, for normal ones when no other due job waits (a worker that is busy looks again by itself), never for bulk. The look
+-- for such a job reaches back one second only: under an old snapshot a longer one would walk over every job done since.
+-- Misjudged, it costs a notification or a sweep interval. Where the snapshot is the transaction's it sees what was once,
+-- and at SERIALIZABLE whoever reads the queue conflicts with everybody who adds to it: there nothing is looked at, and the
+-- statement notifies.
 --
 -- A job of that number may be there, of a token that is gone, where ids come again: its place is taken. That is seldom:
 -- ON CONFLICT writes more for each row, and a look at the range of the new ids costs little. It asks in the order of the
@@ -70,8 +68,8 @@ BEGIN
     ELSIF normal > 0 AND NOT bulk THEN
         wakes := '1';
     END IF;
-    -- Of the last jobs before these, one nearly always says whether any waits, and costs little. The other looks are parts
-    -- of their own: what is not executed is made ready all the same.
+    -- Where any waits, the last job before these nearly always does, and is found at little cost. The look at all lanes is
+    -- a part of its own: what is not executed is made ready all the same.
     IF may_look THEN
         SELECT token, queue = to_queue AND due_at BETWEEN enqueued_at - interval '1 second' AND enqueued_at
           INTO last_job, recent
@@ -92,11 +90,6 @@ BEGIN
                            AND jobs.due_at BETWEEN enqueued_at - interval '1 second' AND enqueued_at
                          LIMIT 1
                     ) AS waiting);
-        ELSIF wakes = '0' AND notifies AND first = last AND last_job IS NOT NULL THEN
-            waits := EXISTS (
-                SELECT FROM jobs
-                 WHERE queue = to_queue AND priority = 0 AND action = first
-                   AND due_at BETWEEN enqueued_at - interval '2 seconds' AND enqueued_at - interval '1 second');
         END IF;
     END IF;
     IF first = last AND NOT taken THEN

@@ -6,9 +6,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.db.enqueueing import BULK, URGENT, Hears, add, waiting
+from tests.db.enqueueing import URGENT, Hears, add, waiting
 
-LATE = "clock_timestamp() - interval '1500 milliseconds'"
 RECOVER = "INSERT INTO tokens (action, account) SELECT 'password_recovery', id FROM accounts"
 
 
@@ -51,48 +50,18 @@ def test_a_job_that_nobody_is_busy_with_does_not_keep_quiet(
     assert hears() == ["1"]
 
 
-def test_an_urgent_job_wakes_whatever_else_waits(application: psycopg.Connection[Any], hears: Hears) -> None:
-    run(application, "SET mailroom.bulk = 'on'", add(), waiting(), RECOVER)
-
-    assert hears() == ["0"]
-
-
-def test_an_urgent_job_wakes_nobody_where_one_has_waited_for_a_second(
-    application: psycopg.Connection[Any], hears: Hears
-) -> None:
-    """Whoever could hear it has long heard of that one, and commits that notify wait for each other."""
-    late = waiting(due_at=LATE, priority=URGENT, action="password_recovery")
-    run(application, "SET mailroom.bulk = 'on'", add(), late, RECOVER)
-
-    assert hears() == []
-
-
 @pytest.mark.parametrize(
     "job",
     [
-        waiting(due_at="clock_timestamp()", priority=URGENT, action="password_recovery"),
-        waiting(due_at="clock_timestamp() - interval '1 minute'", priority=URGENT, action="password_recovery"),
-        waiting(due_at=LATE, priority=URGENT, action="password_recovery", queue="newsletter"),
-        waiting(due_at=LATE, priority=URGENT, action="other"),
-        waiting(due_at=LATE, priority=BULK, action="password_recovery"),
+        waiting(),
+        waiting(priority=URGENT, action="password_recovery"),
+        waiting(priority=URGENT, action="password_recovery", due_at="clock_timestamp() - interval '1500 milliseconds'"),
+        waiting(priority=URGENT, action="password_recovery", due_at="clock_timestamp() - interval '1 minute'"),
     ],
-    ids=["just now", "for very long", "in another queue", "of another kind", "as bulk"],
+    ids=["a normal one", "an urgent one", "for more than a second", "for long"],
 )
-def test_an_urgent_job_wakes_where_another_waits(
-    application: psycopg.Connection[Any], hears: Hears, job: sql.Composed
-) -> None:
+def test_an_urgent_job_always_wakes(application: psycopg.Connection[Any], hears: Hears, job: sql.Composed) -> None:
     run(application, "SET mailroom.bulk = 'on'", add(), job, RECOVER)
-
-    assert hears() == ["0"]
-
-
-@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
-def test_where_the_snapshot_is_old_an_urgent_job_wakes(
-    application: psycopg.Connection[Any], hears: Hears, level: str
-) -> None:
-    run(application, "SET mailroom.bulk = 'on'", add())
-    late = waiting(due_at=LATE, priority=URGENT, action="password_recovery")
-    run(application, f"SET TRANSACTION ISOLATION LEVEL {level}", late, RECOVER)
 
     assert hears() == ["0"]
 

@@ -26,8 +26,8 @@ sessions, and many in one statement. `by hand`: one statement inserts the same r
 without triggers. `accounts alone`: no token and no job. `row triggers`: FOR EACH ROW triggers make a token and a
 notification for each row, as in the design that mailroom replaces, without jobs. Without a worker, the inserted
 jobs keep the queue busy, and mailroom's triggers need not notify. `worker`: a worker listens and drains meanwhile,
-on the same cores, and often finds the queue empty. `recoveries` notify until one has waited for a second. `slow
-disk`: with `commit_delay=2000 commit_siblings=0` each flush takes 2 ms longer."""
+on the same cores, and often finds the queue empty. `recoveries` always notify, and so show the price of a commit
+that notifies. `slow disk`: with `commit_delay=2000 commit_siblings=0` each flush takes 2 ms longer."""
 BY_ROW: Final = "Row by row, rows/s"
 AT_ONCE: Final = "In one statement, accounts/s"
 
