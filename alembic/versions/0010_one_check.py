@@ -133,7 +133,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table, check in CHECKS.items():
         exchange(table, [f"{table}_sound"], check.rules)
-        op.execute(f"DROP FUNCTION {check.function}")
+        op.execute(f"DROP FUNCTION IF EXISTS {check.function}")
     look_through({table: list(check.rules) for table, check in CHECKS.items()})
 
 

@@ -336,3 +336,23 @@ def test_a_long_table_is_looked_through_whatever_time_a_role_gives_a_statement(s
             command.downgrade(config, "0007")
         with configured(log_in(url)) as config:
             command.upgrade(config, "head")
+    assert_at_revision(url)
+    assert unproven(url) == []
+
+
+@pytest.mark.slow
+def test_what_a_migration_does_outside_of_its_transaction_can_be_done_twice(url: str) -> None:
+    """It was cut off after the first part of it was committed: the revision is the one before."""
+    for revision, run in (("0009", command.upgrade), ("0010", command.downgrade)):
+        for _ in range(2):
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute("UPDATE mailroom.mailroom_alembic_version SET version_num = %s", [revision])
+            with configured(url) as config:
+                run(config, "0010" if run is command.upgrade else "0009")
+            assert unproven(url) == []
+
+
+def unproven(url: str) -> list[str]:
+    """The constraints that rows have not been held against."""
+    with psycopg.connect(url) as connection:
+        return [name for (name,) in connection.execute("SELECT conname FROM pg_constraint WHERE NOT convalidated")]
