@@ -129,6 +129,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         ("SES_CONFIG_SET", "", ""),
         ("SES_SOURCE", "Ada <ada@example.com>", "Ada <ada@example.com>"),
         ("SES_OUTPUT_PATH", "/var/log/mail", Path("/var/log/mail")),
+        ("SES_OUTPUT_PATH", "", None),
     ],
 )
 def test_a_variable_replaces_its_default(monkeypatch: pytest.MonkeyPatch, name: str, value: str, read: object) -> None:

@@ -4,7 +4,6 @@ import os
 import re
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
@@ -22,6 +21,7 @@ from mailroom.settings.values import (
     Channel,
     DatabaseUrl,
     Days,
+    Folder,
     MailRate,
     Milliseconds,
     Queue,
@@ -116,7 +116,7 @@ class Settings(BaseSettings):
     aws_endpoint_url_sqs: str | None = Field(
         None, validation_alias="AWS_ENDPOINT_URL_SQS", description="where SQS is; by default at AWS"
     )
-    ses_output_path: Path | None = Field(
+    ses_output_path: Folder = Field(
         None,
         description="folder for raw error answers of SES; by default ./output for send, and none for worker and sweep",
     )

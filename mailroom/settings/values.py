@@ -2,6 +2,7 @@
 
 import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator, ValidationInfo
@@ -119,6 +120,10 @@ def _address(value: object) -> tuple[str, int] | None:
     return (found[1] or LOOPBACK).strip("[]"), int(found[2])
 
 
+def _folder(value: object) -> object:
+    return None if value == "" else value  # Path("") is the folder that the process was started in
+
+
 def _sender(value: str) -> str:
     address = value.rpartition("<")[2].rpartition(">")[0] if value.rstrip().endswith(">") else value.strip()
     if re.fullmatch(r"[ -~]*", value) is None or _SENDER.fullmatch(address) is None:
@@ -136,6 +141,7 @@ SecretKeys = Annotated[tuple[bytes, ...], NoDecode, BeforeValidator(_secret_keys
 MailRate = Annotated[float | None, BeforeValidator(_mail_rate)]
 CallRate = Annotated[float | None, BeforeValidator(_call_rate)]
 Sender = Annotated[str, AfterValidator(_sender)]
+Folder = Annotated[Path | None, BeforeValidator(_folder)]
 Address = Annotated[tuple[str, int] | None, NoDecode, BeforeValidator(_address)]
 
 # Of a queue of SQS, of one of whatever else speaks its protocol, and where that is on this machine.
