@@ -3,7 +3,7 @@
 The claim and the look pass over what is paused, so a pause holds from the commit that opens it.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -14,6 +14,7 @@ from mailroom.db import functions
 from mailroom.db.views import open_pauses
 from mailroom.job import Position, Priority
 from mailroom.outcome import Scope
+from mailroom.queue.floors import as_binds
 from mailroom.queue.lanes import Lane
 from mailroom.queue.limits import MAX_PROBE_WAIT
 
@@ -27,6 +28,9 @@ TRIED_AGAIN: Final = 3
 BY_HAND: Final = "ByHand"
 # The scopes that are not of one action, or of one queue.
 SHARED: Final = tuple(scope.value for scope in Scope if scope is not Scope.ACTION)
+
+Floors = Mapping[Lane, Position]
+NO_FLOORS: Final[Floors] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +81,18 @@ def open_pause(
     return functions.call(connection, "pause_open", binds).first() is not None
 
 
-def probe(connection: Connection, *, queue: str, lanes: Sequence[Lane], refusals: Collection[str]) -> str | None:
+def probe(
+    connection: Connection,
+    *,
+    queue: str,
+    lanes: Sequence[Lane],
+    refusals: Collection[str],
+    floors: Floors = NO_FLOORS,
+) -> str | None:
     """Take the right to try one scope whose probe is due, with a job of this queue; None if there is none.
 
     `refusals`: the codes with which a mail is refused for its own sake, for which a pause is probed more often.
+    `floors`: where to begin in each lane; in others that is the beginning.
     """
     scope: str | None = functions.call(
         connection,
@@ -91,17 +103,23 @@ def probe(connection: Connection, *, queue: str, lanes: Sequence[Lane], refusals
             "max_refusal_wait": MAX_REFUSAL_PROBE_WAIT,
             "refusals": list(refusals),
             "queue": queue,
-            **_lanes(lanes),
+            **_lanes(lanes, floors),
         },
     ).scalar()
     return scope
 
 
 def places(
-    connection: Connection, *, queue: str, lanes: Sequence[Lane], most: int, refusals: Collection[str]
+    connection: Connection,
+    *,
+    queue: str,
+    lanes: Sequence[Lane],
+    most: int,
+    refusals: Collection[str],
+    floors: Floors = NO_FLOORS,
 ) -> list[tuple[Lane, Position]]:
     """Return where jobs wait in these lanes that a probe should try, spread over all: first those never refused."""
-    binds = {"queue": queue, "codes": list(refusals), "most": most, "again": TRIED_AGAIN, **_lanes(lanes)}
+    binds = {"queue": queue, "codes": list(refusals), "most": most, "again": TRIED_AGAIN, **_lanes(lanes, floors)}
     rows = functions.call(connection, "pause_probe_places", binds)
     return [((Priority(row.priority), row.action), Position(row.due_at, row.token)) for row in rows]
 
@@ -118,8 +136,6 @@ def read(connection: Connection) -> list[Pause]:
     return [Pause(*row) for row in connection.execute(select(*columns).order_by(paused.opened_at))]
 
 
-def _lanes(lanes: Sequence[Lane]) -> dict[str, list[str] | list[int]]:
-    return {
-        "priorities": [priority.value for priority, _ in lanes],
-        "actions": [action for _, action in lanes],
-    }
+def _lanes(lanes: Sequence[Lane], floors: Floors) -> dict[str, str]:
+    beginning = Position(None, 0)
+    return as_binds({lane: floors.get(lane, beginning) for lane in lanes}, lanes)

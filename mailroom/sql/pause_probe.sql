@@ -1,7 +1,8 @@
 -- Take the right to try, with one mail, whether a pause can end.
 --
 -- Arguments: first_wait and max_wait (intervals); max_refusal_wait, which counts where the pause has one of the
--- codes in refusals; queue, priorities and actions, as for claim.
+-- codes in refusals; queue, priorities and actions, as for claim; floors_due_at and floors_token, of each of these lanes,
+-- as for look (NULL: it is looked at from its beginning, over all that is dead there).
 --
 -- Only where there is a job of the queue to try it with: whoever has none must not put off those who have.
 -- The next try is set at once, later and later: whoever tries and finds the fault still there, or dies, need do nothing.
@@ -12,7 +13,7 @@
 -- Locks: the pause, skipping one that another is taking.
 CREATE OR REPLACE FUNCTION mailroom.pause_probe(
     first_wait interval, max_wait interval, max_refusal_wait interval, refusals text[], queue text, priorities
-    smallint[], actions text[]
+    smallint[], actions text[], floors_due_at timestamptz[] DEFAULT NULL, floors_token bigint[] DEFAULT NULL
 )
     RETURNS TABLE (
         scope text
@@ -36,11 +37,13 @@ BEGIN
             WHERE probe_at <= now()
               AND EXISTS (
                   SELECT
-                    FROM unnest(pause_probe.priorities, CAST(pause_probe.actions AS token_action[]))
-                         AS lane (priority, action)
+                    FROM unnest(pause_probe.priorities, CAST(pause_probe.actions AS token_action[]),
+                                pause_probe.floors_due_at, pause_probe.floors_token)
+                         AS lane (priority, action, floor_due_at, floor_token)
                    CROSS JOIN LATERAL (
                          SELECT FROM jobs
                           WHERE queue = pause_probe.queue AND priority = lane.priority AND action = lane.action AND due_at <= now()
+                            AND (due_at, token) > (coalesce(lane.floor_due_at, '-infinity'), coalesce(lane.floor_token, 0))
                           ORDER BY due_at, token LIMIT 1) AS due
                    WHERE (CAST(lane.action AS text) = pauses.scope
                           OR pauses.scope IN ('account', 'configuration_set', 'identity'))

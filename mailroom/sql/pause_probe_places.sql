@@ -1,7 +1,7 @@
 -- Choose jobs with which to try whether a pause can end: where they are in their lanes, in the order to try them.
 --
 -- Arguments: queue, priorities and actions, as for claim; codes (with which SES refuses a mail for its own sake); most (how
--- many) and again (how many of them may have been refused before).
+-- many) and again (how many of them may have been refused before); floors_due_at and floors_token, as for pause_probe.
 --
 -- Whoever is refused has to be passed over, however many they are and wherever they wait: so those come first that were
 -- never refused, and they are taken in turn from the newest jobs, from those at a random moment, from those with a
@@ -13,7 +13,8 @@
 --
 -- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
 CREATE OR REPLACE FUNCTION mailroom.pause_probe_places(
-    queue text, priorities smallint[], actions text[], codes text[], most integer, again integer
+    queue text, priorities smallint[], actions text[], codes text[], most integer, again integer,
+    floors_due_at timestamptz[] DEFAULT NULL, floors_token bigint[] DEFAULT NULL
 )
     RETURNS TABLE (
         priority smallint, action text, due_at timestamptz, token bigint
@@ -25,15 +26,21 @@ CREATE OR REPLACE FUNCTION mailroom.pause_probe_places(
 BEGIN
     RETURN QUERY
     WITH lane AS MATERIALIZED (
-        SELECT given.priority, given.action, oldest.due_at AS oldest_due_at, newest.due_at AS newest_due_at
-          FROM unnest(pause_probe_places.priorities, CAST(pause_probe_places.actions AS token_action[])) AS given (priority, action)
+        SELECT given.priority, given.action, oldest.due_at AS oldest_due_at, newest.due_at AS newest_due_at,
+               oldest.token AS oldest_token, newest.token AS newest_token
+          FROM (SELECT priority, action, coalesce(floor_due_at, '-infinity') AS floor_due_at, coalesce(floor_token, 0) AS floor_token
+                  FROM unnest(pause_probe_places.priorities, CAST(pause_probe_places.actions AS token_action[]),
+                              pause_probe_places.floors_due_at, pause_probe_places.floors_token)
+                       AS lane (priority, action, floor_due_at, floor_token)) AS given
          CROSS JOIN LATERAL (
-               SELECT due_at FROM jobs
+               SELECT due_at, token FROM jobs
                 WHERE queue = pause_probe_places.queue AND priority = given.priority AND action = given.action AND due_at <= now()
+                  AND (due_at, token) > (given.floor_due_at, given.floor_token)
                 ORDER BY due_at, token LIMIT 1) AS oldest
          CROSS JOIN LATERAL (
-               SELECT due_at FROM jobs
+               SELECT due_at, token FROM jobs
                 WHERE queue = pause_probe_places.queue AND priority = given.priority AND action = given.action AND due_at <= now()
+                  AND (due_at, token) > (given.floor_due_at, given.floor_token)
                 ORDER BY due_at DESC, token DESC LIMIT 1) AS newest
     ),
     random_moment AS MATERIALIZED (
@@ -42,7 +49,9 @@ BEGIN
     ),
     random_token AS MATERIALIZED (
         SELECT lowest + CAST(floor((highest - lowest + 1) * random()) AS bigint) AS at
-          FROM (SELECT min(token) AS lowest, max(token) AS highest FROM jobs) AS ends, generate_series(1, pause_probe_places.most)
+          FROM (SELECT least(min(oldest_token), min(newest_token)) AS lowest,
+                       greatest(max(oldest_token), max(newest_token)) AS highest
+                  FROM lane) AS ends, generate_series(1, pause_probe_places.most)
     ),
     seen AS (
         SELECT 1 AS kind, job.token
@@ -73,6 +82,7 @@ BEGIN
          CROSS JOIN LATERAL (
                SELECT token FROM jobs
                 WHERE queue = pause_probe_places.queue AND priority = lane.priority AND action = lane.action AND due_at <= now()
+                  AND (due_at, token) >= (lane.oldest_due_at, lane.oldest_token)
                 ORDER BY due_at, token LIMIT 200) AS job
     ),
     candidate AS MATERIALIZED (

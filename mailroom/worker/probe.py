@@ -4,10 +4,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
+from mailroom.db.step_size import is_cut_off
 from mailroom.fleet import pauses
 from mailroom.fleet.permits import ASK_AGAIN, Permit
 from mailroom.job import Batch, Position
@@ -17,6 +19,8 @@ from mailroom.worker.claim_run import ClaimRun
 from mailroom.worker.claim_size import ClaimSize
 from mailroom.worker.claimer import Claimer
 from mailroom.worker.shared import Shared
+
+T = TypeVar("T")
 
 # How long one probe may take before it begins with another mail, and so how long it looks for one among jobs that turn
 # out to be finished.
@@ -63,13 +67,22 @@ class Prober:
     def _begin(self) -> tuple[int, list[tuple[Lane, Position]], list[list[Lane]]] | None:
         """Take the right to probe a scope; return how many mails to try, where they wait, and the lanes to look in."""
         limits, refusals, known = self._shared.limits, self._shared.refusals, self._shared.claims.lanes.all
+        floors = self._shared.claims.floors
         with self._shared.engine.connect() as connection:
-            scope = pauses.probe(connection, queue=limits.queue, lanes=known, refusals=refusals.codes)
+            take = partial(pauses.probe, connection, queue=limits.queue, lanes=known, refusals=refusals.codes)
+            scope = take(floors=floors)
+            if scope is None:  # what came back lies below them, perhaps, behind all that is dead
+                floors = {}
+                scope = _unless_cut_off(take)
             if scope is None:
                 return None
             most, in_turn = refusals.mails_to_probe(connection, scope), _lanes_to_probe(connection, scope, known)
             of_queue = partial(pauses.places, connection, queue=limits.queue, most=most, refusals=refusals.codes)
-            places = [place for lanes in in_turn for place in of_queue(lanes=lanes)]
+            places = [
+                place
+                for lanes in in_turn
+                for place in _unless_cut_off(partial(of_queue, lanes=lanes, floors=floors)) or ()
+            ]
         return most, places, in_turn
 
     def _await_permit(self, ends: float, stopping: Callable[[], bool]) -> Permit | None:
@@ -117,6 +130,16 @@ class Prober:
                     yield claim.batches
                 if claim.taken == 0:
                     break
+
+
+def _unless_cut_off(ask: Callable[[], T]) -> T | None:
+    """Return what is asked for; None where too much is dead for a statement to pass it."""
+    try:
+        return ask()
+    except DBAPIError as error:
+        if is_cut_off(error):
+            return None
+        raise
 
 
 def _lanes_to_probe(connection: Connection, scope: str, known: Sequence[Lane]) -> list[list[Lane]]:

@@ -56,7 +56,7 @@ def sweep(shared: Shared, *, name: str, max_time: timedelta) -> Swept:
         while not stopping() and rescue.step(connection):
             pass
         _look(connection, shared, goes_on)
-    while goes_on() and not shared.breaker.is_open and sender.prober.probe(stopping):
+    while goes_on() and not shared.breaker.is_open and _probe(shared, sender, stopping):
         pass
     try:
         swept = _drain(shared, sender, goes_on)
@@ -105,12 +105,23 @@ def _drain(shared: Shared, sender: Sender, goes_on: Callable[[], bool]) -> Swept
         elif work.busy:
             continue
         elif not _is_left(shared, goes_on, busy=busy):
-            if sender.prober.probe(lambda: not goes_on()):  # it was paused meanwhile
+            if _probe(shared, sender, lambda: not goes_on()):  # it was paused meanwhile
                 continue
             return Swept.REFUSED if shared.claims.is_paused() else Swept.DRAINED
         elif not _wait(next(waits, None)):
             return Swept.LEFT
     return Swept.LEFT if _is_left(shared, goes_on, busy=busy) else Swept.DRAINED
+
+
+def _probe(shared: Shared, sender: Sender, stopping: Callable[[], bool]) -> bool:
+    """Try a pause; one that cannot be tried, since too much is dead, keeps nothing else from being sent."""
+    try:
+        return sender.prober.probe(stopping)
+    except DBAPIError as error:
+        if not is_cut_off(error):
+            raise
+    shared.claims.start_over()
+    return False
 
 
 def _claim(shared: Shared, sender: Sender) -> Work | None:
