@@ -21,6 +21,7 @@ class Front:
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self.refuses = False
+        self.key = ""  # the access key that it takes; empty: any
         self.holds = ""
         self.let_go = threading.Event()
         self.asked = {name: threading.Event() for name in ("ReceiveMessage", "DeleteMessageBatch")}
@@ -30,7 +31,7 @@ class Front:
         operation = headers.get("X-Amz-Target", "").rpartition(".")[2]
         if operation in self.asked:
             self.asked[operation].set()
-        if self.refuses:
+        if self.refuses or f"Credential={self.key}" not in headers.get("Authorization", ""):
             return 403, DENIED
         if operation == self.holds:
             self.let_go.wait()

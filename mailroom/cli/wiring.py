@@ -143,10 +143,10 @@ def open_events(settings: Settings) -> "EventQueue":
     from mailroom import ses  # noqa: PLC0415 - as above
 
     url = settings.events_queue_url
-    client = ses.connect_to_queue(
-        url, region=settings.aws_region, connections=READERS, endpoint=settings.events_endpoint
+    connect = partial(
+        ses.connect_to_queue, url, region=settings.aws_region, connections=READERS, endpoint=settings.events_endpoint
     )
-    return ses.EventQueue(client, url)
+    return ses.EventQueue(connect(), url, renew=connect)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import boto3
 import botocore
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 # Credentials may come from a program, or from a server on this machine.
 MAX_CONNECT: Final = timedelta(seconds=30)
@@ -29,18 +30,21 @@ MAX_CONNECT: Final = timedelta(seconds=30)
 RENEW_EVERY: Final = timedelta(seconds=2)
 
 
-class Clients:
+class Clients(Generic[C]):
     """The client that calls are made with, replaced by a new one where that may help. Safe to share between threads.
 
     A client reads credentials, profile, region and endpoint when it is made, and keeps them, and its connections, for
     ever. What was renewed outside only a new one finds.
     """
 
-    def __init__(self, client: "SESV2Client", renew: "Callable[[], SESV2Client] | None") -> None:
-        """`renew` makes a client like the first, from what is outside now; None: it is never replaced."""
-        network.guard(client)
+    def __init__(self, client: C, renew: Callable[[], C] | None, *, of: str = "SES") -> None:
+        """`renew` makes a client like the first, from what is outside now; None: it is never replaced.
+
+        `of` is the service, for the log.
+        """
         self._client = client
         self._renew = renew
+        self._of = of
         self._lock = threading.Lock()
         self._doubted = False
         self._renew_at = 0.0
@@ -50,7 +54,7 @@ class Clients:
         """Have the next call made with a new client, but not more often than every RENEW_EVERY."""
         self._doubted = True
 
-    def current(self) -> "SESV2Client":
+    def current(self) -> C:
         """Return the client for a call that begins now; calls in flight keep theirs.
 
         Where no new one can be made, because what is outside is half written, say, it is the one there was.
@@ -63,7 +67,6 @@ class Clients:
             self._doubted, self._renew_at = False, now + RENEW_EVERY.total_seconds()
         try:
             client = self._renew()
-            network.guard(client)
         except SettingsError as error:
             self._doubted = True
             self._note(str(error))
@@ -74,7 +77,7 @@ class Clients:
 
     def _note(self, trouble: str) -> None:
         if trouble not in {"", self._trouble}:
-            log.warning("no new client of SES, the old one goes on: %s", trouble)
+            log.warning("no new client of %s, the old one goes on: %s", self._of, trouble)
         self._trouble = trouble
 
 

@@ -14,7 +14,7 @@ from mailroom.event import Unreadable
 from mailroom.mail.event_source import MAX_WAIT, Received
 from mailroom.mail.transport import CONNECT_TIMEOUT
 from mailroom.ses import classify
-from mailroom.ses.client import made, user_agent
+from mailroom.ses.client import Clients, made, user_agent
 from mailroom.ses.event import read
 
 if TYPE_CHECKING:
@@ -70,15 +70,16 @@ class EventQueue:
 
     most = MAX_MESSAGES
 
-    def __init__(self, client: "SQSClient", url: str) -> None:
-        self._client = client
+    def __init__(self, client: "SQSClient", url: str, *, renew: "Callable[[], SQSClient] | None" = None) -> None:
+        """`renew` makes another client for when SQS refuses the first, or does not answer; None: it stays for ever."""
+        self._clients = Clients(client, renew, of="SQS")
         self._url = url
 
     def receive(self, *, wait: timedelta) -> Sequence[Received]:
         """See `EventSource.receive`; whole seconds, and one at least: a short poll may find nothing that is there."""
 
         def receive() -> list[Received]:
-            answer: Any = self._client.receive_message(
+            answer: Any = self._clients.current().receive_message(
                 QueueUrl=self._url,
                 MaxNumberOfMessages=MAX_MESSAGES,
                 WaitTimeSeconds=max(1, round(wait.total_seconds())),
@@ -86,28 +87,36 @@ class EventQueue:
             )
             return [_received(message) for message in answer.get("Messages", [])]
 
-        return _asked(receive)
+        return self._asked(receive)
 
     def remove(self, messages: Sequence[Received]) -> int:
         """See `EventSource.remove`: SQS says of each whether it is gone, within an answer that is well."""
 
         def delete(some: Sequence[Received]) -> int:
             entries: Any = _entries(some)
-            answer: Any = self._client.delete_message_batch(QueueUrl=self._url, Entries=entries)
+            answer: Any = self._clients.current().delete_message_batch(QueueUrl=self._url, Entries=entries)
             return len(answer.get("Failed", []))
 
         known = [each for each in messages if each.handle]
-        return len(messages) - len(known) + sum(_asked(partial(delete, some)) for some in _calls(known))
+        return len(messages) - len(known) + sum(self._asked(partial(delete, some)) for some in _calls(known))
 
     def keep(self, messages: Sequence[Received]) -> None:
         """See `EventSource.keep`: what cannot be kept comes again, and does no harm."""
 
         def keep(some: Sequence[Received]) -> None:
             entries: Any = _entries(some, VisibilityTimeout=round(KEPT.total_seconds()))
-            self._client.change_message_visibility_batch(QueueUrl=self._url, Entries=entries)
+            self._clients.current().change_message_visibility_batch(QueueUrl=self._url, Entries=entries)
 
         for some in _calls([each for each in messages if each.handle]):
-            _asked(partial(keep, some))
+            self._asked(partial(keep, some))
+
+    def _asked(self, question: Callable[[], T]) -> T:
+        """Put a question; where there is no answer to it, the next is put with what is outside then."""
+        try:
+            return _asked(question)
+        except FeedError:
+            self._clients.doubt()
+            raise
 
 
 def _received(message: Any) -> Received:

@@ -46,7 +46,8 @@ class SesTransport:
         `output_path` is the folder for raw error answers; None: not kept. `renew` makes another client for when the
         first is refused, or comes to no answer; None: it is kept for ever.
         """
-        self._clients = Clients(client, renew)
+        network.guard(client)
+        self._clients = Clients(client, renew and (lambda: _guarded(renew())))
         self._requests = Requests(client, source=source, config_set=config_set, site=site)
         self._kept = AnswerFile(output_path) if output_path is not None else None
         config: Any = client.meta.config
@@ -113,6 +114,11 @@ class SesTransport:
             return answer.results(answered, len(entries), source=source), answered
 
         return network.call_with_connect_retries(call, within=self._patience)
+
+
+def _guarded(client: "SESV2Client") -> "SESV2Client":
+    network.guard(client)
+    return client
 
 
 def _of_action(outcome: Answer) -> Answer:

@@ -30,7 +30,7 @@ def examined(client: SESV2Client, queue: sqs.Queue, destinations: Sequence[Any],
     with Stubber(client) as stub:
         stub.add_response("get_configuration_set_event_destinations", {"EventDestinations": list(destinations)})
         source = queue.source()
-        return ses.examine_events(client, source._client, config_set=config_set, url=queue.url)
+        return ses.examine_events(client, source._clients.current(), config_set=config_set, url=queue.url)
 
 
 def destination(*kinds: str, enabled: bool = True, **to: Any) -> dict[str, Any]:
@@ -88,7 +88,9 @@ def test_the_event_destination_is_told(
 
 
 def test_without_a_configuration_set_nothing_is_published(client: SESV2Client, endpoint: str) -> None:
-    found = ses.examine_events(client, sqs.Queue(endpoint).source()._client, config_set="", url="http://127.0.0.1/1/x")
+    found = ses.examine_events(
+        client, sqs.Queue(endpoint).source()._clients.current(), config_set="", url="http://127.0.0.1/1/x"
+    )
     assert of(found, "event destination")[0][0] is Level.FAILED
 
 

@@ -3,21 +3,23 @@
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mailroom import ses
+from mailroom import ses, settings
+from mailroom.cli.wiring import open_events
 from mailroom.errors import FeedError, SettingsError
 from mailroom.event import Event, Ignored, Unreadable
 from mailroom.mail.event_source import MAX_WAIT, Received
 from mailroom.ses.event_queue import EventQueue, region_of
-from tests import sqs
+from tests import sqs, sqs_front
 from tests.machine import closed_port
 from tests.running import eventually
-from tests.ses.calls import listening, whole
+from tests.ses.calls import listening, set_aws, whole
 from tests.ses.events import event, wrapped
 
 SECOND = timedelta(seconds=1)
@@ -176,6 +178,34 @@ def test_what_came_without_a_handle_is_left_and_the_others_are_deleted() -> None
         eventually(lambda: len(seen) == 2, "what was asked is noted")
     for one in seen:
         assert [each["ReceiptHandle"] for each in json.loads(one.split(b"\r\n\r\n")[1])["Entries"]] == ["g"]
+
+
+@pytest.mark.parametrize("refused", ["receive", "remove", "keep"])
+def test_what_follows_a_refusal_is_asked_with_the_credentials_of_now(
+    queue: sqs.Queue, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, refused: str
+) -> None:
+    """They are rewritten in their file, whatever was asked with the old ones last."""
+    set_aws(monkeypatch, tmp_path)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with sqs_front.before(queue.endpoint) as front:
+        monkeypatch.setenv("MAILROOM_EVENTS_QUEUE_URL", queue.url.replace(queue.endpoint, front.url))
+        monkeypatch.setenv("AWS_REGION", sqs.REGION)
+        (tmp_path / "credentials").write_text("[default]\naws_access_key_id = OLD\naws_secret_access_key = s\n")
+        queue.put([json.dumps(event("Send"))])
+        source = open_events(settings.load())
+        received = source.receive(wait=SECOND)
+        ask: dict[str, Callable[[], object]] = {
+            "receive": lambda: source.receive(wait=SECOND),
+            "remove": lambda: source.remove(received),
+            "keep": lambda: source.keep(received),
+        }
+        front.key = "NEW"
+        with pytest.raises(FeedError, match="AccessDenied"):
+            ask[refused]()
+        (tmp_path / "credentials").write_text("[default]\naws_access_key_id = NEW\naws_secret_access_key = s\n")
+        assert source.remove(received) == 0
+        assert source.receive(wait=SECOND) == []
 
 
 def test_nobody_there_is_an_error_of_ours() -> None:
