@@ -9,7 +9,7 @@
 --
 -- Returns a row for each pause that began or ended: its scope, code and reason, and whether it began.
 --
--- Locks: pauses in the order of the scopes, waiting for who holds them.
+-- Locks: resumptions of the future, skipping what others hold; then pauses in the order of the scopes, waiting for who holds them.
 CREATE OR REPLACE FUNCTION mailroom.reputation_review(
     scopes text[], bounce_lines numeric[], complaint_lines numeric[], min_mails integer
 )
@@ -26,6 +26,9 @@ BEGIN
     IF (SELECT polled_at FROM feed) IS NULL THEN  -- nobody hears of a bounce
         RETURN;
     END IF;
+    UPDATE resumptions SET resumed_at = clock_timestamp()  -- it lies ahead: the clock was set back
+     WHERE resumptions.scope = ANY (ARRAY(
+           SELECT later.scope FROM resumptions AS later WHERE resumed_at > clock_timestamp() FOR UPDATE SKIP LOCKED));
     FOR worst IN
         WITH line AS MATERIALIZED (
             SELECT given.scope, given.bounce_line, given.complaint_line, resumptions.resumed_at

@@ -11,9 +11,12 @@
 -- came. Who knows of no such row is asked again, later and later: the answer of the call may be on its way. What nothing here
 -- knew for a week is asked no more; it stays on record.
 --
+-- When somebody ended the pause is a moment that may lie ahead, and so is that of a look: the clock was set back. Then it
+-- is now that counts.
+--
 -- Returns a row for each mail: its token and action, what contradicted it, and its outcome: NULL is another attempt.
 --
--- Locks: events, then deliveries by id and jobs by token, skipping what others hold: the next sweep sees those.
+-- Locks: resumptions and events, then deliveries by id and jobs by token, skipping what others hold: the next sweep sees those.
 --
 -- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
 CREATE OR REPLACE FUNCTION mailroom.take_back(
@@ -30,6 +33,19 @@ DECLARE
     hash   bytea;
     locked integer := 0;
 BEGIN
+    UPDATE resumptions SET resumed_at = clock_timestamp()
+     WHERE scope = ANY (ARRAY(
+           SELECT scope FROM resumptions WHERE resumed_at > clock_timestamp() FOR UPDATE SKIP LOCKED));
+    -- No look is put off for longer than half the age of its event, or two minutes.
+    UPDATE events SET look_at = now()
+     WHERE (message_id, kind, at) IN (
+           SELECT message_id, kind, at
+             FROM events
+            WHERE look_at > now() + interval '2 minutes' AND look_at < 'infinity'
+              AND CASE WHEN isfinite(absorbed_at) THEN look_at > now() + (now() - absorbed_at) / 2 END
+            LIMIT take_back.most
+              FOR UPDATE SKIP LOCKED);
+
     -- Addresses that are asked for once more, or that somebody had locked when their events were absorbed. Who still has one
     -- locked is waited for no longer than for ten of them; the next sweep tries again.
     FOR hash IN
@@ -162,8 +178,11 @@ BEGIN
                 WHERE fence = pending.fence AND pending.token = ANY (tokens)
                 LIMIT 1) AS kinds
          WHERE pending.kind = 'rendering_failure'
-           AND NOT EXISTS (
-               SELECT FROM resumptions WHERE scope = kinds.action AND resumed_at > kinds.sent_at)
+           AND NOT EXISTS (  -- sent and heard of before that; or before the clock was set back, which comes to the same
+               SELECT FROM resumptions
+                WHERE scope = kinds.action
+                  AND (resumed_at > least(kinds.sent_at, pending.absorbed_at)
+                       OR least(kinds.sent_at, pending.absorbed_at) > clock_timestamp()))
          ORDER BY kinds.action
         ON CONFLICT (scope) DO UPDATE SET code = excluded.code, reason = excluded.reason, probe_at = NULL
             WHERE pauses.probe_at IS NOT NULL

@@ -189,3 +189,75 @@ def test_what_has_no_events_of_its_own_makes_no_feed_silent(connection: Connecti
     connection.execute(text("UPDATE feed SET heard_at = now() - interval '1 hour'"))
     connection.execute(text("UPDATE deliveries SET created_at = now() - interval '11 minutes'"))
     assert feed.state(connection).live
+
+
+# A clock that was ahead, and was set back
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=10), timedelta(days=3_650)])
+def test_a_failure_is_looked_at_again_though_its_look_was_put_off_by_a_clock_that_was_ahead(
+    connection: Connection, ahead: timedelta
+) -> None:
+    """It was told before the answer came, and once in the time when the clock was ahead."""
+    enqueue(connection)
+    batch = take(connection)
+    tell_of(connection, batch, RENDERING_FAILURE, "m-1")
+    assert take_back(connection) == []
+    connection.execute(text("UPDATE events SET look_at = look_at + :ahead"), {"ahead": ahead})
+    assert settle(connection, batch, Sent("m-1"))
+    assert [mail.token for mail in take_back(connection)] == [batch.jobs[0].token]
+    assert misplaced(connection) == []
+
+
+def test_what_was_put_off_by_a_clock_that_was_right_stays_so(connection: Connection) -> None:
+    absorb(connection, [Event(RENDERING_FAILURE, "of-others", NOW), Event(RENDERING_FAILURE, "of-nobody", NOW)])
+    connection.execute(
+        text(
+            "UPDATE events SET absorbed_at = CASE message_id WHEN 'of-others' THEN now() - interval '2 days'"
+            " ELSE '-infinity' END, look_at = now() + interval '23 hours'"
+        )
+    )
+    take_back(connection)
+    assert len(rows(connection, "SELECT FROM events WHERE look_at > now() + interval '22 hours'")) == 2
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=10), timedelta(days=3_650)])
+def test_a_pause_that_was_ended_by_a_clock_that_was_ahead_can_begin_again(
+    connection: Connection, ahead: timedelta
+) -> None:
+    connection.execute(
+        text("INSERT INTO resumptions (scope, resumed_at) VALUES ('activation', now() + :ahead)"), {"ahead": ahead}
+    )
+    take_back(connection)
+    enqueue(connection)
+    batch = take(connection)
+    assert settle(connection, batch, Sent("m-1"))
+    tell_of(connection, batch, RENDERING_FAILURE, "m-1")
+    take_back(connection)
+    assert paused(connection) == {"activation"}
+
+
+@pytest.mark.parametrize("heard", ["absorbed_at", "absorbed_at + interval '1 hour'"])
+def test_a_pause_for_a_mail_of_the_time_when_the_clock_was_ahead_can_be_ended(
+    connection: Connection, heard: str
+) -> None:
+    enqueue(connection)
+    batch = take(connection)
+    assert settle(connection, batch, Sent("m-1"))
+    connection.execute(text("UPDATE deliveries SET created_at = created_at + interval '1 hour'"))
+    tell_of(connection, batch, RENDERING_FAILURE, "m-1")
+    take_back(connection)
+    assert paused(connection) == {"activation"}
+    connection.execute(text("SELECT pause_close('activation', true)"))
+    connection.execute(text(f"UPDATE events SET look_at = now(), absorbed_at = {heard}"))
+    take_back(connection)
+    assert paused(connection) == set()
+
+
+def test_a_person_who_ended_a_pause_by_a_clock_that_was_ahead_ends_no_other_for_ever(connection: Connection) -> None:
+    connection.execute(text("UPDATE feed SET polled_at = now()"))
+    connection.execute(
+        text("INSERT INTO resumptions (scope, resumed_at) VALUES ('priority:2', now() + interval '1 year')")
+    )
+    reputation.review(connection)
+    assert rows(connection, "SELECT FROM resumptions WHERE resumed_at > clock_timestamp()") == []
