@@ -29,8 +29,9 @@ BY_HAND: Final = "ByHand"
 # The scopes that are not of one action, or of one queue.
 SHARED: Final = tuple(scope.value for scope in Scope if scope is not Scope.ACTION)
 
-Floors = Mapping[Lane, Position]
-NO_FLOORS: Final[Floors] = {}
+# Where to begin in each lane: at the beginning in those that are not there.
+Begin = Mapping[Lane, Position]
+AT_THE_BEGINNING: Final[Begin] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +88,12 @@ def probe(
     queue: str,
     lanes: Sequence[Lane],
     refusals: Collection[str],
-    floors: Floors = NO_FLOORS,
+    begin: Begin = AT_THE_BEGINNING,
 ) -> str | None:
     """Take the right to try one scope whose probe is due, with a job of this queue; None if there is none.
 
     `refusals`: the codes with which a mail is refused for its own sake, for which a pause is probed more often.
-    `floors`: where to begin in each lane; in others that is the beginning.
+    `begin` is where to look from in each lane.
     """
     scope: str | None = functions.call(
         connection,
@@ -103,7 +104,7 @@ def probe(
             "max_refusal_wait": MAX_REFUSAL_PROBE_WAIT,
             "refusals": list(refusals),
             "queue": queue,
-            **_lanes(lanes, floors),
+            **_lanes(lanes, begin),
         },
     ).scalar()
     return scope
@@ -116,10 +117,10 @@ def places(
     lanes: Sequence[Lane],
     most: int,
     refusals: Collection[str],
-    floors: Floors = NO_FLOORS,
+    begin: Begin = AT_THE_BEGINNING,
 ) -> list[tuple[Lane, Position]]:
     """Return where jobs wait in these lanes that a probe should try, spread over all: first those never refused."""
-    binds = {"queue": queue, "codes": list(refusals), "most": most, "again": TRIED_AGAIN, **_lanes(lanes, floors)}
+    binds = {"queue": queue, "codes": list(refusals), "most": most, "again": TRIED_AGAIN, **_lanes(lanes, begin)}
     rows = functions.call(connection, "pause_probe_places", binds)
     return [((Priority(row.priority), row.action), Position(row.due_at, row.token)) for row in rows]
 
@@ -136,6 +137,5 @@ def read(connection: Connection) -> list[Pause]:
     return [Pause(*row) for row in connection.execute(select(*columns).order_by(paused.opened_at))]
 
 
-def _lanes(lanes: Sequence[Lane], floors: Floors) -> dict[str, str]:
-    beginning = Position(None, 0)
-    return as_binds({lane: floors.get(lane, beginning) for lane in lanes}, lanes)
+def _lanes(lanes: Sequence[Lane], begin: Begin) -> dict[str, str]:
+    return as_binds({lane: begin.get(lane, Position(None, 0)) for lane in lanes}, lanes)

@@ -67,12 +67,12 @@ class Prober:
     def _begin(self) -> tuple[int, list[tuple[Lane, Position]], list[list[Lane]]] | None:
         """Take the right to probe a scope; return how many mails to try, where they wait, and the lanes to look in."""
         limits, refusals, known = self._shared.limits, self._shared.refusals, self._shared.claims.lanes.all
-        floors = self._shared.claims.floors
+        begin = self._shared.claims.floors
         with self._shared.engine.connect() as connection:
             take = partial(pauses.probe, connection, queue=limits.queue, lanes=known, refusals=refusals.codes)
-            scope = take(floors=floors)
+            scope = take(begin=begin)
             if scope is None:  # what came back lies below them, perhaps, behind all that is dead
-                floors = {}
+                begin = {}
                 scope = _unless_cut_off(take)
             if scope is None:
                 return None
@@ -81,7 +81,7 @@ class Prober:
             places = [
                 place
                 for lanes in in_turn
-                for place in _unless_cut_off(partial(of_queue, lanes=lanes, floors=floors)) or ()
+                for place in _unless_cut_off(partial(of_queue, lanes=lanes, begin=begin)) or ()
             ]
         return most, places, in_turn
 
