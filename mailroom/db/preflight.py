@@ -2,14 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection, Engine
+import psycopg
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db import functions, kept_rows, schema
-from mailroom.db.engine import check_contract, unusable
+from mailroom.db.engine import check_contract, renew_connections, unusable
 from mailroom.errors import DatabaseError
+
+
+class UnsafeSessionError(psycopg.OperationalError):
+    """A session in which the guarantee does not hold, though it did when the program began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,8 @@ ENCODING: Final = "UTF8"
 def check(engine: Engine) -> None:
     """Raise DatabaseError, with the remedy, unless the database answers, may be worked on, and keeps what it is told.
 
-    For whatever changes something.
+    For whatever changes something. From then on each new connection of the engine is refused where it is set otherwise:
+    it may be to another server, after a failover, or a role may carry something else than it did.
     """
     check_contract(engine)
     try:
@@ -72,6 +78,37 @@ def check(engine: Engine) -> None:
         raise unusable(error) from error
     if found is not None:
         raise DatabaseError(f"{found.message}: {found.remedy}")
+    event.listen(engine, "connect", lambda connection, _: _refuse_unsafe(connection))
+
+
+def leave_unsafe(engine: Engine) -> None:
+    """Have all connections replaced if what is set in one of them is not what `check` demands any more.
+
+    A server may be told at any moment, and its sessions follow at once. Raises DBAPIError.
+    """
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        unsafe = isinstance(driver, psycopg.Connection) and _unmet(driver) is not None
+    if unsafe:
+        renew_connections(engine)
+
+
+def _refuse_unsafe(connection: psycopg.Connection[Any]) -> None:
+    try:
+        if unmet := _unmet(connection):
+            raise UnsafeSessionError(unmet)
+    except psycopg.Error:
+        connection.close()
+        raise
+
+
+def _unmet(connection: psycopg.Connection[Any]) -> str | None:
+    """Return what is wrong with the first setting of a session that is not as it must be."""
+    query = "SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY (%s) ORDER BY name"
+    for name, setting in connection.execute(query, [list(DEMANDS)]):
+        if not DEMANDS[name].met_by(setting):
+            return f"{name} is {setting}: {DEMANDS[name].why}"
+    return None
 
 
 def faults(connection: Connection) -> Iterator[Fault]:

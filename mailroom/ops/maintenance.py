@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from mailroom.db import functions
+from mailroom.db import functions, preflight
 from mailroom.db.engine import first_line
 from mailroom.db.step_size import StepSize
 from mailroom.ops import feedback, health, reputation
@@ -161,6 +161,7 @@ class Maintenance:
         """
         if now >= self._minute_at:
             self._minute_at = now + MINUTE.total_seconds()
+            self._try("the look at the settings", partial(preflight.leave_unsafe, self._engine))
             self._try("reconcile", self._reconcile)
             self._try(TAKE_BACK, self._take_back)
             self._try(LATE, self._apply_late)

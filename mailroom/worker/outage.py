@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.engine import first_line, renew_connections
+from mailroom.db.preflight import UnsafeSessionError
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +20,7 @@ class Outage:
         self._engine = engine
         self._lock = threading.Lock()
         self._failing: set[Hashable] = set()
+        self._unsafe = False
 
     def fails(self, what: Hashable, error: DBAPIError) -> None:
         """Take note that this failed.
@@ -26,9 +28,11 @@ class Outage:
         Leave the connections there are for new ones where one failure follows another, whatever it is called: a role's
         settings or rights may have been fixed since they were made, or the name led to another server then.
         """
+        unsafe = isinstance(error.orig, UnsafeSessionError)  # what began as another error, and a person has to mend
         with self._lock:
-            if not self._failing:
+            if not self._failing or (unsafe and not self._unsafe):
                 log.warning("database error, trying until it is gone: %s", first_line(error))
+            self._unsafe |= unsafe
             again = what in self._failing
             self._failing.add(what)
         if again:
@@ -41,6 +45,7 @@ class Outage:
                 return
             self._failing.remove(what)
             if not self._failing:
+                self._unsafe = False
                 log.info("database back")
 
     @property

@@ -17,7 +17,7 @@ from mailroom.errors import DatabaseError
 from mailroom.fleet.blocks import FleetPermits
 from mailroom.ops import health, jobs, status
 from mailroom.ops.jobs import Filters
-from mailroom.ops.maintenance import prune, reconcile
+from mailroom.ops.maintenance import Maintenance, prune, reconcile
 from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue.floors import Floors
 from mailroom.queue.verdict import judge
@@ -28,8 +28,9 @@ from tests.cli.conftest import Here, here, ses
 from tests.kinds import ACTIVATION, LANES, RECOVERY
 from tests.machine import ROOT, missing
 from tests.roles import a_role
+from tests.running import connecting, eventually, transport, working
 from tests.servers import TESTS_PATH, Server, migrate
-from tests.world import KEY, ask_recovery, misplaced, rows
+from tests.world import KEY, add_accounts, ask_recovery, count_sent, misplaced, rows
 
 __all__ = ["here", "ses"]
 
@@ -110,6 +111,47 @@ def test_whatever_changes_the_queue_refuses(
 def test_a_commit_that_is_kept_here_is_enough(engine: Engine, url: str, carried: Setter, value: str) -> None:
     carried.set("synchronous_commit", value)
     preflight.check(engine)
+
+
+END_OTHERS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+)
+
+
+@pytest.mark.slow
+def test_a_worker_refuses_what_is_only_so_after_its_start_until_it_is_not(
+    url: str,
+    connection: Connection,
+    carried: Setter,
+    simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As where a failover leads to a server that is set otherwise."""
+    caplog.set_level("INFO")
+    with connecting(url, pool_size=4) as own:
+        preflight.check(own)
+        with working(own, transport(simulator, monkeypatch), sweep_interval=0.2):
+            carried.set("synchronous_commit", "off")
+            connection.execute(text(END_OTHERS))
+            add_accounts(connection, 3)
+            eventually(lambda: "synchronous_commit is off" in caplog.text, "it is said")
+            assert count_sent(connection) == 0
+            carried.reset()
+            eventually(lambda: count_sent(connection) == 3, "all is sent")
+
+
+def test_sessions_that_are_set_otherwise_while_they_last_are_left_within_a_minute(url: str) -> None:
+    """As by a server whose configuration is read again."""
+    with connecting(url) as own:
+        preflight.check(own)
+        with own.connect() as connection:
+            connection.execute(text("SET synchronous_commit TO off"))
+        work = Maintenance(own, queue="mailroom", prune_after=None)
+        work.step(0)
+        with own.connect() as connection:
+            assert connection.scalar(text("SHOW synchronous_commit")) == "on"
 
 
 @pytest.mark.parametrize("command", [("status",), ("jobs", "list")], ids=" ".join)
