@@ -113,6 +113,28 @@ def test_a_batch_that_can_never_be_given_back_keeps_no_other(
 
 
 @pytest.mark.slow
+def test_rescues_that_are_all_refused_at_once_do_not_spin(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where somebody has taken a right away. They go on until it is there again."""
+    sends = transport(simulator, monkeypatch)
+    with engine.connect() as connection, statements(engine) as seen:
+        lose_batches(connection, 3)
+        connection.execute(
+            text("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$")
+        )
+        connection.execute(text("CREATE TRIGGER refuse BEFORE DELETE ON batches EXECUTE FUNCTION refuse()"))
+        with working(engine, sends):
+            eventually(lambda: sum(RESCUE in one for one in seen) > 18, "it has tried")
+            before, began = len(seen), time.monotonic()
+            eventually(lambda: time.monotonic() > began + 3, "three seconds")
+            assert sum(RESCUE in one for one in seen[before:]) <= 4
+            connection.execute(text("DROP TRIGGER refuse ON batches"))
+            eventually(lambda: count(connection, "batches") == 0, "they are given back")
+        assert misplaced(connection) == []
+
+
+@pytest.mark.slow
 @pytest.mark.early
 def test_behind_more_dead_rows_than_a_statement_can_pass_everything_leaves(
     engine: Engine,

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 
 # A batch that cannot even be rescued alone is passed over; then looking for work comes first for so many times as long.
 RESTS: Final = 10
+# And longer with each that follows, up to MAX_REST: where all are refused at once, it would spin.
+LONGER: Final = 0.1
+MAX_REST: Final = 1.0
 RESCUED_BATCHES: Final = 100
 
 
@@ -112,10 +115,11 @@ class Rescue:
         if not self._failing:
             log.warning("rescue failed, trying with less: %s", first_line(error))
         self._failing = self.owes = True
-        smaller = self._step_size.shrink()
-        if not smaller:
+        rest = took
+        if not self._step_size.shrink():
             self._passed_over += 1
-        self._rests_until = time.monotonic() + took * (1 if smaller else RESTS)
+            rest = max(RESTS * took, min(MAX_REST, LONGER * self._passed_over))
+        self._rests_until = time.monotonic() + rest
 
 
 def log_rescued(rescued: Iterable[Rescued]) -> None:
