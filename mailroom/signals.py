@@ -3,16 +3,51 @@
 import os
 import signal
 import time
+from _thread import allocate_lock
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 # Without `typing`, which would cost a third of the time until they are heard.
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 # A terminal that closes says so twice, the kernel and then the shell: that is one hang-up.
 HANGUP_SECONDS = 1.0
+# A signal to a group of processes, or to a service, also comes from the shell that passes its own on. Nobody asks twice
+# so soon.
+ECHO_SECONDS = 0.3
 
 Answer = Callable[[], None]
+
+
+class Stop:
+    """A flag that any thread waits for, and that a signal handler may set at any moment.
+
+    An Event has a lock, and whoever begins to wait holds it for a moment. A handler in the same thread would then wait
+    for that lock for ever.
+    """
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._gate = allocate_lock()
+        self._gate.acquire()
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def set(self) -> None:
+        self._is_set = True
+        self._open()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it is set, so long at most; return whether it is."""
+        if not self._is_set and self._gate.acquire(timeout=-1 if seconds is None else max(0.0, seconds)):
+            self._open()
+        return self._is_set
+
+    def _open(self) -> None:
+        """Let one pass, who lets the next one pass."""
+        with suppress(RuntimeError):  # it is open
+            self._gate.release()
 
 
 class _Hearing:
@@ -24,6 +59,8 @@ class _Hearing:
 
 def listen() -> None:
     """Hear the signals from now on: the first is answered, the second ends the process at once, with 1.
+
+    One that comes with the first, or in the next moment, is the same.
 
     PID 1 of a container has no default action for them: they would be lost. Whoever started us may have blocked them,
     so that none is lost before this line; it comes now. A SIGHUP that is ignored (nohup) stays so. Main thread only.
@@ -60,5 +97,5 @@ def _hear(number: int, frame: FrameType | None) -> None:
         _Hearing.asked_at = now
         if _Hearing.answer is not None:
             _Hearing.answer()
-    elif number != signal.SIGHUP or now - _Hearing.asked_at > HANGUP_SECONDS:
+    elif now - _Hearing.asked_at > (HANGUP_SECONDS if number == signal.SIGHUP else ECHO_SECONDS):
         os._exit(1)

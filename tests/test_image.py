@@ -145,3 +145,23 @@ def test_a_stop_of_the_sweeps_waits_for_the_call_under_way(
         assert count(connection, "batches") == 0
         assert count(connection, "deliveries WHERE outcome = 'sent'") == simulator.ledger.counts().mails < 300
         assert misplaced(connection) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_of_all_at_once_is_one_stop(
+    number: signal.Signals, simulator: Simulator, url: str, engine: Engine
+) -> None:
+    """A terminal and systemd tell each process of a group, and the shell passes on what it was told."""
+    simulator.faults.add(Fault(latency_ms=1500, times=None))
+    shell = [part.replace("$$", "$") for part in SERVICES["sweep"]["entrypoint"]]
+    environment = small_environment(sending(url, simulator)) | {"PATH": PROGRAMS}
+    group = subprocess.Popen(shell, env=environment, cwd=ROOT, text=True, start_new_session=True)
+    with engine.connect() as connection, killed_after(group) as process:
+        add_accounts(connection, 300)
+        eventually(lambda: simulator.ledger.counts().mails, "a call is under way")
+        os.killpg(process.pid, number)
+        assert process.wait(PATIENCE_SECONDS) == 0
+        assert count(connection, "batches") == 0
+        assert count(connection, "deliveries WHERE outcome = 'sent'") == simulator.ledger.counts().mails < 300
+        assert misplaced(connection) == []

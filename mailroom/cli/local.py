@@ -1,7 +1,6 @@
 """`simulator` and `demo`: mailroom on a machine without AWS."""
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -92,7 +91,7 @@ def demo(
     with _demo_extra():
         from mailroom.demo import run as show  # noqa: PLC0415 - needs the extra `demo`
     start_log()
-    stopped = threading.Event()
+    stopped = signals.Stop()
     with signals.answered_by(stopped.set), show.everything(port, upgrade, say, stopped) as running:
         arrived = running.run(accounts)
         if not exit_:

@@ -16,6 +16,8 @@ _RESULT: Final = re.compile(r"^    RETURNS TABLE \(\n(.*?)\n    \)$", re.MULTILI
 _TRIGGER: Final = re.compile(r"^    RETURNS trigger$", re.MULTILINE)
 _DEFAULT: Final = re.compile(r" DEFAULT .*")
 _PATH: Final = "SET search_path = mailroom, pg_temp"
+# Of what migrations make, and not a file, this alone calls others of ours by name.
+_KEY: Final = "mailbox_key(text)"
 _VIEW: Final = re.compile(r"^CREATE OR REPLACE VIEW mailroom\.(\w+) AS$", re.MULTILINE)
 
 _FUNCTIONS: Final = (
@@ -99,6 +101,7 @@ def install(connection: Connection) -> None:
     may have functions of the same name, with other arguments.
 
     An argument may have come at the end, with a default: who calls it without goes on doing so, and keeps the right to.
+    What migrations made as the schema had another name finds its own under this one.
     """
     schema = schema_of(connection)
     granting = _drop_outgrown(connection, schema)
@@ -106,6 +109,8 @@ def install(connection: Connection) -> None:
     _run(connection, _for_each(connection, "REVOKE EXECUTE ON FUNCTION {} FROM PUBLIC", _FUNCTIONS, names()))
     _run(connection, granting)
     _run(connection, (_ours(f"views/{name}", schema) for name in views()))
+    home = quoted(schema)
+    _run(connection, [f"ALTER FUNCTION {home}.{_KEY} SET search_path = {home}, pg_temp"])
 
 
 def remove(connection: Connection) -> None:

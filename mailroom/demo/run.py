@@ -4,7 +4,6 @@ import contextlib
 import os
 import secrets
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from mailroom.db.schema import accounts
 from mailroom.demo.child import Guarded
 from mailroom.demo.postgres import EmbeddedPostgres
 from mailroom.errors import MailroomError
+from mailroom.signals import Stop
 from mailroom.simulator import Mail, Simulator, state
 
 RECOVERIES: Final = 3
@@ -49,7 +49,7 @@ class Demo:
     worker: Guarded
     key: bytes
     say: Say
-    stopped: threading.Event
+    stopped: Stop
 
     def run(self, count: int) -> bool:
         """Insert accounts, follow some links, ask for recoveries; show the mails leave. False if one did not arrive."""
@@ -169,7 +169,7 @@ def running_worker(environment: Mapping[str, str]) -> Iterator[Guarded]:
 
 
 @contextlib.contextmanager
-def everything(port: int, migrate: Callable[[str], object], say: Say, stopped: threading.Event) -> Iterator[Demo]:
+def everything(port: int, migrate: Callable[[str], object], say: Say, stopped: Stop) -> Iterator[Demo]:
     """Start PostgreSQL, migrate it, start the simulator and a worker; stop them all in the end.
 
     Once it is `stopped`, each step is the last; none takes longer than seconds. Raises MailroomError then.
@@ -192,6 +192,6 @@ def everything(port: int, migrate: Callable[[str], object], say: Say, stopped: t
                 engine.dispose()
 
 
-def _go_on(stopped: threading.Event) -> None:
+def _go_on(stopped: Stop) -> None:
     if stopped.is_set():
         raise STOPPED

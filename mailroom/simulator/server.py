@@ -161,7 +161,7 @@ def serve(
     simulator = Simulator(host=host, port=port, allow_remote=allow_remote, ledger_limit=ledger_limit)
     if config_set is not None:
         simulator.configuration_sets.create(config_set, events=events)
-    stopped = threading.Event()
+    stopped = signals.Stop()
     signals.listen()
     with signals.answered_by(stopped.set), simulator:
         ready(simulator)

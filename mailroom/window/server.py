@@ -111,7 +111,7 @@ def serving(application: ASGIApp, listener: socket.socket) -> Iterator[None]:
 
 def serve(application: ASGIApp, listener: socket.socket, *, ready: Callable[[], None]) -> None:
     """Answer until a signal asks to stop; call `ready` once it does. For the main thread only."""
-    stopped = threading.Event()
+    stopped = signals.Stop()
     with signals.answered_by(stopped.set), serving(application, listener):
         ready()
         stopped.wait()

@@ -21,6 +21,7 @@ from mailroom.errors import FeedError
 from mailroom.event import Event
 from mailroom.mail.event_source import EventSource, Received
 from mailroom.queue.events import Absorbed
+from mailroom.signals import Stop
 from mailroom.worker.tally import Tally
 
 Absorb = Callable[[Connection, Sequence[Event]], Absorbed]
@@ -59,7 +60,7 @@ class Absorbing:
         absorb: Absorb,
         *,
         tally: Tally,
-        stopping: threading.Event,
+        stopping: Stop,
         patient: bool,
     ) -> None:
         """Who is not `patient` gets DBAPIError while the database is away, and is to be the only reader."""

@@ -15,6 +15,7 @@ from mailroom.errors import FeedError
 from mailroom.event import Event, Ignored, Unreadable
 from mailroom.mail.event_source import MAX_WAIT, EventSource, Received
 from mailroom.queue import events
+from mailroom.signals import Stop
 from mailroom.worker.absorbing import Absorb, Absorbing, place
 from mailroom.worker.tally import Seen, Tally
 
@@ -45,7 +46,7 @@ class Feed:
     ) -> None:
         self._source = source
         self._patient = patient
-        self._stopping = threading.Event()
+        self._stopping = Stop()
         self._tally = Tally()
         self._absorbing = Absorbing(engine, source, absorb, tally=self._tally, stopping=self._stopping, patient=patient)
         self._hands = threading.Semaphore(READERS)

@@ -10,6 +10,7 @@ from mailroom.fleet.permits import NO_LIMIT, Permits
 from mailroom.mail.transport import Transport
 from mailroom.queue.feed import ResendWait
 from mailroom.queue.limits import Limits
+from mailroom.signals import Stop
 from mailroom.worker.breaker import Breaker
 from mailroom.worker.call_sharing import CallSharing
 from mailroom.worker.claims import Claims
@@ -63,5 +64,5 @@ class Shared:
             own_fault=self.own_fault,
         )
         self.urgent_came = threading.Event()
-        self.stopping = threading.Event()
+        self.stopping = Stop()
         self.large_claims = threading.Lock()

@@ -138,3 +138,21 @@ def test_what_does_not_claim_says_that_it_was_stopped(arguments: list[str], ses:
             process.send_signal(signal.SIGTERM)
             ended = end(process)
     ended.assert_one_line(1, "stopped")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", STOPS)
+def test_a_second_signal_ends_it_at_once(
+    number: signal.Signals, simulator: Simulator, url: str, engine: Engine
+) -> None:
+    """One that comes with the first, or in the next moment, is none: somebody passes on what was sent already."""
+    simulator.faults.add(Fault(operation=BULK, latency_ms=60_000, times=None))
+    with engine.connect() as connection:
+        add_accounts(connection, 10)
+        with killed_after(start("worker", env=sending(url, simulator))) as worker:
+            eventually(lambda: simulator.ledger.counts().mails, "a call is under way")
+            worker.send_signal(number)
+            threading.Event().wait(2)
+            worker.send_signal(number)
+            assert end(worker).code == 1
+        assert count(connection, "batches") == 1

@@ -1,10 +1,13 @@
 """Callers with other ideas: no setting, role or path of theirs changes what the triggers do."""
 
+import psycopg
 import pytest
-from sqlalchemy import Connection, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 
 from tests.db.accounts import add, counts, status
+from tests.db.migrating import connected
+from tests.servers import migrate
 from tests.world import misplaced, rows
 
 
@@ -111,3 +114,69 @@ def test_nobody_can_put_our_triggers_on_a_table_of_their_own(conn: Connection, f
     conn.execute(text("CREATE TEMP TABLE bait (id bigint, account bigint)"))
     with pytest.raises(ProgrammingError, match=f"permission denied for function {function}"):
         conn.execute(text(f"CREATE TRIGGER t AFTER INSERT ON bait EXECUTE FUNCTION {function}()"))
+
+
+INSERT = (
+    "INSERT INTO {} (email, login, language, tenant, reference) VALUES ('Łukasz@例え.jp', 'ada', 'pt-BR', 't', 'r')"
+)
+WEB_IS_GONE = "DROP OWNED BY mailroom_test_web; DROP ROLE mailroom_test_web"
+
+
+def test_who_writes_through_a_view_need_not_look_into_the_schema(conn: Connection) -> None:
+    """A CHECK calls its function for whoever writes: what that looks up by name, they would have to see."""
+    conn.execute(text("CREATE ROLE mailroom_test_web"))
+    conn.execute(text("CREATE VIEW public.signups AS SELECT email, login, language, tenant, reference FROM accounts"))
+    conn.execute(text("CREATE VIEW public.links AS SELECT action, account, address, data FROM tokens"))
+    conn.execute(text("GRANT INSERT ON public.signups, public.links TO mailroom_test_web"))
+    account = add(conn, status="active")
+    conn.execute(text("SET LOCAL search_path = public; SET LOCAL ROLE mailroom_test_web"))
+
+    conn.execute(text("INSERT INTO signups (email, login) VALUES ('bob@example.com', 'bob')"))
+    conn.execute(text(INSERT.format("signups")))
+    link = "INSERT INTO links VALUES ('password_recovery', :account, 'new@example.com', '{\"shop\": \"M\"}')"
+    conn.execute(text(link.replace(": ", "\\: ")), {"account": account})
+    for broken in ("email = 'a b@x'", "login = E'a\\nb'", "tenant = E'a\\nb'"):
+        column, value = broken.split(" = ")
+        others = {"email": "'x@y'", "login": "'x'"} | {column: value}
+        insert = f"INSERT INTO signups ({', '.join(others)}) VALUES ({', '.join(others.values())})"  # noqa: S608 - ours
+        with pytest.raises(IntegrityError, match=f"accounts_{column}_characters"), conn.begin_nested():
+            conn.execute(text(insert))
+
+    conn.execute(text("RESET ROLE; SET LOCAL search_path = mailroom, public"))
+    assert counts(conn) == (3, 3, 3)
+    assert misplaced(conn) == []
+
+
+@pytest.mark.slow
+def test_who_may_write_may_do_what_that_calls_also_where_new_functions_are_nobodys(empty_url: str) -> None:
+    with connected(empty_url) as connection:
+        connection.execute(text("ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC"))
+    migrate(empty_url)
+    with connected(empty_url) as connection:
+        connection.execute(text(f"{WEB}; GRANT INSERT ON accounts, tokens TO mailroom_test_web"))
+        try:
+            connection.execute(text("SET ROLE mailroom_test_web"))
+            connection.execute(text(INSERT.format("accounts")))
+            connection.execute(text("INSERT INTO tokens (action, account) VALUES ('activation', 1)"))
+        finally:
+            connection.execute(text(f"RESET ROLE; {WEB_IS_GONE}"))
+        assert counts(connection) == (1, 2, 2)
+
+
+@pytest.mark.parametrize("queue", ["orders", "é", "mailroom"])
+def test_a_backslash_of_a_rule_is_one_in_every_session(direct_url: str, engine: Engine, queue: str) -> None:
+    """Rules are read as the session of the caller reads. A queue with a name of its own is held against all of them."""
+    options = "-c standard_conforming_strings=off -c backslash_quote=off"
+    with psycopg.connect(direct_url, autocommit=True, options=options) as application:
+        application.execute("SELECT set_config('mailroom.queue', %s, false)", [queue])
+        application.execute(INSERT.format("accounts"))
+        for wrong in ("a b", "a\u2003b", "x" * 64):
+            application.execute("SELECT set_config('mailroom.queue', %s, false)", [wrong])
+            with pytest.raises(psycopg.errors.CheckViolation):
+                application.execute("INSERT INTO accounts (email, login) VALUES ('bob@example.com', 'bob')")
+        heard: list[str] = []
+        application.add_notice_handler(lambda notice: heard.append(str(notice.message_primary)))
+        application.execute("UPDATE jobs SET due_at = 'infinity'")
+        assert heard == []
+    with engine.connect() as connection:
+        assert [row.queue for row in rows(connection, "SELECT queue FROM jobs")] == [queue]

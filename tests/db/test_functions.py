@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine, event, text
 
 from mailroom import queue
 from mailroom.db import functions, namespace
+from mailroom.db.engine import connect_engine
 from mailroom.db.namespace import DEFAULT_SCHEMA
 from mailroom.ops import health, maintenance
 from mailroom.outcome import Sent
@@ -234,3 +235,22 @@ def test_two_schemas_in_one_session_are_two_mailrooms(url: str, engine: Engine) 
         for _ in range(2):
             for schema, ready in ((DEFAULT_SCHEMA, 0), ("other", 1)):
                 assert look(connection.execution_options(**namespace.options(schema))).ready == ready
+
+
+def test_a_schema_that_was_renamed_works_once_it_is_migrated(server: Server) -> None:
+    """As after a restore, which has no other way to another schema."""
+    with server.database("renamed", of=server.template) as name:
+        url = server.database_url(name)
+        with connected(url) as connection:
+            connection.execute(text('ALTER SCHEMA mailroom RENAME TO "Mail\'s"'))
+        migrate(url, schema="Mail's")
+        engine = connect_engine(url, schema="Mail's")
+        with engine.connect() as connection:
+            connection.execute(text('SET search_path = "Mail\'s"'))
+            for login in ("ada", "Łukasz"):
+                person = {"email": f"{login}@例え.jp", "login": login}
+                connection.execute(text("INSERT INTO accounts (email, login) VALUES (:email, :login)"), person)
+            token = "INSERT INTO tokens (action, account, address) SELECT 'activation', id, 'ł@x' FROM accounts"
+            connection.execute(text(token))
+            assert len([job for batch in claim(connection).batches for job in batch.jobs]) == 4
+        engine.dispose()
