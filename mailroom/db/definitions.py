@@ -72,16 +72,11 @@ def type_of(column: Column[object]) -> str:
     return f"{name.lower()}{collate}{collation}"
 
 
-def retyped(connection: Connection) -> set[str]:
-    """Return the tables with a column of another type: casts of it are in all that is printed of them."""
-    should = {
-        (table.name, each.name): type_of(each) for table in schema.metadata.tables.values() for each in table.columns
-    }
-    return {
-        each.home
-        for each in read(connection, "type")
-        if (each.home, each.name) in should and each.printed != should[each.home, each.name]
-    }
+def distorted(connection: Connection) -> set[str]:
+    """Return the tables of which a column is gone, or of another type: it is in all else that is printed of them."""
+    there = {(each.home, each.name): each.printed for each in read(connection, "type")}
+    columns = ((table.name, each) for table in schema.metadata.tables.values() for each in table.columns)
+    return {table for table, column in columns if there.get((table, column.name)) != type_of(column)}
 
 
 def of_another_release(connection: Connection) -> bool:

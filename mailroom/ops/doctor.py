@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
-from psycopg.errors import QueryCanceled, UndefinedFunction
+from psycopg.errors import InsufficientPrivilege, QueryCanceled, UndefinedFunction
 from psycopg.sql import Literal
 from sqlalchemy import ColumnElement, Connection, Engine, func, select, text
 from sqlalchemy.exc import DBAPIError
@@ -39,6 +39,9 @@ TRIGGERS: Final = {
 }
 # What makes all functions and views of `sql/` anew.
 MIGRATE: Final = "mailroom migrate"
+GRANT: Final = "mailroom grants --worker ROLE --apply"
+# What to do where the database refuses a check.
+REFUSED: Final = {QueryCanceled: CANCELLED, InsufficientPrivilege: GRANT}
 # What a server must not risk whose data is to be kept; no role decides these.
 DURABLE: Final = {
     "fsync": "on",
@@ -102,7 +105,7 @@ def _checked(engine: Engine, name: str, check: Callable[[Connection], Iterable[F
     except DBAPIError as error:
         if isinstance(error.orig, UndefinedFunction):
             return [failed(name, f"a function of mailroom is missing: {first_line(error)}", MIGRATE)]
-        remedy = CANCELLED if isinstance(error.orig, QueryCanceled) else "see what it says"
+        remedy = next((cure for kind, cure in REFUSED.items() if isinstance(error.orig, kind)), "see what it says")
         return [failed(name, f"the database refuses: {first_line(error)}", remedy)]
 
 
@@ -191,7 +194,7 @@ def _rights(connection: Connection) -> Iterator[Finding]:
     lacking = grants.lacking(connection, "worker")
     if lacking:
         role = connection.scalar(select(func.current_user()))
-        yield failed("rights", f"{role} lacks: {'; '.join(lacking)}", "mailroom grants --worker ROLE --apply")
+        yield failed("rights", f"{role} lacks: {'; '.join(lacking)}", GRANT)
         return
     yield ok("rights", "this role may do what a worker does")
 

@@ -18,7 +18,7 @@ MANY_IDS: Final = 100_000_000
 
 # What an application fills, and may have rules of its own for.
 _THEIRS: Final = {"accounts", "actions"}
-_THEIR_COLUMNS: Final = {("accounts", "language"), ("accounts", "reference"), ("actions", "source")}
+_THEIR_COLUMNS: Final = {("accounts", "language"), ("accounts", "reference")}
 
 
 def examine(connection: Connection) -> Iterator[Finding]:
@@ -26,7 +26,7 @@ def examine(connection: Connection) -> Iterator[Finding]:
     kinds = ("table", "type", "not null", "default", "constraint", "rule", "body")
     found = {kind: {(each.home, each.name): each for each in definitions.read(connection, kind)} for kind in kinds}
     cures = Cures(connection)
-    wrong = list(lenient(connection, _examine(found, cures, definitions.retyped(connection))))
+    wrong = list(lenient(connection, _examine(found, cures, definitions.distorted(connection))))
     wrong += _ids(connection, cures)
     yield from wrong or [ok(CHECK, "columns, keys and constraints are as the migrations made them")]
 
@@ -34,7 +34,7 @@ def examine(connection: Connection) -> Iterator[Finding]:
 _Found = dict[str, dict[tuple[str, str], Definition]]
 
 
-def _examine(found: _Found, cures: Cures, retyped: Collection[str]) -> Iterator[Finding]:
+def _examine(found: _Found, cures: Cures, distorted: Collection[str]) -> Iterator[Finding]:
     for name, table in schema.metadata.tables.items():
         if (name, "") not in found["table"]:
             yield failed(CHECK, f"{name} is missing", AS_MADE)
@@ -42,7 +42,7 @@ def _examine(found: _Found, cures: Cures, retyped: Collection[str]) -> Iterator[
         for column in table.columns:
             yield from _column(table, column, found, cures)
         yield from _strange_columns(table, found, cures)
-        yield from _constraints(name, found, cures, retyped)
+        yield from _constraints(name, found, cures, distorted)
     yield from _rules(found, cures)
     yield from _bodies(found)
 
@@ -104,7 +104,7 @@ def _strange_columns(table: Table, found: _Found, cures: Cures) -> Iterator[Find
             yield failed(CHECK, message, cures.alter(home, "ALTER COLUMN {} DROP NOT NULL", name))
 
 
-def _constraints(table: str, found: _Found, cures: Cures, retyped: Collection[str]) -> Iterator[Finding]:
+def _constraints(table: str, found: _Found, cures: Cures, distorted: Collection[str]) -> Iterator[Finding]:
     """What has another name is there; what has another definition is not."""
     there = {name: each for (home, name), each in found["constraint"].items() if home == table}
     should = {name: printed for (home, name), printed in expected("constraint").items() if home == table}
@@ -119,7 +119,7 @@ def _constraints(table: str, found: _Found, cures: Cures, retyped: Collection[st
             and any(each.text.startswith("PRIMARY") for each in there.values())
         ):
             continue  # it has the column besides that the table is split by
-        if name in there and table in retyped:
+        if name in there and table in distorted:
             continue
         if name in there:
             cure = cures.add_constraint(table, name, printed, instead=True)

@@ -9,7 +9,7 @@
 --   not null    a column that must be filled; not sound: rows from before may lack it
 --   default     what fills a column
 --   constraint  without those that say NOT NULL; not sound: it is NOT VALID
---   index       without its name and storage parameters; not sound: not valid; parts: its keys
+--   index       without its name and storage parameters; not sound: not valid; parts: its keys, each with its collation if that takes words for equal that differ
 --   trigger     without its name; not sound: it does not fire
 --   rule        of a table; not sound: it is disabled
 --   view        and its options, if it has any
@@ -90,7 +90,10 @@ BEGIN
                CASE WHEN indisunique THEN 'UNIQUE ' ELSE '' END
                || regexp_replace(substring(pg_get_indexdef(indexrelid) FROM ' USING (.*)$'),
                                  ' (INCLUDE|WITH) \([^()]*\)', '', 'g'),
-               indisvalid, ARRAY(SELECT pg_get_indexdef(indexrelid, key, false) FROM generate_series(1, indnkeyatts) AS key)
+               indisvalid,
+               ARRAY(SELECT concat_ws(' ', pg_get_indexdef(indexrelid, key, false), collname)
+                       FROM generate_series(1, indnkeyatts) AS key
+                       LEFT JOIN pg_collation ON pg_collation.oid = indcollation[key - 1] AND NOT collisdeterministic)
           FROM tables
           JOIN pg_index ON indrelid = tables.id
           JOIN pg_class ON pg_class.oid = indexrelid
@@ -115,9 +118,11 @@ BEGIN
           FROM pg_class
          WHERE 'view' = ANY (kinds) AND relnamespace = here AND relkind = 'v'
         UNION ALL
-        SELECT 'body', '', proname, coalesce(pg_get_function_sqlbody(oid), encode(sha256(convert_to(prosrc, 'UTF8')), 'hex')), true, NULL
+        SELECT 'body', '', proname,
+               coalesce(pg_get_function_sqlbody(oid), encode(sha256(convert_to(prosrc, 'UTF8')), 'hex')), true, NULL
           FROM pg_proc
-         WHERE 'body' = ANY (kinds) AND pronamespace = here AND obj_description(oid, 'pg_proc') LIKE 'mailroom: %' IS NOT TRUE
+         WHERE 'body' = ANY (kinds) AND pronamespace = here
+           AND obj_description(oid, 'pg_proc') LIKE 'mailroom: %' IS NOT TRUE
     )
     SELECT kind, home::text, name::text, definition::text, sound, parts
       FROM found
