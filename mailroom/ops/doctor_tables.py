@@ -93,8 +93,11 @@ def _default(key: tuple[str, str], there: Definition | None, cures: Cures) -> It
         yield failed(CHECK, f"{table}.{name} lacks its default", AS_MADE if "STORED" in should else cure)
         return
     level = warning if is_identity or table in _THEIRS else failed
-    cure = AS_MADE if is_identity or "STORED" in should else setting
-    yield level(CHECK, f"{table}.{name} is filled by {there.printed}, and should be by {should}", cure)
+    if is_identity and there.printed.endswith("AS IDENTITY"):
+        setting = cures.alter(table, f"ALTER COLUMN {{}} SET {should.removesuffix(' AS IDENTITY')}", name)
+    elif is_identity or "STORED" in should:
+        setting = AS_MADE
+    yield level(CHECK, f"{table}.{name} is filled by {there.printed}, and should be by {should}", setting)
 
 
 def _strange_columns(table: Table, found: _Found, cures: Cures) -> Iterator[Finding]:

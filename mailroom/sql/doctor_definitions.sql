@@ -30,7 +30,7 @@ CREATE OR REPLACE FUNCTION mailroom.doctor_definitions(
     SET timezone = 'UTC' SET bytea_output = hex SET extra_float_digits = 1 SET standard_conforming_strings = on AS $$
 #variable_conflict use_column
 DECLARE
-    here oid := (SELECT relnamespace FROM pg_class WHERE oid = 'tokens'::regclass);
+    here oid := (SELECT oid FROM pg_namespace WHERE nspname = current_schema());
 BEGIN
     RETURN QUERY
     WITH tables AS MATERIALIZED (
@@ -126,6 +126,7 @@ BEGIN
     )
     SELECT kind, home::text, name::text, definition::text, sound, parts
       FROM found
+     WHERE definition IS NOT NULL  -- what is dropped at this moment has none
      ORDER BY array_position(ARRAY['revision', 'table', 'type', 'not null', 'default', 'constraint', 'index', 'trigger',
                                    'rule', 'view', 'body'], kind), home COLLATE "C", name COLLATE "C";
 END $$;

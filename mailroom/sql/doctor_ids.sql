@@ -27,6 +27,6 @@ BEGIN
      CROSS JOIN LATERAL (
            SELECT CASE WHEN has_sequence_privilege(counter.oid, 'USAGE, SELECT') THEN pg_sequence_last_value(counter.oid) END
                   AS last) AS counted
-     WHERE filled.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'tokens'::regclass)
+     WHERE filled.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
      ORDER BY 1, 2;
 END $$;

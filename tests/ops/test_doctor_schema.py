@@ -13,7 +13,7 @@ from mailroom.db.engine import connect_engine
 from mailroom.db.namespace import DEFAULT_SCHEMA
 from mailroom.finding import Finding, Level
 from mailroom.ops import doctor, grants
-from tests.db.migrating import SCRIPTS
+from tests.db.migrating import SCRIPTS, connected
 from tests.db.test_enqueue import client
 from tests.machine import ROOT
 from tests.roles import a_role
@@ -74,6 +74,10 @@ CHANGES = {
         "tables",
         "warning",
         "accounts.status",
+    ),
+    "identity": (
+        "ALTER TABLE accounts ALTER id SET GENERATED ALWAYS",
+        *("tables", "warning", "accounts.id is filled by GENERATED ALWAYS AS IDENTITY"),
     ),
     "strange column": ("ALTER TABLE jobs ADD mine text NOT NULL", "tables", "failed", "jobs.mine is not mailroom's"),
     # Constraints
@@ -404,6 +408,20 @@ def test_a_worker_sees_the_same_and_what_it_may_not_see_is_not_gone(
         assert [each.check for each in found] == ["triggers", "functions", "indexes", "tables"]
         assert {each.remedy for each in found} == {"mailroom grants --worker ROLE --apply"}
         own.dispose()
+
+
+@pytest.mark.slow
+def test_an_owner_that_may_do_nothing_else_sees_the_same(server: Server, empty_url: str) -> None:
+    with a_role(server) as (role, log_in):
+        with connected(empty_url) as connection:
+            connection.execute(text(f"CREATE SCHEMA mailroom AUTHORIZATION {role}"))
+        own = log_in(empty_url)
+        migrate(own)
+        engine = connect_engine(own)
+        assert look(engine) == []
+        execute(engine, "DROP VIEW mailroom.attempts", "CREATE VIEW mailroom.attempts AS SELECT 1")
+        assert [each.check for each in look(engine)] == ["functions"]
+        engine.dispose()
 
 
 @pytest.mark.slow
