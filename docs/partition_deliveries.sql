@@ -17,6 +17,8 @@ ALTER INDEX deliveries_token_idx RENAME TO deliveries_before_token_idx;
 ALTER INDEX deliveries_created_at_idx RENAME TO deliveries_before_created_at_idx;
 ALTER INDEX deliveries_limited_idx RENAME TO deliveries_before_limited_idx;
 ALTER INDEX deliveries_accepted_late_idx RENAME TO deliveries_before_accepted_late_idx;
+ALTER INDEX deliveries_unsent_idx RENAME TO deliveries_before_unsent_idx;
+ALTER INDEX deliveries_unconfirmed_idx RENAME TO deliveries_before_unconfirmed_idx;
 
 -- The identity moves to the new table, and the numbers go on where they were, since they are looked at in order. The
 -- primary key of a partitioned table has to hold the column that it is partitioned by.
@@ -29,6 +31,9 @@ CREATE INDEX deliveries_token_idx ON deliveries (token);
 CREATE INDEX deliveries_created_at_idx ON deliveries USING brin (created_at) WITH (autosummarize = on);
 CREATE INDEX deliveries_limited_idx ON deliveries (account, action, created_at) WHERE limited;
 CREATE INDEX deliveries_accepted_late_idx ON deliveries (token) WHERE late AND outcome = 'sent';
+CREATE INDEX deliveries_unsent_idx ON deliveries (created_at)
+ WHERE outcome IN ('failed', 'rejected') AND NOT late AND retried_at IS NULL;
+CREATE INDEX deliveries_unconfirmed_idx ON deliveries (created_at) WHERE coalesce(outcome = 'unconfirmed', false);
 
 DO $$
 DECLARE

@@ -14,6 +14,7 @@ from mailroom.db.engine import connect_engine, connection_string
 from mailroom.errors import SettingsError
 from mailroom.finding import Finding, Level, failed, ok, warning
 from mailroom.job import Action
+from mailroom.mail.sender import sender
 from mailroom.mail.templates import language_flags
 from mailroom.ops import templates
 from mailroom.ops.doctor import examine
@@ -102,10 +103,27 @@ def _ses(given: Settings) -> list[Finding]:
     found, flags = _actions(given)
     unread = [warning("templates", "not checked: the database does not say which there are", "see above")]
     return [
+        *_senders(found),
         *ses.examine(client, source=given.ses_source, config_set=given.ses_config_set, actions=found, flags=flags),
         *([] if found else unread),
         *(_events(given, client) if given.events_queue_url else []),
     ]
+
+
+def _senders(actions: list[Action]) -> Iterator[Finding]:
+    """Say which addresses SES would refuse: a plain UPDATE may write what `mailroom actions set` does not take."""
+    for action in actions:
+        for column, address in (("source", action.source), ("reply_to", action.reply_to)):
+            try:
+                if address:
+                    sender(address)
+            except ValueError as error:
+                option = f"--{column.replace('_', '-')}"
+                yield failed(
+                    f"sender {action}",
+                    f"{column} of {action} is {address!r}, and is to be {error}",
+                    f"mailroom actions set {action} {option} 'Shop <mail@example.com>', or {option} none",
+                )
 
 
 def _events(given: Settings, client: "SESV2Client") -> list[Finding]:

@@ -6,17 +6,17 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
-from psycopg.errors import QueryCanceled, UndefinedFunction
+from psycopg.errors import InsufficientPrivilege, QueryCanceled, UndefinedFunction
 from psycopg.sql import Literal
-from sqlalchemy import ColumnElement, Connection, Engine, column, func, select, table
+from sqlalchemy import ColumnElement, Connection, Engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from mailroom.db import functions, preflight, schema
+from mailroom.db import functions, preflight
 from mailroom.db.engine import CANCELLED, check_contract, first_line
-from mailroom.db.namespace import qualified
+from mailroom.db.namespace import qualified, schema_of
 from mailroom.errors import DatabaseError
 from mailroom.finding import Finding, failed, ok, warning
-from mailroom.ops import doctor_tables, feedback, grants, health, remedies, session_settings
+from mailroom.ops import doctor_objects, doctor_tables, feedback, grants, health, remedies, session_settings
 from mailroom.queue import feed
 from mailroom.queue.listener import DEFAULT_CHANNEL, hears_itself
 
@@ -39,6 +39,9 @@ TRIGGERS: Final = {
 }
 # What makes all functions and views of `sql/` anew.
 MIGRATE: Final = "mailroom migrate"
+GRANT: Final = "mailroom grants --worker ROLE --apply"
+# What to do where the database refuses a check.
+REFUSED: Final = {QueryCanceled: CANCELLED, InsufficientPrivilege: GRANT}
 # What a server must not risk whose data is to be kept; no role decides these.
 DURABLE: Final = {
     "fsync": "on",
@@ -49,6 +52,14 @@ DURABLE: Final = {
 # mailroom knows no clock but the database's. A machine that is further off than this has others wrong, and SES refuses
 # what is signed five minutes off.
 MAX_SKEW_SECONDS: Final = 60.0
+_BODIES: Final = text(
+    """
+    SELECT proname AS name, prosrc AS body, prosecdef AS definer
+      FROM pg_catalog.pg_proc
+      JOIN pg_catalog.pg_namespace ON pg_namespace.oid = pronamespace
+     WHERE nspname = :schema AND pg_catalog.obj_description(pg_proc.oid, 'pg_proc') LIKE 'mailroom: %'
+    """
+)
 
 # Of the jobs with the lowest token, of those with the highest, and of the newest tokens: looked at by `restore`.
 RESTORE_SCAN_LIMIT: Final = 2000
@@ -94,7 +105,7 @@ def _checked(engine: Engine, name: str, check: Callable[[Connection], Iterable[F
     except DBAPIError as error:
         if isinstance(error.orig, UndefinedFunction):
             return [failed(name, f"a function of mailroom is missing: {first_line(error)}", MIGRATE)]
-        remedy = CANCELLED if isinstance(error.orig, QueryCanceled) else "see what it says"
+        remedy = next((cure for kind, cure in REFUSED.items() if isinstance(error.orig, kind)), "see what it says")
         return [failed(name, f"the database refuses: {first_line(error)}", remedy)]
 
 
@@ -134,7 +145,8 @@ def _triggers(connection: Connection) -> Iterator[Finding]:
         message = f"mailroom.triggers is off, and nothing is mailed, for {', '.join(off)}"
         yield failed("triggers", message, "ALTER ROLE or DATABASE … RESET mailroom.triggers; `mailroom sweep --full`")
         return
-    yield ok("triggers", f"all {len(TRIGGERS)} are there and enabled")
+    changed = list(doctor_objects.triggers(connection))
+    yield from changed or [ok("triggers", f"all {len(TRIGGERS)} are there and enabled")]
 
 
 def _functions(connection: Connection) -> Iterator[Finding]:
@@ -152,8 +164,20 @@ def _functions(connection: Connection) -> Iterator[Finding]:
         names = ", ".join(row.name for row in loose)
         yield failed("functions", f"without a search_path of mailroom's schema and then pg_temp: {names}", remedy)
         return
-    changed = list(doctor_tables.examine_bodies(connection))
+    changed = [*_bodies(connection), *doctor_objects.views(connection)]
     yield from changed or [ok("functions", "each is as in this release, with its search_path pinned")]
+
+
+def _bodies(connection: Connection) -> Iterator[Finding]:
+    """Say which functions are not those of this release: of another one, or changed by hand."""
+    bodies = functions.bodies()
+    rows = connection.execute(_BODIES, {"schema": schema_of(connection)})
+    changed = sorted(
+        row.name for row in rows if row.name in bodies and (row.body != bodies[row.name] or not row.definer)
+    )
+    if changed:
+        message = f"not as in this release, which may be right where another one has migrated: {', '.join(changed)}"
+        yield warning("functions", message, "mailroom migrate, of the newest release that is in use")
 
 
 def _relation(connection: Connection, name: str) -> ColumnElement[Any]:
@@ -161,25 +185,16 @@ def _relation(connection: Connection, name: str) -> ColumnElement[Any]:
 
 
 def _indexes(connection: Connection) -> Iterator[Finding]:
-    """Without the claim's index everything works, for as long as the queue is short."""
-    index = table("pg_index", column("indexrelid"), column("indisvalid"), schema="pg_catalog")
-    missing = [
-        name
-        for name in sorted(str(index.name) for each in schema.metadata.tables.values() for index in each.indexes)
-        if not connection.scalar(select(index.c.indisvalid).where(index.c.indexrelid == _relation(connection, name)))
+    yield from list(doctor_objects.indexes(connection)) or [
+        ok("indexes", "all are there, valid, and as they were made")
     ]
-    if missing:
-        remedy = "make them again as alembic/versions has them, CONCURRENTLY"
-        yield failed("indexes", f"missing or invalid: {', '.join(missing)}", remedy)
-        return
-    yield ok("indexes", "all are there and valid")
 
 
 def _rights(connection: Connection) -> Iterator[Finding]:
     lacking = grants.lacking(connection, "worker")
     if lacking:
         role = connection.scalar(select(func.current_user()))
-        yield failed("rights", f"{role} lacks: {'; '.join(lacking)}", "mailroom grants --worker ROLE --apply")
+        yield failed("rights", f"{role} lacks: {'; '.join(lacking)}", GRANT)
         return
     yield ok("rights", "this role may do what a worker does")
 

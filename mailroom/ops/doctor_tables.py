@@ -1,103 +1,182 @@
-"""Whether tables and functions are as this release makes them, or somebody has changed them by hand."""
+"""Whether tables are as this release makes them, or somebody has changed them by hand."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
 from typing import Final
 
-from sqlalchemy import CheckConstraint, Connection, Table, UniqueConstraint, text
+from sqlalchemy import Column, Connection, Table
 
-from mailroom.db import functions, schema
-from mailroom.db.namespace import schema_of
+from mailroom.db import definitions, functions, schema
+from mailroom.db.definitions import Definition, comparable, expected
+from mailroom.db.namespace import quoted
 from mailroom.finding import Finding, failed, ok, warning
+from mailroom.ops.doctor_cures import AS_MADE, IF_UNWANTED, Cures, lenient
 
 CHECK: Final = "tables"
-_AS_MADE: Final = "make it again as alembic/versions has it; doctor reads names, so a name that was changed is missing"
-_COLUMNS: Final = text(
-    """
-    SELECT relname AS home, attname AS name, atthasdef OR attidentity <> '' AS filled, attnotnull AS needed
-      FROM pg_catalog.pg_attribute
-      JOIN pg_catalog.pg_class ON pg_class.oid = attrelid
-      JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
-     WHERE nspname = :schema AND relkind IN ('r', 'p') AND attnum > 0 AND NOT attisdropped
-    """
-)
-_CONSTRAINTS: Final = text(
-    """
-    SELECT relname AS home, conname AS name, CAST(contype AS text) AS kind
-      FROM pg_catalog.pg_constraint
-      JOIN pg_catalog.pg_class ON pg_class.oid = conrelid
-      JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
-     WHERE nspname = :schema
-    """
-)
-_BODIES: Final = text(
-    """
-    SELECT proname AS name, prosrc AS body, prosecdef AS definer
-      FROM pg_catalog.pg_proc
-      JOIN pg_catalog.pg_namespace ON pg_namespace.oid = pronamespace
-     WHERE nspname = :schema AND pg_catalog.obj_description(pg_proc.oid, 'pg_proc') LIKE 'mailroom: %'
-    """
-)
+# With fewer left than an import takes at once, sign-ups are about to fail; with fewer than these, somebody has to look.
+IDS_AT_ONCE: Final = 1_000_000
+MANY_IDS: Final = 100_000_000
 
-
-@dataclass(slots=True)
-class _There:
-    """What there is of a table: of each column whether it fills itself, and whether it must be filled; and its keys."""
-
-    columns: dict[str, tuple[bool, bool]] = field(default_factory=dict)
-    constraints: dict[str, str] = field(default_factory=dict)
+# What an application fills, and may have rules of its own for.
+_THEIRS: Final = {"accounts", "actions"}
+_THEIR_COLUMNS: Final = {("accounts", "language"), ("accounts", "reference")}
 
 
 def examine(connection: Connection) -> Iterator[Finding]:
     """Compare all tables with what this release knows of them."""
-    there = {name: _There() for name in schema.metadata.tables}
-    binds = {"schema": schema_of(connection)}
-    for row in connection.execute(_COLUMNS, binds):
-        if row.home in there:
-            there[row.home].columns[row.name] = (row.filled, row.needed)
-    for row in connection.execute(_CONSTRAINTS, binds):
-        if row.home in there:
-            there[row.home].constraints[row.name] = row.kind
-    wrong = [each for name, table in schema.metadata.tables.items() for each in _compare(table, there[name])]
-    if wrong:
-        yield failed(CHECK, "; ".join(sorted(wrong)), _AS_MADE)
+    kinds = ("table", "type", "not null", "default", "constraint", "rule", "body")
+    found = {kind: {(each.home, each.name): each for each in definitions.read(connection, kind)} for kind in kinds}
+    cures = Cures(connection)
+    wrong = list(lenient(connection, _examine(found, cures, definitions.distorted(connection))))
+    wrong += _ids(connection, cures)
+    yield from wrong or [ok(CHECK, "columns, keys and constraints are as the migrations made them")]
+
+
+_Found = dict[str, dict[tuple[str, str], Definition]]
+
+
+def _examine(found: _Found, cures: Cures, distorted: Collection[str]) -> Iterator[Finding]:
+    for name, table in schema.metadata.tables.items():
+        if (name, "") not in found["table"]:
+            yield failed(CHECK, f"{name} is missing", AS_MADE)
+            continue
+        for column in table.columns:
+            yield from _column(table, column, found, cures)
+        yield from _strange_columns(table, found, cures)
+        yield from _constraints(name, found, cures, distorted)
+    yield from _rules(found, cures)
+    yield from _bodies(found)
+
+
+def _column(table: Table, column: Column[object], found: _Found, cures: Cures) -> Iterator[Finding]:
+    key = (table.name, column.name)
+    what = ".".join(key)
+    if key not in found["type"]:
+        yield failed(CHECK, f"{table.name} lacks the column {column.name}", AS_MADE)
         return
-    yield ok(CHECK, "columns, keys and constraints are as the migrations made them")
+    there, kind = found["type"][key].printed, definitions.type_of(column)
+    if there != kind:
+        cure = cures.path + cures.alter(table.name, f"ALTER COLUMN {{0}} TYPE {kind} USING {{0}}::{kind}", column.name)
+        remedy = (
+            f"{cure} (it may write the table anew, under a lock; drop a view in its way, `mailroom migrate` makes it)"
+        )
+        yield failed(CHECK, f"{what} is of the type {there}, and should be {kind}", remedy)
+    yield from _not_null(key, found["not null"].get(key), column.nullable, cures)
+    yield from _default(key, found["default"].get(key), cures)
 
 
-def _compare(table: Table, there: _There) -> Iterator[str]:
-    """Yield what is wrong with a table, in words."""
-    if not there.columns:
-        yield f"{table.name} is missing"
+def _not_null(key: tuple[str, str], there: Definition | None, nullable: bool | None, cures: Cures) -> Iterator[Finding]:
+    table, name = key
+    what = f"{table}.{name}"
+    if nullable and there is not None:
+        level = warning if key in _THEIR_COLUMNS else failed
+        cure = cures.alter(table, "ALTER COLUMN {} DROP NOT NULL", name)
+        yield level(CHECK, f"{what} must be filled (NOT NULL): a row that lacks it is refused", cure)
+    elif not nullable and there is None:
+        cure = cures.alter(table, "ALTER COLUMN {} SET NOT NULL", name)
+        yield failed(CHECK, f"{what} is no longer NOT NULL", cure)
+    elif there is not None and not there.is_sound:
+        cure = cures.alter(table, "ALTER COLUMN {} SET NOT NULL", name)
+        yield warning(CHECK, f"{what} is NOT NULL for new rows alone (NOT VALID)", cure)
+
+
+def _default(key: tuple[str, str], there: Definition | None, cures: Cures) -> Iterator[Finding]:
+    """A default that mailroom has none of is somebody's help for who writes by hand."""
+    table, name = key
+    should = expected("default").get(key)
+    if should is None or (there is not None and there.text == comparable(should)):
         return
-    for column in table.columns:
-        if column.name not in there.columns:
-            yield f"{table.name} lacks the column {column.name}"
-        elif column.server_default is not None and not there.columns[column.name][0]:
-            yield f"{table.name}.{column.name} lacks its default"
-    for name, (filled, needed) in there.columns.items():
-        if name not in table.columns and needed and not filled:
-            yield f"{table.name}.{name} is not mailroom's, and without a default no row comes in"
-    yield from _compare_constraints(table, there)
+    is_identity = should.endswith("AS IDENTITY")
+    setting = cures.path + cures.alter(table, "ALTER COLUMN {} SET DEFAULT ", name) + should
+    if there is None:
+        adding = cures.alter(table, f"ALTER COLUMN {{}} ADD {should}", name)
+        cure = f"{adding}; then setval() of its sequence to the highest id" if is_identity else setting
+        yield failed(CHECK, f"{table}.{name} lacks its default", AS_MADE if "STORED" in should else cure)
+        return
+    level = warning if is_identity or table in _THEIRS else failed
+    if is_identity and there.printed.endswith("AS IDENTITY"):
+        setting = cures.alter(table, f"ALTER COLUMN {{}} SET {should.removesuffix(' AS IDENTITY')}", name)
+    elif is_identity or "STORED" in should:
+        setting = AS_MADE
+    yield level(CHECK, f"{table}.{name} is filled by {there.printed}, and should be by {should}", setting)
 
 
-def _compare_constraints(table: Table, there: _There) -> Iterator[str]:
-    if table.primary_key.columns and "p" not in there.constraints.values():
-        yield f"{table.name} lacks its primary key"
-    if table.foreign_keys and "f" not in there.constraints.values():
-        yield f"{table.name} lacks its foreign key"
-    for each in table.constraints:
-        if isinstance(each, CheckConstraint | UniqueConstraint) and each.name not in {None, *there.constraints}:
-            yield f"{table.name} lacks the constraint {each.name}"
+def _strange_columns(table: Table, found: _Found, cures: Cures) -> Iterator[Finding]:
+    for home, name in found["not null"]:
+        if home == table.name and name not in table.columns and (home, name) not in found["default"]:
+            message = f"{home}.{name} is not mailroom's, and without a default no row comes in"
+            yield failed(CHECK, message, cures.alter(home, "ALTER COLUMN {} DROP NOT NULL", name))
 
 
-def examine_bodies(connection: Connection) -> Iterator[Finding]:
-    """Say which functions are not those of this release: of another one, or changed by hand."""
-    bodies = functions.bodies()
-    rows = connection.execute(_BODIES, {"schema": schema_of(connection)})
-    changed = sorted(
-        row.name for row in rows if row.name in bodies and (row.body != bodies[row.name] or not row.definer)
-    )
-    if changed:
-        message = f"not as in this release, which may be right where another one has migrated: {', '.join(changed)}"
-        yield warning("functions", message, "mailroom migrate, of the newest release that is in use")
+def _constraints(table: str, found: _Found, cures: Cures, distorted: Collection[str]) -> Iterator[Finding]:
+    """What has another name is there; what has another definition is not."""
+    there = {name: each for (home, name), each in found["constraint"].items() if home == table}
+    should = {name: printed for (home, name), printed in expected("constraint").items() if home == table}
+    split = found["table"][table, ""].text == "p"
+    wanted = {name: comparable(printed) for name, printed in should.items()}
+    for name, printed in should.items():
+        if wanted[name] in {each.text for each in there.values()}:
+            continue
+        if (
+            split
+            and printed.startswith("PRIMARY KEY")
+            and any(each.text.startswith("PRIMARY") for each in there.values())
+        ):
+            continue  # it has the column besides that the table is split by
+        if name in there and table in distorted:
+            continue
+        if name in there:
+            cure = cures.add_constraint(table, name, printed, instead=True)
+            yield failed(CHECK, f"the constraint {name} of {table} is {there[name].printed}, not {printed}", cure)
+        else:
+            cure = cures.add_constraint(table, name, printed)
+            yield failed(CHECK, f"{table} lacks {_called(name, printed)}", cure)
+    for name, each in there.items():
+        if each.text in wanted.values() and not each.is_sound:
+            cure = cures.alter(table, "VALIDATE CONSTRAINT {}", name)
+            yield warning(CHECK, f"the constraint {name} of {table} is for new rows alone (NOT VALID)", cure)
+        elif each.text not in wanted.values() and name not in should:
+            yield from _strange_constraint(table, each, cures)
+
+
+def _called(name: str, printed: str) -> str:
+    if printed.startswith("PRIMARY KEY"):
+        return "its primary key"
+    return "its foreign key" if printed.startswith("FOREIGN KEY") else f"the constraint {name}"
+
+
+def _strange_constraint(table: str, each: Definition, cures: Cures) -> Iterator[Finding]:
+    """Of a key that is not ours the index is told."""
+    if each.text.startswith(("UNIQUE", "PRIMARY KEY")):
+        return
+    level = failed if each.text.startswith("EXCLUDE") else warning
+    message = f"the constraint {each.name} of {table} is not mailroom's, and may refuse its rows: {each.printed}"
+    yield level(CHECK, message, IF_UNWANTED + cures.alter(table, "DROP CONSTRAINT {}", each.name))
+
+
+def _rules(found: _Found, cures: Cures) -> Iterator[Finding]:
+    for (table, name), each in found["rule"].items():
+        if table in schema.metadata.tables and each.is_sound:
+            message = f"the rule {name} changes what is done to {table}: rows may be lost, and commands refused"
+            yield failed(CHECK, message, f"DROP RULE {quoted(name)} ON {cures.named(table)}")
+
+
+def _bodies(found: _Found) -> Iterator[Finding]:
+    """Functions of the migrations, which constraints and indexes call."""
+    for (_, name), should in expected("body").items():
+        each = found["body"].get(("", name))
+        if each is None or each.text != comparable(should):
+            state = "is missing" if each is None else "is another one"
+            message = f"the function {name} {state}, and constraints or indexes go by it"
+            yield failed(CHECK, message, "make it again as alembic/versions has it; then REINDEX what calls it")
+
+
+def _ids(connection: Connection, cures: Cures) -> Iterator[Finding]:
+    """Nobody comes to the end of a bigint in good order: a sequence was set too high, or made to end sooner."""
+    for row in functions.call(connection, "doctor_ids"):
+        if row.home in schema.metadata.tables and row.remaining < MANY_IDS:
+            message = f"{row.home} has {row.remaining} ids left: after them no row comes in"
+            again = (
+                f"SELECT setval('{row.sequence}', …), to an id after which as many are free in {cures.named(row.home)}"
+            )
+            cure = again if row.is_widest else f"ALTER SEQUENCE {row.sequence} AS bigint NO MAXVALUE"
+            yield (failed if row.remaining < IDS_AT_ONCE else warning)(CHECK, message, cure)

@@ -12,7 +12,7 @@ CREATE OR REPLACE FUNCTION mailroom.doctor_functions(
     )
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
-    SET row_security = off AS $$
+    SET row_security = off SET quote_all_identifiers = off AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY

@@ -54,13 +54,18 @@ def env(ses: Simulator, url: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
 
 
 def ill(here: Here, env: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """What is not well: by check, its level, and its message with the remedy. The exit code has to fit."""
+    """What is not well: by check, its worse level, and each message with its remedy. The exit code has to fit."""
     ended = here("doctor", "--json", env=env)
     rows_told = [row for row in json.loads(ended.out) if row["check"] != "server"]  # the tests' server flushes nothing
-    wrong = {row["check"]: row for row in rows_told if row["level"] != "ok"}
-    assert ended.code == int(any(row["level"] == "failed" for row in wrong.values()))
-    assert all(row["remedy"] for row in wrong.values())
-    return {name: (row["level"], f"{row['message']} -> {row['remedy']}") for name, row in wrong.items()}
+    wrong = [row for row in rows_told if row["level"] != "ok"]
+    assert ended.code == int(any(row["level"] == "failed" for row in wrong))
+    assert all(row["remedy"] for row in wrong)
+    found: dict[str, tuple[str, str]] = {}
+    for row in wrong:
+        level, words = found.get(row["check"], (row["level"], ""))
+        said = f"{words}; " if words else ""
+        found[row["check"]] = (min(level, row["level"]), f"{said}{row['message']} -> {row['remedy']}")
+    return found
 
 
 def assert_one(here: Here, env: dict[str, str], check: str, level: str, *words: str) -> None:
@@ -251,6 +256,7 @@ def test_a_setting_of_the_session_alone(here: Here, env: dict[str, str]) -> None
         ("ALTER TABLE deliveries ALTER id DROP IDENTITY", "deliveries.id lacks its default"),
         ("ALTER TABLE batches RENAME worker TO whose", "batches lacks the column worker"),
         ("ALTER TABLE resumptions RENAME TO ended", "resumptions is missing"),
+        ("ALTER TABLE tokens RENAME TO secrets", "tokens is missing"),
         ("ALTER TABLE deliveries ADD mine text NOT NULL", "deliveries.mine is not mailroom's"),
     ],
 )
@@ -336,6 +342,8 @@ def test_a_function_without_a_path_of_its_own(here: Here, env: dict[str, str], e
         ("doctor_triggers", ["triggers", "functions", "rights"]),
         ("doctor_sequences", ["functions", "rights", "restore"]),
         ("doctor_actions", ["functions", "rights", "actions"]),
+        ("doctor_definitions", ["triggers", "functions", "indexes", "tables", "rights"]),
+        ("doctor_ids", ["functions", "tables", "rights"]),
         ("count_guess", ["functions"]),
         ("health", ["functions", "rights", "queue"]),
         ("preflight", ["guarantee", "functions", "rights"]),
@@ -445,6 +453,25 @@ def test_a_sender_is_verified_by_itself_its_domain_or_one_above(
     assert ill(here, env) == {}
     ses.account.unverified_identities |= {"mail.example.com", "example.com"}
     assert_one(here, env, "identity", "failed", "noreply@mail.example.com is not verified")
+
+
+@pytest.mark.parametrize("column", ["source", "reply_to"])
+def test_a_sender_that_was_written_by_hand_and_is_no_address(
+    here: Here, env: dict[str, str], engine: Engine, column: str
+) -> None:
+    """The CHECK takes more than SES does."""
+    execute(engine, f"UPDATE actions SET {column} = 'x@-' WHERE name = 'activation'")  # noqa: S608 - a constant
+    option = f"--{column.replace('_', '-')}"
+    level, words = ill(here, env)["sender activation"]
+    assert (level, f"{column} of activation is 'x@-'" in words) == ("failed", True)
+    assert f"mailroom actions set activation {option} 'Shop <mail@example.com>'" in words
+    assert here("actions", "set", "activation", option, "none", env=env).code == 0
+    assert ill(here, env) == {}
+
+
+def test_a_sender_with_a_name_is_well(here: Here, env: dict[str, str], engine: Engine) -> None:
+    execute(engine, """UPDATE actions SET source = '"Shop, Inc." <a@example.com>', reply_to = ' b@example.com '""")
+    assert ill(here, env) == {}
 
 
 @pytest.mark.slow

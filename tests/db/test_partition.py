@@ -15,6 +15,7 @@ from mailroom.queue.by_hand import retry
 from mailroom.queue.verdict import judge
 from tests.claiming import claim
 from tests.machine import ROOT
+from tests.ops.test_doctor_schema import look, run
 from tests.servers import migrate
 from tests.world import add_accounts, ask_recovery, count, misplaced, rows
 
@@ -23,6 +24,10 @@ BEFORE = "CREATE UNIQUE INDEX CONCURRENTLY deliveries_by_id ON mailroom.deliveri
 NEXT_MONTH = (
     "INSERT INTO deliveries (token, action, outcome, attempt, created_at)"
     " VALUES (1, 'activation', 'deferred', 0, now() + interval '40 days')"
+)
+KEPT_THE_NAME = (
+    "CREATE INDEX deliveries_unsent_idx ON deliveries_before (created_at)"
+    " WHERE outcome IN ('failed', 'rejected') AND NOT late AND retried_at IS NULL"
 )
 LAST_BEFORE = "SELECT max(id) AS id FROM deliveries"
 
@@ -68,3 +73,10 @@ def test_a_queue_goes_on_with_its_history_in_partitions(engine: Engine, direct_u
             connection, "SELECT count(*) AS partitions FROM pg_inherits WHERE inhparent = 'deliveries'::regclass"
         )
         assert names.partitions == 14
+    assert look(engine) == []
+    with engine.connect() as connection:  # as the script once left it
+        connection.execute(text("DROP INDEX deliveries_unsent_idx"))
+        connection.execute(text(KEPT_THE_NAME))
+    [found] = look(engine)
+    run(direct_url, found.remedy)
+    assert look(engine) == []
