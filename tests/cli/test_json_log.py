@@ -30,6 +30,7 @@ UNNAMED = {
     "%s failed, trying again: %s",
     "%s, trying until that works: %s",
     "unknown variable %s: is it misspelt?",
+    "no new client of %s, the old one goes on: %s",
     "throttled by SES: the fleet slows down to %.0f %% of its rate",
     "account not known what=%s code=%r: sending at the last known rate, and before any is known at MAILROOM_SES_RATE,"
     " or else %g mail a second",
