@@ -20,18 +20,22 @@ MANY_IDS: Final = 100_000_000
 _THEIRS: Final = {"accounts", "actions"}
 _THEIR_COLUMNS: Final = {("accounts", "language"), ("accounts", "reference")}
 
+# By kind, and by table and name.
+_Found = dict[str, dict[tuple[str, str], Definition]]
+
 
 def examine(connection: Connection) -> Iterator[Finding]:
     """Compare all tables with what this release knows of them."""
-    kinds = ("table", "type", "not null", "default", "constraint", "rule", "body")
-    found = {kind: {(each.home, each.name): each for each in definitions.read(connection, kind)} for kind in kinds}
+    kinds = ("table", "type", "not null", "default", "constraint", "rule")
+    found: _Found = {kind: {} for kind in kinds}
+    bodies = definitions.read(connection, "body")
+    for each in definitions.read(connection, *kinds):
+        found[each.kind][each.home, each.name] = each
     cures = Cures(connection)
-    wrong = list(lenient(connection, _examine(found, cures, definitions.distorted(connection))))
+    differing = [*_examine(found, cures, definitions.distorted(connection)), *_bodies(bodies)]
+    wrong = list(lenient(connection, differing))
     wrong += _ids(connection, cures)
     yield from wrong or [ok(CHECK, "columns, keys and constraints are as the migrations made them")]
-
-
-_Found = dict[str, dict[tuple[str, str], Definition]]
 
 
 def _examine(found: _Found, cures: Cures, distorted: Collection[str]) -> Iterator[Finding]:
@@ -44,7 +48,6 @@ def _examine(found: _Found, cures: Cures, distorted: Collection[str]) -> Iterato
         yield from _strange_columns(table, found, cures)
         yield from _constraints(name, found, cures, distorted)
     yield from _rules(found, cures)
-    yield from _bodies(found)
 
 
 def _column(table: Table, column: Column[object], found: _Found, cures: Cures) -> Iterator[Finding]:
@@ -160,12 +163,12 @@ def _rules(found: _Found, cures: Cures) -> Iterator[Finding]:
             yield failed(CHECK, message, f"DROP RULE {quoted(name)} ON {cures.named(table)}")
 
 
-def _bodies(found: _Found) -> Iterator[Finding]:
-    """Functions of the migrations, which constraints and indexes call."""
+def _bodies(there: list[Definition]) -> Iterator[Finding]:
+    """Functions of the migrations, which constraints and indexes call. Others may have some of the same name."""
     for (_, name), should in expected("body").items():
-        each = found["body"].get(("", name))
-        if each is None or each.text != comparable(should):
-            state = "is missing" if each is None else "is another one"
+        found = [each.text for each in there if each.name == name]
+        if comparable(should) not in found:
+            state = "is another one" if found else "is missing"
             message = f"the function {name} {state}, and constraints or indexes go by it"
             yield failed(CHECK, message, "make it again as alembic/versions has it; then REINDEX what calls it")
 

@@ -345,6 +345,8 @@ INNOCENT = {
         "CREATE VIEW newest AS SELECT * FROM deliveries ORDER BY id DESC",
         "CREATE MATERIALIZED VIEW counted AS SELECT count(*) FROM deliveries",
         "CREATE FUNCTION own() RETURNS integer RETURN 1",
+        "CREATE FUNCTION is_address(given integer) RETURNS boolean RETURN true",
+        "CREATE FUNCTION address_key(given integer) RETURNS boolean RETURN true",
         "CREATE POLICY own ON accounts USING (true)",
         "ALTER TABLE accounts ENABLE ROW LEVEL SECURITY",
         "GRANT SELECT ON accounts TO PUBLIC",
