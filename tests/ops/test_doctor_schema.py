@@ -438,26 +438,23 @@ def test_from_every_revision_the_way_up_leads_to_the_same(server: Server, empty_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("schema_name", [DEFAULT_SCHEMA, 'Odd "name: 100%'])
-@pytest.mark.parametrize("to", BINARIES)
 def test_a_restored_dump_is_as_it_was(
     _servers: Servers,  # noqa: PT019 - what it has is used
     server: Server,
     empty_url: str,
     tmp_path: Path,
-    to: str,
     schema_name: str,
 ) -> None:
-    other = _servers.get(to)
+    """On the same server, and on the newest: an older one takes no dump of a newer."""
     dump = str(tmp_path / "dump")
     migrate(empty_url, schema=schema_name)
     client(server, "pg_dump", "-Fc", "-f", dump, empty_url)
-    if to == "pg15" and other is not server:
-        pytest.skip("an older server does not take a dump of a newer one")
-    with other.database("restored") as name:
-        client(other, "pg_restore", "-d", other.database_url(name), "--no-owner", dump)
-        engine = connect_engine(other.database_url(name), schema=schema_name)
-        assert look(engine) == []
-        engine.dispose()
+    for other in {server, _servers.get(max(BINARIES))}:
+        with other.database("restored") as name:
+            client(other, "pg_restore", "-d", other.database_url(name), "--no-owner", dump)
+            engine = connect_engine(other.database_url(name), schema=schema_name)
+            assert look(engine) == []
+            engine.dispose()
 
 
 def test_the_file_says_what_the_migrations_make(conn: Connection, tmp_path: Path) -> None:
