@@ -47,12 +47,14 @@ BEGIN
               FOR UPDATE SKIP LOCKED);
 
     -- Addresses that are asked for once more, or that somebody had locked when their events were absorbed. Who still has one
-    -- locked is waited for no longer than for ten of them; the next sweep tries again.
+    -- locked is waited for no longer than for ten of them; the next sweep tries again, with others first.
     FOR hash IN
-        SELECT DISTINCT address_hash
-          FROM (SELECT address_hash FROM events
+        SELECT address_hash
+          FROM (SELECT address_hash, look_at FROM events
                  WHERE look_at <= now() AND kind NOT IN ('rendering_failure', 'reject') ORDER BY look_at
                  LIMIT take_back.most) AS late
+         GROUP BY address_hash
+         ORDER BY min(look_at)
     LOOP
         EXIT WHEN locked >= 10;
         BEGIN
@@ -62,6 +64,8 @@ BEGIN
         EXCEPTION
             WHEN lock_not_available THEN
                 locked := locked + 1;
+                UPDATE events SET look_at = clock_timestamp()  -- after all others
+                 WHERE address_hash = hash AND kind IN ('delivery', 'bounce', 'complaint') AND look_at <= now();
         END;
     END LOOP;
 

@@ -56,8 +56,8 @@ def sweep(shared: Shared, *, name: str, max_time: timedelta) -> Swept:
         while not stopping() and rescue.step(connection):
             pass
         _look(connection, shared, goes_on)
-    while goes_on() and not shared.breaker.is_open and _probe(shared, sender, stopping):
-        pass
+    if goes_on():  # another probe comes when nothing else is left
+        _probe(shared, sender, stopping)
     try:
         swept = _drain(shared, sender, goes_on)
     finally:

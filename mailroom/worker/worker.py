@@ -224,21 +224,22 @@ class Worker:
                 self._fail(MailroomError("a sender died; the log says why"))
 
     def _drain(self, sender: Sender) -> None:
-        """Work until nothing is left to claim."""
-        worked = False
+        """Work until nothing is left to claim. What is paused and what is not do not wait for each other's end."""
+        worked = probed = False
         try:
             while self._may_claim():
-                if self._probe_if_due(sender):  # what is paused must not wait for the end of what is not
-                    worked = True
+                if not probed and self._probe_if_due(sender):
+                    worked = probed = True
                     continue
                 work = sender.work_claim()
                 if work is None and self._await_permit(sender):
                     continue
-                if work is None or not self._note(sender, work):
+                due = probed
+                if work is not None and self._note(sender, work):
+                    worked, due = True, due or work.due
+                if not due:
                     break
-                worked = True
-                if not work.due:
-                    break
+                probed = False
         except DBAPIError as error:
             self._note_failure(sender, error)
         except MailroomError as error:

@@ -108,6 +108,25 @@ def test_an_application_that_does_not_commit_holds_up_no_event(engine: Engine, c
     assert rows(connection, "SELECT FROM events WHERE look_at IS NOT NULL") == []
 
 
+@pytest.mark.slow
+def test_an_application_that_holds_many_addresses_holds_up_no_other(engine: Engine, connection: Connection) -> None:
+    """More than one sweep waits for. Of the others each is looked at in its turn."""
+    enqueue(connection, 40)
+    batch = take(connection, batch_limit=40)
+    assert settle(connection, batch, *[Sent(f"m-{job}") for job in range(40)])
+    home = site(connection)
+    told = [of(batch, BOUNCE, f"m-{job}", job=job, site=home, **HARD) for job in range(40)]
+    absorb(connection, told[:12])
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as application:
+        application.execute(text("SELECT FROM suppressions FOR UPDATE"))
+        absorb(connection, told[12:])
+        look_again(connection)
+        take_back(connection)
+        take_back(connection)
+        assert len(rows(connection, "SELECT FROM events WHERE look_at IS NOT NULL")) == 12
+        application.rollback()
+
+
 def test_a_token_that_is_consumed_while_its_bounce_is_absorbed_lifts_it(engine: Engine, connection: Connection) -> None:
     enqueue(connection)
     batch = take(connection)
