@@ -1,5 +1,6 @@
 """The signals that ask a process to stop: heard from its first moment, answered by whoever works at the time."""
 
+import atexit
 import os
 import signal
 import time
@@ -69,6 +70,7 @@ def listen() -> None:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _hear)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+    atexit.register(_ignore)
 
 
 def asked() -> bool:
@@ -89,6 +91,12 @@ def answered_by(answer: Answer) -> Iterator[None]:
         yield
     finally:
         _Hearing.answer = before
+
+
+def _ignore() -> None:
+    """Let nothing change any more how the process ends: all is done, and Python is about to take its handlers away."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _hear(number: int, frame: FrameType | None) -> None:

@@ -1,12 +1,16 @@
-"""The flag that a signal handler sets: at any moment, whoever waits for it."""
+"""The flag that a signal handler sets, whoever waits for it, and signals of the last moment."""
 
+import signal
+import subprocess
 import sys
 import threading
 import time
 from types import FrameType
 from typing import Any
 
-from mailroom.signals import Stop
+import pytest
+
+from mailroom.signals import STOPS, Stop
 from tests.running import eventually
 
 LONG = 60
@@ -92,3 +96,19 @@ def test_all_who_wait_hear_of_it() -> None:
         thread.start()
     stop.set()
     eventually(lambda: heard == [True] * 20, "all of them")
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_one_that_comes_as_a_process_ends_changes_nothing_of_how_it_ended(number: signal.Signals) -> None:
+    """Python hears none any more while it takes its modules apart."""
+    code = f"""
+import os, sys
+from mailroom import signals
+class Late:
+    def __del__(self, kill=os.kill, own=os.getpid()):
+        kill(own, {number})
+late = Late()
+signals.listen()
+sys.exit(3)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 3
