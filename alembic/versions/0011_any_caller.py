@@ -26,7 +26,7 @@ DATA = """
     AND NOT jsonb_path_exists(
         {0}, 'strict $.* ? (@.type() == "number" && (@ > 1e15 || @ < -1e15))', silent => true)
     AND NOT EXISTS (SELECT FROM jsonb_each_text({0}) AS each (name, value) WHERE value ~ CONTROLS)
-""".replace("CONTROLS", CONTROLS)
+""".replace("CONTROLS", CONTROLS)  # nosec B608 - our own
 
 # What tells whether one thing is right, and is asked of that alone.
 WORDS = {
