@@ -13,9 +13,6 @@ from types import FrameType
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 # A terminal that closes says so twice, the kernel and then the shell: that is one hang-up.
 HANGUP_SECONDS = 1.0
-# A signal to a group of processes, or to a service, also comes from the shell that passes its own on. Nobody asks twice
-# so soon.
-ECHO_SECONDS = 0.3
 
 Answer = Callable[[], None]
 
@@ -61,8 +58,6 @@ class _Hearing:
 def listen() -> None:
     """Hear the signals from now on: the first is answered, the second ends the process at once, with 1.
 
-    One that comes with the first, or in the next moment, is the same.
-
     PID 1 of a container has no default action for them: they would be lost. Whoever started us may have blocked them,
     so that none is lost before this line; it comes now. A SIGHUP that is ignored (nohup) stays so. Main thread only.
     """
@@ -105,5 +100,5 @@ def _hear(number: int, frame: FrameType | None) -> None:
         _Hearing.asked_at = now
         if _Hearing.answer is not None:
             _Hearing.answer()
-    elif now - _Hearing.asked_at > (HANGUP_SECONDS if number == signal.SIGHUP else ECHO_SECONDS):
+    elif number != signal.SIGHUP or now - _Hearing.asked_at > HANGUP_SECONDS:
         os._exit(1)

@@ -42,7 +42,8 @@ BEGIN
            SELECT message_id, kind, at
              FROM events
             WHERE look_at > now() + interval '2 minutes' AND look_at < 'infinity'
-              AND CASE WHEN isfinite(absorbed_at) THEN look_at > now() + (now() - absorbed_at) / 2 END
+              AND CASE WHEN isfinite(look_at) AND isfinite(absorbed_at) THEN
+                  look_at - now() > (now() - absorbed_at) / 2 END
             LIMIT take_back.most
               FOR UPDATE SKIP LOCKED);
 

@@ -145,7 +145,6 @@ def test_what_does_not_claim_says_that_it_was_stopped(arguments: list[str], ses:
 def test_a_second_signal_ends_it_at_once(
     number: signal.Signals, simulator: Simulator, url: str, engine: Engine
 ) -> None:
-    """One that comes with the first, or in the next moment, is none: somebody passes on what was sent already."""
     simulator.faults.add(Fault(operation=BULK, latency_ms=60_000, times=None))
     with engine.connect() as connection:
         add_accounts(connection, 10)
