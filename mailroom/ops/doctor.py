@@ -207,7 +207,7 @@ def _clock(connection: Connection) -> Iterator[Finding]:
     if abs(skew) > MAX_SKEW_SECONDS:
         yield failed("clock", f"this machine is {skew:+.0f} s off the database's clock", "synchronise both (NTP)")
         return
-    yield ok("clock", f"this machine is {skew:+.1f} s off the database's clock")
+    yield ok("clock", f"this machine is {skew:+z.1f} s off the database's clock")
 
 
 def _restore(connection: Connection) -> Iterator[Finding]:
