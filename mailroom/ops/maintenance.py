@@ -1,6 +1,7 @@
 """What keeps the queue true and small besides mailing: tokens that have no place, history that is old, warnings."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,9 +15,9 @@ from mailroom.db import functions, preflight
 from mailroom.db.engine import first_line
 from mailroom.db.step_size import StepSize
 from mailroom.ops import feedback, health, reputation
-from mailroom.queue import feed, late_acceptances
+from mailroom.queue import feed
 from mailroom.queue.feed import MAX_TAKEN_BACK, ResendWait
-from mailroom.queue.late_acceptances import MAX_APPLIED
+from mailroom.queue.late_acceptances import MAX_LOOKED_AT, LateAcceptances
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ SCAN_LIMIT: Final = 5_000
 # What nobody asked for goes no further back: that a week-old activation is still wanted is for a person to say.
 HORIZON: Final = timedelta(days=7)
 MINUTE: Final = timedelta(minutes=1)
+# How long what is held and what failed is looked at each minute; the next minute goes on.
+MAX_LATE: Final = timedelta(seconds=0.5)
 LATE: Final = "late acceptances"
 TAKE_BACK: Final = "taking back what never went out"
 # Between two steps of a prune, and between two prunes.
@@ -144,11 +147,12 @@ class Maintenance:
         self._scan_limits = {
             "reconcile": StepSize(scan_limit),
             "prune": StepSize(scan_limit),
-            LATE: StepSize(MAX_APPLIED),
+            LATE: StepSize(MAX_LOOKED_AT),
             TAKE_BACK: StepSize(MAX_TAKEN_BACK),
         }
         self._minute_at = self._prune_at = float("-inf")
         self._walk: int | None = None
+        self._late = LateAcceptances()
         self._pruned: int | None = None  # after which delivery the prune goes on; None: it begins
         self._warnings: dict[str, dict[str, str]] = {}
         self._failures: set[str] = set()
@@ -189,8 +193,12 @@ class Maintenance:
         return found.below
 
     def _apply_late(self) -> None:
+        """Go on over what is held and what failed, for a moment, or until all has been looked at."""
+        ends = time.monotonic() + MAX_LATE.total_seconds()
         with self._engine.connect() as connection:
-            late_acceptances.apply(connection, most=self._scan_limits[LATE].size)
+            self._late.step(connection, most=self._scan_limits[LATE].size)
+            while not self._late.has_ended and time.monotonic() < ends:
+                self._late.step(connection, most=self._scan_limits[LATE].size)
 
     def _take_back(self) -> None:
         with self._engine.connect() as connection:

@@ -130,7 +130,8 @@ BEGIN
       INTO counts;
 
     UPDATE feed
-       SET polled_at = clock_timestamp(), heard_at = CASE WHEN counts.ours > 0 THEN clock_timestamp() ELSE heard_at END,
+       SET polled_at = clock_timestamp(),
+           heard_at = CASE WHEN counts.ours > 0 OR heard_at > clock_timestamp() THEN clock_timestamp() ELSE heard_at END,
            added = (added & count_limit) + counts.added, known = (known & count_limit) + counts.known,
            elsewhere = (elsewhere & count_limit) + counts.elsewhere, unknown = (unknown & count_limit) + counts.unknown;
     -- A new snapshot, which has the rows above. A delivery says something only of an address that something is said of.

@@ -5,7 +5,8 @@
 -- Returns one row: for how many seconds the queue of events has not been read, and no event of ours been absorbed (NULL:
 -- never); whether mails went out that long ago, and nothing was heard since; whether it is live: heard once, and not silent
 -- now; and how many events there were: added, known already, of elsewhere, and unknown. Where its row is gone there was
--- never a feed.
+-- never a feed. What is ahead was written before the clock was set back: nobody knows how long ago that was, and until the
+-- queue is read again it counts as long ago.
 --
 -- Locks: nothing.
 --
@@ -25,16 +26,18 @@ BEGIN
     RETURN QUERY
     WITH newest AS MATERIALIZED (
         SELECT feed.*,
-               CASE WHEN coalesce(feed.heard_at, feed.polled_at) < now() - feed_state.silence
+               CASE WHEN last.at < now() - feed_state.silence
                     THEN EXISTS (
                          SELECT FROM deliveries
-                          WHERE created_at > coalesce(feed.heard_at, feed.polled_at)
+                          WHERE created_at > last.at
                             AND created_at < now() - feed_state.silence
                             AND outcome = 'sent' AND NOT late AND message_id IS NOT NULL AND error_code IS NULL
                           LIMIT 1)
                     ELSE false END AS silent
           FROM (VALUES (true)) AS always
           LEFT JOIN feed ON true
+         CROSS JOIN LATERAL (SELECT coalesce(feed.heard_at, feed.polled_at) AS at) AS noted
+         CROSS JOIN LATERAL (SELECT CASE WHEN noted.at > clock_timestamp() THEN '-infinity' ELSE noted.at END AS at) AS last
          LIMIT 1
     )
     SELECT CAST(CASE WHEN polled_at IS NOT NULL

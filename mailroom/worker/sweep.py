@@ -49,11 +49,11 @@ def sweep(shared: Shared, *, name: str, max_time: timedelta) -> Swept:
     def goes_on() -> bool:
         return time.monotonic() < deadline and not stopping()
 
-    _act_on_record(shared)
+    _act_on_record(shared, goes_on)
     rescue = Rescue(shared.resend)
     shared.vitals.rescued = lambda: rescue.mails
     with engine.connect() as connection:
-        while not stopping() and rescue.step(connection):
+        while not stopping() and rescue.step(connection) and goes_on():
             pass
         _look(connection, shared, goes_on)
     if goes_on():  # another probe comes when nothing else is left
@@ -66,14 +66,14 @@ def sweep(shared: Shared, *, name: str, max_time: timedelta) -> Swept:
         time.sleep(min(rescue.rest, ASK_AGAIN).total_seconds())
         with engine.connect() as connection:
             rescue.step(connection)
-    return swept
+    return Swept.LEFT if rescue.owes and swept is Swept.DRAINED else swept
 
 
-def _act_on_record(shared: Shared) -> None:
+def _act_on_record(shared: Shared, goes_on: Callable[[], bool]) -> None:
     """Let evidence decide that came late; what keeps that from being done does not keep mails from being sent."""
     acts: tuple[Callable[[Connection], object], ...] = (
         partial(feed.take_back, queue=shared.limits.queue),
-        late_acceptances.apply,
+        partial(late_acceptances.apply, goes_on=goes_on),
     )
     for act in acts:
         try:

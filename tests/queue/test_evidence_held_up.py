@@ -280,3 +280,23 @@ def test_a_person_who_ended_a_pause_by_a_clock_that_was_ahead_ends_no_other_for_
     )
     reputation.review(connection)
     assert rows(connection, "SELECT FROM resumptions WHERE resumed_at > clock_timestamp()") == []
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=1), timedelta(days=3_650)])
+def test_a_feed_that_was_heard_by_a_clock_that_was_ahead_is_not_taken_to_be_heard_until_then(
+    connection: Connection, ahead: timedelta
+) -> None:
+    enqueue(connection)
+    batch = take(connection)
+    assert settle(connection, batch, Sent("m-1"))
+    tell_of(connection, batch, SEND, "m-1")
+    connection.execute(
+        text("UPDATE feed SET heard_at = heard_at + :ahead, polled_at = polled_at + :ahead"), {"ahead": ahead}
+    )
+    connection.execute(text("UPDATE deliveries SET created_at = now() - interval '11 minutes'"))
+    assert (feed.state(connection).live, feed.state(connection).silent) == (False, True)
+
+    absorb(connection, [])  # it is read, and from then on it counts how long nothing is heard
+    assert (feed.state(connection).live, feed.state(connection).silent) == (True, False)
+    connection.execute(text("UPDATE feed SET heard_at = heard_at - interval '12 minutes'"))
+    assert feed.state(connection).silent

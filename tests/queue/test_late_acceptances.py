@@ -10,7 +10,7 @@ from mailroom import queue
 from mailroom.job import Batch
 from mailroom.outcome import Sent, Unconfirmed
 from mailroom.queue import by_hand
-from mailroom.queue.late_acceptances import Applied, apply
+from mailroom.queue.late_acceptances import Applied, LateAcceptances, apply
 from mailroom.queue.verdict import MAX_ATTEMPTS
 from mailroom.simulator import Simulator
 from tests.claiming import claim, run_out, settle_alike, take
@@ -216,7 +216,42 @@ def test_who_holds_a_job_keeps_no_other_from_being_believed(engine: Engine, conn
     assert not settle_alike(connection, batch, Sent("m"))
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as holder:
         holder.execute(text("SELECT FROM jobs WHERE token = :token FOR UPDATE"), {"token": batch.jobs[0].token})
-        assert apply(connection, most=1) == Applied(freed=1, amended=0)
-        assert apply(connection) == Applied(freed=1, amended=0)
+        assert apply(connection, most=1) == Applied(freed=2, amended=0)
+        assert apply(connection) == NOTHING
         holder.rollback()
     assert apply(connection) == Applied(freed=1, amended=0)
+
+
+def test_each_step_looks_at_some_of_what_is_held_however_much_that_is(connection: Connection) -> None:
+    add_accounts(connection, 10)
+    batch = take(connection)
+    lose(connection, hold=True)
+    assert not settle_alike(connection, batch, Sent("m"))
+    every = LateAcceptances()
+    freed = []
+    while not every.has_ended:
+        freed.append(every.step(connection, most=4).freed)
+    assert freed == [4, 4, 2]
+    assert every.step(connection, most=4) == NOTHING
+    assert every.has_ended  # it began anew, and nothing is held
+
+
+def test_each_step_looks_at_some_failures_and_at_all_of_one_moment(connection: Connection) -> None:
+    add_accounts(connection, 10)
+    batch = take(connection)
+    lose(connection)
+    settle_alike(connection, batch, Sent("m"))
+    connection.execute(text("DELETE FROM jobs"))
+    connection.execute(
+        text(
+            "INSERT INTO deliveries (token, account, action, outcome, attempt, created_at)"
+            " SELECT id, account, action, 'failed', 5, now() - make_interval(mins => CAST(id % 10 / 5 AS integer))"
+            "   FROM tokens"
+        )
+    )
+    every = LateAcceptances()
+    amended = []
+    while not every.has_ended:
+        amended.append(every.step(connection, most=2).amended)
+    assert amended == [2, 2, 0]
+    assert apply(connection) == Applied(freed=0, amended=6)
