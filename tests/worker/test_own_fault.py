@@ -68,6 +68,7 @@ def flow(connection: Connection, seconds: float) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("wrong", [with_another_set, with_another_sender, in_another_region])
 def test_a_machine_with_a_wrong_setting_stops_alone(
     engine: Engine,
