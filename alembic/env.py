@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential, wait_fixed
 
 from mailroom import settings
-from mailroom.db import functions, schema
+from mailroom.db import functions, schema, waits
 from mailroom.db.engine import VERSION_TABLE, connect_engine, first_line
 from mailroom.db.namespace import quoted, quoted_in_text, schema_of
 from mailroom.errors import DatabaseError, MailroomError, SettingsError
@@ -266,7 +266,7 @@ def run(connection: Connection) -> None:
     if context.get_context().opts.get("dont_mutate"):  # who only asks waits for nobody
         context.run_migrations()
         return
-    with alone(connection), pinned(connection):
+    with alone(connection), pinned(connection), waits.told(connection, say):
         migrate(connection)
 
 

@@ -271,6 +271,22 @@ def test_a_migration_may_build_an_index_concurrently_and_be_tried_again(empty_ur
 
 
 @pytest.mark.slow
+@pytest.mark.early
+def test_who_keeps_an_index_from_being_built_is_named_meanwhile(empty_url: str) -> None:
+    """A dump that runs holds a snapshot; whoever tries mailroom beside it must not take it to be stuck."""
+    with psycopg.connect(empty_url, application_name="a report") as report:
+        report.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        report.execute("SELECT 1")
+        process = alembic(empty_url, "upgrade", "head")
+        assert process.stdout is not None
+        said = process.stdout.readline()
+        assert f"mailroom: waiting for session {report.info.backend_pid} (a report), whose transaction " in said
+        assert process.poll() is None
+    finish(process)
+    assert_at_revision(empty_url)
+
+
+@pytest.mark.slow
 def test_there_is_no_script_of_the_migrations(empty_url: str) -> None:
     process = alembic(empty_url, "upgrade", "head", "--sql")
     output, _ = process.communicate(timeout=PROCESS_SECONDS)
