@@ -20,6 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential, wait_fixed
 
 from mailroom import settings
+from mailroom.cli import log
 from mailroom.db import functions, schema, waits
 from mailroom.db.engine import VERSION_TABLE, connect_engine, first_line
 from mailroom.db.namespace import quoted, quoted_in_text, schema_of
@@ -296,7 +297,7 @@ def run_from_settings() -> None:
 
 
 def say(message: str) -> None:
-    sys.stderr.write(f"mailroom: {message}\n")
+    log.say(f"mailroom: {message}")
 
 
 def end(message: str, code: int) -> NoReturn:

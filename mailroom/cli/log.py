@@ -121,10 +121,15 @@ def last_words(line: str | None = None) -> None:
     """Have the last lines of the log written, and then this one, if somebody takes them within a moment."""
     for handler in logging.getLogger().handlers:
         handler.flush()
-    if line is None or sys.stderr is None:
+    if line is not None:
+        is_json = log_format() == "json"
+        say(_formatter().format(logging.makeLogRecord(ERROR | {"msg": "%s", "args": (line,)})) if is_json else line)
+
+
+def say(line: str) -> None:
+    """Write a line to stderr, if there is one, and somebody takes the line within a moment. Never raises."""
+    if sys.stderr is None:
         return
-    if log_format() == "json":
-        line = _formatter().format(logging.makeLogRecord(ERROR | {"msg": "%s", "args": (line,)}))
     try:
         fd = sys.stderr.fileno()
     except OSError:  # no file: a test's

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -283,6 +284,26 @@ def test_who_keeps_an_index_from_being_built_is_named_meanwhile(empty_url: str) 
         assert f"mailroom: waiting for session {report.info.backend_pid} (a report), whose transaction " in said
         assert process.poll() is None
     finish(process)
+    assert_at_revision(empty_url)
+
+
+@pytest.mark.slow
+@pytest.mark.early
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
+def test_a_migration_whose_words_nobody_takes_waits_and_ends_all_the_same(empty_url: str, redirection: str) -> None:
+    migrate(empty_url)
+    with configured(empty_url) as config:
+        command.downgrade(config, "0007")
+    with psycopg.connect(empty_url) as reader:
+        reader.execute("SELECT count(*) FROM mailroom.jobs").fetchone()
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {sys.executable} -m alembic upgrade head {redirection}"],
+            cwd=ROOT,
+            env=os.environ | {"MAILROOM_DATABASE_URL": empty_url},
+        )
+        time.sleep(3)
+        assert process.poll() is None
+    assert process.wait(PROCESS_SECONDS) == 0
     assert_at_revision(empty_url)
 
 
