@@ -38,7 +38,7 @@ def told(connection: Connection, say: Callable[[str], object]) -> Iterator[None]
         yield
     finally:
         ended.set()
-        watching.join()
+        watching.join(EVERY_SECONDS)  # or it hangs, as its server does
 
 
 def _watch(waiting: Connection, pid: int, say: Callable[[str], object], ended: threading.Event) -> None:
