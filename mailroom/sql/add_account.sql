@@ -26,8 +26,10 @@ BEGIN
         PERFORM set_config('mailroom.unmailed', added::text, true);
     END IF;
     INSERT INTO accounts (id, email, login, status, language, tenant, reference)
+    OVERRIDING SYSTEM VALUE
     VALUES (added, add_account.email, add_account.login, CAST(add_account.status AS account_status),
-            add_account.language, add_account.tenant, add_account.reference);
+            add_account.language, add_account.tenant, add_account.reference)
+    RETURNING id INTO added;
     RETURN added;
 EXCEPTION
     WHEN integrity_constraint_violation THEN  -- the row that it would show is not for whoever calls
