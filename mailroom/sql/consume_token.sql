@@ -44,6 +44,6 @@ BEGIN
         RETURN NEXT;
     END IF;
 EXCEPTION
-    WHEN transaction_rollback OR integrity_constraint_violation OR lock_not_available THEN
+    WHEN transaction_rollback OR lock_not_available THEN
         RETURN;
 END $$;

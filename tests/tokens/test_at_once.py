@@ -106,6 +106,28 @@ def test_who_sees_less_than_what_follows_from_a_token_has_not_consumed_it(
     assert_consumed_once(engine, good)
 
 
+FAILING = """
+CREATE TABLE profiles (account bigint PRIMARY KEY, name text NOT NULL);
+CREATE FUNCTION welcome() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO profiles (account) VALUES (NEW.account);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER welcome AFTER UPDATE ON tokens FOR EACH ROW EXECUTE FUNCTION welcome();
+"""
+
+
+def test_an_error_of_the_applications_own_trigger_is_the_cause(engine: Engine, good: tuple[str, Action, str]) -> None:
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+        connection.execute(text(FAILING))
+        with pytest.raises(TokenError) as error:
+            consume(connection, good)
+        assert "profiles" in str(error.value.__cause__)
+        connection.execute(text("DROP TRIGGER welcome ON tokens"))
+        connection.commit()
+    assert_consumed_once(engine, good)
+
+
 def suppress(engine: Engine) -> None:
     """Addresses that have bounced: a consumed token proves that they are there."""
     with engine.begin() as connection:
