@@ -267,6 +267,39 @@ def test_an_account_that_is_invited_gets_no_activation_mail(conn: Connection) ->
     assert rows(conn, "SELECT language, reference FROM accounts WHERE id = :id", id=account) == [(None, "u-2")]
 
 
+INVITING = """
+CREATE FUNCTION invite() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.login <> 'other' THEN
+        PERFORM mailroom.request_mail('invitation', NEW.id);
+        PERFORM mailroom.add_account('other@example.com', 'other');
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER invite AFTER INSERT ON accounts FOR EACH ROW EXECUTE FUNCTION invite();
+"""
+
+
+def test_what_a_trigger_of_the_application_asks_for_is_mailed_all_the_same(conn: Connection) -> None:
+    conn.execute(
+        text(
+            "INSERT INTO actions (name, number, template, path, needs)"
+            " VALUES ('invitation', 102, 'invitationv1', '/invitation', 'provisioned')"
+        )
+    )
+    conn.execute(text(INVITING))
+
+    conn.execute(text("SELECT add_account('grace@example.com', 'grace', mails => false)"))
+
+    found = rows(
+        conn,
+        "SELECT login, jobs.action FROM jobs JOIN tokens ON token = tokens.id"
+        " JOIN accounts ON account = accounts.id ORDER BY login",
+    )
+    assert found == [("grace", "invitation"), ("other", "activation")]
+    assert misplaced(conn) == []
+
+
 def test_no_code_of_ours_names_a_kind() -> None:
     named = re.compile(r"\b(activation|password_recovery)\b", re.IGNORECASE)
     allowed = {"cli/app.py", "cli/actions.py"}  # what help shows as an example

@@ -121,7 +121,7 @@ INDEXES = {
 
 def index_concurrently() -> None:
     """Make indexes on tables that others write to: outside of a transaction, where no search_path is set."""
-    home = '"' + str(op.get_context().version_table_schema).replace('"', '""') + '"'
+    home = '"' + str(op.get_context().version_table_schema).replace('"', '""').replace(":", r"\:") + '"'
     with op.get_context().autocommit_block():
         for name, what in INDEXES.items():
             op.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {home}.{name}")

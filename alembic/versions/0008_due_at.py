@@ -31,7 +31,7 @@ CHECK = "ALTER TABLE {home}.jobs VALIDATE CONSTRAINT jobs_due_at"
 
 def upgrade() -> None:
     op.execute(RULE)
-    home = '"' + str(op.get_context().version_table_schema).replace('"', '""') + '"'
+    home = '"' + str(op.get_context().version_table_schema).replace('"', '""').replace(":", r"\:") + '"'
     with op.get_context().autocommit_block():
         for statement in (MEND, CHECK):
             op.execute(UNHURRIED + statement.format(home=home))

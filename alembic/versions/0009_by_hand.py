@@ -90,7 +90,7 @@ def upgrade() -> None:
     for name, (table, rule, _) in RULES.items():
         op.execute(f"ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {name}")
         op.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({rule}) NOT VALID")
-    home = '"' + str(op.get_context().version_table_schema).replace('"', '""') + '"'
+    home = '"' + str(op.get_context().version_table_schema).replace('"', '""').replace(":", r"\:") + '"'
     with op.get_context().autocommit_block():
         for name, (table, rule, mend) in RULES.items():
             begin = f"{mend} {home}.{table}" if mend == "DELETE FROM" else f"UPDATE {home}.{table} {mend}"

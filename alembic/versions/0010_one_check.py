@@ -146,7 +146,7 @@ def exchange(table: str, dropped: list[str], added: dict[str, str]) -> None:
 
 def look_through(added: dict[str, list[str]]) -> None:
     """Beside the traffic."""
-    home = '"' + str(op.get_context().version_table_schema).replace('"', '""') + '"'
+    home = '"' + str(op.get_context().version_table_schema).replace('"', '""').replace(":", r"\:") + '"'
     with op.get_context().autocommit_block():
         for table, names in added.items():
             for name in names:

@@ -3,6 +3,9 @@
 -- Arguments: as the columns of accounts; and mails: whether a provisioned one gets its activation mail. Without, ask for
 -- another, as for an invitation. Returns its id. Raises what the insert raises: unique_violation, check_violation.
 --
+-- mailroom.unmailed names the one account that is to get none: what triggers of the application's own ask for, in the same
+-- statement, is mailed as ever.
+--
 -- Locks: what an insert locks.
 CREATE OR REPLACE FUNCTION mailroom.add_account(
     email text, login text, status text DEFAULT 'provisioned', language text DEFAULT NULL, tenant text DEFAULT '',
@@ -17,19 +20,16 @@ DECLARE
     state  text;
     said   text;
     broken text;
-    added    bigint;
-    triggers text := coalesce(current_setting('mailroom.triggers', true), '');
+    added  bigint := nextval(pg_get_serial_sequence('accounts', 'id'));
 BEGIN
     IF NOT mails THEN
-        PERFORM set_config('mailroom.triggers', 'off', true);
+        PERFORM set_config('mailroom.unmailed', added::text, true);
     END IF;
-    INSERT INTO accounts (email, login, status, language, tenant, reference)
-    VALUES (add_account.email, add_account.login, CAST(add_account.status AS account_status), add_account.language,
-            add_account.tenant, add_account.reference)
+    INSERT INTO accounts (id, email, login, status, language, tenant, reference)
+    OVERRIDING SYSTEM VALUE
+    VALUES (added, add_account.email, add_account.login, CAST(add_account.status AS account_status),
+            add_account.language, add_account.tenant, add_account.reference)
     RETURNING id INTO added;
-    IF NOT mails THEN
-        PERFORM set_config('mailroom.triggers', triggers, true);
-    END IF;
     RETURN added;
 EXCEPTION
     WHEN integrity_constraint_violation THEN  -- the row that it would show is not for whoever calls

@@ -8,6 +8,9 @@
 --
 -- Locks: the account first: deleting an account locks it before its tokens, so both go the same way round. What is good is
 -- asked after that, in a new snapshot, and of the token's own row once more when that is locked as well.
+--
+-- What is returned is kept until the triggers have run: what RETURN QUERY has given stays given when one of them fails, and
+-- all is undone.
 CREATE OR REPLACE FUNCTION mailroom.consume_token(
     wanted_secret bytea, wanted_action text, given_code text DEFAULT NULL, counted boolean DEFAULT false
 )
@@ -26,7 +29,6 @@ BEGIN
        AND (guesses_left(wanted_secret) IS NULL OR count_guess(wanted_secret) IS NOT TRUE) THEN
         RETURN;
     END IF;
-    RETURN QUERY
     WITH consumed AS (
         UPDATE tokens SET consumed_at = clock_timestamp()
          WHERE id = good_token(wanted_secret, wanted_action)
@@ -35,9 +37,13 @@ BEGIN
         RETURNING tokens.account, tokens.address
     )
     SELECT consumed.account, accounts.reference, coalesce(consumed.address, accounts.email)
+      INTO consume_token.account, consume_token.reference, consume_token.address
       FROM consumed
       JOIN accounts ON accounts.id = consumed.account;
+    IF FOUND THEN
+        RETURN NEXT;
+    END IF;
 EXCEPTION
-    WHEN transaction_rollback OR integrity_constraint_violation OR lock_not_available THEN
+    WHEN transaction_rollback OR lock_not_available THEN
         RETURN;
 END $$;

@@ -9,6 +9,7 @@ DECLARE
     kind   text;
     lives  interval;
     newest boolean;
+    silent text := nullif(current_setting('mailroom.unmailed', true), '');  -- see add_account
 BEGIN
     IF NOT coalesce(nullif(current_setting('mailroom.triggers', true), ''), 'on')::boolean THEN
         RETURN NULL;
@@ -16,7 +17,8 @@ BEGIN
     SELECT name, life, newest_only INTO kind, lives, newest FROM actions WHERE activates ORDER BY number LIMIT 1;
     IF FOUND THEN
         INSERT INTO tokens (action, account, expires_at, address_hash, newest_only)
-        SELECT kind, id, now() + lives, token_address_hash(email), newest FROM added WHERE status = 'provisioned';
+        SELECT kind, id, now() + lives, token_address_hash(email), newest FROM added
+         WHERE status = 'provisioned' AND (silent IS NULL OR id::text <> silent);
     END IF;
     RETURN NULL;
 END $$;

@@ -37,7 +37,7 @@ __all__ = ["here", "ses"]
 # Names, owners and what Alembic compares: nothing of it is another in another version.
 EACH_SERVER = False
 
-NAMES = [DEFAULT_SCHEMA, "Mail Room", 'we"ird: 100%s Näme', "x" * 63]
+NAMES = [DEFAULT_SCHEMA, "Mail Room", 'we"ird: 100%s :Näme', "x" * 63]
 
 
 @pytest.fixture

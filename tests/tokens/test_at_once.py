@@ -82,6 +82,67 @@ def test_a_time_out_is_a_token_error(
         assert_usable(connection)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_who_gives_up_on_what_follows_from_a_token_has_not_consumed_it(
+    url: str, engine: Engine, good: tuple[str, Action, str], level: str
+) -> None:
+    suppress(engine)
+    with engine.connect().execution_options(isolation_level=level) as connection:
+        connection.execute(text("SET lock_timeout = '200ms'"))
+        assert isinstance(beside(url, connection, good, before="SELECT FROM suppressions FOR UPDATE"), TokenError)
+        assert_usable(connection)
+    assert_consumed_once(engine, good)
+
+
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_who_sees_less_than_what_follows_from_a_token_has_not_consumed_it(
+    url: str, engine: Engine, good: tuple[str, Action, str], level: str
+) -> None:
+    suppress(engine)
+    with engine.connect().execution_options(isolation_level=level) as connection:
+        bounces = "UPDATE suppressions SET bounced_at = now()"
+        assert isinstance(beside(url, connection, good, before=bounces, then=""), TokenError)
+        assert_usable(connection)
+    assert_consumed_once(engine, good)
+
+
+FAILING = """
+CREATE TABLE profiles (account bigint PRIMARY KEY, name text NOT NULL);
+CREATE FUNCTION welcome() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO profiles (account) VALUES (NEW.account);
+    RETURN NULL;
+END $$;
+CREATE TRIGGER welcome AFTER UPDATE ON tokens FOR EACH ROW EXECUTE FUNCTION welcome();
+"""
+
+
+def test_an_error_of_the_applications_own_trigger_is_the_cause(engine: Engine, good: tuple[str, Action, str]) -> None:
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+        connection.execute(text(FAILING))
+        with pytest.raises(TokenError) as error:
+            consume(connection, good)
+        assert "profiles" in str(error.value.__cause__)
+        connection.execute(text("DROP TRIGGER welcome ON tokens"))
+        connection.commit()
+    assert_consumed_once(engine, good)
+
+
+def suppress(engine: Engine) -> None:
+    """Addresses that have bounced: a consumed token proves that they are there."""
+    with engine.begin() as connection:
+        hashed = "INSERT INTO suppressions (address_hash, bounced_at) SELECT token_address_hash(email), now()"
+        connection.execute(text(hashed + " FROM accounts"))
+
+
+def assert_consumed_once(engine: Engine, good: tuple[str, Action, str]) -> None:
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection:
+        assert rows(connection, "SELECT FROM tokens WHERE consumed_at IS NOT NULL") == []
+        consume(connection, good)
+        with pytest.raises(TokenError):
+            consume(connection, good)
+
+
 def test_a_deadlock_is_a_token_error(url: str, engine: Engine) -> None:
     """Whoever marks a token by hand locks it before its account."""
     with engine.connect() as connection:
