@@ -129,7 +129,7 @@ def _content(part: MIMEPart | None) -> str:
     charset = part.get_content_charset("us-ascii")
     try:
         return content.decode("utf-8" if charset == "us-ascii" else charset, errors="replace")
-    except (LookupError, ValueError):  # nobody knows it, or it decodes nothing, or has no replacement for what it cannot
+    except (LookupError, ValueError):  # nobody knows it, or it cannot replace what it cannot read
         return content.decode(errors="replace")
 
 
