@@ -20,7 +20,7 @@ from mailroom.event import Event, EventKind
 from mailroom.job import Batch, Priority
 from mailroom.ops import health, maintenance, minutes
 from mailroom.outcome import Sent
-from mailroom.queue import by_hand, late_acceptances
+from mailroom.queue import by_hand, feed, late_acceptances
 from mailroom.queue.events import Absorbed, absorb, site
 from mailroom.queue.floors import Floors
 from mailroom.queue.limits import MAX_CLAIM_JOBS
@@ -504,6 +504,23 @@ def test_a_prune_with_nothing_to_do_does_not_look_for_it_to_the_end(engine: Engi
         before = log_read(connection)
         assert maintenance.prune(connection, older_than=NINETY_DAYS, scan_limit=LIMIT).after is None
         assert log_read(connection) - before <= 4 * LIMIT
+        connection.rollback()
+
+
+@pytest.mark.parametrize("nobodys", [1, 50])
+def test_failures_without_tags_are_looked_for_in_one_walk_over_the_log(engine: Engine, nobodys: int) -> None:
+    """They may be of whoever else sends through the account, and the plan expects next to none."""
+    with engine.connect() as connection:
+        leave_alone(connection)
+        fill_with_events(connection, MANY)
+        connection.execute(text("VACUUM ANALYZE deliveries, events"))
+        told = [Event(EventKind.RENDERING_FAILURE, f"nobodys-{n}", datetime.now(UTC)) for n in range(nobodys)]
+        absorb(connection, told)
+    read = text("SELECT pg_stat_get_xact_tuples_fetched('deliveries'::regclass)")
+    with transaction(engine) as connection:
+        before = log_read(connection) + connection.scalar(read)
+        assert feed.take_back(connection, queue="mailroom") == []
+        assert log_read(connection) + connection.scalar(read) - before <= 3 * MANY
         connection.rollback()
 
 

@@ -134,17 +134,19 @@ def release(addresses: Addresses, *, here: Here = False, as_json: AsJson = False
     wanted = _read(addresses)
     client = None if here else _client(given.aws_region)
     done: list[dict[str, Any]] = []
-    with _open() as connection:
-        for address in wanted:
-            at_ses = None if client is None else _remove_at_ses(client, address)
-            known, was = suppressions.release(connection, address)
-            done.append({"hash": known, "was": was, "ses": at_ses})
-            if not as_json:
-                what = "was not suppressed" if was is None else f"released ({was})"
-                say(f"{known}: {what}{_REMOVED[at_ses]}")
-    if as_json:
-        print_json(done)
-    elif client is not None:
+    try:
+        with _open() as connection:
+            for address in wanted:
+                at_ses = None if client is None else _remove_at_ses(client, address)
+                known, was = suppressions.release(connection, address)
+                done.append({"hash": known, "was": was, "ses": at_ses})
+                if not as_json:
+                    what = "was not suppressed" if was is None else f"released ({was})"
+                    say(f"{known}: {what}{_REMOVED[at_ses]}")
+    finally:
+        if as_json and (done or not wanted):  # also what was done before something came in the way
+            print_json(done)
+    if client is not None and not as_json:
         say(GLOBAL_LIST)
 
 

@@ -144,5 +144,6 @@ def _asked(question: Callable[[], T]) -> T:
         raise FeedError(classify.error_code(error.response)) from error
     except (BotoCoreError, HTTPClientError) as error:
         raise FeedError(type(error).__name__) from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:  # what botocore raises at an answer of no sense
+    # What botocore raises at an answer of no sense.
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise FeedError("UnreadableAnswer") from error

@@ -122,14 +122,14 @@ def _member(answer: Mapping[str, Any], name: str, operation: str) -> Any:
 
 
 def _content(part: MIMEPart | None) -> str:
-    """Return the text of a part. One that names no charset, or one that nobody knows, is read as UTF-8."""
+    """Return the text of a part. One that names no charset, or one that is of no use, is read as UTF-8."""
     content = part.get_payload(decode=True) if part is not None else None
     if part is None or not isinstance(content, bytes):
         return ""
     charset = part.get_content_charset("us-ascii")
     try:
         return content.decode("utf-8" if charset == "us-ascii" else charset, errors="replace")
-    except LookupError:
+    except (LookupError, ValueError):  # nobody knows it, or it cannot replace what it cannot read
         return content.decode(errors="replace")
 
 

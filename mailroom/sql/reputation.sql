@@ -42,12 +42,13 @@ BEGIN
           FROM mail
          WHERE created_at > now() - interval '24 hours'
     ),
-    -- Of a mail that is settled later than its bounce comes, and of clocks that differ, an hour.
+    -- Of a mail that is settled later than its bounce comes, and of clocks that differ, an hour; and a day, where the clock was
+    -- ahead when they left. Which mail it was decides.
     said AS MATERIALIZED (
         SELECT message_id, token, kind
           FROM events
          WHERE coalesce(kind IN ('bounce', 'complaint'), false)  -- as its index has it
-           AND at > (SELECT min(first_at) - interval '1 hour' FROM periods)
+           AND at > (SELECT least(min(first_at), now() - interval '24 hours') - interval '1 hour' FROM periods)
            AND CASE kind WHEN 'bounce' THEN type = 'Permanent' ELSE type NOT IN ('not-spam', 'auth-failure') END
            AND subtype <> 'OnAccountSuppressionList'
          ORDER BY at DESC

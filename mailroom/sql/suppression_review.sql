@@ -7,7 +7,9 @@
 -- the same message is somebody on holiday; and what SES finds wrong with our own words says nothing of an address.
 -- `not-spam` is the contrary of a complaint. Whoever consumed a token has read the mailbox.
 --
--- SES's clock may be ahead of the database's: what it says of the future was when we heard of it.
+-- SES's clock may be ahead of the database's: what it says of the future was when we heard of it. What lifted a suppression,
+-- or released an address, may lie ahead, too: the clock was set back. Then it was after all that is known, and before what is
+-- new.
 --
 -- Locks: suppressions by hash, waiting for who holds them: of two who count, the second sees what the first has entered.
 CREATE OR REPLACE FUNCTION mailroom.suppression_review(
@@ -23,6 +25,16 @@ BEGIN
     SELECT DISTINCT hash FROM unnest(suppression_review.hashes) AS hash WHERE hash IS NOT NULL ORDER BY hash
     ON CONFLICT DO NOTHING;
     PERFORM 1 FROM suppressions WHERE address_hash = ANY (suppression_review.hashes) ORDER BY address_hash FOR UPDATE;
+
+    UPDATE suppressions
+       SET lifted_at = greatest(bounced_at, soft_at)
+     WHERE address_hash = ANY (suppression_review.hashes) AND lifted_at > clock_timestamp();
+    UPDATE suppressions
+       SET released_at = greatest(bounced_at, soft_at, complained_at,
+                                  CASE WHEN added_at <= clock_timestamp() THEN added_at END),
+           added_at = CASE WHEN added_at <= clock_timestamp() THEN added_at END
+     WHERE address_hash = ANY (suppression_review.hashes) AND released_at > clock_timestamp()
+       AND reason IS DISTINCT FROM 'added';
 
     -- One by one: a look by index for each, whatever there was when the plan was made.
     WITH given AS MATERIALIZED (
@@ -59,8 +71,8 @@ BEGIN
           FROM (SELECT DISTINCT address_hash, token FROM bounced WHERE token IS NOT NULL) AS bounced
          CROSS JOIN LATERAL (SELECT account FROM tokens WHERE id = bounced.token LIMIT 1) AS mailed
          CROSS JOIN LATERAL (
-               SELECT max(consumed_at) AS consumed_at  -- one row: a look by index for each account
-                 FROM tokens
+               SELECT max(CASE WHEN consumed_at <= clock_timestamp() THEN consumed_at END) AS consumed_at
+                 FROM tokens  -- one row: a look by index for each account
                 WHERE tokens.account = mailed.account AND consumed_at IS NOT NULL
                   AND CASE WHEN address IS NULL THEN address_hash ELSE token_address_hash(address) END = bounced.address_hash
                ) AS proof

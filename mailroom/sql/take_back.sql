@@ -72,20 +72,27 @@ BEGIN
 
     -- Where the event has no tags, and no other of its message had: by the time at which SES took the mail. What is found is
     -- kept with the event.
+    -- One walk over the log for all of them, from the earliest on: in a CASE it is no join, which would walk for each.
+    WITH nameless AS MATERIALIZED (
+        SELECT message_id,
+               CASE WHEN look_at > absorbed_at AND isfinite(absorbed_at) AND isfinite(look_at)  -- since the last look, with an hour for what was at work then
+                    THEN absorbed_at + (look_at - absorbed_at) * 2 / 3 - interval '1 hour'
+                    ELSE least(at, absorbed_at) - interval '5 minutes' END AS since
+          FROM events
+         WHERE look_at <= now() AND token IS NULL AND kind IN ('rendering_failure', 'reject')
+         ORDER BY look_at
+         LIMIT take_back.most
+    ),
+    found AS MATERIALIZED (
+        SELECT DISTINCT ON (message_id) message_id, token, fence
+          FROM deliveries
+         WHERE created_at >= (SELECT min(since) FROM nameless)
+           AND CASE WHEN message_id IN (SELECT message_id FROM nameless) THEN token IS NOT NULL END
+         ORDER BY message_id, id
+    )
     UPDATE events
        SET token = found.token, fence = found.fence
-      FROM (SELECT DISTINCT ON (nameless.message_id) nameless.message_id, deliveries.token, deliveries.fence
-              FROM (SELECT message_id,
-                           CASE WHEN look_at > absorbed_at AND isfinite(absorbed_at) AND isfinite(look_at)  -- since the last look, with an hour for what was at work then
-                                THEN absorbed_at + (look_at - absorbed_at) * 2 / 3 - interval '1 hour'
-                                ELSE least(at, absorbed_at) - interval '5 minutes' END AS since
-                      FROM events
-                     WHERE look_at <= now() AND token IS NULL AND kind IN ('rendering_failure', 'reject')
-                     ORDER BY look_at
-                     LIMIT take_back.most) AS nameless
-              JOIN deliveries ON deliveries.created_at >= nameless.since
-                             AND deliveries.message_id = nameless.message_id AND deliveries.token IS NOT NULL
-             ORDER BY nameless.message_id, deliveries.id) AS found
+      FROM found
      WHERE events.message_id = found.message_id AND events.token IS NULL;
 
     RETURN QUERY

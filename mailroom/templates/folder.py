@@ -128,7 +128,7 @@ def _languages(action: Path, layouts: Mapping[str, Mapping[str, str]]) -> dict[s
 
 def _layouts(layout: Path) -> dict[str, dict[str, str]]:
     """Return the layouts of text and HTML by language, those of all under no name."""
-    if not layout.is_dir():
+    if layout not in _entries(layout.parent):
         return {}
     files = {part: PARTS[part] for part in ("text", "html")}
     found = {}
@@ -195,7 +195,12 @@ def _normal(language: str) -> str:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [each for each in _entries(folder) if each.is_dir()]
+    """Return the folders in another. Files beside them are nobody's business, and what leads nowhere is a mistake."""
+    entries = _entries(folder)
+    for each in entries:
+        if not each.exists():
+            raise FolderError(f"{each}: leads nowhere")
+    return [each for each in entries if each.is_dir()]
 
 
 def _entries(folder: Path) -> list[Path]:

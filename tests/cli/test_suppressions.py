@@ -114,6 +114,15 @@ def test_where_ses_does_not_do_it_nothing_is_released(
         assert reasons(connection) == {ADA: None}
 
 
+def test_what_was_released_before_ses_did_no_more_is_told(
+    here: Here, env: dict[str, str], ses: Simulator, engine: Engine, bounced: int
+) -> None:
+    ses.faults.add(Fault(latency_ms=1), Fault(error="BadRequestException", times=None))
+    ended = here("suppressions", "release", ADA, "jo@example.com", "--json", env=env)
+    assert (ended.code, ended.err.count("\n")) == (1, 1)
+    assert json.loads(ended.out) == [{"hash": known(engine, ADA), "was": "bounce", "ses": "not listed"}]
+
+
 def test_here_asks_nobody_else(here: Here, url: str, engine: Engine, bounced: int) -> None:
     env = {"MAILROOM_DATABASE_URL": url}  # no region, no credentials
     assert here("suppressions", "show", ADA, "--here", env=env).out.count("\n") == 1

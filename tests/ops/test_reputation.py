@@ -70,6 +70,11 @@ def test_mails_of_a_day_and_the_newest_thousand_are_counted_apart(conn: Connecti
     assert found["newest"].bounce_rate == 0.008
 
 
+def test_what_bounces_is_counted_though_the_clock_was_ahead_when_its_mail_left(conn: Connection) -> None:
+    came_back(conn, 100, BOUNCED, newest=went_out(conn, 1_000, ago="-3 hours"))
+    assert {period: found.bounces for period, found in reputation.read(conn).items()} == {"newest": 100, "day": 100}
+
+
 def test_mails_that_were_taken_back_never_were_out(conn: Connection) -> None:
     went_out(conn, 10)
     conn.execute(text("UPDATE deliveries SET retried_at = now() WHERE token = 1"))

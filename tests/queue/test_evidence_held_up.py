@@ -161,6 +161,37 @@ def test_who_is_added_after_a_release_of_the_future_is_suppressed(connection: Co
     assert rows(connection, "SELECT reason FROM suppressions") == [("added",)]
 
 
+@pytest.mark.parametrize("ahead", [timedelta(hours=1), timedelta(days=3_650)])
+@pytest.mark.parametrize("by", ["a token that came back", "a delivery and a release"])
+def test_what_was_lifted_by_a_clock_that_was_ahead_is_suppressed_by_what_bounces_after_it_was_set_back(
+    connection: Connection, by: str, ahead: timedelta
+) -> None:
+    enqueue(connection)
+    batch = take(connection)
+    assert settle(connection, batch, Sent("m-1"))
+    seconds = (datetime.now(UTC) - NOW).total_seconds()
+    tell_of(connection, batch, BOUNCE, "m-1", seconds=seconds - 60, **HARD)
+    if by == "a token that came back":
+        connection.execute(text("UPDATE tokens SET consumed_at = clock_timestamp()"))
+        connection.execute(text("UPDATE tokens SET consumed_at = consumed_at + :ahead"), {"ahead": ahead})
+    else:
+        tell_of(connection, batch, DELIVERY, "m-1", seconds=seconds - 30)
+        suppressions.release(connection, batch.jobs[0].email)
+    connection.execute(
+        text("UPDATE suppressions SET lifted_at = lifted_at + :ahead, released_at = released_at + :ahead"),
+        {"ahead": ahead},
+    )
+    assert rows(connection, "SELECT reason FROM suppressions") == [(None,)]
+    tell_of(connection, batch, SEND, "m-1")
+    connection.execute(text("SELECT suppression_review(ARRAY(SELECT address_hash FROM suppressions))"))
+    assert rows(connection, "SELECT reason FROM suppressions") == [(None,)]
+
+    tell_of(connection, batch, BOUNCE, "m-1", seconds=seconds + 60, **HARD)
+    assert rows(connection, "SELECT reason FROM suppressions") == [("bounce",)]
+    connection.execute(text("SELECT suppression_review(ARRAY(SELECT address_hash FROM suppressions))"))
+    assert rows(connection, "SELECT reason FROM suppressions") == [("bounce",)]
+
+
 def test_a_rate_that_cannot_be_counted_ends_no_pause(connection: Connection) -> None:
     connection.execute(
         text("INSERT INTO pauses (scope, code, reason) VALUES ('priority:2', 'BounceRate', 'nine of a hundred')")

@@ -134,6 +134,7 @@ DENIED = b'{"__type": "com.amazonaws.sqs#AccessDeniedException", "message": "ada
         (403, DENIED, "AccessDeniedException"),
         (400, b'{"__type": "com.amazonaws.sqs#OverLimit"}', "OverLimit"),
         (200, b'{"Messages": 7}', "UnreadableAnswer"),
+        (200, b"[" * 100_000, "UnreadableAnswer"),
     ],
 )
 def test_whatever_is_answered_is_an_error_of_ours_that_quotes_nothing(status: int, body: bytes, said: str) -> None:

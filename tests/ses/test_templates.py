@@ -31,6 +31,8 @@ def answers(simulator: Simulator, operation: str, body: object) -> None:
         ("charset=UTF-8", "Grüße, 世界"),
         ("charset=us-ascii", "Grüße, 世界"),
         ("charset=x-unknown\nContent-Transfer-Encoding: 8bit", "Grüße, 世界"),
+        ("charset=undefined\nContent-Transfer-Encoding: 8bit", "Grüße, 世界"),
+        ("charset=idna\nContent-Transfer-Encoding: 8bit", "Grüße, 世界"),
         ("charset=UTF-8\nContent-Transfer-Encoding: quoted-printable", "Gr=C3=BC=C3=9Fe, =E4=B8=96=E7=95=8C"),
         ("charset=UTF-8\nContent-Transfer-Encoding: base64", "R3LDvMOfZSwg5LiW55WM"),
     ],

@@ -117,6 +117,22 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
         file.write_bytes(kept)
 
 
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("layout", "layout: No such file"), ("activation", "activation: leads nowhere"), ("layout/en", "leads nowhere")],
+)
+def test_a_link_that_leads_nowhere_is_not_passed_over(tmp_path: Path, path: str, words: str) -> None:
+    write(tmp_path, languages("recovery", en=GOOD) | ({"layout/text.txt": "{{> content}}"} if "/" in path else {}))
+    (tmp_path / path).symlink_to("elsewhere")
+    with pytest.raises(FolderError, match=words):
+        templates.read(tmp_path)
+
+
+def test_a_layout_that_is_no_folder_is_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(FolderError, match="layout: Not a directory"):
+        templates.read(write(tmp_path, EN | {"layout": "{{> content}}"}))
+
+
 def test_a_layout_is_that_of_its_language_however_that_is_spelled(tmp_path: Path) -> None:
     files = {"layout/text.txt": "{{> content}}", "layout/pt-br/text.txt": "{{> content}}\n-- Brazil"}
     texts = templates.read(write(tmp_path, languages(en=GOOD, pt_BR=FRENCH) | files)).texts["activation"]
