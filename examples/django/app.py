@@ -35,10 +35,10 @@ settings.configure(
 django.setup()
 engine = connect_engine(URL, pool_size=5, isolation_level="READ COMMITTED")
 with connection.cursor() as cursor:
-    cursor.execute("CREATE TABLE IF NOT EXISTS users (id serial, email text UNIQUE)")
+    cursor.execute("CREATE TABLE IF NOT EXISTS users (id serial, email text, EXCLUDE (lower(email) WITH =))")
 SIGN_UP = "WITH new AS (INSERT INTO users (email) VALUES (%s) ON CONFLICT DO NOTHING RETURNING id, email) "
 SIGN_UP += "SELECT mailroom.add_account(email, email, reference => CAST(id AS text)) FROM new"
-RECOVER = "SELECT mailroom.request_mail('password_recovery', reference => CAST(id AS text)) FROM users WHERE email = %s"
+RECOVER = "SELECT mailroom.request_mail('password_recovery', NULL, id::text) FROM users WHERE lower(email) = lower(%s)"
 
 
 def may(request: Request) -> window.Visitor | Response:

@@ -25,7 +25,7 @@ HOME = "".join(ASK.format(f"/{action}", field, action) for action, field in PAGE
 LINK = "<form method=post>Code, if the mail has one: <input name=code><button>Go on</button></form>"
 engine = connect_engine(URL, pool_size=5, isolation_level="READ COMMITTED")
 with engine.begin() as connection:
-    connection.execute(text("CREATE TABLE IF NOT EXISTS users (id serial, email text UNIQUE)"))
+    connection.execute(text("CREATE TABLE IF NOT EXISTS users (id serial, email text, EXCLUDE (lower(email) WITH =))"))
 
 
 async def read_form(request: Request) -> dict[str, str]:
@@ -59,7 +59,7 @@ def sign_up(form: Form) -> str:
 def forgotten(form: Form) -> str:
     with engine.begin() as connection:
         ask = "SELECT mailroom.request_mail('password_recovery', reference => CAST(id AS text)) FROM users"
-        connection.execute(text(f"{ask} WHERE email = :email"), form)
+        connection.execute(text(f"{ask} WHERE lower(email) = lower(:email)"), form)
     return "Look into your mails."
 
 
