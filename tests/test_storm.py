@@ -13,10 +13,7 @@ from tests.storm import run
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("feed", [False, True], ids=["deaf", "heard"])
 def test_whatever_goes_wrong_no_mail_is_lost_and_none_is_doubled_off_the_record(*, feed: bool) -> None:
-    """Where SES is heard, hardly a mail is doubled: without it, half of those are whose answer never came.
-
-    How many these are depends on how busy the machine is, and so does how long the events take.
-    """
+    """Where SES is heard, hardly a mail is doubled at all: without it, it is about one of sixteen."""
     if GIVEN:
         pytest.skip("a server that was given is not ours to crash")
     if not pgbouncer.PROGRAM.exists():
@@ -28,4 +25,4 @@ def test_whatever_goes_wrong_no_mail_is_lost_and_none_is_doubled_off_the_record(
     assert books.balance
     assert books.samples > 10
     assert books.outcomes["sent"] > 1_000
-    assert not feed or books.twice < books.outcomes["unconfirmed"] / 5
+    assert not feed or books.twice < books.accepted / 100
