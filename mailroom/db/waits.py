@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+import psycopg
 from sqlalchemy import Connection, Row, text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -55,7 +56,7 @@ def _watch(waiting: Connection, pid: int, say: Callable[[str], object], ended: t
                         named.add(other.pid)
                 if ended.wait(EVERY_SECONDS):
                     return
-    except SQLAlchemyError as error:  # that it waits may not be seen; what it waits for goes on all the same
+    except (SQLAlchemyError, psycopg.Error) as error:  # the latter of who gets no connection; all else goes on
         say(f"what is waited for cannot be told: {type(error).__name__}")
     finally:
         pool.dispose()
