@@ -65,6 +65,13 @@ class Queue:
         redrive = {"RedrivePolicy": json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": "3"})}
         made: Any = {"VisibilityTimeout": "60"} | redrive | attributes
         self.url = self.client.create_queue(QueueName=name, Attributes=made)["QueueUrl"]
+        self.hidden = timedelta(seconds=int(made["VisibilityTimeout"]))
+
+    def set_aside_after(self, receives: int) -> None:
+        """Have the dead-letter queue take what has been received that often."""
+        arn = f"arn:aws:sqs:{REGION}:123456789012:{self.dead_url.rpartition('/')[2]}"
+        redrive = json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": str(receives)})
+        self.client.set_queue_attributes(QueueUrl=self.url, Attributes={"RedrivePolicy": redrive})
 
     def put(self, bodies: Iterable[str]) -> None:
         """Send messages, ten at a time."""
@@ -93,7 +100,7 @@ class Queue:
         self.client.change_message_visibility(QueueUrl=self.url, ReceiptHandle=handle, VisibilityTimeout=0)
 
     def source(self, *, connections: int = 5) -> EventQueue:
-        """What the worker reads it with."""
+        """What the worker reads it with; it hides what it gives for as long as the queue would."""
         with mock.patch.dict("os.environ", AWS):
             client = ses.connect_to_queue(self.url, region=REGION, connections=connections, endpoint=self.endpoint)
-        return EventQueue(client, self.url)
+        return EventQueue(client, self.url, hidden=self.hidden)

@@ -35,7 +35,7 @@ def endpoint() -> Iterator[str]:
 
 @pytest.fixture
 def queue(endpoint: str) -> sqs.Queue:
-    return sqs.Queue(endpoint, VisibilityTimeout="1")
+    return sqs.Queue(endpoint)
 
 
 def told(kind: str, message: str, address: str, secret: str, tags: dict[str, str]) -> str:
@@ -93,6 +93,7 @@ def test_no_event_brings_anything_to_light(
         worker = processes.worker(url=url, simulator=simulator, **settings)
         eventually(lambda: simulator.ledger.counts().mails == 4, "the mails are sent")
         seen = kept(connection)
+        queue.set_aside_after(1)
         for mail in simulator.ledger.mails:
             queue.put(of_mail(mail))
         eventually(lambda: queue.left() == 0, "what can be read is read, and the rest put aside")

@@ -20,8 +20,6 @@ DEAD: Final = "dead-letter queue"
 # What mailroom acts on or shows; and what would carry links, and so secrets, through queues and logs.
 WANTED: Final = ("SEND", "DELIVERY", "BOUNCE", "COMPLAINT", "REJECT", "RENDERING_FAILURE", "DELIVERY_DELAY")
 UNWANTED: Final = ("OPEN", "CLICK")
-# A worker that waits for the database keeps what it has in hand; this long it need not say so.
-MIN_VISIBILITY: Final = timedelta(seconds=60)
 # SQS keeps nothing longer.
 MAX_RETENTION: Final = timedelta(days=14)
 MIN_RECEIVES: Final = 5
@@ -88,11 +86,7 @@ def _destination(client: "SESV2Client", config_set: str) -> Iterator[Finding]:
 
 def _queue(client: "SQSClient", url: str) -> Iterator[Finding]:
     found = _attributes(client, url)
-    waiting, visibility = int(found["ApproximateNumberOfMessages"]), _seconds(found, "VisibilityTimeout")
-    yield ok(QUEUE, f"is there, about {waiting} events wait")
-    if visibility < MIN_VISIBILITY:
-        message = f"its visibility time-out is {visibility.total_seconds():.0f} s"
-        yield warning(QUEUE, message, f"set it to {MIN_VISIBILITY.total_seconds():.0f} s")
+    yield ok(QUEUE, f"is there, about {int(found['ApproximateNumberOfMessages'])} events wait")
     redrive = json.loads(found.get("RedrivePolicy", "{}"))
     if "deadLetterTargetArn" not in redrive:
         yield warning(DEAD, "there is none: what cannot be read comes again for days", "docs/feedback.md makes one")

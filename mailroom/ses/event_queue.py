@@ -24,8 +24,11 @@ T = TypeVar("T")
 
 # SQS: at most ten messages a call.
 MAX_MESSAGES: Final = 10
-# How long a message that is kept is hidden from others, from now on.
-KEPT: Final = timedelta(seconds=120)
+# How long a message is hidden from others, whatever the queue has as its own time. Who is killed with it in hand keeps
+# it so long from all others, and it must be heard well before its mail is sent again, which is after 60 s.
+HIDDEN: Final = timedelta(seconds=30)
+# The same for a message that is kept, from then on: longer than it may take to keep it again.
+KEPT: Final = timedelta(seconds=45)
 # SQS answers a long poll when its wait is over. Whoever gives up before that loses what comes meanwhile.
 _MORE_THAN_WAIT: Final = timedelta(seconds=8)
 _ATTEMPTS: Final = 3
@@ -70,10 +73,21 @@ class EventQueue:
 
     most = MAX_MESSAGES
 
-    def __init__(self, client: "SQSClient", url: str, *, renew: "Callable[[], SQSClient] | None" = None) -> None:
-        """`renew` makes another client for when SQS refuses the first, or does not answer; None: it stays for ever."""
+    def __init__(
+        self,
+        client: "SQSClient",
+        url: str,
+        *,
+        renew: "Callable[[], SQSClient] | None" = None,
+        hidden: timedelta = HIDDEN,
+    ) -> None:
+        """`renew` makes another client for when SQS refuses the first, or does not answer; None: it stays for ever.
+
+        `hidden` is in whole seconds.
+        """
         self._clients = Clients(client, renew, of="SQS")
         self._url = url
+        self._hidden = hidden
 
     def receive(self, *, wait: timedelta) -> Sequence[Received]:
         """See `EventSource.receive`; whole seconds, and one at least: a short poll may find nothing that is there."""
@@ -83,6 +97,7 @@ class EventQueue:
                 QueueUrl=self._url,
                 MaxNumberOfMessages=MAX_MESSAGES,
                 WaitTimeSeconds=max(1, round(wait.total_seconds())),
+                VisibilityTimeout=round(self._hidden.total_seconds()),
                 MessageSystemAttributeNames=["ApproximateReceiveCount"],
             )
             return [_received(message) for message in answer.get("Messages", [])]

@@ -29,7 +29,7 @@ Absorb = Callable[[Connection, Sequence[Event]], Absorbed]
 # Between two attempts while the database is away.
 FIRST_REST: Final = timedelta(milliseconds=500)
 MAX_REST: Final = timedelta(seconds=10)
-# What is in hand that long is kept from others: SQS's own time for that is 30 s.
+# What is in hand that long is kept from others: it was hidden from them for 30 s.
 KEEP_EVERY: Final = timedelta(seconds=15)
 # How often it is noted that the queue is read, though it is empty.
 NOTE_EVERY: Final = timedelta(minutes=1)

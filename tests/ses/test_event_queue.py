@@ -48,7 +48,9 @@ def test_what_is_received_is_read_and_gone_once_deleted(queue: sqs.Queue) -> Non
 
 @pytest.mark.slow
 def test_what_is_not_deleted_comes_again_and_by_the_newest_handle(endpoint: str) -> None:
+    """After the time that was asked for, not after the queue's own."""
     queue = sqs.Queue(endpoint, VisibilityTimeout="1")
+    queue.client.set_queue_attributes(QueueUrl=queue.url, Attributes={"VisibilityTimeout": "600"})
     queue.put([json.dumps(event("Send"))])
     source = queue.source()
     [first] = source.receive(wait=SECOND)
@@ -223,6 +225,7 @@ def test_what_is_asked_is_what_sqs_advises() -> None:
     assert asked == {
         "MaxNumberOfMessages": 10,
         "WaitTimeSeconds": 10,
+        "VisibilityTimeout": 30,
         "MessageSystemAttributeNames": ["ApproximateReceiveCount"],
     }
 

@@ -284,10 +284,8 @@ def often_in(source: Counting, seconds: float) -> int:
 
 def stays_visible(endpoint: str) -> sqs.Queue:
     """A queue that hides nothing of what was received, and puts nothing aside."""
-    redrive = '{"deadLetterTargetArn": "%s", "maxReceiveCount": "1000"}'
     queue = sqs.Queue(endpoint, VisibilityTimeout="0")
-    arn = f"arn:aws:sqs:{sqs.REGION}:123456789012:{queue.dead_url.rpartition('/')[2]}"
-    queue.client.set_queue_attributes(QueueUrl=queue.url, Attributes={"RedrivePolicy": redrive % arn})
+    queue.set_aside_after(1000)
     return queue
 
 
