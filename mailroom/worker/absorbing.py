@@ -26,9 +26,10 @@ from mailroom.worker.tally import Tally
 
 Absorb = Callable[[Connection, Sequence[Event]], Absorbed]
 
-# Between two attempts while the database is away.
+# Between two attempts while the database is away. As soon as it is back, what waited is sent again, unless it is known
+# by then that it is out.
 FIRST_REST: Final = timedelta(milliseconds=500)
-MAX_REST: Final = timedelta(seconds=10)
+MAX_REST: Final = timedelta(seconds=2)
 # What is in hand that long is kept from others: it was hidden from them for 30 s.
 KEEP_EVERY: Final = timedelta(seconds=15)
 # How often it is noted that the queue is read, though it is empty.

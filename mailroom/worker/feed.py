@@ -24,9 +24,10 @@ READERS: Final = 4
 # How long a reader that helps waits for more, and one that is to find out whether the queue is empty.
 HELPER_WAIT: Final = timedelta(seconds=1)
 DRAIN_WAIT: Final = timedelta(seconds=2)
-# Between two attempts to read what cannot be read, half of it by chance.
+# Between two attempts to read what cannot be read, half of it by chance. What cut off the queue has often cut off the
+# answers to mails, too: it must be read again well before they are sent again, which is after 60 s.
 FIRST_REST: Final = timedelta(seconds=1)
-MAX_REST: Final = timedelta(seconds=60)
+MAX_REST: Final = timedelta(seconds=15)
 # Messages that are remembered to have stayed in the queue: SQS has no more than 120,000 in hands at a time.
 MAX_STAYED: Final = 20_000
 # How long a stop waits for what is in hand to be absorbed. What is not would come again.

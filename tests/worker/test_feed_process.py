@@ -8,7 +8,11 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Connection
 
+from mailroom.mail.event_source import MAX_WAIT
+from mailroom.queue.verdict import GRACE_HEARD
+from mailroom.ses import event_queue
 from mailroom.simulator import Simulator
+from mailroom.worker import absorbing, feed
 from tests import sqs, sqs_front
 from tests.running import Process, Processes, eventually
 from tests.ses.events import event
@@ -46,6 +50,12 @@ def body(message: str) -> str:
 def settings(queue: sqs.Queue, front: Front) -> dict[str, str]:
     through = queue.url.replace(queue.endpoint, front.url)
     return {**sqs.AWS, "MAILROOM_EVENTS_QUEUE_URL": through, "AWS_ENDPOINT_URL_SQS": front.url}
+
+
+def test_whatever_keeps_an_event_from_a_worker_ends_well_before_its_mail_is_sent_again() -> None:
+    """Each of these may be about to begin when the mail is found to be unconfirmed, and is followed by a poll."""
+    delays = (event_queue.HIDDEN, event_queue.KEPT, feed.MAX_REST, absorbing.MAX_REST)
+    assert max(delays) + MAX_WAIT < GRACE_HEARD
 
 
 @pytest.mark.slow
