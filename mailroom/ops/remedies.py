@@ -36,7 +36,10 @@ THROTTLES: Final = {"TooManyRequestsException", "Throttling", "ThrottlingExcepti
 
 _ADDRESSES: Final = "find out where these addresses come from (`mailroom suppressions list`), and stop what brings them"
 _CREDENTIALS: Final = "give the workers good credentials; those that are renewed in a file are read again by themselves"
-_ALLOW: Final = "allow ses:SendEmail and ses:SendBulkEmail for sender, configuration set and templates"
+_ALLOW: Final = (
+    "allow ses:SendEmail and ses:SendBulkEmail for sender, configuration set, templates and recipients;"
+    " `mailroom jobs list --code AccessDeniedException` shows what is denied"
+)
 _CLOCK: Final = "renew the credentials, and see that the machine's clock is right (NTP)"
 _TEMPLATE: Final = "push the template: `mailroom templates push`, then `mailroom templates use`"
 _REFUSED: Final = (
@@ -55,6 +58,7 @@ _BY_CODE: Final = {
     "ThrottlingException": finding.WAIT_FOR_QUOTA,
     "AccessDenied": _ALLOW,
     "AccessDeniedException": _ALLOW,
+    "NotAuthorized": _ALLOW,
     "ExpiredToken": _CREDENTIALS,
     "ExpiredTokenException": _CREDENTIALS,
     "InvalidClientTokenId": _CREDENTIALS,
@@ -106,7 +110,7 @@ def of_pause(scope: str, code: str) -> str:
     if code == "RenderingFailure":
         return f"its template does not render: correct and push it (`mailroom templates push`), then {resume}"
     if pauses.is_action(scope):
-        return _TEMPLATE if code in _TEMPLATE_CODES else _REFUSED.format(quote(code))
+        return _TEMPLATE if code in _TEMPLATE_CODES else _BY_CODE.get(code) or _REFUSED.format(quote(code))
     return _BY_CODE.get(code) or _BY_SCOPE.get(scope) or f"{ASK_DOCTOR}; {resume} once it is mended"
 
 

@@ -173,13 +173,13 @@ class _Kept:
         # A redirection is an answer. urllib3 would follow none either, and stumble over our headers as it finds out.
         return super().urlopen(*args, **kwargs | {"redirect": False})  # type: ignore[misc]
 
-    def _get_conn(self, timeout: float | None = None) -> _Held:
-        kept: _Held = super()._get_conn(timeout)  # type: ignore[misc]
+    def _get_conn(self, *args: Any, **kwargs: Any) -> Any:
+        kept: _Held = super()._get_conn(*args, **kwargs)  # type: ignore[misc]
         if time.monotonic() - kept.rests_since > MAX_REST_SECONDS:
             kept.close()  # urllib3 connects it anew
         return kept
 
-    def _put_conn(self, conn: _Held | None) -> None:
+    def _put_conn(self, conn: Any) -> None:
         if conn is not None:
             conn.rests_since = time.monotonic()
         super()._put_conn(conn)  # type: ignore[misc]
