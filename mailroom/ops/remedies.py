@@ -50,6 +50,7 @@ _BY_CODE: Final = {
     "AccountSuspendedException": finding.SEE_THE_CASE,
     "ACCOUNT_SUSPENDED": finding.SEE_THE_CASE,
     "SendingPausedException": finding.SWITCH_SENDING_ON,
+    "AccountSendingPausedException": finding.SWITCH_SENDING_ON,
     "ACCOUNT_SENDING_PAUSED": finding.SWITCH_SENDING_ON,
     "LimitExceededException": finding.WAIT_FOR_QUOTA,
     "ACCOUNT_DAILY_QUOTA_EXCEEDED": finding.WAIT_FOR_QUOTA,
@@ -68,6 +69,7 @@ _BY_CODE: Final = {
     "InvalidSignatureException": _CLOCK,
     "SignatureDoesNotMatch": _CLOCK,
     "OptInRequired": "sign this account up for SES in this region, or correct AWS_REGION",
+    "ConfigurationSetSendingPausedException": finding.ENABLE_CONFIG_SET,
     "CONFIGURATION_SET_SENDING_PAUSED": finding.ENABLE_CONFIG_SET,
     "INVALID_SENDING_POOL_NAME": "correct the pool of dedicated addresses that the configuration set names",
     "MailFromDomainNotVerifiedException": "finish the MX and SPF records of its MAIL FROM domain, or take it away",
@@ -81,7 +83,7 @@ _BY_SCOPE: Final = {
     "identity": finding.VERIFY_SENDER,
     "account": ASK_DOCTOR,
 }
-_TEMPLATE_CODES: Final = {"NotFoundException", "TEMPLATE_NOT_FOUND"}
+_TEMPLATE_CODES: Final = {"NotFoundException", "TemplateDoesNotExist", "TEMPLATE_NOT_FOUND"}
 
 _OF_WARNINGS: Final = {
     "OldTransaction": "end it: `SELECT pg_terminate_backend(…)`, `ROLLBACK PREPARED …`, or drop the slot",

@@ -33,6 +33,8 @@ FREE = {
     *("AccessDenied", "AccessDeniedException", "UnrecognizedClientException", "InvalidClientTokenId"),
     *("SignatureDoesNotMatch", "InvalidSignatureException", "ExpiredToken", "ExpiredTokenException", "RequestExpired"),
     *("IncompleteSignature", "MissingAuthenticationToken", "NotAuthorized", "OptInRequired"),
+    *("AccountSendingPausedException", "ConfigurationSetSendingPausedException"),
+    *("ConfigurationSetDoesNotExist", "TemplateDoesNotExist"),
 }
 REJECTED = {
     *("MessageRejected", "BadRequestException", "InvalidParameterValue"),
