@@ -83,7 +83,9 @@ _BY_SCOPE: Final = {
     "identity": finding.VERIFY_SENDER,
     "account": ASK_DOCTOR,
 }
-_TEMPLATE_CODES: Final = {"NotFoundException", "TemplateDoesNotExist", "TEMPLATE_NOT_FOUND"}
+_TEMPLATE_CODES: Final = {
+    *("NotFoundException", "ResourceNotFoundException", "TemplateDoesNotExist", "TEMPLATE_NOT_FOUND")
+}
 
 _OF_WARNINGS: Final = {
     "OldTransaction": "end it: `SELECT pg_terminate_backend(…)`, `ROLLBACK PREPARED …`, or drop the slot",

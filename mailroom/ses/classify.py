@@ -51,6 +51,7 @@ EXCEPTIONS: Final = {
     "ExpiredTokenException": Fault.ACCOUNT,
     "IncompleteSignature": Fault.ACCOUNT,
     "InternalFailure": Fault.UNKNOWN,
+    "InvalidAction": Fault.LOCAL,
     "InvalidClientTokenId": Fault.ACCOUNT,
     "InvalidParameterValue": Fault.MAIL,
     "InvalidSignatureException": Fault.ACCOUNT,
@@ -60,11 +61,13 @@ EXCEPTIONS: Final = {
     "RequestEntityTooLarge": Fault.MAIL,
     "RequestEntityTooLargeException": Fault.MAIL,
     "RequestExpired": Fault.LOCAL,
+    "ResourceNotFoundException": Fault.TEMPLATE,
     "ServiceUnavailable": Fault.UNKNOWN,
     "ServiceUnavailableException": Fault.UNKNOWN,
     "SignatureDoesNotMatch": Fault.ACCOUNT,
     "Throttling": Fault.THROTTLED,
     "ThrottlingException": Fault.THROTTLED,
+    "UnknownOperationException": Fault.LOCAL,
     "UnrecognizedClientException": Fault.ACCOUNT,
     "ValidationException": Fault.MAIL,
 
@@ -172,6 +175,8 @@ def exception_fault(code: str, *, http_status: int, message: str, source: str, o
         return _by_message(EXCEPTIONS[code], message, source)
     if code.isdigit() or not of_aws:
         return Fault.ON_WAY if http_status in _OF_CONTENT else Fault.LOCAL
+    if http_status == HTTPStatus.TOO_MANY_REQUESTS:
+        return Fault.THROTTLED
     return Fault.ACCOUNT if http_status in _NO_ENTRY else Fault.TEMPORARY
 
 

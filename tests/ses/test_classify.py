@@ -186,5 +186,6 @@ def test_what_nobody_knows_and_aws_did_not_say_is_no_answer_of_ses(http_status: 
         return exception_fault(code, http_status=http_status, message="", source=SOURCE, of_aws=of_aws)
 
     assert fault("rate_limited", of_aws=False) is (Fault.ON_WAY if http_status in {400, 403, 413} else Fault.LOCAL)
-    assert fault("OfTomorrow", of_aws=True) is (Fault.ACCOUNT if http_status == 403 else Fault.TEMPORARY)
+    known = {403: Fault.ACCOUNT, 429: Fault.THROTTLED}
+    assert fault("OfTomorrow", of_aws=True) is known.get(http_status, Fault.TEMPORARY)
     assert fault("MessageRejected", of_aws=False) is Fault.MAIL

@@ -34,7 +34,8 @@ FREE = {
     *("SignatureDoesNotMatch", "InvalidSignatureException", "ExpiredToken", "ExpiredTokenException", "RequestExpired"),
     *("IncompleteSignature", "MissingAuthenticationToken", "NotAuthorized", "OptInRequired"),
     *("AccountSendingPausedException", "ConfigurationSetSendingPausedException"),
-    *("ConfigurationSetDoesNotExist", "TemplateDoesNotExist"),
+    *("ConfigurationSetDoesNotExist", "TemplateDoesNotExist", "ResourceNotFoundException"),
+    *("InvalidAction", "UnknownOperationException"),
 }
 REJECTED = {
     *("MessageRejected", "BadRequestException", "InvalidParameterValue"),
@@ -71,7 +72,7 @@ def test_an_exception_does_what_the_table_says(
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        *((400, "charged"), (418, "charged"), (401, "free"), (403, "free")),
+        *((400, "charged"), (418, "charged"), (401, "free"), (403, "free"), (429, "free")),
         *((408, "unconfirmed"), (500, "unconfirmed"), (504, "unconfirmed")),
     ],
 )
