@@ -1,10 +1,14 @@
 """A policy that allows some mails: it stops those alone. One that allows none pauses what it is for."""
 
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import Connection, Engine, text
 
 from mailroom.fleet import pauses
 from mailroom.simulator import Fault, Simulator
+from mailroom.worker.sweep import Swept, sweep
+from tests import running
 from tests.running import eventually, transport, working
 from tests.world import add_accounts, ask_recovery, count, count_sent, drained, misplaced, rows
 
@@ -22,6 +26,7 @@ def tried_again(connection: Connection, number: int) -> bool:
     return count(connection, "deliveries WHERE outcome IN ('deferred', 'failed')") > number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_limit", [1, 50])
 def test_a_recipient_that_a_policy_denies_stops_nobody_else(
     engine: Engine,
@@ -127,3 +132,24 @@ def test_a_probe_finds_the_one_that_is_allowed_among_many_that_are_not(
             eventually(lambda: simulator.ledger.counts().mails == 1, "the first probe lets it go", seconds=10)
         assert count(connection, "deliveries WHERE attempt > 0") == 0
         assert misplaced(connection) == []
+
+
+@pytest.mark.slow
+def test_sweeps_of_cron_get_past_it(engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a process that knows nothing of the others."""
+    simulator.faults.add(denied(recipients="denied"))
+    sends = transport(simulator, monkeypatch)
+    with engine.connect() as connection:
+        add_accounts(connection, 1, prefix="first")
+        sweep(running.shared(engine, sends), name="test", max_time=timedelta(seconds=10))
+        add_accounts(connection, 1, prefix="denied")
+        for number in range(20):
+            add_accounts(connection, 1, prefix=f"n{number}n")
+            connection.execute(text("UPDATE jobs SET priority = 2 WHERE token <> 2"))  # in a lane behind it
+            connection.execute(DUE)
+            assert sweep(running.shared(engine, sends), name="test", max_time=timedelta(seconds=10)) is Swept.DRAINED
+            assert count_sent(connection) == 2 + number
+            if drained(connection):
+                break
+        assert pauses.read(connection) == []
+        assert count(connection, f"deliveries WHERE outcome = 'failed' AND error_code = '{DENIAL}'") == 1
