@@ -73,7 +73,7 @@ class Bisection:
         self._others_are_accepted = others_are_accepted
         self._called = self._answered = self._searching = self._searched = False
         self._progressed = self._accepted = self._in_vain = False
-        self._one_by_one = self._failed_together = False
+        self._shared = self._one_by_one = self._failed_together = False
         self._refused = self._on_way = 0
         # How many milliseconds the last call took in which a mail was, by its token.
         self.call_ms: dict[int | None, int] = {}
@@ -122,6 +122,7 @@ class Bisection:
         if len(outcomes) < len(mails):
             raise AssertionError("a transport refuses a call as a whole, or says which mail it refuses")
         self._note(outcomes)
+        self._shared |= len(mails) > 1
         self._failed_together |= len(mails) > 1 and all(map(_is_charged, outcomes))
         return outcomes
 
@@ -155,7 +156,7 @@ class Bisection:
         if len(second) > 1 and not any(isinstance(outcome, Rejected) or _is_on_way(outcome) for outcome in outcomes):
             return outcomes + self._halved(second)
         outcomes += self._outcomes(second)
-        if len(mails) == PAIR and all(isinstance(outcome, Sent) for outcome in outcomes):
+        if len(mails) == PAIR and not self._shared and all(isinstance(outcome, Sent) for outcome in outcomes):
             self._one_by_one = True  # neither is why: calls for several are refused as such, by a policy, say
         return outcomes
 
