@@ -34,7 +34,8 @@ class Deferred:
 
     `charged` is False when the fault is not the mail's: such an attempt costs the job nothing. With a `scope` it is
     one that every sender of the fleet would meet; without, one of this moment or this machine. `on_way` is one of what
-    stands between this machine and the provider, and answered in its place: of the machine, or of what the call held.
+    stands between this machine and the provider, a filter or a policy, and answered in its place: of the machine (with
+    a `scope`, of all that is in it), or of what the call held.
     """
 
     code: str

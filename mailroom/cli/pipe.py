@@ -152,7 +152,11 @@ def _send_line(transport: Transport, sharing: CallSharing, number: int, mails: S
         for start in range(0, len(of_action), MAX_CALL):
             part = of_action[start : start + MAX_CALL]
             deadline = time.monotonic() + MAX_LINE_TIME.total_seconds()
-            outcomes = Bisection(transport, action, batch=None, deadline=deadline, sharing=sharing).send(part)
+            # Nobody pauses, and nobody tries again: the mail for which SES refuses the others is worth looking for.
+            calls = Bisection(
+                transport, action, batch=None, deadline=deadline, sharing=sharing, others_are_accepted=lambda: True
+            )
+            outcomes = calls.send(part)
             sent = sum(isinstance(outcome, Sent) for outcome in outcomes)
             failed += len(part) - sent
             log.info("line %d action=%s mails=%d sent=%d", number, action, len(part), sent)

@@ -40,6 +40,7 @@ class AccountRefresh:
         self._at_database = threading.Lock()
         self._trouble = self._nothing = ""
         self._wait = OUTAGE_WAIT
+        self._tries = buckets.FIRST_TRIES
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
@@ -63,7 +64,7 @@ class AccountRefresh:
         Trouble is logged once: what was known is used until there is an answer.
         """
         try:
-            refresh = self._do(buckets.claim_refresh)
+            refresh = self._do(partial(buckets.claim_refresh, first_tries=self._tries))
             if refresh is None:
                 return False
             self._wait = max(refresh.due_in, MIN_WAIT)
@@ -72,6 +73,8 @@ class AccountRefresh:
             account = self._ask()
             self._do(partial(buckets.store, account=account, granted_before=refresh.granted_before))
         except TransportError as error:
+            # Who may not ask would ask for ever, and each refusal is on record at AWS.
+            self._tries = min(2 * self._tries, buckets.REFRESH_EVERY)
             self._note("GetAccount", str(error))
             return True
         except DBAPIError as error:
@@ -82,6 +85,7 @@ class AccountRefresh:
             self._wait = OUTAGE_WAIT
             self._note("database", str(error))
             return True
+        self._tries = buckets.FIRST_TRIES
         if self._trouble:
             log.info("account known again")
         self._trouble = ""

@@ -138,9 +138,12 @@ def slow_down(connection: Connection) -> float | None:
     return factor
 
 
-def claim_refresh(connection: Connection) -> Refresh:
-    """Take over asking SES for the account, if that is due. Raises DatabaseError where its row is gone."""
-    binds = {"every": REFRESH_EVERY, "first_tries": FIRST_TRIES}
+def claim_refresh(connection: Connection, *, first_tries: timedelta = FIRST_TRIES) -> Refresh:
+    """Take over asking SES for the account, if that is due. Raises DatabaseError where its row is gone.
+
+    `first_tries` is how soon to ask again while nothing is known yet.
+    """
+    binds = {"every": REFRESH_EVERY, "first_tries": first_tries}
     row = kept_rows.only(connection, functions.call(connection, "account_claim_refresh", binds), "ses_account")
     due_in = REFRESH_EVERY if row.due_seconds is None else timedelta(seconds=max(0.0, row.due_seconds))
     return Refresh(row.granted, min(due_in, REFRESH_EVERY))

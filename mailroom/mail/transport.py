@@ -49,8 +49,13 @@ REFUSALS: Final = frozenset(
         "MessageRejected",
         "RequestEntityTooLarge",
         "RequestEntityTooLargeException",
+        "ValidationException",
     }
 )
+
+# The codes that say that these credentials may not do that: none of it, or not for what the call holds. A policy may
+# name recipients, senders and templates.
+DENIALS: Final = frozenset({"AccessDenied", "AccessDeniedException"})
 
 
 class Transport(Protocol):

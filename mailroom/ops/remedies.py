@@ -36,7 +36,10 @@ THROTTLES: Final = {"TooManyRequestsException", "Throttling", "ThrottlingExcepti
 
 _ADDRESSES: Final = "find out where these addresses come from (`mailroom suppressions list`), and stop what brings them"
 _CREDENTIALS: Final = "give the workers good credentials; those that are renewed in a file are read again by themselves"
-_ALLOW: Final = "allow ses:SendEmail and ses:SendBulkEmail for sender, configuration set and templates"
+_ALLOW: Final = (
+    "allow ses:SendEmail and ses:SendBulkEmail for sender, configuration set, templates and recipients;"
+    " `mailroom jobs list --code AccessDeniedException` shows what is denied"
+)
 _CLOCK: Final = "renew the credentials, and see that the machine's clock is right (NTP)"
 _TEMPLATE: Final = "push the template: `mailroom templates push`, then `mailroom templates use`"
 _REFUSED: Final = (
@@ -47,6 +50,7 @@ _BY_CODE: Final = {
     "AccountSuspendedException": finding.SEE_THE_CASE,
     "ACCOUNT_SUSPENDED": finding.SEE_THE_CASE,
     "SendingPausedException": finding.SWITCH_SENDING_ON,
+    "AccountSendingPausedException": finding.SWITCH_SENDING_ON,
     "ACCOUNT_SENDING_PAUSED": finding.SWITCH_SENDING_ON,
     "LimitExceededException": finding.WAIT_FOR_QUOTA,
     "ACCOUNT_DAILY_QUOTA_EXCEEDED": finding.WAIT_FOR_QUOTA,
@@ -55,6 +59,7 @@ _BY_CODE: Final = {
     "ThrottlingException": finding.WAIT_FOR_QUOTA,
     "AccessDenied": _ALLOW,
     "AccessDeniedException": _ALLOW,
+    "NotAuthorized": _ALLOW,
     "ExpiredToken": _CREDENTIALS,
     "ExpiredTokenException": _CREDENTIALS,
     "InvalidClientTokenId": _CREDENTIALS,
@@ -64,6 +69,7 @@ _BY_CODE: Final = {
     "InvalidSignatureException": _CLOCK,
     "SignatureDoesNotMatch": _CLOCK,
     "OptInRequired": "sign this account up for SES in this region, or correct AWS_REGION",
+    "ConfigurationSetSendingPausedException": finding.ENABLE_CONFIG_SET,
     "CONFIGURATION_SET_SENDING_PAUSED": finding.ENABLE_CONFIG_SET,
     "INVALID_SENDING_POOL_NAME": "correct the pool of dedicated addresses that the configuration set names",
     "MailFromDomainNotVerifiedException": "finish the MX and SPF records of its MAIL FROM domain, or take it away",
@@ -77,7 +83,9 @@ _BY_SCOPE: Final = {
     "identity": finding.VERIFY_SENDER,
     "account": ASK_DOCTOR,
 }
-_TEMPLATE_CODES: Final = {"NotFoundException", "TEMPLATE_NOT_FOUND"}
+_TEMPLATE_CODES: Final = {
+    *("NotFoundException", "ResourceNotFoundException", "TemplateDoesNotExist", "TEMPLATE_NOT_FOUND")
+}
 
 _OF_WARNINGS: Final = {
     "OldTransaction": "end it: `SELECT pg_terminate_backend(…)`, `ROLLBACK PREPARED …`, or drop the slot",
@@ -106,7 +114,7 @@ def of_pause(scope: str, code: str) -> str:
     if code == "RenderingFailure":
         return f"its template does not render: correct and push it (`mailroom templates push`), then {resume}"
     if pauses.is_action(scope):
-        return _TEMPLATE if code in _TEMPLATE_CODES else _REFUSED.format(quote(code))
+        return _TEMPLATE if code in _TEMPLATE_CODES else _BY_CODE.get(code) or _REFUSED.format(quote(code))
     return _BY_CODE.get(code) or _BY_SCOPE.get(scope) or f"{ASK_DOCTOR}; {resume} once it is mended"
 
 

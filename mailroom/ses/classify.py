@@ -21,13 +21,15 @@ class Fault(Enum):
     LOCAL = auto()  # this machine's, which cannot call: others may
     ON_WAY = auto()  # likewise, or that of what the call holds: a filter has answered in the place of SES
     ACCOUNT = auto()  # the account's: wait until somebody fixes it
+    DENIED = auto()  # likewise, or that of what the call holds: a policy may name whom one may mail
     CONFIGURATION_SET = auto()  # likewise
     IDENTITY = auto()  # our sender's, likewise
     TEMPLATE = auto()  # that of one action's template, likewise
     UNKNOWN = auto()  # it may have been accepted
 
 
-# Codes of whole calls. Those below the blank line are not in the model, and yet are answered.
+# Codes of whole calls. Those below the blank line are not in the model, and yet are answered; those of the last are of
+# the first version of SES, which what stands in for SES may answer. With none of them may a mail use up its attempts.
 EXCEPTIONS: Final = {
     "AccountSuspendedException": Fault.ACCOUNT,
     "AlreadyExistsException": Fault.TEMPORARY,
@@ -43,26 +45,36 @@ EXCEPTIONS: Final = {
     "SendingPausedException": Fault.ACCOUNT,
     "TooManyRequestsException": Fault.THROTTLED,
 
-    "AccessDenied": Fault.ACCOUNT,
-    "AccessDeniedException": Fault.ACCOUNT,
+    "AccessDenied": Fault.DENIED,
+    "AccessDeniedException": Fault.DENIED,
     "ExpiredToken": Fault.ACCOUNT,
     "ExpiredTokenException": Fault.ACCOUNT,
     "IncompleteSignature": Fault.ACCOUNT,
     "InternalFailure": Fault.UNKNOWN,
+    "InvalidAction": Fault.LOCAL,
     "InvalidClientTokenId": Fault.ACCOUNT,
     "InvalidParameterValue": Fault.MAIL,
     "InvalidSignatureException": Fault.ACCOUNT,
     "MissingAuthenticationToken": Fault.ACCOUNT,
+    "NotAuthorized": Fault.ACCOUNT,
     "OptInRequired": Fault.ACCOUNT,
     "RequestEntityTooLarge": Fault.MAIL,
     "RequestEntityTooLargeException": Fault.MAIL,
     "RequestExpired": Fault.LOCAL,
+    "ResourceNotFoundException": Fault.TEMPLATE,
     "ServiceUnavailable": Fault.UNKNOWN,
     "ServiceUnavailableException": Fault.UNKNOWN,
     "SignatureDoesNotMatch": Fault.ACCOUNT,
     "Throttling": Fault.THROTTLED,
     "ThrottlingException": Fault.THROTTLED,
+    "UnknownOperationException": Fault.LOCAL,
     "UnrecognizedClientException": Fault.ACCOUNT,
+    "ValidationException": Fault.MAIL,
+
+    "AccountSendingPausedException": Fault.ACCOUNT,
+    "ConfigurationSetDoesNotExist": Fault.CONFIGURATION_SET,
+    "ConfigurationSetSendingPausedException": Fault.CONFIGURATION_SET,
+    "TemplateDoesNotExist": Fault.TEMPLATE,
 }  # fmt: skip
 
 # Statuses of single entries, as the model's enum BulkEmailStatus spells them; SUCCESS is no fault.
@@ -87,8 +99,8 @@ THROTTLES: Final = frozenset(code for code, fault in (EXCEPTIONS | STATUSES).ite
 # With these SES refuses a mail for its own sake, as it says; but also where our template is broken.
 REFUSALS: Final = frozenset(code for code, fault in (EXCEPTIONS | STATUSES).items() if fault is Fault.MAIL)
 
-# What says that these credentials may not do that; others might.
-NOT_ALLOWED: Final = frozenset({"AccessDenied", "AccessDeniedException"})
+# With these it says that these credentials may not do that, all of it or some; others might.
+NOT_ALLOWED: Final = frozenset(code for code, fault in EXCEPTIONS.items() if fault is Fault.DENIED)
 
 # Longer than any code or message id of SES.
 _MAX_WORD: Final = 200
@@ -111,18 +123,21 @@ _NOT_VERIFIED: Final = "not verified"
 _DAILY_QUOTA: Final = "daily message quota"
 _CONFIGURATION_SET: Final = "configuration set"
 _OTHER_CLOCK: Final = ("signature expired", "signature not yet current")
+_DENIED_FOR: Final = re.compile(r":(template|configuration-set|identity)/([^\s'\"`,;]+)")
 
 _REASONS: Final = {
     Fault.THROTTLED: "SES asks to send more slowly",
     Fault.LOCAL: "this machine cannot call SES",
     Fault.ON_WAY: "refused on the way to SES",
     Fault.ACCOUNT: "SES refuses the account",
+    Fault.DENIED: "these credentials may not do that",
     Fault.CONFIGURATION_SET: "SES refuses the configuration set",
     Fault.IDENTITY: "SES refuses the sender",
     Fault.TEMPLATE: "SES has no such template",
 }
 _SCOPES: Final = {
     Fault.ACCOUNT: Scope.ACCOUNT,
+    Fault.DENIED: Scope.ACCOUNT,
     Fault.CONFIGURATION_SET: Scope.CONFIGURATION_SET,
     Fault.IDENTITY: Scope.IDENTITY,
     Fault.TEMPLATE: Scope.ACTION,
@@ -137,23 +152,31 @@ def word(said: object) -> str:
     return _NOT_IN_A_WORD.sub("?", str(said)[:_MAX_WORD]) or "Unknown"
 
 
+def code_word(said: object) -> str:
+    """Return a code as a word, in which nobody finds an address: codes go into the log."""
+    return word(said).replace("@", "?")
+
+
 def error_code(response: Mapping[str, Any]) -> str:
     """Return the code of an error answer, as a word."""
-    return word(response.get("Error", {}).get("Code", "Unknown"))
+    return code_word(response.get("Error", {}).get("Code", "Unknown"))
 
 
 def exception_fault(code: str, *, http_status: int, message: str, source: str, of_aws: bool = True) -> Fault:
     """Say whose fault an error answer to a whole call is. An unknown code is never taken for a verdict on the mail.
 
     Where the code is the HTTP status itself, the answer was not SES's: a proxy's, or that of a wrong endpoint. Nor was
-    it where nobody knows the code and the answer has no id of AWS (`of_aws`).
+    it where nobody knows the code and the answer has no id of AWS (`of_aws`). What a server says that has failed, or
+    that has waited in vain for another, decides nothing: that one may have taken the mails.
     """
+    if http_status >= HTTPStatus.INTERNAL_SERVER_ERROR or http_status == HTTPStatus.REQUEST_TIMEOUT:
+        return Fault.UNKNOWN
     if code in EXCEPTIONS:
         return _by_message(EXCEPTIONS[code], message, source)
-    if http_status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return Fault.UNKNOWN
     if code.isdigit() or not of_aws:
         return Fault.ON_WAY if http_status in _OF_CONTENT else Fault.LOCAL
+    if http_status == HTTPStatus.TOO_MANY_REQUESTS:
+        return Fault.THROTTLED
     return Fault.ACCOUNT if http_status in _NO_ENTRY else Fault.TEMPORARY
 
 
@@ -172,8 +195,9 @@ def outcome(fault: Fault, code: str) -> Outcome:
         case Fault.UNKNOWN:
             return Unconfirmed(code, "SES answered with a fault of its own")
         case _:
-            on_way = fault is Fault.ON_WAY
-            return Deferred(code, _REASONS[fault], charged=False, scope=_SCOPES.get(fault), on_way=on_way)
+            on_way = fault in {Fault.ON_WAY, Fault.DENIED}
+            reason = _REASONS[Fault.DENIED if code in NOT_ALLOWED else fault]
+            return Deferred(code, reason, charged=False, scope=_SCOPES.get(fault), on_way=on_way)
 
 
 def _by_message(fault: Fault, message: str, source: str) -> Fault:
@@ -188,8 +212,24 @@ def _by_message(fault: Fault, message: str, source: str) -> Fault:
             return Fault.CONFIGURATION_SET
         case Fault.MAIL if _NOT_VERIFIED in text and _names(message, _identity(source)):
             return Fault.IDENTITY
+        case Fault.DENIED if found := _DENIED_FOR.search(message):
+            return _denied(found[1], found[2], _identity(source))
         case _:
             return fault
+
+
+def _denied(kind: str, name: str, address: str) -> Fault:
+    """Say whose fault it is that something of this kind and name may not be used. A recipient may be an identity."""
+    match kind:
+        case "template":
+            return Fault.TEMPLATE
+        case "configuration-set":
+            return Fault.CONFIGURATION_SET
+        case _:
+            domain = address.partition("@")[2]
+            named = _identity(name)
+            is_ours = named in {"*", address} or f".{domain}".endswith(f".{named}")
+            return Fault.DENIED if is_ours else Fault.ON_WAY
 
 
 def _names(message: str, address: str) -> bool:

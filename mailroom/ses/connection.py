@@ -1,9 +1,13 @@
-"""The connections to SES: interim answers are passed over, each answer has an end, and what is given up is cut off."""
+"""The connections to SES: interim answers are passed over, each answer has an end, and what is given up is cut off.
+
+None is used again after a rest: nobody can tell whether it still leads anywhere.
+"""
 
 import contextlib
 import io
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from http import HTTPStatus
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
 _MOST_INTERIM: Final = 100
 # Far longer than any answer to a send, of fifty results, or about the account.
 MAX_ANSWER_BYTES: Final = 1 << 20
+# What stands between (NAT, a firewall) forgets a connection that rests, and tells nobody: AWS's NAT gateway does after
+# 350 s, others sooner; and servers close theirs. A request on such a one is lost, and nobody knows whether it arrived.
+MAX_REST_SECONDS: Final = 10.0
 
 
 class Hold:
@@ -105,6 +112,8 @@ class _Held:
         self._hold: Hold | None = None
         self._dialed: socket.socket | None = None
         self._is_cut = False
+        # When it was last left to rest, in monotonic seconds.
+        self.rests_since = time.monotonic()
 
     def connect(self) -> None:
         self._take()
@@ -157,18 +166,30 @@ class _SecureConnection(_Held, AWSHTTPSConnection):  # type: ignore[misc]
     response_class = _Response  # type: ignore[assignment]
 
 
-class _NotRedirected:
-    """A redirection is an answer. urllib3 would follow none either, and stumble over our headers as it finds out."""
+class _Kept:
+    """Keeps connections, but not for long."""
 
     def urlopen(self, *args: Any, **kwargs: Any) -> Any:
+        # A redirection is an answer. urllib3 would follow none either, and stumble over our headers as it finds out.
         return super().urlopen(*args, **kwargs | {"redirect": False})  # type: ignore[misc]
 
+    def _get_conn(self, *args: Any, **kwargs: Any) -> Any:
+        kept: _Held = super()._get_conn(*args, **kwargs)  # type: ignore[misc]
+        if time.monotonic() - kept.rests_since > MAX_REST_SECONDS:
+            kept.close()  # urllib3 connects it anew
+        return kept
 
-class _Pool(_NotRedirected, AWSHTTPConnectionPool):
+    def _put_conn(self, conn: Any) -> None:
+        if conn is not None:
+            conn.rests_since = time.monotonic()
+        super()._put_conn(conn)  # type: ignore[misc]
+
+
+class _Pool(_Kept, AWSHTTPConnectionPool):
     ConnectionCls = _Connection
 
 
-class _SecurePool(_NotRedirected, AWSHTTPSConnectionPool):
+class _SecurePool(_Kept, AWSHTTPSConnectionPool):
     ConnectionCls = _SecureConnection
 
 

@@ -123,9 +123,12 @@ def _guarded(client: "SESV2Client") -> "SESV2Client":
 
 def _of_action(outcome: Answer) -> Answer:
     """Return what became of a mail of an action with a sender of its own: if that is refused, others' mails may go."""
-    if isinstance(outcome, Deferred) and outcome.scope is Scope.IDENTITY:
-        return replace(outcome, scope=Scope.ACTION)
-    return outcome
+    if not isinstance(outcome, Deferred):
+        return outcome
+    is_senders = outcome.scope is Scope.IDENTITY or (
+        outcome.scope is Scope.ACCOUNT and outcome.code in classify.NOT_ALLOWED
+    )
+    return replace(outcome, scope=Scope.ACTION) if is_senders else outcome
 
 
 def _may_be_the_clients(outcome: Answer) -> bool:

@@ -8,8 +8,10 @@ from mailroom.outcome import Outcome, Rejected, Sent
 
 # One bad mail in a call that is refused whole is found in few calls; where there are more, each mail costs less alone.
 TOO_MANY: Final = 2
-# So many mails have to be accepted in a row before they share calls again.
+# So many mails have to be accepted in a row before they share calls again; and where calls for several are refused as
+# such, so many.
 APART: Final = 10
+LONG_APART: Final = 100
 
 
 class CallSharing:
@@ -23,6 +25,11 @@ class CallSharing:
         """Whether the next mails of this action should share a call."""
         with self._lock:
             return not self._apart.get(action)
+
+    def keep_apart(self, action: str, count: int) -> None:
+        """Have the mails of this action go one by one until so many were accepted."""
+        with self._lock:
+            self._apart[action] = max(count, self._apart.get(action, 0))
 
     def note(self, action: str, outcomes: Sequence[Outcome], *, searched: bool) -> None:
         """Note what became of the mails of a batch, and whether a call of it was refused whole."""

@@ -21,7 +21,7 @@ from mailroom.mail.transport import Mail
 from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
 from mailroom.queue.settle import Judged
 from mailroom.queue.verdict import Verdict, judge
-from mailroom.worker import on_way
+from mailroom.worker import acceptances, on_way
 from mailroom.worker.batch_log import log_batch
 from mailroom.worker.bisection import Bisection
 from mailroom.worker.claim_size import MAX_SENDING, ClaimSize
@@ -81,7 +81,7 @@ class ClaimRun:
         self._settle()
         self.due |= self._gave_back  # a settlement does not see what it gives back
         for batch, outcomes in zip(self._batches, self._answers, strict=False):
-            self._shared.reactions.react(batch.action, outcomes, began=self._since)
+            self._shared.reactions.react(batch, outcomes, began=self._since)
         return self._answers
 
     def _send_in_turn(self) -> None:
@@ -148,6 +148,7 @@ class ClaimRun:
                 deadline=self._deadline,
                 sharing=self._shared.sharing,
                 before_call=self._before_call,
+                others_are_accepted=self._others_are_accepted,
             )
             with self._shared.telemetry.sending(batch):
                 outcomes = calls.send(mails)
@@ -168,6 +169,15 @@ class ClaimRun:
         """Settle what came before, and take what another call needs: see `BeforeCall`."""
         self._settle_meanwhile()  # who knows how many more calls this batch takes, and how long they wait
         return (not again and time.monotonic() <= self._permit.until) or self._take_again(count, until)
+
+    def _others_are_accepted(self) -> bool:
+        """Whether a mail of any kind was accepted lately, of whichever process."""
+        try:
+            kinds = list(self._shared.claims.lanes.actions)  # first: it may take a connection of its own
+            with self._shared.engine.connect() as connection:
+                return acceptances.newest(connection, kinds) is not None
+        except SQLAlchemyError:  # the answers are worth more than what is made of them
+            return False
 
     def _take_again(self, count: int, until: float) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""Decides whether a mail that is refused on the way to the provider is why, or the machine: as far as the log tells."""
+"""Decides whether a mail that is refused on the way to the provider is why, or the way: as far as the log tells."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,7 +34,7 @@ def review(engine: Engine, batch: Batch, outcomes: Sequence[Outcome]) -> Sequenc
     except SQLAlchemyError:  # the answers are worth more than what is made of them
         return outcomes
     return [
-        replace(outcome, charged=True, reason="refused on the way to SES, and others not")
+        replace(outcome, charged=True, scope=None, reason=f"{outcome.reason}; others were accepted")
         if isinstance(outcome, Deferred) and outcome.on_way and job.token in known
         else outcome
         for job, outcome in zip(batch.jobs, outcomes, strict=True)

@@ -13,6 +13,7 @@ from mailroom.db.step_size import is_cut_off
 from mailroom.fleet import pauses
 from mailroom.fleet.permits import ASK_AGAIN, Permit
 from mailroom.job import Batch, Position
+from mailroom.mail.transport import DENIALS
 from mailroom.outcome import Sent
 from mailroom.queue.lanes import Lane
 from mailroom.worker.claim_run import ClaimRun
@@ -77,7 +78,8 @@ class Prober:
             if scope is None:
                 return None
             most, in_turn = refusals.mails_to_probe(connection, scope), _lanes_to_probe(connection, scope, known)
-            of_queue = partial(pauses.places, connection, queue=limits.queue, most=most, refusals=refusals.codes)
+            tried = refusals.codes | DENIALS
+            of_queue = partial(pauses.places, connection, queue=limits.queue, most=most, refusals=tried)
             places = [
                 place
                 for lanes in in_turn

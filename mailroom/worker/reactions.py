@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from mailroom.fleet import pauses
 from mailroom.fleet.permits import Permits
+from mailroom.job import Batch
 from mailroom.outcome import Deferred, Outcome, Scope, Sent, Unconfirmed, Untried
 from mailroom.worker.breaker import Breaker
 from mailroom.worker.own_fault import OF_A_MACHINE, OwnFault
@@ -19,7 +20,8 @@ from mailroom.worker.vitals import process_name
 
 log = logging.getLogger(__name__)
 
-# After so many mails that were refused on the way, and none accepted between, the way is closed to this machine.
+# After so many mails that were refused on the way, and none accepted between, it is closed to all of this machine's.
+# One that is refused again and again tells nothing of the others.
 CLOSED: Final = 5
 
 
@@ -45,22 +47,26 @@ class Reactions:
         self._permits = permits
         self._refusals = refusals
         self._own_fault = own_fault
-        self._on_way = 0  # how many in a row were refused on the way
+        self._on_way: set[int] = set()  # the tokens that were refused on the way since one was accepted
 
-    def react(self, action: str, outcomes: Sequence[Outcome], *, began: float) -> None:
+    def react(self, batch: Batch, outcomes: Sequence[Outcome], *, began: float) -> None:
         """Pause the fleet for a fault that all would meet, back off for one of this machine, slow down if SES asks.
 
         `began`: a monotonic moment before the calls. Raises DBAPIError if the database does not take it.
         """
+        action = batch.action
         if any(isinstance(outcome, Sent) for outcome in outcomes):
             self._own_fault.accepted(action)
-            self._on_way = 0
+            self._on_way = set()
+        else:
+            refused = (job.token for job, one in zip(batch.jobs, outcomes, strict=True) if _is_on_way(one))
+            self._on_way = self._on_way.union(refused)
         if outcomes and all(isinstance(outcome, Sent) for outcome in outcomes):
             self._breaker.reset()
             return
-        refused = self._refusals.fault_to_pause_for(action, outcomes)
-        if refused is not None:
-            self._pause_fleet(action, refused)
+        fault = self._refusals.fault_to_pause_for(action, outcomes)
+        if fault is not None:
+            self._pause_fleet(action, fault)
         self._react_to_faults(action, outcomes, began)
         if any(self._is_throttle(outcome) for outcome in outcomes):
             self._slow_down()
@@ -82,22 +88,16 @@ class Reactions:
 
     def _react_to_faults(self, action: str, outcomes: Sequence[Outcome], began: float) -> None:
         tried = [outcome for outcome in outcomes if not isinstance(outcome, Untried)]
-        scoped = [outcome for outcome in tried if isinstance(outcome, Deferred) and outcome.scope is not None]
-        local = [outcome for outcome in tried if self._is_local(outcome)]
-        if not self._is_way_closed(tried):
-            local = [outcome for outcome in local if not _is_on_way(outcome)]
+        is_closed = len(self._on_way) >= CLOSED
+        told = [outcome for outcome in tried if is_closed or not _is_on_way(outcome)]
+        scoped = [outcome for outcome in told if isinstance(outcome, Deferred) and outcome.scope is not None]
+        local = [outcome for outcome in told if self._is_local(outcome)]
         if scoped and self._hold_back_for(action, scoped[0], began):
             self.back_off(scoped[0])
         elif local and (len(local) == len(tried) or any(isinstance(fault, Deferred) for fault in local)):
             self.back_off(local[0])
         elif not all(map(_is_on_way, tried)):
             self._breaker.reset()
-
-    def _is_way_closed(self, tried: Sequence[Outcome]) -> bool:
-        """Whether what is refused on the way is to be laid to this machine's way, and not to single mails."""
-        if not any(isinstance(outcome, Sent) for outcome in tried):
-            self._on_way += sum(map(_is_on_way, tried))
-        return self._on_way >= CLOSED
 
     def _hold_back_for(self, action: str, fault: Deferred, began: float) -> bool:
         """Pause the fleet, but for a fault of this machine alone; return whether this process is to hold back.
@@ -140,4 +140,5 @@ class Reactions:
 
 
 def _is_on_way(outcome: Outcome) -> bool:
-    return isinstance(outcome, Deferred) and outcome.on_way
+    """Whether it is refused on the way, and not known to be so for its own sake."""
+    return isinstance(outcome, Deferred) and outcome.on_way and not outcome.charged

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from mailroom.fleet import pauses, refusal_log
 from mailroom.fleet.refusal_log import Record
 from mailroom.job import Batch
-from mailroom.mail.transport import REFUSALS
+from mailroom.mail.transport import DENIALS, REFUSALS
 from mailroom.outcome import Deferred, Outcome, Rejected, Scope, Sent
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,9 @@ class Refusals:
     def refused_any(self, outcomes: Sequence[Outcome]) -> bool:
         """Whether a mail of these was refused, or cannot be mailed at all: a probe learns nothing from that."""
         return any(
-            isinstance(one, Rejected) or (isinstance(one, Deferred) and self.is_doubted(one)) for one in outcomes
+            isinstance(one, Rejected)
+            or (isinstance(one, Deferred) and (one.on_way or one.code in DENIALS or self.is_doubted(one)))
+            for one in outcomes
         )
 
     def is_doubted(self, fault: Deferred) -> bool:

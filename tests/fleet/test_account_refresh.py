@@ -55,6 +55,22 @@ def test_an_account_that_may_not_be_asked_for_is_told_once(
     assert trouble in caplog.text
 
 
+def test_who_may_not_ask_asks_less_and_less_often(engine: Engine) -> None:
+    def refuse() -> SesAccount:
+        raise TransportError("AccessDeniedException")
+
+    watch, waits = AccountRefresh(engine, refuse), []
+    with engine.connect() as connection:
+        for _ in range(6):
+            connection.execute(text("UPDATE ses_account SET refresh_due_at = '-infinity', fetched_at = NULL"))
+            assert watch.refresh()
+            [row] = rows(
+                connection, "SELECT extract(epoch FROM refresh_due_at - clock_timestamp()) AS left FROM ses_account"
+            )
+            waits.append(5 * round(float(row.left) / 5))
+    assert waits == [5, 10, 20, 40, 60, 60]
+
+
 @pytest.mark.parametrize(
     ("limits", "code"), [((0, 50_000, 0), "MaxSendRate"), ((14, 0, 0), "Quota"), ((14, 200, 199.5), "Quota")]
 )

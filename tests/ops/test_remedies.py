@@ -11,6 +11,7 @@ from tests.machine import ROOT
 
 SCOPES = {
     Fault.ACCOUNT: "account",
+    Fault.DENIED: "account",
     Fault.CONFIGURATION_SET: "configuration_set",
     Fault.IDENTITY: "identity",
     Fault.TEMPLATE: ACTIVATION,
@@ -28,6 +29,10 @@ def test_every_fault_that_pauses_has_a_cure_of_its_own(code: str, fault: Fault) 
     cure = remedies.of_pause(SCOPES[fault], code)
     assert cure
     assert not cure.startswith(remedies.ASK_DOCTOR), code
+
+
+def test_an_action_that_a_policy_denies_is_to_be_allowed() -> None:
+    assert remedies.of_pause(ACTIVATION, "AccessDeniedException").startswith("allow ses:SendEmail")
 
 
 def test_what_is_paused_by_hand_or_cannot_be_probed_is_resumed_by_name() -> None:

@@ -28,6 +28,7 @@ HOSTILE = {
     "right to left": "\u202elive",
     "blanks": "Evil outcome=sent code=Fine",
     "long": "E" * 1_000_000,
+    "an address": "ada@example.com?is?not?verified",
     "nothing": "",
 }
 
@@ -62,10 +63,12 @@ def test_a_code_is_a_word(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     for outcome in told(monkeypatch, "403 Forbidden", {"__type": hostile, "message": hostile}, 1):
         assert not isinstance(outcome, Sent)
         assert is_a_word(outcome.code)
+        assert "@" not in outcome.code
     results = [{"Status": hostile}, {"Status": hostile, "Error": hostile}]
     for outcome in told(monkeypatch, "200 OK", {"BulkEmailEntryResults": results}, 2):
         assert not isinstance(outcome, Sent)
         assert is_a_word(outcome.code)
+        assert "@" not in outcome.code
 
 
 @pytest.mark.parametrize("name", [name for name in HOSTILE if name != "nothing"])

@@ -4,7 +4,7 @@ import pytest
 from botocore.loaders import Loader
 from botocore.model import ServiceModel
 
-from mailroom.mail.transport import REFUSALS
+from mailroom.mail.transport import DENIALS, REFUSALS
 from mailroom.outcome import Deferred, Rejected, Scope, Unconfirmed
 from mailroom.ses import classify
 from mailroom.ses.classify import Fault, exception_fault, status_fault
@@ -24,6 +24,7 @@ def test_every_error_that_a_send_declares_is_classified(operation: str) -> None:
 
 def test_every_process_knows_the_codes_of_refusals() -> None:
     assert classify.REFUSALS == REFUSALS
+    assert classify.NOT_ALLOWED == DENIALS
 
 
 def test_every_error_of_the_service_is_classified() -> None:
@@ -46,6 +47,7 @@ def test_a_fault_of_ses_is_never_taken_for_a_refusal(name: str) -> None:
         (400, Fault.TEMPORARY),
         (404, Fault.TEMPORARY),
         (499, Fault.TEMPORARY),
+        (408, Fault.UNKNOWN),
         (500, Fault.UNKNOWN),
         (599, Fault.UNKNOWN),
     ],
@@ -108,6 +110,7 @@ def test_only_a_refusal_is_read_for_our_sender() -> None:
         (Fault.LOCAL, Deferred, False),
         (Fault.ON_WAY, Deferred, False),
         (Fault.ACCOUNT, Deferred, False),
+        (Fault.DENIED, Deferred, False),
         (Fault.CONFIGURATION_SET, Deferred, False),
         (Fault.IDENTITY, Deferred, False),
         (Fault.TEMPLATE, Deferred, False),
@@ -143,6 +146,33 @@ def test_a_fault_that_all_would_meet_says_what_it_stops(code: str, message: str,
     assert (found.charged, found.scope) == (False, scope)
 
 
+ARN = "arn:aws:ses:eu-west-1:123456789012:"
+DENIED = "User: arn:aws:sts::123456789012:assumed-role/mail/template/x is not authorized to perform: ses:SendEmail"
+
+
+@pytest.mark.parametrize(
+    ("named", "fault"),
+    [
+        (f" on resource: {ARN}template/welcomev1", Fault.TEMPLATE),
+        (f" on resource `{ARN}configuration-set/default'", Fault.CONFIGURATION_SET),
+        (f" on resource `{ARN}identity/noreply@example.com'", Fault.DENIED),
+        (f" on resource `{ARN}identity/example.com' because no identity-based policy allows it", Fault.DENIED),
+        (f" on resource: {ARN}identity/*", Fault.DENIED),
+        (f" on resource: {ARN}identity/com", Fault.DENIED),
+        ("", Fault.DENIED),
+        (f" on resource `{ARN}identity/ada@example.com'", Fault.ON_WAY),
+        (f" on resource: {ARN}identity/ada@example.org.", Fault.ON_WAY),
+        (f" on resource: {ARN}identity/ple.com", Fault.ON_WAY),
+    ],
+)
+def test_a_denial_is_that_of_what_it_names(named: str, fault: Fault) -> None:
+    for code in DENIALS:
+        assert exception_fault(code, http_status=403, message=DENIED + named, source=SOURCE) is fault
+        found = classify.outcome(fault, code)
+        assert isinstance(found, Deferred)
+        assert (found.charged, found.reason) == (False, "these credentials may not do that")
+
+
 @pytest.mark.parametrize("code", ["InvalidSignatureException", "SignatureDoesNotMatch"])
 @pytest.mark.parametrize("said", ["Signature expired: 20261127T0100Z is now", "Signature not yet current: 2026"])
 def test_a_signature_of_another_time_is_this_machines_clock(code: str, said: str) -> None:
@@ -156,5 +186,6 @@ def test_what_nobody_knows_and_aws_did_not_say_is_no_answer_of_ses(http_status: 
         return exception_fault(code, http_status=http_status, message="", source=SOURCE, of_aws=of_aws)
 
     assert fault("rate_limited", of_aws=False) is (Fault.ON_WAY if http_status in {400, 403, 413} else Fault.LOCAL)
-    assert fault("OfTomorrow", of_aws=True) is (Fault.ACCOUNT if http_status == 403 else Fault.TEMPORARY)
+    known = {403: Fault.ACCOUNT, 429: Fault.THROTTLED}
+    assert fault("OfTomorrow", of_aws=True) is known.get(http_status, Fault.TEMPORARY)
     assert fault("MessageRejected", of_aws=False) is Fault.MAIL

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -88,6 +89,32 @@ def test_a_call_that_is_given_up_leaves_nothing_behind(
         assert kinds(send(transport, mails(1))) == ["free" if how == "in a handshake" else "unconfirmed"]
         eventually(lambda: not calls() - before, "its thread ends", seconds=5)
         eventually(lambda: seen, "its connection ends", seconds=5)
+
+
+def once(connection: socket.socket) -> bytes:
+    """Answer one request, and none after it: as where a firewall has forgotten the connection, and says so."""
+    whole(connection)
+    connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n{"MessageId":"m"}')
+    with contextlib.suppress(OSError):
+        connection.settimeout(5)
+        if asked := connection.recv(PIECE):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        return asked
+    return b""
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_no_request_goes_out_on_a_connection_that_has_rested(
+    monkeypatch: pytest.MonkeyPatch, connect: Connect, certificate: Path, secure: bool
+) -> None:
+    """The mail would be unconfirmed, charged, and sent again a minute later, or held; and nothing of it had left."""
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+    monkeypatch.setattr("mailroom.ses.connection.MAX_REST_SECONDS", -1.0, raising=False)
+    with listening(tls(certificate, once) if secure else once) as (port, seen):
+        transport = ses.SesTransport(connect(f"http{'s' * secure}://127.0.0.1:{port}"), source=SOURCE)
+        assert [kinds(send(transport, mails(1))) for _ in range(3)] == [["sent"]] * 3
+        eventually(lambda: len(seen) >= 2, "the connections end")
+        assert set(seen) == {b""}
 
 
 def test_a_call_after_one_that_was_given_up_is_answered(connect: Connect, simulator: Simulator) -> None:

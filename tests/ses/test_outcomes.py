@@ -32,11 +32,14 @@ FREE = {
     *("MailFromDomainNotVerifiedException", "NotFoundException", "Throttling", "ThrottlingException"),
     *("AccessDenied", "AccessDeniedException", "UnrecognizedClientException", "InvalidClientTokenId"),
     *("SignatureDoesNotMatch", "InvalidSignatureException", "ExpiredToken", "ExpiredTokenException", "RequestExpired"),
-    *("IncompleteSignature", "MissingAuthenticationToken", "OptInRequired"),
+    *("IncompleteSignature", "MissingAuthenticationToken", "NotAuthorized", "OptInRequired"),
+    *("AccountSendingPausedException", "ConfigurationSetSendingPausedException"),
+    *("ConfigurationSetDoesNotExist", "TemplateDoesNotExist", "ResourceNotFoundException"),
+    *("InvalidAction", "UnknownOperationException"),
 }
 REJECTED = {
     *("MessageRejected", "BadRequestException", "InvalidParameterValue"),
-    *("RequestEntityTooLarge", "RequestEntityTooLargeException"),
+    *("RequestEntityTooLarge", "RequestEntityTooLargeException", "ValidationException"),
 }
 UNCONFIRMED = {
     *("InternalServiceErrorException", "ConcurrentModificationException", "InternalFailure"),
@@ -68,7 +71,10 @@ def test_an_exception_does_what_the_table_says(
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(400, "charged"), (418, "charged"), (401, "free"), (403, "free"), (500, "unconfirmed"), (504, "unconfirmed")],
+    [
+        *((400, "charged"), (418, "charged"), (401, "free"), (403, "free"), (429, "free")),
+        *((408, "unconfirmed"), (500, "unconfirmed"), (504, "unconfirmed")),
+    ],
 )
 def test_an_exception_of_tomorrow_is_never_final(
     simulator: Simulator, transport: ses.SesTransport, status: int, kind: str
@@ -76,6 +82,15 @@ def test_an_exception_of_tomorrow_is_never_final(
     for count in (1, 2):
         simulator.faults.add(Fault(error="OfTomorrow", status=status))
         assert kinds(send(transport, mails(count))) == [kind] * count
+
+
+@pytest.mark.parametrize("name", ["TooManyRequestsException", "NotFoundException", "BadRequestException"])
+def test_what_a_server_says_that_has_failed_decides_nothing_whatever_its_name(
+    simulator: Simulator, transport: ses.SesTransport, name: str
+) -> None:
+    for count in (1, 2):
+        simulator.faults.add(Fault(accept_then="error", error=name, status=503))
+        assert kinds(send(transport, mails(count))) == ["unconfirmed"] * count
 
 
 @pytest.mark.parametrize("status", ["301 Moved", "404 Not Found", "403 Forbidden"])

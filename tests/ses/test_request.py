@@ -106,3 +106,13 @@ def test_a_sender_that_is_refused_keeps_only_its_own_mails(
     [outcome] = send(transport, mails(1), action=action)
     assert isinstance(outcome, Deferred)
     assert outcome.scope is scope
+
+
+@pytest.mark.parametrize(("action", "scope"), [(ACTIVATION, Scope.ACCOUNT), (SHOP, Scope.ACTION)])
+def test_so_does_one_that_a_policy_denies(
+    simulator: Simulator, transport: ses.SesTransport, action: Action, scope: Scope
+) -> None:
+    simulator.faults.add(Fault(error="AccessDeniedException", status=403))
+    [outcome] = send(transport, mails(1), action=action)
+    assert isinstance(outcome, Deferred)
+    assert outcome.scope is scope

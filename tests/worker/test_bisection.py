@@ -1,7 +1,7 @@
 """The calls for one batch: what is known before any call, what a search finds, and where it ends."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -52,8 +52,16 @@ class Room:
         return self.gives
 
 
+DENIED = Deferred("AccessDenied", "no", charged=False, scope=Scope.ACCOUNT, on_way=True)
+
+
 def send(
-    transport: Scripted, batch: Sequence[Mail], *, room: Room | None = None, sharing: CallSharing | None = None
+    transport: Scripted,
+    batch: Sequence[Mail],
+    *,
+    room: Room | None = None,
+    sharing: CallSharing | None = None,
+    others_are_accepted: Callable[[], bool] = lambda: False,
 ) -> Sequence[Outcome]:
     return Bisection(
         transport,
@@ -62,6 +70,7 @@ def send(
         deadline=time.monotonic() + 60,
         sharing=sharing or CallSharing(),
         before_call=room or Room(),
+        others_are_accepted=others_are_accepted,
     ).send(batch)
 
 
@@ -104,6 +113,34 @@ def test_a_bad_mail_is_found_by_halves_with_room_for_each_call() -> None:
     assert kinds(outcomes) == ["Sent"] * 9 + ["Rejected"]
     assert [size for _, size in sends.calls] == [10, 5, 2, 1, 1, 1]
     assert room.asked == [(5, True), (2, True), (1, True), (1, True), (1, True)]
+
+
+def test_where_calls_for_several_are_refused_as_such_each_mail_goes_alone() -> None:
+    sends, sharing = Picky(), CallSharing()
+    sends.answers = [lambda mails: accept(mails) if len(mails) == 1 else [DENIED] * len(mails)]
+    outcomes = send(sends, mails(*["good"] * 9), sharing=sharing, others_are_accepted=lambda: True)
+    assert kinds(outcomes) == ["Sent"] * 9
+    assert [size for _, size in sends.calls] == [9, 4, 2, *[1] * 9]
+    assert not sharing.is_worth_it(ACTIVATION)
+
+
+def test_what_is_denied_is_looked_for_only_where_others_are_accepted() -> None:
+    """Or each batch would cost some calls, of what may send nothing at all."""
+    sends = Picky()
+    sends.answers = [lambda mails: [DENIED] * len(mails)]
+    assert send(sends, mails(*["good"] * 9)) == [replace(DENIED, on_way=False)] * 9
+    assert len(sends.calls) == 1
+    outcomes = send(sends, mails(*["good"] * 9), others_are_accepted=lambda: True)
+    assert outcomes == [DENIED] * 2 + [Untried("CallsInVain")] * 7
+
+
+def test_mails_that_fail_together_go_alone_the_next_time() -> None:
+    """Or one of them, with a code that nobody knows, would take the others along to the last attempt."""
+    sends, sharing = Picky(), CallSharing()
+    sends.answers = [lambda mails: [Deferred("OfTomorrow", "no", charged=True)] * len(mails), accept]
+    send(sends, mails("good", "good"), sharing=sharing)
+    send(sends, mails("good", "good"), sharing=sharing)
+    assert [size for _, size in sends.calls] == [2, 1, 1]
 
 
 def test_those_that_go_alone_come_last_and_share_no_call() -> None:
