@@ -44,7 +44,9 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, d
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Renews = Annotated[
     bool | None,
-    typer.Option("--renews/--no-renews", help="A link that waited for more than half its life gets it back."),
+    typer.Option(
+        "--renews/--no-renews", help="If half its life is over when its mail leaves, a link gets all of it again."
+    ),
 ]
 NewestOnly = Annotated[
     bool | None,
