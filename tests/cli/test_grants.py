@@ -237,7 +237,7 @@ def test_who_grants_at_the_same_time_is_waited_for(
     with engine.connect() as watching, other.connect() as connection, connection.begin() as granting:
         role = sql.Identifier(roles["app"]).as_string()
         connection.execute(text(f"GRANT EXECUTE ON FUNCTION mailroom.request_mail TO {role}"))
-        process = start(command.split(",")[0], *arguments, env={"MAILROOM_DATABASE_URL": url})
+        process = start(command.split(",", maxsplit=1)[0], *arguments, env={"MAILROOM_DATABASE_URL": url})
         eventually(lambda: number(watching, WAITING) == 1, "it comes to the same function")
         if command == "migrate, later":
             assert process.stderr is not None
