@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,33 @@ def test_every_variable_that_compose_asks_for_is_in_the_example_and_has_no_defau
     assert asked == {name for name, _ in example}
     assert {value for _, value in example} == {""}
     assert set(re.findall(r"\$\{([A-Z0-9_]+)-", text)) == {"MAILROOM_SES_CONFIG_SET"}
+
+
+def test_the_image_knows_its_version(tmp_path: Path) -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert "COPY pyproject.toml .\n" in dockerfile
+    (command,) = re.findall(r"^RUN (python -c .*)$", dockerfile, re.MULTILINE)
+    done = run(["sh", "-ec", command.replace("/app", str(tmp_path))], env={"PATH": PROGRAMS}, cwd=ROOT)
+    assert done.code == 0, done.err
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    (found,) = metadata.distributions(name="mailroom", path=[str(tmp_path)])
+    assert found.version == wanted
+
+
+@pytest.mark.slow
+def test_what_runs_from_a_folder_says_that_it_knows_no_version(tmp_path: Path) -> None:
+    """As `version` does where the package is copied: what it depends on is installed, and it is not."""
+    hidden = "import importlib.metadata as m; found = m.version; m.version = lambda name: found(f'{name}-never')"
+    code = f"{hidden}; import sys; sys.argv = ['mailroom', '--version']; import mailroom.__main__ as it; it.main()"
+    ended = run([sys.executable, "-c", code], env={})
+    assert (ended.code, ended.out) == (0, "mailroom unknown\n"), ended.err
+
+
+def test_what_is_in_the_database_outlives_its_container() -> None:
+    # The image of PostgreSQL 18 keeps its data below this folder.
+    assert SERVICES["database"]["image"] == "postgres:18"
+    assert SERVICES["database"]["volumes"] == ["database:/var/lib/postgresql"]
+    assert set(COMPOSE["volumes"]) == {"database"}
 
 
 def test_nobody_sends_as_the_owner_and_nobody_works_as_superuser() -> None:

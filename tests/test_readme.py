@@ -89,6 +89,11 @@ def test_the_files_that_it_names_are_there(page: str) -> None:
         assert (ROOT / name).exists(), name
 
 
+def test_the_revision_that_it_shows_is_the_newest() -> None:
+    newest = max(path.name[:4] for path in (ROOT / "alembic" / "versions").glob("[0-9]*.py"))
+    assert re.findall(r"the database is at revision (\w+)", README) == [newest]
+
+
 def test_the_targets_that_it_names_are_there() -> None:
     makefile = Path(ROOT / "Makefile").read_text()
     for target in set(re.findall(r"`make ([a-z-]+)", README)):

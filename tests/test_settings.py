@@ -225,7 +225,9 @@ def test_a_value_that_cannot_be_read_is_named(
         ("DATABASE_URL", f"host=db password={CANARY} colour=red", "a postgresql:// URL"),
         ("LISTEN_DATABASE_URL", f"mysql://ada:{CANARY}@db/app", "a postgresql:// URL"),
         ("WINDOW_ACTIONS_DATABASE_URL", f"mysql://ada:{CANARY}@db/app", "a postgresql:// URL"),
+        ("DATABASE_URL", f"postgresql://ada:{CANARY}\udce9@db/app", "a postgresql:// URL"),
         ("WINDOW_PASSWORD", CANARY[:11], "at least 12 characters"),
+        ("WINDOW_PASSWORD", f"{CANARY}\udce9 and more", "at least 12 characters, in UTF-8"),
     ],
 )
 def test_a_secret_that_cannot_be_read_is_not_shown(
@@ -276,6 +278,19 @@ def test_the_settings_do_not_show_their_secrets() -> None:
         assert CANARY not in shown
         assert KEY_HEX not in shown
         assert repr(KEY) not in shown
+
+
+def test_a_variable_in_two_spellings_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("mailroom_batch_limit", "7")
+    assert settings.load().batch_limit == 7
+    said = complaint(monkeypatch, "BATCH_LIMIT", "9")
+    assert "MAILROOM_BATCH_LIMIT is set twice" in said
+    assert "mailroom_batch_limit" in said
+
+
+def test_the_log_is_written_as_the_settings_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("mailroom_log_format", "json")
+    assert settings.load().log_format == settings.log_format() == "json"
 
 
 def test_everything_that_is_wrong_is_said_at_once_and_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Sign-up, a link, a recovery, and the operator's window behind the application's own login: Django, as ASGI.
 
-pip install django uvicorn 'mailroom[window]', then: uvicorn app:application
+pip install django uvicorn '../..[window]', then: uvicorn app:application
+MAILROOM_DATABASE_URL (migrated), MAILROOM_SECRET_KEY, SESSION_KEY and STAFF_PASSWORD must be set; HOSTS may be.
 """
 
 import os

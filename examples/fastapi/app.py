@@ -1,6 +1,7 @@
 """Sign-up, a link, a recovery, and the operator's window behind the application's own login.
 
-pip install fastapi itsdangerous uvicorn 'mailroom[window]', then: uvicorn app:app
+pip install fastapi itsdangerous uvicorn '../..[window]', then: uvicorn app:app
+MAILROOM_DATABASE_URL (migrated), MAILROOM_SECRET_KEY, SESSION_KEY and STAFF_PASSWORD must be set; HOSTS may be.
 """
 
 import os

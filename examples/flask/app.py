@@ -1,6 +1,7 @@
 """Sign-up, a link, a recovery, and the operator's window behind the application's own login, all in WSGI.
 
-pip install flask a2wsgi gunicorn 'mailroom[window]', then: gunicorn --threads 8 app:app
+pip install flask a2wsgi gunicorn '../..[window]', then: gunicorn --threads 8 app:app
+MAILROOM_DATABASE_URL (migrated), MAILROOM_SECRET_KEY, SESSION_KEY and STAFF_PASSWORD must be set; HOSTS may be.
 """
 
 import os

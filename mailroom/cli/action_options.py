@@ -10,6 +10,18 @@ from mailroom.job import Priority
 PRIORITIES: Final = {priority.name.lower(): priority.value for priority in Priority if priority < Priority.QUARANTINE}
 STATUSES: Final = ("provisioned", "active", "suspended")
 NO_LIMIT: Final = "none"
+# What the constraints of the table want, for who does not know them by name.
+RULES: Final = {
+    "actions_name_check": "NAME has at most 50 lower-case letters, digits and _, and begins with a letter",
+    "actions_name_scope": "NAME must not be account, configuration_set or identity: a pause has these scopes",
+    "actions_pkey": "there is an action with this NAME",
+    "actions_number_key": "another action has this --number",
+    "actions_template_check": "--template has 1 to 64 letters, digits, - and _",
+    "actions_path_check": "--path begins with /, and has 1 to 100 letters, digits and . _ ~ / - after it",
+    "actions_path_key": "another action has this --path",
+    "actions_life_check": "--life is a minute to 366 days",
+    "actions_activates": "--activates goes with --needs provisioned alone",
+}
 _AS_IT_IS: Final = "as it is"
 
 
@@ -44,7 +56,9 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="Lower-case letters, d
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Renews = Annotated[
     bool | None,
-    typer.Option("--renews/--no-renews", help="A link that waited for more than half its life gets it back."),
+    typer.Option(
+        "--renews/--no-renews", help="If half its life is over when its mail leaves, a link gets all of it again."
+    ),
 ]
 NewestOnly = Annotated[
     bool | None,

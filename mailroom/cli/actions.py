@@ -202,4 +202,6 @@ def _call(function: str, row: Mapping[str, Any]) -> Any:
         except DBAPIError as error:
             if not isinstance(error.orig, errors.IntegrityError | errors.DataError):
                 raise
-            raise SettingsError(f"the database does not accept it: {first_line(error)}") from error
+            rule = options.RULES.get(error.orig.diag.constraint_name or "")
+            words = ": ".join(filter(None, (first_line(error), rule)))
+            raise SettingsError(f"the database does not accept it: {words}") from error

@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -32,6 +31,7 @@ from mailroom.cli.manual import Manual, ending
 from mailroom.cli.terminal import discard_output, printable, say
 from mailroom.db.engine import first_line
 from mailroom.errors import DatabaseError, MailroomError, SettingsError
+from mailroom.worker.telemetry import installed_version
 
 app = typer.Typer(
     name="mailroom",
@@ -49,7 +49,7 @@ app = typer.Typer(
 
 def _say_version(asked: bool) -> None:
     if asked:
-        say(f"mailroom {version('mailroom')}")
+        say(f"mailroom {installed_version()}")
         raise typer.Exit
 
 

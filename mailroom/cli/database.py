@@ -33,7 +33,7 @@ def migrate() -> None:
 def prune(
     *,
     older_than: Annotated[
-        str | None, setting("prune_after", "DAYS", words="Delete what has been finished for longer, as in 90d.")
+        str | None, setting("prune_after", "DAYS", words="Delete mails that finished longer ago than this, as in 90d.")
     ] = None,
 ) -> None:
     """Delete old deliveries and their tokens.

@@ -1,8 +1,12 @@
 """`grants`: what the roles of the application, the worker and who only looks may do."""
 
+from collections.abc import Mapping
 from typing import Annotated, Final
 
 import typer
+from psycopg import errors
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from mailroom import settings
 from mailroom.cli.terminal import say
@@ -10,6 +14,7 @@ from mailroom.cli.wiring import open_database
 from mailroom.errors import SettingsError
 from mailroom.ops import grants
 
+MAX_TRIES: Final = 5
 ROLE: Final = {"metavar": "ROLE", "show_default": "none"}
 
 
@@ -38,13 +43,26 @@ def grant(
         raise SettingsError("name a role: --app ROLE, --worker ROLE or --viewer ROLE")
     if "public" in parts.values():
         raise SettingsError("public is everybody: grant to a role, and make others its members")
-    with (
-        open_database(settings.load("database_url")) as engine,
-        engine.connect().execution_options(isolation_level="READ COMMITTED") as connection,
-        connection.begin(),
-    ):
-        granting = [each for part, role in parts.items() if role for each in grants.statements(connection, part, role)]
-        if apply:
-            grants.apply(connection, granting)
-    for statement in granting:
-        say(statement)
+    with open_database(settings.load("database_url")) as engine:
+        for statement in _granted(engine, parts, apply=apply):
+            say(statement)
+
+
+def _granted(engine: Engine, parts: Mapping[str, str | None], *, apply: bool) -> list[str]:
+    """Return the statements, run if they are to be: anew where somebody else has just granted on the same thing."""
+    for left in reversed(range(MAX_TRIES)):
+        try:
+            with (
+                engine.connect().execution_options(isolation_level="READ COMMITTED") as connection,
+                connection.begin(),
+            ):
+                named = ((part, role) for part, role in parts.items() if role)
+                granting = [each for part, role in named for each in grants.statements(connection, part, role)]
+                if apply:
+                    grants.apply(connection, granting)
+                return granting
+        except DBAPIError as error:
+            # "tuple concurrently updated", for which PostgreSQL has no code of its own.
+            if not left or not isinstance(error.orig, errors.InternalError_):
+                raise
+    raise AssertionError("the last try returns or raises")

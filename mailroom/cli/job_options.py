@@ -73,6 +73,7 @@ def read_time(given: str | None) -> Moment | None:
         return timedelta(**{UNITS[ago[2]]: int(ago[1])})
     try:
         moment = datetime.fromisoformat(given)
-    except ValueError:
+        # PostgreSQL takes no offset of sixteen hours or more.
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         raise SettingsError(f"{given!r} is not a time: give {TIME_HELP}") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

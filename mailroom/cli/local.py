@@ -29,7 +29,7 @@ ConfigSet = Annotated[
     str | None, typer.Option("--config-set", metavar="NAME", show_default="none", help="Make a configuration set.")
 ]
 Events = Annotated[
-    bool, typer.Option("--events", help="Let that set publish the events of its mails to a queue, and print its URL.")
+    bool, typer.Option("--events", help="Publish the events of that set to a queue, and print the queue's URL.")
 ]
 
 

@@ -12,6 +12,8 @@ from mailroom.errors import MailroomError, SettingsError
 from mailroom.fleet import pauses
 from mailroom.queue import lanes
 
+# As MAILROOM_QUEUE_NAME is checked.
+MAX_QUEUE: Final = 63
 SCOPES: Final = f"{', '.join(pauses.SHARED)}, the name of an action, priority:0 to priority:2, or queue:NAME"
 Scope = Annotated[str, typer.Argument(metavar="SCOPE", help=f"One of: {SCOPES}.", show_default=False)]
 
@@ -30,8 +32,12 @@ def pause(
 
     priority:0 are urgent mails, priority:1 normal ones, and priority:2 bulk.
     """
+    if len(reason) > pauses.MAX_REASON:
+        raise SettingsError(f"--reason: give at most {pauses.MAX_REASON} characters: every page and status shows it")
     with open_database(settings.load("database_url")) as engine, engine.connect() as connection:
         _check(connection, scope)
+        if len(scope) > len(pauses.queue_scope("")) + MAX_QUEUE:
+            raise SettingsError(f"no queue has such a name: it has at most {MAX_QUEUE} characters")
         pauses.open_pause(connection, scope, code=pauses.BY_HAND, reason=reason, probed=False)
     say(f"paused {scope}")
 

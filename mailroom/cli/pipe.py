@@ -1,19 +1,19 @@
 """`collect` and `send`: the same work in two processes with lines of text between them."""
 
-import io
 import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Final, TextIO
+from typing import Annotated, Final
 
 import typer
 from sqlalchemy import Connection
 
 from mailroom import settings, signals
 from mailroom.cli.log import log, start_log
+from mailroom.cli.terminal import write_utf8
 from mailroom.cli.wiring import limits, open_database, open_transport, refuse_closed_output
 from mailroom.cli.worker import (
     LISTEN,
@@ -60,7 +60,7 @@ def collect(
     """
     start_log()
     refuse_closed_output()
-    _write_utf8(sys.stdout)
+    write_utf8()
     given = settings.load(
         "database_url", "secret_key", batch_limit=batch_limit, batch_timeout=batch_timeout, queue_name=queue_name
     )
@@ -127,12 +127,6 @@ def _send_checked(
         log.error("line %d skipped: %s", number, error)
         return 1
     return _send_line(transport, sharing, number, mails)
-
-
-def _write_utf8(out: TextIO) -> None:
-    """Write as `send` reads, whatever the locale."""
-    if isinstance(out, io.TextIOWrapper):
-        out.reconfigure(encoding="utf-8")
 
 
 def _lines() -> Iterator[str]:

@@ -59,7 +59,7 @@ def list_suppressed(
         ),
     ] = None,
     after: Annotated[
-        str | None, typer.Option(metavar="HASH", show_default="none", help="Continue after this hash of a list.")
+        str | None, typer.Option(metavar="HASH", show_default="none", help="Continue a list after this hash.")
     ] = None,
     limit: Annotated[int, typer.Option(metavar="INTEGER", callback=positive, help="Show at most this many.")] = 100,
     as_json: AsJson = False,

@@ -1,6 +1,7 @@
 """What people see: tables that are not cut, and no control characters that somebody else has chosen."""
 
 import fcntl
+import io
 import json
 import os
 import sys
@@ -55,6 +56,12 @@ def is_writable() -> bool:
     except OSError:  # no file: a test's
         return True
     return mode & os.O_ACCMODE != os.O_RDONLY
+
+
+def write_utf8() -> None:
+    """Write mails in UTF-8, whatever the locale: an address may have any letter."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
 
 
 def _print(words: str) -> None:

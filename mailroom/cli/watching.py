@@ -1,6 +1,7 @@
 """What lets others see how a worker or a sweep is: metrics, probes, systemd. None of it is there unless asked for."""
 
 import contextlib
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mailroom import settings
 from mailroom.cli.wiring import ANSWER_WITHIN
-from mailroom.errors import MailroomError
+from mailroom.errors import MailroomError, SettingsError
 from mailroom.job import SesAccount
 from mailroom.mail.transport import Transport
 from mailroom.settings import Settings
@@ -80,6 +81,7 @@ def counting_sweep(given: Settings, path: Path | None) -> Iterator[Watch]:
     if path is None:
         yield Watch(vitals, with_traces(NO_TELEMETRY, given))
         return
+    _refuse_other_than_file(path)
     from mailroom.worker.metrics import Metrics  # noqa: PLC0415 - only who shows them pays
 
     metrics = Metrics(vitals, lives=False)
@@ -90,6 +92,16 @@ def counting_sweep(given: Settings, path: Path | None) -> Iterator[Watch]:
             _write(metrics, path)
         raise
     _write(metrics, path)
+
+
+def _refuse_other_than_file(path: Path) -> None:
+    """Raise SettingsError for what is there and is to stay: the new file takes its place, be it /dev/null."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:  # nothing is there, or writing says why not
+        return
+    if not stat.S_ISREG(mode):
+        raise SettingsError(f"--metrics-file: {path} is there, and is no ordinary file")
 
 
 def _write(metrics: "Metrics", path: Path) -> None:

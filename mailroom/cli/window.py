@@ -28,7 +28,8 @@ ACTORS: Final = 2
 SHOWN: Final = "mailroom window"
 # The server ends a statement after two seconds; this is for one that does not answer at all.
 ANSWER_WITHIN: Final = timedelta(seconds=5)
-
+# RFC 9110, 5.1: what a header may be called. By another name nobody is ever known.
+HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]*")
 
 Port = Annotated[int, typer.Option(min=0, max=65535, metavar="INTEGER", help="Port of the page. 0 takes a free one.")]
 Host = Annotated[str, typer.Option(metavar="HOST", help="Address to listen on.")]
@@ -40,7 +41,7 @@ Names = Annotated[
     typer.Option(metavar="HOST", show_default="none", help="A name under which browsers find it; may be repeated."),
 ]
 Header = Annotated[
-    str, typer.Option(metavar="HEADER", show_default="none", help="Header in which a proxy says who asks.")
+    str, typer.Option(metavar="HEADER", show_default="none", help="Header in which a proxy names the user.")
 ]
 Peers = Annotated[
     list[str] | None,
@@ -61,9 +62,9 @@ def window(
 
     Its first sentence says whether mail leaves, and what to do if not. It runs until it is stopped.
 
-    It listens on this machine only, and then needs no login. With MAILROOM_WINDOW_PASSWORD it asks for that password,
-    with any name. On any other address it needs TLS in front of it and a login: the password, or a proxy that names the
-    user in --trust-header.
+    It listens on this machine only, and then needs no login. With MAILROOM_WINDOW_PASSWORD it asks for that password;
+    any user name will do. On any other address it needs TLS in front of it and a login: the password, or a proxy that
+    names the user in --trust-header.
 
     The page only reads, and the role `viewer` of `mailroom grants` is enough. If MAILROOM_WINDOW_ACTIONS_DATABASE_URL
     is set, with the role `worker`, it also offers actions, with a reason and a preview.
@@ -96,6 +97,8 @@ def _window_extra() -> Iterator[None]:
 
 
 def _check(given: Settings, host: str, *, remote: bool, header: str, peers: Sequence[Any]) -> None:
+    if not HEADER.fullmatch(header):
+        raise SettingsError(f"--trust-header: {header!r} is no name of a header: give one as in X-Remote-User")
     if bool(header) != bool(peers) and not (peers and given.window_password):
         raise SettingsError(
             "--trust-header and --trust-peer go together: a header says who asks only from a known peer,"

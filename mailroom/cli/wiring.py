@@ -11,7 +11,7 @@ from uuid import UUID
 from rich.console import Console
 from sqlalchemy import Engine
 
-from mailroom.cli.terminal import is_writable
+from mailroom.cli.terminal import is_writable, write_utf8
 from mailroom.db import preflight
 from mailroom.db.engine import NAME, check_contract, connect_engine
 from mailroom.errors import SettingsError
@@ -92,6 +92,7 @@ def transport_maker(
     """
     if settings.debug:
         refuse_closed_output()
+        write_utf8()
         return lambda _: DebugTransport()
     from mailroom import ses  # noqa: PLC0415 - boto3 takes a third of a second and 25 MB: only who sends pays
 

@@ -147,7 +147,7 @@ def sweep(
         typer.Option(
             metavar="PATH",
             show_default="no file",
-            help="Write what was counted there, for the textfile collector of node_exporter.",
+            help="Write the counts to this file, for the textfile collector of node_exporter.",
         ),
     ] = None,
 ) -> None:

@@ -138,9 +138,8 @@ def _for_each(connection: Connection, statement: str, query: str, known: Sequenc
 
 
 def _run(connection: Connection, statements: Iterable[str]) -> None:
-    driver: Any = connection.connection.driver_connection
-    for each in statements:
-        driver.execute(each.encode())
+    for each in statements:  # as they are: a percent sign is no place for a value
+        connection.exec_driver_sql(each, execution_options={"no_parameters": True})
 
 
 def _in_schema(source: str, schema: str) -> str:

@@ -140,8 +140,12 @@ class Demo:
 
 
 def worker_environment(database_url: str, simulator: Simulator, key: bytes) -> Mapping[str, str]:
-    """The environment of the demo's worker: only what it needs, and no AWS credentials that are real."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MAILROOM_"))}
+    """The environment of the demo's worker: no AWS credentials that are real, and no way to SES but our own."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("AWS_", "MAILROOM_")) and not name.lower().endswith("_proxy")
+    }
     return kept | {
         "MAILROOM_DATABASE_URL": database_url,
         "MAILROOM_SECRET_KEY": key.hex(),
@@ -153,7 +157,19 @@ def worker_environment(database_url: str, simulator: Simulator, key: bytes) -> M
         "AWS_ACCESS_KEY_ID": "demo",
         "AWS_SECRET_ACCESS_KEY": "demo",
         "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
     }
+
+
+@contextlib.contextmanager
+def _no_other_postgres() -> Iterator[None]:
+    """Take away what libpq reads besides a URL (PGSSLMODE, PGSERVICE, …): it is meant for other servers than ours."""
+    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 @contextlib.contextmanager
@@ -175,7 +191,7 @@ def everything(port: int, migrate: Callable[[str], object], say: Say, stopped: S
     Once it is `stopped`, each step is the last; none takes longer than seconds. Raises MailroomError then.
     """
     say("starting PostgreSQL 18 from its wheel")
-    with EmbeddedPostgres() as postgres, Simulator(port=port) as simulator:
+    with _no_other_postgres(), EmbeddedPostgres() as postgres, Simulator(port=port) as simulator:
         simulator.configuration_sets.create(CONFIGURATION_SET, events=True)
         _go_on(stopped)
         say("migrating the database")

@@ -29,12 +29,19 @@ class Advice:
 
 
 def advise(
-    reading: Reading | None, minutes: Sequence[Minute], *, now: datetime, rate_limit: float | None = None
+    reading: Reading | None,
+    minutes: Sequence[Minute],
+    *,
+    now: datetime,
+    rate_limit: float | None = None,
+    foreign: bool = False,
 ) -> Advice:
-    """Say it. `minutes` are those of the last ten minutes or more; `now` is by the clock of the database."""
+    """Say it. `minutes` are those of the last ten minutes or more; `now` is by the clock of the database.
+
+    `foreign`: there is no reading, since another release has counted.
+    """
     if reading is None:
-        what, why = "nothing is known: nobody has counted yet", "a worker counts every 15 s, and each sweep in the end"
-        found: tuple[Need, ...] = (Need("NoReading", what, why, remedies.START_WORKER, "act"),)
+        found: tuple[Need, ...] = (_OTHER_RELEASE if foreign else _NOBODY,)
     else:
         found = needs(reading, minutes, now=now, rate_limit=rate_limit)
     state: State = found[0].state if found else "fine"
@@ -44,6 +51,22 @@ def advise(
     is_due = any(lane.due for lane in reading.lanes)
     said = (_speed(minutes, now=now, waits=is_due), _backlog(reading, when, now=now), _rest(found))
     return Advice(begins(f"{'; '.join(said)}."), state, found)
+
+
+_NOBODY: Final = Need(
+    "NoReading",
+    "nothing is known: nobody has counted yet",
+    "a worker counts every 15 s, and each sweep in the end",
+    remedies.START_WORKER,
+    "act",
+)
+_OTHER_RELEASE: Final = Need(
+    "NoReading",
+    "nothing is known here: the workers are of another release",
+    "they count in a way that this release cannot read",
+    remedies.SAME_RELEASE,
+    "act",
+)
 
 
 def unreached(failure: str) -> Advice:

@@ -162,6 +162,11 @@ def read(connection: Connection) -> Reading | None:
     return replace(found, failed_at=row.failed_at, failure=row.failure, age_seconds=seconds)
 
 
+def is_of_another_release(connection: Connection) -> bool:
+    """Whether somebody has counted, in a way that this release cannot read; to be asked where `read` returns None."""
+    return connection.scalar(select(fleet_reading.c.read_at)) is not None
+
+
 def age(moment: datetime, now: datetime) -> timedelta:
     """Return how old it is what was so at a moment, by the clock of the database.
 

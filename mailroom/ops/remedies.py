@@ -9,6 +9,7 @@ from mailroom.ops import reputation
 
 DEFAULT_QUEUE: Final = "mailroom"
 START_WORKER: Final = "start one: `mailroom worker`; where cron sweeps, see that it runs"
+SAME_RELEASE: Final = "run here the release that the workers run; until then, `mailroom status` counts for itself"
 WORKERS_OF_QUEUES: Final = (
     "start a worker for each, with its MAILROOM_QUEUE_NAME; if nobody knows the queues, see who enqueues to them"
 )

@@ -13,7 +13,7 @@ from mailroom.ops import causes, endings, jobs, minutes, remedies
 from mailroom.ops.causes import Cause, Place
 from mailroom.ops.jobs import Found
 from mailroom.ops.minutes import Minute
-from mailroom.ops.reading import STALE_AFTER, Lane, Reading, age
+from mailroom.ops.reading import STALE_AFTER, Lane, Reading, age, is_of_another_release
 from mailroom.ops.words import CAP, counted, mails, several, span
 
 # What a job waits at most that nothing keeps: a sweep, and a claim.
@@ -105,7 +105,7 @@ def _waiting(
     is_held = job.state == "held"
     own = [_later(job, tried, due_at, now=now), _held(job, tried, now=now)]
     if reading is None:
-        unread = Cause("reading", "nobody has counted yet", "NoReading", remedies.START_WORKER)
+        unread = _unread(foreign=is_of_another_release(connection))
         return [*own, unread, _due(now - due_at, [unread]) if not is_held else own[-1]]
     place = causes.place(reading, job.queue or "", Priority(job.priority or 0), job.action)
     recent = minutes.read(connection, since=RECENT)
@@ -115,6 +115,12 @@ def _waiting(
     ahead = _ahead(reading, place, but=place.priority) + _before(connection, reading, job, due_at, now=now)
     fleet = _of_fleet(reading, recent, place, ahead=ahead, now=now, rate_limit=rate_limit)
     return [*chain, *fleet, _due(now - due_at, [*chain, *fleet])]
+
+
+def _unread(*, foreign: bool) -> Cause:
+    if foreign:
+        return Cause("reading", "the workers are of another release", "NoReading", remedies.SAME_RELEASE)
+    return Cause("reading", "nobody has counted yet", "NoReading", remedies.START_WORKER)
 
 
 def _before_permit(reading: Reading, recent: Sequence[Minute], place: Place, *, now: datetime) -> list[Cause]:

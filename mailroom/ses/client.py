@@ -126,6 +126,11 @@ def made(make: Callable[[boto3.Session], T], what: str, *, region: str | None) -
     except network.FailedError as error:
         if isinstance(error.cause, boto.NoRegionError):
             raise SettingsError(f"{what} cannot be used: {error.cause} Set AWS_REGION.") from error
+        if type(error.cause) is ValueError:  # botocore's, of an endpoint: it quotes it, which may hold a password
+            raise SettingsError(
+                f"{what} cannot be used: its endpoint is not a URL such as http://127.0.0.1:8025:"
+                f" check AWS_ENDPOINT_URL_{what.replace('SES', 'SESV2')}, AWS_ENDPOINT_URL and the AWS configuration"
+            ) from error
         raise SettingsError(f"{what} cannot be used: {error.code}: check the AWS_ variables") from error
     if credentials is None:
         raise SettingsError(

@@ -121,10 +121,10 @@ class Settings(BaseSettings):
         description="folder for raw error answers of SES; by default ./output for send, and none for worker and sweep",
     )
 
-    window_password: Annotated[str, matching(r"(?s).{12,}|", "at least 12 characters")] = Field(
+    window_password: Annotated[str, matching(r"[^\ud800-\udfff]{12,}|", "at least 12 characters, in UTF-8")] = Field(
         "",
         repr=False,
-        description="password of the window, with any name; by default it asks for none, on this machine",
+        description="password of the window, for any user name; by default it needs none, on this machine",
     )
     window_actions_database_url: DatabaseUrl = Field(
         "",
@@ -184,6 +184,7 @@ def load(*required: str, **overrides: Any) -> Settings:
     `required` names fields that this command cannot do without. Raises SettingsError: one line that names the
     variable, its value unless that is a secret, and what is accepted.
     """
+    _refuse_two_spellings()
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         settings = Settings(**given)
@@ -198,7 +199,8 @@ def load(*required: str, **overrides: Any) -> Settings:
 
 def log_format() -> str:
     """Return how the log is to be written, before the settings are checked: what is not accepted, `load` tells."""
-    return "json" if os.environ.get(f"{PREFIX}LOG_FORMAT") == "json" else "text"
+    found = {name.upper(): value for name, value in os.environ.items()}  # pydantic takes any case, too
+    return "json" if found.get(f"{PREFIX}LOG_FORMAT") == "json" else "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +233,15 @@ def unknown_variables() -> list[str]:
     known = {variable(name) for name in Settings.model_fields}
     ours = {name for name in os.environ if name.upper().startswith(PREFIX) and not name.startswith(f"{PREFIX}TEST_")}
     return sorted(name for name in ours if name.upper() not in known)
+
+
+def _refuse_two_spellings() -> None:
+    """Raise SettingsError where a variable is there in capitals and otherwise: nobody knows which one is meant."""
+    seen: dict[str, str] = {}
+    for name in os.environ:
+        other = seen.setdefault(name.upper(), name)
+        if other != name and name.upper().startswith(PREFIX):
+            raise SettingsError(f"{name.upper()} is set twice, as {other} and as {name}: unset one of them")
 
 
 def _explain(detail: Any) -> str:

@@ -86,7 +86,7 @@ def matching(pattern: str, meaning: str) -> AfterValidator:
 def _database_url(value: str, info: ValidationInfo) -> str:
     try:
         connection_string(value)
-    except SettingsError:
+    except (SettingsError, UnicodeError):  # what the latter says has a piece of it
         raise ValueError(URL_FORMS) from None
     return value
 

@@ -1,6 +1,5 @@
 """One call to SES: how it arrives, how it reads once checked, and what an operation answers."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -41,7 +40,7 @@ class Arrival:
 
     def _body(self) -> dict[str, Any]:
         try:
-            members = json.loads(self.body or b"{}")
+            members = limits.from_json(self.body.decode() or "{}")
         except (ValueError, RecursionError) as error:
             raise bad_request("The body is not JSON") from error
         if not isinstance(members, dict):

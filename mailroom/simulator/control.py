@@ -78,5 +78,6 @@ class Control:
 
 
 def refused(error: ValidationError) -> Response:
-    """What is wrong with the body of a request."""
-    return JSONResponse({"errors": error.errors(include_url=False, include_context=False)}, status_code=400)
+    """What is wrong with the body of a request; not what it held, which JSON may be unable to say."""
+    told = error.errors(include_url=False, include_context=False, include_input=False)
+    return JSONResponse({"errors": told}, status_code=400)

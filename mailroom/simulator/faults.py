@@ -30,7 +30,7 @@ class Fault:
     times: int | None = Field(default=1, ge=1)
     probability: float = Field(default=1.0, ge=0, le=1)
 
-    latency_ms: float = Field(default=0, ge=0)
+    latency_ms: float = Field(default=0, ge=0, allow_inf_nan=False)
     error: str | None = None
     """Answer with this exception; nothing is accepted."""
     status: int | None = Field(default=None, ge=400, le=599)

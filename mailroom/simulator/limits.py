@@ -1,6 +1,7 @@
 """The limits of SES that its documentation states and its service model does not."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -87,10 +88,32 @@ def check_template(content: Mapping[str, str]) -> None:
         raise bad_request("A template is at most 500 kB")
 
 
+def from_json(text: str) -> Any:
+    """What is in JSON as every program reads it; ValueError and RecursionError for anything else.
+
+    Python alone takes NaN, numbers beyond all bounds and halves of characters, and then no page could show them.
+    """
+    value = _JSON.decode(text)
+    if _HALF.search(text):
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(digits)
+    return value
+
+
+_JSON = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+
+
 def template_data(text: str) -> dict[str, Any] | None:
     """The object that `text` is in JSON, or None if it is none."""
     try:
-        value = json.loads(text)
+        value = from_json(text)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -35,7 +35,7 @@ def account(request: Request) -> Response:
     """Show what SES allows the account, how much of it is used, and how mails are taken."""
     seen: Seen = request.app.state.source.see()
     found = None if seen.reading is None else overview(seen, seen.reading)
-    return views.page(request, "account.html", seen, reading=seen.reading, found=found, aws=AWS)
+    return views.page(request, "account.html", seen, reading=seen.reading, foreign=seen.foreign, found=found, aws=AWS)
 
 
 def offer(request: Request) -> Response:

@@ -23,7 +23,6 @@ from mailroom.window.source import Seen
 
 log = logging.getLogger(__name__)
 
-MAX_REASON: Final = 300
 # As many tokens as are changed at once, each of nineteen digits, and the rest of the form.
 MAX_FORM: Final = 32_768
 
@@ -113,7 +112,7 @@ async def act(request: Request) -> Response:
 
 def _act(request: Request, form: QueryParams) -> Response:
     deed, actions = _allowed(request)
-    reason = " ".join(form.get("reason", "").split())[:MAX_REASON]
+    reason = " ".join(form.get("reason", "").split())[: pauses.MAX_REASON]
     seen: Seen = request.app.state.source.see()
     if not reason:
         raise HTTPException(400, "Nothing was done: say why you do it.")
@@ -218,7 +217,7 @@ def _form(
         scopes=scopes,
         scope=scope,
         queue=request.app.state.actions.queue if deed == "retry" else "",
-        max_reason=MAX_REASON,
+        max_reason=pauses.MAX_REASON,
     )
 
 

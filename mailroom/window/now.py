@@ -32,6 +32,7 @@ def show(request: Request) -> Response:
         advice=seen.advice or unreached(seen.failure),
         reading=seen.reading,
         failure=seen.failure,
+        foreign=seen.foreign,
         found=None if seen.reading is None else overview(seen, seen.reading),
         remedy=_remedy,
         outcomes=_outcomes,

@@ -41,7 +41,8 @@ class Seen:
     """What there is to see: the reading, the last hour by minute, and what is made of them.
 
     `now` is by the clock of the database, also where it does not answer any more. `failure`: the class of the error
-    with which the database was asked last; what is here is then older, and there is no advice.
+    with which the database was asked last; what is here is then older, and there is no advice. `foreign`: there is no
+    reading, since another release has counted.
     """
 
     now: datetime
@@ -51,6 +52,7 @@ class Seen:
     forecasts: dict[LaneKey, Forecast]
     rate_limit: float | None = None
     failure: str = ""
+    foreign: bool = False
 
     @property
     def ten_minutes(self) -> tuple[Minute, ...]:
@@ -109,13 +111,14 @@ class Source:
             with self._reading() as connection:
                 now = connection.scalar(select(func.now()))
                 found = reading.read(connection)
+                foreign = found is None and reading.is_of_another_release(connection)
                 hour = tuple(minutes.read(connection, since=HOUR))
         except _FAILURES as error:
             return self._without(_kind(error))
         assert isinstance(now, datetime)  # noqa: S101 - what the database says of now()
         if found is None or reading.age(found.read_at, now) > COUNT_AFTER:
             found = self._count() or found
-        return self._made_of(now, found, hour)
+        return self._made_of(now, found, hour, foreign=foreign and found is None)
 
     def _count(self) -> Reading | None:
         """Count, if this window may. Where that fails, nothing is known beyond what was read; it is tried again later.
@@ -131,10 +134,10 @@ class Source:
             self._counts_from = time.monotonic() + refresh.EVERY.total_seconds()
             return None
 
-    def _made_of(self, now: datetime, found: Reading | None, hour: tuple[Minute, ...]) -> Seen:
-        advised = advice.advise(found, hour, now=now, rate_limit=self._rate_limit)
+    def _made_of(self, now: datetime, found: Reading | None, hour: tuple[Minute, ...], *, foreign: bool) -> Seen:
+        advised = advice.advise(found, hour, now=now, rate_limit=self._rate_limit, foreign=foreign)
         foreseen = {} if found is None else forecast.forecast(found, hour, rate_limit=self._rate_limit, now=now)
-        return Seen(now, found, hour, advised, foreseen, self._rate_limit)
+        return Seen(now, found, hour, advised, foreseen, self._rate_limit, foreign=foreign)
 
     def _without(self, failure: str) -> Seen:
         """What was seen before, and that the database does not answer now."""

@@ -57,6 +57,8 @@ def serving(probes: Probes, host: str, port: int) -> Iterator[int]:
         server = _Server(probes, host, port)
     except OSError as error:
         raise MailroomError(f"no probes on {_address(host, port)}: {error.strerror}") from error
+    except UnicodeError as error:  # of the name's encoding, for the DNS
+        raise MailroomError(f"no probes on {_address(host, port)}: it is no name of a host") from error
     bound: int = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, name="probes", daemon=True)
     thread.start()

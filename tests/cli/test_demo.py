@@ -14,7 +14,7 @@ import pytest
 
 from mailroom.simulator import Simulator
 from tests.cli.command import MAILROOM, Ended, end, run, start
-from tests.machine import ROOT
+from tests.machine import ROOT, closed_port
 from tests.running import eventually
 
 
@@ -80,6 +80,28 @@ def test_it_shows_every_mail_and_ends(temporary: Path) -> None:
     assert not lines[-1].startswith("inbox")  # it is gone by then
     assert "Traceback" not in ended.err
     assert leftovers(temporary) == []
+
+
+@pytest.mark.slow
+def test_what_this_shell_is_set_up_for_keeps_it_from_nothing(temporary: Path, tmp_path: Path) -> None:
+    """A server that demands TLS, a proxy of the company, a configuration of AWS that no other endpoint goes with."""
+    config = tmp_path / ".aws" / "config"
+    config.parent.mkdir()
+    config.write_text("[default]\nuse_fips_endpoint = true\ncredential_process = false\n")
+    shell = {
+        "PGSSLMODE": "verify-full",
+        "PGSERVICE": "elsewhere",
+        "PGHOSTADDR": "192.0.2.1",
+        "PGTZ": "nowhere",
+        "PGOPTIONS": "-c default_transaction_read_only=on -c search_path=nowhere",
+        **{name: f"http://127.0.0.1:{closed_port()}" for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY")},
+    }
+    ended = run(
+        [*MAILROOM, "demo", "--exit", "--accounts", "1"],
+        env={"TMPDIR": str(temporary), "HOME": str(tmp_path), **shell},
+    )
+    assert ended.code == 0, ended.err
+    assert "Traceback" not in ended.err
 
 
 @pytest.mark.slow

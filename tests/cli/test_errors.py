@@ -133,6 +133,13 @@ def test_no_region(here: Here, env: dict[str, str], command: str) -> None:
     here(command, env=env).assert_one_line(2, "AWS_REGION")
 
 
+@pytest.mark.parametrize("endpoint", ["localhost:8025", "http://user:canary@[::1", "http://a..b"])
+def test_an_endpoint_that_is_no_url(here: Here, env: dict[str, str], endpoint: str) -> None:
+    ended = here("sweep", env=env | {"AWS_ENDPOINT_URL_SESV2": endpoint})
+    ended.assert_one_line(2, "AWS_ENDPOINT_URL_SESV2", "not a URL such as http://127.0.0.1:8025")
+    assert "canary" not in ended.err
+
+
 @pytest.mark.parametrize("command", SENDING)
 def test_no_credentials(here: Here, env: dict[str, str], command: str) -> None:
     del env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"]

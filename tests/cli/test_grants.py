@@ -24,13 +24,14 @@ from mailroom.job import SesAccount
 from mailroom.ops import grants, maintenance
 from mailroom.queue import by_hand
 from mailroom.simulator import Simulator
-from tests.cli.command import sending
+from tests.cli.command import end, sending, start
 from tests.cli.conftest import Here
 from tests.kinds import ACTIVATION, LANES, RECOVERY, sign
 from tests.machine import missing
 from tests.running import eventually, transport, working
 from tests.servers import Server
 from tests.world import KEY, add_accounts, ask_recovery, drained, misplaced, rows
+from tests.world import count as number
 
 EACH_SERVER = True
 
@@ -39,6 +40,7 @@ PASSWORD = "no secret: a role of a test"
 TABLES = {table.name for table in schema.metadata.sorted_tables} | {VERSION_TABLE}
 # What PostgreSQL can grant on a table.
 PRIVILEGES = "SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER"
+WAITING = "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 _numbers = count()
 
 
@@ -223,6 +225,26 @@ def test_who_is_not_the_owner_grants_nothing_and_is_told(
         raw.exec_driver_sql(f"GRANT EXECUTE ON FUNCTION contract TO {name} WITH GRANT OPTION")
     ended = here("grants", "--viewer", granted["viewer"], "--apply", env=env)
     ended.assert_one_line(1, 'this role may not GRANT EXECUTE ON FUNCTION "mailroom"."action_list"')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["grants", "migrate", "migrate, later"])
+def test_who_grants_at_the_same_time_is_waited_for(
+    roles: dict[str, str], url: str, engine: Engine, command: str
+) -> None:
+    arguments = [*asked(roles), "--apply"] if command == "grants" else []
+    other = engine.execution_options(isolation_level="READ COMMITTED")
+    with engine.connect() as watching, other.connect() as connection, connection.begin() as granting:
+        role = sql.Identifier(roles["app"]).as_string()
+        connection.execute(text(f"GRANT EXECUTE ON FUNCTION mailroom.request_mail TO {role}"))
+        process = start(command.split(",", maxsplit=1)[0], *arguments, env={"MAILROOM_DATABASE_URL": url})
+        eventually(lambda: number(watching, WAITING) == 1, "it comes to the same function")
+        if command == "migrate, later":
+            assert process.stderr is not None
+            assert any("a lock is held by others, trying again" in line for line in process.stderr)
+        granting.commit()
+        ended = end(process)
+    assert ended.code == 0, ended.err
 
 
 @pytest.mark.parametrize("part", PARTS)

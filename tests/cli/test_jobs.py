@@ -518,7 +518,23 @@ def test_a_retry_of_several_is_not_stopped_by_one_that_failed_twice_or_has_a_job
         assert misplaced(connection) == []
 
 
-@pytest.mark.parametrize("arguments", [("--since", "999999d"), ("--until", "999999d"), ("--code", "")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--since", "999999d"),
+        ("--until", "999999d"),
+        ("--code", ""),
+        ("--since", "2026-03-01T12:30+20:00"),
+        ("--until", "2026-03-01T12:30:00-23:59:59.999999"),
+        ("--since", "0001-01-01", "--until", "9999-12-31T23:59:59.999999"),
+    ],
+)
 def test_any_period_and_any_code_can_be_asked_for(here: Here, url: str, arguments: tuple[str, ...]) -> None:
     ended = here("jobs", "list", *arguments, env={"MAILROOM_DATABASE_URL": url})
     assert (ended.code, ended.err) == (0, "")
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00+23:59", "9999-12-31T23:59-00:01", "2026-03-01T25:00", "now"])
+def test_a_time_that_there_is_not_is_refused(here: Here, url: str, time: str) -> None:
+    ended = here("jobs", "list", "--since", time, env={"MAILROOM_DATABASE_URL": url})
+    ended.assert_one_line(2, f"'{time}' is not a time")

@@ -10,7 +10,7 @@ from tests.claiming import claim, enqueue, enqueue_recovery, take, tokens_of
 from tests.cli.command import sending
 from tests.cli.conftest import Here
 from tests.telling import BOUNCED, came_back, went_out
-from tests.world import add_accounts
+from tests.world import add_accounts, count
 
 
 @pytest.mark.slow
@@ -70,6 +70,15 @@ def test_what_is_no_scope_is_refused(here: Here, url: str, scope: str) -> None:
         "is not a scope: give account, configuration_set, identity, the name of an action, priority:0 to priority:2,"
         " or queue:NAME" in ended.err
     )
+
+
+def test_what_every_reading_would_carry_has_an_end(here: Here, url: str, engine: Engine) -> None:
+    for arguments in (["activation", "--reason", "x" * 301], ["queue:" + "x" * 64]):
+        here("pause", *arguments, env={"MAILROOM_DATABASE_URL": url}).assert_one_line(2, "at most")
+    longest = ["queue:" + "x" * 63, "--reason", "x" * 300]
+    assert here("pause", *longest, env={"MAILROOM_DATABASE_URL": url}).code == 0
+    with engine.connect() as connection:
+        assert count(connection, "pauses") == 1
 
 
 def test_a_priority_is_paused_with_what_is_in_quarantine_of_it(here: Here, url: str, engine: Engine) -> None:

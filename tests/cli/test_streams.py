@@ -158,6 +158,22 @@ def test_a_full_disk_gives_the_batch_back(ses: Simulator, url: str, engine: Engi
         assert misplaced(connection) == []
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["sweep", "collect"])
+def test_mails_are_written_in_any_locale(ses: Simulator, url: str, engine: Engine, command: str) -> None:
+    env = sending(url, ses) | {"MAILROOM_DEBUG": "true", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    with engine.connect() as connection:
+        add = "SELECT add_account('jo@b\u00fccher.example', '\u0141ukasz')"
+        assert connection.scalar(text(add))
+        process = start(command, env=env, encoding="utf-8")
+        eventually(lambda: drained(connection), "the mail is written")
+        process.send_signal(signal.SIGTERM)
+        ended = end(process)
+        assert "jo@b\u00fccher.example" in ended.out
+        assert "Traceback" not in ended.err
+        assert rows(connection, "SELECT outcome FROM deliveries") == [("sent",)]
+
+
 def test_what_is_echoed_does_nothing_to_a_terminal(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
     env = sending(url, ses)
     for arguments in (

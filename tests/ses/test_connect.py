@@ -25,7 +25,7 @@ from tests.ses.calls import (
         ({"AWS_SECRET_ACCESS_KEY": ""}, "PartialCredentialsError"),
         ({"AWS_PROFILE": "nobody"}, "ProfileNotFound"),
         ({"AWS_CONFIG_FILE": __file__}, "ConfigParseError"),
-        ({"AWS_ENDPOINT_URL_SESV2": "not a URL"}, "ValueError"),
+        ({"AWS_ENDPOINT_URL_SESV2": "not a URL"}, "its endpoint is not a URL .*AWS_ENDPOINT_URL_SESV2"),
         ({"AWS_DEFAULTS_MODE": "nonsense"}, "InvalidDefaultsMode"),
     ],
 )

@@ -1,5 +1,6 @@
 """The pages, as a real browser shows them."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from mypy_boto3_sesv2 import SESV2Client
 
 from mailroom.simulator import FATES, Happening, Simulator
 from tests.machine import missing
-from tests.simulator.client import ALL, ask, single
+from tests.simulator.client import ALL, ask, bulk, entry, single, statuses
 
 HOSTILE = """<script>document.title = "owned"</script><img src=x onerror='document.title = "owned"'>"</iframe>$text"""
 BROWSERS = ["chromium", "chromium-browser", "google-chrome"]
@@ -92,6 +93,19 @@ def test_hostile_content_is_escaped_on_every_page(ses: Simulator, client: SESV2C
         assert "<img" not in page
         assert "&lt;script&gt;" in page
         assert "default-src 'none'; script-src 'self';" in policy
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", r'"\ud800"', r'"\udc00\ud800"'])
+def test_no_mail_keeps_the_others_from_being_shown(ses: Simulator, client: SESV2Client, value: str) -> None:
+    data = json.dumps(ALL)[:-1] + f', "more": {value}}}'
+    assert statuses(client, bulk(entry(), entry(variables=data))) == ["SUCCESS", "INVALID_PARAMETER"]
+    half = {"Simple": {"Subject": {"Data": "\ud800"}, "Body": {"Text": {"Data": "\ud800"}}}}
+    with pytest.raises(client.exceptions.BadRequestException):
+        client.send_email(**single() | {"Content": half})
+    assert ask(f"{ses.url}/_simulator/faults", "POST", '[{"latency_ms": 1e999}]').status == 400
+    client.send_email(**single(variables=ALL | {"login": "\U0001f600"}))
+    for path in ("/", "/_simulator/ledger", "/_simulator/inbox", "/_simulator/faults"):
+        assert ask(ses.url + path).status == 200
 
 
 def test_the_html_part_is_in_a_frame_without_any_rights(ses: Simulator, client: SESV2Client) -> None:

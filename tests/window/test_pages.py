@@ -10,6 +10,7 @@ from sqlalchemy import Engine, text
 
 from mailroom.window import LOOK, Visitor, source
 from mailroom.worker.report import tell_of_sweep
+from tests.claiming import enqueue
 from tests.running import eventually
 from tests.trouble import statements
 from tests.window import evening, scene
@@ -270,6 +271,19 @@ def test_nobody_has_counted_yet(engine: Engine) -> None:
         assert "Nobody has counted yet" in window.ask().text
         assert window.ask("/reading.json").json["reading"] is None
         assert window.ask("/account").status == 200
+
+
+def test_what_another_release_has_counted_is_not_taken_for_nothing(engine: Engine) -> None:
+    with engine.connect() as connection:
+        token = enqueue(connection, 1)[0]
+        connection.execute(text("UPDATE readings SET read_at = now(), found = '{\"format\": 2}'"))
+    with opened(engine) as window:
+        for path in ("/", "/account", f"/mail/{token}"):
+            shown = main(window.ask(path).text)
+            assert "of another release" in shown
+            assert "obody has counted" not in shown
+            assert "mailroom worker" not in shown
+        assert window.ask("/metrics").status == window.ask("/flight").status == 200
 
 
 def test_where_cron_alone_sweeps_it_says_when_the_last_one_ended(engine: Engine) -> None:

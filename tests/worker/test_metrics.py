@@ -1,5 +1,6 @@
 """What a process counts is what is on record, and its labels have few values, whatever comes."""
 
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
@@ -170,6 +171,17 @@ def test_metrics_that_cannot_be_written_are_an_error(url: str, simulator: Simula
     path = tmp_path / "none" / "x.prom"
     ended = run_command([*MAILROOM, "sweep", "--metrics-file", str(path)], env=sending(url, simulator))
     ended.assert_one_line(1, f"the metrics cannot be written to {path}: No such file or directory")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+def test_what_is_no_file_is_not_replaced_by_one(url: str, simulator: Simulator, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.prom"
+    {"pipe": os.mkfifo, "link": lambda made: made.symlink_to(os.devnull), "folder": Path.mkdir}[kind](path)
+    before = path.lstat()
+    ended = run_command([*MAILROOM, "sweep", "--metrics-file", str(path)], env=sending(url, simulator))
+    ended.assert_one_line(2, f"--metrics-file: {path} is there, and is no ordinary file")
+    assert path.lstat() == before
 
 
 def test_what_was_never_installed_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The server of the probes: what it answers, and what it does not let others do to a worker."""
 
 import contextlib
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -122,6 +123,13 @@ def test_an_address_that_is_taken_is_named(port: int) -> None:
     answers = Probes(live=lambda: FINE, ready=lambda: FINE, metrics=lambda: b"")
     with pytest.raises(MailroomError, match=rf"no probes on 127\.0\.0\.1:{port}: Address already in use"):
         serving(answers, "127.0.0.1", port).__enter__()
+
+
+@pytest.mark.parametrize("host", ["mail..example", ".example", "x" * 64, "nowhere.invalid"])
+def test_so_is_one_that_there_is_not(host: str) -> None:
+    answers = Probes(live=lambda: FINE, ready=lambda: FINE, metrics=lambda: b"")
+    with pytest.raises(MailroomError, match=f"no probes on {re.escape(host)}:0: "):
+        serving(answers, host, 0).__enter__()
 
 
 def test_it_serves_ipv6_too() -> None:
