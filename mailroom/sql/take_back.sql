@@ -70,14 +70,14 @@ BEGIN
         END;
     END LOOP;
 
-    -- Where the event has no tags, and no other of its message had: by the time at which SES took the mail. What is found is
-    -- kept with the event.
+    -- Where the event has no tags, and no other of its message had: by the time at which SES took the mail, no longer ago than
+    -- SQS keeps an event; and among the newest, whatever the clocks said. What is found is kept with the event.
     -- One walk over the log for all of them, from the earliest on: in a CASE it is no join, which would walk for each.
     WITH nameless AS MATERIALIZED (
         SELECT message_id,
                CASE WHEN look_at > absorbed_at AND isfinite(absorbed_at) AND isfinite(look_at)  -- since the last look, with an hour for what was at work then
                     THEN absorbed_at + (look_at - absorbed_at) * 2 / 3 - interval '1 hour'
-                    ELSE least(at, absorbed_at) - interval '5 minutes' END AS since
+                    ELSE greatest(least(at, absorbed_at) - interval '5 minutes', now() - interval '15 days') END AS since
           FROM events
          WHERE look_at <= now() AND token IS NULL AND kind IN ('rendering_failure', 'reject')
          ORDER BY look_at
@@ -86,7 +86,8 @@ BEGIN
     found AS MATERIALIZED (
         SELECT DISTINCT ON (message_id) message_id, token, fence
           FROM deliveries
-         WHERE created_at >= (SELECT min(since) FROM nameless)
+         WHERE (created_at >= (SELECT min(since) FROM nameless)
+                OR id > (SELECT max(id) - 10000 FROM deliveries WHERE EXISTS (SELECT FROM nameless)))
            AND CASE WHEN message_id IN (SELECT message_id FROM nameless) THEN token IS NOT NULL END
          ORDER BY message_id, id
     )

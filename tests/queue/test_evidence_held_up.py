@@ -86,6 +86,32 @@ def test_a_failure_without_tags_is_matched_though_the_clock_of_ses_is_ahead(conn
     assert [mail.token for mail in take_back(connection)] == [batch.jobs[0].token]
 
 
+def test_a_failure_without_tags_is_matched_though_the_clock_was_behind_when_its_mail_left(
+    connection: Connection,
+) -> None:
+    """A machine that had slept, and was told the time between the mail and what SES says of it."""
+    enqueue(connection)
+    batch = take(connection)
+    assert settle(connection, batch, Sent("m-1"))
+    connection.execute(text("UPDATE deliveries SET created_at = created_at - interval '1 day'"))
+    absorb(connection, [Event(RENDERING_FAILURE, "m-1", NOW)])
+    assert [mail.token for mail in take_back(connection)] == [batch.jobs[0].token]
+
+
+def test_a_failure_of_a_wrong_date_makes_nobody_read_more_of_the_log_than_sqs_remembers(
+    connection: Connection,
+) -> None:
+    connection.execute(
+        text(
+            "INSERT INTO deliveries (token, action, outcome, attempt, message_id, created_at)"
+            " SELECT 1000000 + n, 'activation', 'sent', 0, 'm-' || n, now() - interval '40 days'"
+            "   FROM generate_series(1, 10001) AS n"
+        )
+    )
+    absorb(connection, [Event(RENDERING_FAILURE, f"m-{n}", datetime(2011, 1, 2, tzinfo=UTC)) for n in (1, 10_001)])
+    assert [mail.token for mail in take_back(connection)] == [1_010_001]
+
+
 def test_an_application_that_does_not_commit_holds_up_no_event(engine: Engine, connection: Connection) -> None:
     """Its transaction has consumed a token, and with it a lock on what is known of the address."""
     enqueue(connection, 2)
