@@ -178,7 +178,7 @@ def test_a_failure_that_an_operator_has_taken_back_is_left_to_its_new_job(connec
 def test_what_is_held_ends_when_nobody_could_let_it_be_mailed_any_more(
     connection: Connection, gone: str, told: str
 ) -> None:
-    """Its account was removed, its link was revoked, or used: nothing is left to decide, and it would be held for ever."""
+    """Its account was removed, its link revoked or used: nothing is left to decide, and it would be held for ever."""
     account = add_accounts(connection, 1)[0]
     add_accounts(connection, 1, prefix="other")
     batch = take(connection)
