@@ -14,8 +14,8 @@ from mailroom.queue.late_acceptances import Applied, LateAcceptances, apply
 from mailroom.queue.verdict import MAX_ATTEMPTS
 from mailroom.simulator import Simulator
 from tests.claiming import claim, run_out, settle_alike, take
-from tests.telling import SEND, tell_of
 from tests.running import eventually, transport, working
+from tests.telling import SEND, tell_of
 from tests.world import add_accounts, drained, misplaced, rows
 
 THROUGH_PGBOUNCER = True
