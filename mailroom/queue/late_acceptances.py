@@ -14,8 +14,8 @@ from mailroom.db.step_size import StepSize
 
 log = logging.getLogger(__name__)
 
-# How old an acceptance may be to be acted on: whoever sweeps once a week sees each.
-HORIZON: Final = timedelta(days=7)
+# How old a failure may be that an acceptance amends: SQS keeps what proves it for 14 days.
+HORIZON: Final = timedelta(days=15)
 
 # How many held jobs, and how many failures, one statement looks at: some hundredths of a second.
 MAX_LOOKED_AT: Final = 5_000

@@ -75,7 +75,7 @@ def _unwrapped(body: str) -> dict[str, Any] | Ignored | Unreadable:
     """Take what SES wrote out of its envelopes."""
     message = _parsed(body)
     for _ in range(_MAX_ENVELOPES):
-        if not isinstance(message, dict):
+        if not isinstance(message, dict) or "eventType" in message:
             return message
         if isinstance(message.get("detail"), dict):
             if "eventType" not in message["detail"]:
@@ -94,7 +94,7 @@ def _parsed(text: str) -> dict[str, Any] | Ignored | Unreadable:
     if len(text) > MAX_BODY:
         return Unreadable()
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_int=float)  # no number of theirs is read, however long it is
     except (ValueError, RecursionError):
         return Ignored.NOTICE if _VALIDATED.match(text) else Unreadable()
     return found if isinstance(found, dict) else Unreadable()
@@ -110,6 +110,7 @@ def _event(kind: EventKind, message: Mapping[str, Any], mail: Mapping[str, Any])
     if at is None:
         return Unreadable()
     tags = _object(mail.get("tags"))
+    said = _words(own.get(type_name))
     return Event(
         kind,
         message_id,
@@ -118,7 +119,7 @@ def _event(kind: EventKind, message: Mapping[str, Any], mail: Mapping[str, Any])
         fence=_uuid(_one(tags.get("mailroom_batch"))),
         site=_uuid(_one(tags.get("mailroom_site"))),
         address=_address(mail.get("destination")),
-        type=_words(own.get(type_name)),
+        type=said.strip().lower() if kind is EventKind.COMPLAINT else said,  # RFC 5965: in any letters
         subtype=_words(own.get(subtype_name)),
         status=_status(own.get(recipients)),
     )

@@ -1,4 +1,4 @@
--- Trigger: forget the queue and the log of tokens that are truncated.
+-- Trigger: forget the queue and the log of tokens that are truncated, and what SES told of them.
 --
 -- Ids may begin again: whatever names one would be taken for a later token's, also the log, which counts against limits.
 -- DELETE, not TRUNCATE: it waits for no worker, and none waits for it.
@@ -11,5 +11,6 @@ BEGIN
     DELETE FROM jobs;
     DELETE FROM batches;
     DELETE FROM deliveries;
+    DELETE FROM events WHERE token IS NOT NULL;
     RETURN NULL;
 END $$;

@@ -1,6 +1,6 @@
 -- Act on acceptances that came after their batch had been rescued. What is held and was accepted is due, so that the next
 -- claim ends it as sent; what had failed, or was rejected in another call, and was accepted was sent. What is held, and of
--- which each call is known to have come to nothing, is due as well.
+-- which each call is known to have come to nothing, is due as well; and so is what nobody could let be mailed any more.
 --
 -- Arguments: horizon (an interval: how old a failure may be), most (how many held jobs, and how many failures, at a time);
 -- held_after (a token) and failed_after (a moment): after which it goes on. NULL: all of them are looked at.
@@ -75,10 +75,18 @@ BEGIN
                        WHERE told.token = deliveries.token AND told.fence = deliveries.fence
                          AND told.kind IN ('rendering_failure', 'reject')))
     ),
+    -- Its token is gone, with its account or revoked, or its link was used: the claim ends it.
+    ended AS MATERIALIZED (
+        SELECT candidate.token
+          FROM candidate
+          LEFT JOIN LATERAL (SELECT id, consumed_at FROM tokens WHERE id = candidate.token LIMIT 1) AS mailed ON true
+         WHERE is_held AND (mailed.id IS NULL OR mailed.consumed_at IS NOT NULL)
+    ),
     held AS MATERIALIZED (
         SELECT token
           FROM jobs
-         WHERE token = ANY (ARRAY(SELECT token FROM accepted WHERE is_held UNION SELECT token FROM disproved))
+         WHERE token = ANY (ARRAY(SELECT token FROM accepted WHERE is_held UNION SELECT token FROM disproved
+                                  UNION SELECT token FROM ended))
            AND due_at = 'infinity'
          ORDER BY token
          LIMIT late_acceptances.most

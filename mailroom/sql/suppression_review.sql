@@ -36,7 +36,8 @@ BEGIN
      WHERE address_hash = ANY (suppression_review.hashes) AND released_at > clock_timestamp()
        AND reason IS DISTINCT FROM 'added';
 
-    -- One by one: a look by index for each, whatever there was when the plan was made.
+    -- One by one: a look by index for each, whatever there was when the plan was made. Of each kind the newest thousand: a
+    -- mailbox that is mailed each minute would else hold up what is told of all others.
     WITH given AS MATERIALIZED (
         SELECT DISTINCT unnest(suppression_review.hashes) AS hash
     ),
@@ -47,7 +48,8 @@ BEGIN
                SELECT address_hash, message_id, token, least(at, absorbed_at) AS at, type, subtype
                  FROM events
                 WHERE address_hash = given.hash AND kind = 'bounce'
-               OFFSET 0) AS told
+                ORDER BY events.at DESC
+                LIMIT 1000) AS told
     ),
     complained AS MATERIALIZED (
         SELECT told.address_hash, max(told.at) AS at
@@ -62,7 +64,12 @@ BEGIN
     ),
     delivered AS MATERIALIZED (
         SELECT hash AS address_hash, (
-                   SELECT max(least(at, absorbed_at)) FROM events WHERE address_hash = hash AND kind = 'delivery') AS at
+                   SELECT max(least(at, absorbed_at))
+                     FROM (SELECT at, absorbed_at
+                             FROM events
+                            WHERE address_hash = hash AND kind = 'delivery'
+                            ORDER BY events.at DESC
+                            LIMIT 1000) AS newest) AS at
           FROM given
     ),
     -- A token that came back before its bounce was absorbed found nothing to lift.
@@ -124,10 +131,17 @@ BEGIN
          CROSS JOIN LATERAL (SELECT * FROM suppressions WHERE address_hash = given.hash OFFSET 0) AS known
           LEFT JOIN LATERAL (
                SELECT type, subtype
-                 FROM (SELECT kind, least(at, absorbed_at) AS at, type, subtype
-                         FROM events
-                        WHERE events.address_hash = known.address_hash AND kind IN ('bounce', 'complaint')
-                       OFFSET 0) AS mine
+                 FROM ((SELECT kind, least(at, absorbed_at) AS at, type, subtype
+                          FROM events
+                         WHERE events.address_hash = known.address_hash AND kind = 'bounce'
+                         ORDER BY events.at DESC
+                         LIMIT 1000)
+                        UNION ALL
+                       (SELECT kind, least(at, absorbed_at), type, subtype
+                          FROM events
+                         WHERE events.address_hash = known.address_hash AND kind = 'complaint'
+                         ORDER BY events.at DESC
+                         LIMIT 1000)) AS mine
                 WHERE kind = CASE reason WHEN 'complaint' THEN 'complaint'::event_kind ELSE 'bounce' END
                   AND at = CASE reason WHEN 'bounce' THEN bounced_at WHEN 'soft_bounces' THEN soft_at
                                        WHEN 'complaint' THEN complained_at END

@@ -36,23 +36,34 @@ BEGIN
     UPDATE resumptions SET resumed_at = clock_timestamp()
      WHERE scope = ANY (ARRAY(
            SELECT scope FROM resumptions WHERE resumed_at > clock_timestamp() FOR UPDATE SKIP LOCKED));
-    -- No look is put off for longer than half the age of its event, or two minutes.
+    -- No look is put off for longer than half the age of its event, or two minutes. Those that are put off longest are asked:
+    -- of a template that broke while nobody read the events there may be any number.
     UPDATE events SET look_at = now()
      WHERE (message_id, kind, at) IN (
-           SELECT message_id, kind, at
-             FROM events
-            WHERE look_at > now() + interval '2 minutes' AND look_at < 'infinity'
-              AND CASE WHEN isfinite(look_at) AND isfinite(absorbed_at) THEN
-                  look_at - now() > (now() - absorbed_at) / 2 END
-            LIMIT take_back.most
-              FOR UPDATE SKIP LOCKED);
+           SELECT far.message_id, far.kind, far.at
+             FROM (SELECT message_id, kind, at
+                     FROM (SELECT message_id, kind, at, look_at, absorbed_at
+                             FROM events
+                            WHERE look_at > now() + interval '2 minutes' AND look_at < 'infinity'
+                            ORDER BY look_at DESC
+                            LIMIT 10000) AS ahead
+                    WHERE CASE WHEN isfinite(look_at) AND isfinite(absorbed_at) THEN
+                          look_at - now() > (now() - absorbed_at) / 2 END
+                    LIMIT take_back.most) AS wrong
+            CROSS JOIN LATERAL (
+                  SELECT message_id, kind, at
+                    FROM events
+                   WHERE events.message_id = wrong.message_id AND events.kind = wrong.kind AND events.at = wrong.at
+                   LIMIT 1
+                     FOR UPDATE SKIP LOCKED) AS far);
 
     -- Addresses that are asked for once more, or that somebody had locked when their events were absorbed. Who still has one
     -- locked is waited for no longer than for ten of them; the next sweep tries again, with others first.
     FOR hash IN
         SELECT address_hash
-          FROM (SELECT address_hash, look_at FROM events
-                 WHERE look_at <= now() AND kind NOT IN ('rendering_failure', 'reject') ORDER BY look_at
+          FROM (SELECT address_hash, look_at
+                  FROM (SELECT address_hash, kind, look_at FROM events WHERE look_at <= now() ORDER BY look_at LIMIT 10000) AS due
+                 WHERE kind NOT IN ('rendering_failure', 'reject')
                  LIMIT take_back.most) AS late
          GROUP BY address_hash
          ORDER BY min(look_at)
@@ -70,23 +81,26 @@ BEGIN
         END;
     END LOOP;
 
-    -- Where the event has no tags, and no other of its message had: by the time at which SES took the mail. What is found is
-    -- kept with the event.
+    -- Where the event has no tags, and no other of its message had: by the time at which SES took the mail, no longer ago than
+    -- SQS keeps an event; and among the newest, whatever the clocks said. What is found is kept with the event.
     -- One walk over the log for all of them, from the earliest on: in a CASE it is no join, which would walk for each.
     WITH nameless AS MATERIALIZED (
         SELECT message_id,
                CASE WHEN look_at > absorbed_at AND isfinite(absorbed_at) AND isfinite(look_at)  -- since the last look, with an hour for what was at work then
                     THEN absorbed_at + (look_at - absorbed_at) * 2 / 3 - interval '1 hour'
-                    ELSE least(at, absorbed_at) - interval '5 minutes' END AS since
-          FROM events
-         WHERE look_at <= now() AND token IS NULL AND kind IN ('rendering_failure', 'reject')
-         ORDER BY look_at
-         LIMIT take_back.most
+                    ELSE greatest(least(at, absorbed_at) - interval '5 minutes', now() - interval '15 days') END AS since
+          FROM (SELECT message_id, at, token, absorbed_at, look_at
+                  FROM events
+                 WHERE look_at <= now() AND kind IN ('rendering_failure', 'reject')
+                 ORDER BY look_at
+                 LIMIT take_back.most) AS due
+         WHERE token IS NULL
     ),
     found AS MATERIALIZED (
         SELECT DISTINCT ON (message_id) message_id, token, fence
           FROM deliveries
-         WHERE created_at >= (SELECT min(since) FROM nameless)
+         WHERE (created_at >= (SELECT min(since) FROM nameless)
+                OR id > (SELECT max(id) - 10000 FROM deliveries WHERE EXISTS (SELECT FROM nameless)))
            AND CASE WHEN message_id IN (SELECT message_id FROM nameless) THEN token IS NOT NULL END
          ORDER BY message_id, id
     )

@@ -32,6 +32,8 @@ FIRST_REST: Final = timedelta(milliseconds=500)
 MAX_REST: Final = timedelta(seconds=2)
 # What is in hand that long is kept from others: it was hidden from them for 30 s.
 KEEP_EVERY: Final = timedelta(seconds=15)
+# An event that is cut off so often, while the database takes others, is held up alone, and must not hold up those.
+MAX_CUT_OFF: Final = 5
 # How often it is noted that the queue is read, though it is empty.
 NOTE_EVERY: Final = timedelta(minutes=1)
 DATABASE: Final = "events wait for the database"
@@ -109,12 +111,14 @@ class Absorbing:
 
     def _recorded(self, messages: Sequence[Received]) -> Sequence[Received]:
         """Absorb these, however long that takes; return those that are on record. None of them if it is to stop."""
-        rest, kept_at = FIRST_REST, time.monotonic()
+        rest, kept_at, cut_off = FIRST_REST, time.monotonic(), 0
         while True:
             try:
                 self._record(messages)
             except Exception as error:  # a bug of ours must stop neither the other events nor the mails
-                if not is_outage(error) or (len(messages) > 1 and is_cut_off(error)):
+                cut_off += is_cut_off(error)
+                tried = cut_off == MAX_CUT_OFF or (cut_off > 0 and not self._patient)
+                if not is_outage(error) or (cut_off and (len(messages) > 1 or (tried and self._takes_others()))):
                     return self._one_by_one(messages, error)
                 if not self._patient:
                     raise
@@ -134,6 +138,15 @@ class Absorbing:
             absorbed = self._absorb(connection, events)
         self._tally.works(DATABASE)
         self._tally.absorbed(absorbed)
+
+    def _takes_others(self) -> bool:
+        """Whether the database takes what there is to write for any event, though not this one."""
+        try:
+            with self._engine.connect() as connection:
+                self._absorb(connection, [])
+        except (DBAPIError, sqlalchemy.TimeoutError):
+            return False
+        return True
 
     def _one_by_one(self, messages: Sequence[Received], error: Exception) -> Sequence[Received]:
         """Absorb what can be; who is at fault alone is left, and comes again until the queue puts it aside."""

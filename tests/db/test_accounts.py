@@ -117,6 +117,7 @@ INSERT INTO batches (queue, worker, action, priority, due_at, tokens, attempts, 
 VALUES ('mailroom', 'w', 'activation', 1, now(), '{1}', '{0}', 'infinity');
 INSERT INTO deliveries (token, account, action, outcome, attempt)
 SELECT id, account, action, 'sent', 1 FROM tokens;
+INSERT INTO events (message_id, kind, at, token) SELECT 'm' || id, 'bounce', now(), id FROM tokens;
 """
 
 
@@ -130,7 +131,7 @@ def test_truncating_leaves_nothing_that_names_the_ids(conn: Connection, truncate
 
     conn.execute(text(f"TRUNCATE {truncated}"))
 
-    for table in ("jobs", "batches", "deliveries", "guesses", "tokens"):
+    for table in ("jobs", "batches", "deliveries", "events", "guesses", "tokens"):
         assert rows(conn, f"SELECT FROM {table}") == []
     add_accounts(conn, 60, prefix="new")
     assert misplaced(conn) == []

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from mailroom.event import Event
+from mailroom.event import Event, EventKind
 from mailroom.ops import reputation, suppressions
 from mailroom.outcome import Sent
 from mailroom.queue import feed, late_acceptances
@@ -13,7 +13,7 @@ from mailroom.queue.events import Absorbed, absorb, site
 from mailroom.queue.late_acceptances import Applied
 from tests.claiming import claim, enqueue, enqueue_recovery, run_out, settle, take
 from tests.telling import BOUNCE, DELIVERY, HARD, NOW, RENDERING_FAILURE, SEND, look_again, of, tell_of
-from tests.world import misplaced, rows
+from tests.world import misplaced, rows, transaction
 
 
 def take_back(connection: Connection) -> list[feed.TakenBack]:
@@ -84,6 +84,81 @@ def test_a_failure_without_tags_is_matched_though_the_clock_of_ses_is_ahead(conn
     assert settle(connection, batch, Sent("m-1"))
     absorb(connection, [Event(RENDERING_FAILURE, "m-1", NOW + timedelta(hours=1))])
     assert [mail.token for mail in take_back(connection)] == [batch.jobs[0].token]
+
+
+def test_a_failure_without_tags_is_matched_though_the_clock_was_behind_when_its_mail_left(
+    connection: Connection,
+) -> None:
+    """A machine that had slept, and was told the time between the mail and what SES says of it."""
+    enqueue(connection)
+    batch = take(connection)
+    assert settle(connection, batch, Sent("m-1"))
+    connection.execute(text("UPDATE deliveries SET created_at = created_at - interval '1 day'"))
+    absorb(connection, [Event(RENDERING_FAILURE, "m-1", NOW)])
+    assert [mail.token for mail in take_back(connection)] == [batch.jobs[0].token]
+
+
+READ = text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'events'")
+
+
+def test_a_template_that_broke_while_nobody_read_the_events_makes_no_look_longer_than_another(engine: Engine) -> None:
+    """A step of some hundreds is taken with each event that comes, and must not read all of the others each time."""
+    with engine.connect() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO events (message_id, kind, at, token, absorbed_at, look_at)"
+                " SELECT 'm-' || n, 'rendering_failure', now(), 1000000 + n, now() - interval '30 minutes',"
+                "        now() + CASE n % 2 WHEN 0 THEN interval '-1 second' ELSE interval '10 minutes' END"
+                "   FROM generate_series(1, 60000) AS n"
+            )
+        )
+        connection.execute(text("VACUUM ANALYZE events"))
+    with transaction(engine) as connection:
+        before = connection.scalar(READ)
+        assert take_back(connection) == []
+        assert connection.scalar(READ) - before < 25_000
+        connection.rollback()
+
+
+TOLD_EACH_MINUTE = """
+    INSERT INTO events (message_id, kind, at, token, address_hash, type, subtype)
+    SELECT 'm-' || n, CAST(:kind AS event_kind), now() - n * interval '1 minute', 1000000 + n,
+           (SELECT address_hash FROM tokens), 'Transient', 'ContentRejected'
+      FROM generate_series(1, 20000) AS n
+"""
+
+
+@pytest.mark.parametrize("kind", [DELIVERY, BOUNCE])
+def test_a_mailbox_that_is_mailed_each_minute_makes_no_review_longer_than_another(
+    engine: Engine, kind: EventKind
+) -> None:
+    with engine.connect() as connection:
+        enqueue(connection)
+        batch = take(connection)
+        assert settle(connection, batch, Sent("m-1"))
+        tell_of(connection, batch, BOUNCE, "m-1", **HARD)
+        connection.execute(text(TOLD_EACH_MINUTE), {"kind": kind})
+        connection.execute(text("VACUUM ANALYZE events"))
+    with transaction(engine) as connection:
+        before = connection.scalar(READ)
+        tell_of(connection, batch, DELIVERY, "m-1", seconds=1)
+        assert connection.scalar(READ) - before < 5_000
+        assert rows(connection, "SELECT reason FROM suppressions") == [(None,)]
+        connection.rollback()
+
+
+def test_a_failure_of_a_wrong_date_makes_nobody_read_more_of_the_log_than_sqs_remembers(
+    connection: Connection,
+) -> None:
+    connection.execute(
+        text(
+            "INSERT INTO deliveries (token, action, outcome, attempt, message_id, created_at)"
+            " SELECT 1000000 + n, 'activation', 'sent', 0, 'm-' || n, now() - interval '40 days'"
+            "   FROM generate_series(1, 10001) AS n"
+        )
+    )
+    absorb(connection, [Event(RENDERING_FAILURE, f"m-{n}", datetime(2011, 1, 2, tzinfo=UTC)) for n in (1, 10_001)])
+    assert [mail.token for mail in take_back(connection)] == [1_010_001]
 
 
 def test_an_application_that_does_not_commit_holds_up_no_event(engine: Engine, connection: Connection) -> None:

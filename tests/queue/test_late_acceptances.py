@@ -15,6 +15,7 @@ from mailroom.queue.verdict import MAX_ATTEMPTS
 from mailroom.simulator import Simulator
 from tests.claiming import claim, run_out, settle_alike, take
 from tests.running import eventually, transport, working
+from tests.telling import SEND, tell_of
 from tests.world import add_accounts, drained, misplaced, rows
 
 THROUGH_PGBOUNCER = True
@@ -136,6 +137,14 @@ def test_what_failed_and_was_accepted_was_sent(connection: Connection) -> None:
     assert misplaced(connection) == []
 
 
+def test_what_had_failed_was_sent_however_long_sqs_kept_what_proves_it(connection: Connection) -> None:
+    """Nobody read the queue of events for a while: it keeps them for 14 days, and mails went out."""
+    token = fail_at_the_last_attempt(connection).jobs[0].token
+    connection.execute(text("UPDATE deliveries SET created_at = created_at - interval '14 days'"))
+    assert apply(connection) == Applied(freed=0, amended=1)
+    assert final(connection) == [(token, "sent", "m-1")]
+
+
 def test_two_sweeps_at_once_amend_a_failure_once(engine: Engine, connection: Connection) -> None:
     token = fail_at_the_last_attempt(connection).jobs[0].token
     with (
@@ -162,6 +171,34 @@ def test_a_failure_that_an_operator_has_taken_back_is_left_to_its_new_job(connec
     assert apply(connection) == NOTHING
     assert [job.error_code for job in claim(connection).finished] == ["AcceptedLate"]
     assert misplaced(connection) == []
+
+
+@pytest.mark.parametrize("told", ["nothing", "an event", "an answer"])
+@pytest.mark.parametrize("gone", ["account", "revoked", "consumed"])
+def test_what_is_held_ends_when_nobody_could_let_it_be_mailed_any_more(
+    connection: Connection, gone: str, told: str
+) -> None:
+    """Its account was removed, its link revoked or used: nothing is left to decide, and it would be held for ever."""
+    account = add_accounts(connection, 1)[0]
+    add_accounts(connection, 1, prefix="other")
+    batch = take(connection)
+    lose(connection, hold=True)
+    how = {
+        "account": "SELECT remove_account(:account)",
+        "revoked": "SELECT revoke_tokens(:account)",
+        "consumed": "UPDATE tokens SET consumed_at = now() WHERE account = :account",
+    }
+    connection.execute(text(how[gone]), {"account": account})
+    if told == "an event":
+        tell_of(connection, batch, SEND, "m-1")
+    elif told == "an answer":
+        assert not settle_alike(connection, batch, Sent("m-1"))
+    freed = 2 if told == "an answer" else 1
+    assert apply(connection) == Applied(freed=freed, amended=0)
+    ended = {job.token: job.outcome for job in claim(connection).finished}
+    assert ended[batch.jobs[0].token] in {"cancelled", "sent"}
+    assert misplaced(connection) == []
+    assert apply(connection) == NOTHING
 
 
 def test_what_nobody_knows_of_late_decides_nothing(connection: Connection) -> None:

@@ -166,6 +166,24 @@ def test_no_address_is_in_what_is_shown_of_an_event() -> None:
     assert "canary" not in repr(found(json.dumps(bounced)))
 
 
+@pytest.mark.parametrize("written", ["not-spam", "Not-Spam", " NOT-SPAM"])
+def test_a_report_may_write_its_type_in_any_letters(written: str) -> None:
+    """RFC 5965: whoever takes a complaint back must not be taken to complain."""
+    told = event("Complaint")
+    told["complaint"]["complaintFeedbackType"] = written
+    assert found(json.dumps(told)).type == "not-spam"
+
+
+def test_a_number_that_python_does_not_read_costs_no_event() -> None:
+    told = json.dumps(event("Delivery")).replace(" 700,", f" {'9' * 5_000},")
+    assert found(told).kind is EventKind.DELIVERY
+
+
+def test_a_field_that_is_added_is_no_envelope() -> None:
+    told = event("Bounce") | {"detail": {"reason": "x"}, "Type": "Notification", "Message": "x"}
+    assert found(json.dumps(told)).kind is EventKind.BOUNCE
+
+
 def test_of_a_key_that_is_there_twice_the_last_counts() -> None:
     body = json.dumps(event("Send")).replace('"messageId"', '"messageId": "first", "messageId"')
     assert found(body).message_id == "0102-m-000000"

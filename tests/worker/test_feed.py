@@ -4,7 +4,7 @@ import contextlib
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from tests import sqs
 from tests.proxy import HalfOpenProxy
 from tests.running import PATIENCE_SECONDS, connecting, eventually
 from tests.ses.events import event, wrapped
-from tests.world import rows
+from tests.world import rows, transaction
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +202,33 @@ def test_a_queue_that_is_gone_is_said_once_and_read_when_it_is_back(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("patient", [True, False])
+def test_an_event_that_waits_for_somebody_holds_up_no_other(
+    url: str, engine: Engine, queue: sqs.Queue, caplog: pytest.LogCaptureFixture, *, patient: bool
+) -> None:
+    """Whatever it is that somebody holds: a statement has its time, and then the others have theirs."""
+    held = datetime.fromisoformat(event("Rendering Failure")["mail"]["timestamp"])
+    with engine.connect() as connection:
+        name = connection.scalar(text("SELECT quote_ident(current_database())"))
+        connection.execute(text(f"ALTER DATABASE {name} SET statement_timeout = '300ms'"))
+    with transaction(engine) as holder, connecting(url, pool_size=1) as hurried:
+        holder.execute(
+            text("INSERT INTO events (message_id, kind, at) VALUES ('m0002', 'rendering_failure', :at)"), {"at": held}
+        )
+        queue.put(body(name) for name in names(5))
+        reading = Feed(hurried, queue.source(), patient=patient)
+        if patient:
+            with reading.running():
+                eventually(lambda: queue.left() == 1, "the others are read")
+                queue.put([body("m0005")])
+                eventually(lambda: "m0005" in kept(engine), "and so is what comes then")
+        else:
+            reading.drain(max_time=timedelta(seconds=10))
+        assert set(names(5)) - set(kept(engine)) == {"m0002"}
+        holder.rollback()
+    assert "error=OperationalError" in caplog.text
+
+
 def test_while_the_database_is_away_nothing_more_is_received_and_nothing_good_is_put_aside(
     url: str, engine: Engine, endpoint: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
