@@ -28,8 +28,10 @@ BEGIN
             RETURNING id
         )
         SELECT coalesce(array_agg(living.id), '{}') INTO renewed FROM living;
+        SET CONSTRAINTS ALL IMMEDIATE;  -- what is deferred would fail the commit of the claim
     EXCEPTION
         WHEN OTHERS THEN
+            renewed := '{}';
             IF cardinality(tokens_renew.ids) > 1 THEN
                 FOREACH single IN ARRAY tokens_renew.ids LOOP
                     renewed := renewed || tokens_renew(ARRAY[single], tokens_renew.life);

@@ -136,6 +136,12 @@ def test_a_database_can_keep_quiet(url: str, application: psycopg.Connection[Any
     assert application.execute("SELECT count(*) FROM jobs").fetchall() == [(2,)]
 
 
+def fill_up(other: psycopg.Connection[Any]) -> None:
+    for _ in range(1_000):
+        other.execute("SELECT pg_notify('anything', n || repeat('x', 7000)) FROM generate_series(1, 8) AS n")
+
+
+@pytest.mark.slow
 def test_a_queue_of_notifications_that_is_full_fails_no_sign_up() -> None:
     """It is one for all databases, and is full when anybody who listens has been in a transaction for long."""
     with EmbeddedPostgres(settings={"search_path": TESTS_PATH, "fsync": "off", "max_notify_queue_pages": "64"}) as full:
@@ -146,10 +152,7 @@ def test_a_queue_of_notifications_that_is_full_fails_no_sign_up() -> None:
             busy.commit()
             busy.execute("SELECT")  # and stays in this transaction
             with pytest.raises(psycopg.OperationalError, match="too many notifications"):
-                for _ in range(64):
-                    other.execute(
-                        "SELECT pg_notify('anything', n || repeat('x', 7000)) FROM generate_series(1, 8) AS n"
-                    )
+                fill_up(other)
             with psycopg.connect(full.url()) as application:
                 run(application, add())
                 run(application, RECOVER)

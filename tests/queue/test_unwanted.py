@@ -171,9 +171,13 @@ CREATE TRIGGER keep BEFORE UPDATE ON tokens FOR EACH ROW WHEN (OLD.id = {token})
     [
         REFUSING.replace("{refuse}", "RAISE 'it is as it is'"),
         REFUSING.replace("{refuse}", "RETURN NULL"),
+        REFUSING.replace("{refuse}", "RAISE 'it is as it is'")
+        .replace("BEFORE", "AFTER")
+        .replace("TRIGGER keep AFTER", "CONSTRAINT TRIGGER keep AFTER")
+        .replace("tokens FOR", "tokens DEFERRABLE INITIALLY DEFERRED FOR"),
         "ALTER TABLE tokens ADD CHECK (id <> {token} OR expires_at <= now()) NOT VALID",
     ],
-    ids=["raises", "drops", "checks"],
+    ids=["raises", "drops", "raises in the end", "checks"],
 )
 def test_a_late_activation_that_the_application_lets_nobody_renew_holds_up_no_others(
     conn: Connection, refusing: str

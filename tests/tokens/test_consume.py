@@ -232,7 +232,9 @@ def test_a_token_proves_no_other_address(conn: Connection, status: str, action: 
     assert consume(conn, mailed) == account
 
 
-@pytest.mark.parametrize(("address", "becomes"), [("other@example.com", "provisioned"), ("USER1@example.com", "active")])
+@pytest.mark.parametrize(
+    ("address", "becomes"), [("other@example.com", "provisioned"), ("USER1@example.com", "active")]
+)
 def test_a_token_whose_mail_went_elsewhere_activates_nothing(conn: Connection, address: str, becomes: str) -> None:
     """It was inserted so by hand; or its kind of mail did not activate when it was made."""
     [account] = add_accounts(conn, 1)
