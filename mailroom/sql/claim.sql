@@ -20,7 +20,8 @@
 -- In steps, each of which is made only where there is something to do: most claims find a job or two that can be mailed as
 -- they are, and the rest would cost them more than that. What the first steps lock is theirs until the end.
 --
--- Locks: jobs, then accounts (of what is limited) and tokens (whose life is renewed), skipping what others hold. Waits for nobody.
+-- Locks: jobs, then accounts (of what is limited) and tokens (whose life is renewed), skipping what others hold. Waits for nobody
+-- but who has one of these tables whole: before it holds anything.
 --
 -- Plan: pinned, in the order in which it is written, and by index, whatever the statistics of the moment are at which it
 -- is made.
