@@ -300,6 +300,24 @@ def test_what_a_trigger_of_the_application_asks_for_is_mailed_all_the_same(conn:
     assert misplaced(conn) == []
 
 
+NUMBERING = """
+CREATE FUNCTION number() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.id := NEW.id + 1000; RETURN NEW; END $$;
+CREATE TRIGGER number BEFORE INSERT ON accounts FOR EACH ROW EXECUTE FUNCTION number();
+"""
+
+
+def test_an_invited_account_gets_none_either_if_a_trigger_gives_it_its_id(conn: Connection) -> None:
+    conn.execute(text(NUMBERING))
+    for login, mails in (("a", False), ("b", True), ("c", False)):
+        add = "SELECT add_account(:login || '@example.com', :login, mails => :mails)"
+        account = conn.execute(text(add), {"login": login, "mails": mails}).scalar_one()
+        assert rows(conn, "SELECT login FROM accounts WHERE id = :id", id=account) == [(login,)]
+    conn.execute(text("INSERT INTO accounts (email, login) VALUES ('d@example.com', 'd')"))
+
+    mailed = "SELECT login FROM accounts JOIN tokens ON account = accounts.id ORDER BY login"
+    assert rows(conn, mailed) == [("b",), ("d",)]
+
+
 def test_no_code_of_ours_names_a_kind() -> None:
     named = re.compile(r"\b(activation|password_recovery)\b", re.IGNORECASE)
     allowed = {"cli/app.py", "cli/actions.py"}  # what help shows as an example

@@ -91,9 +91,9 @@ def transaction(
         yield connection
 
 
-def until_somebody_waits(engine: Engine) -> None:
-    """Return once a backend of this database waits for a lock."""
+def until_somebody_waits(engine: Engine, backends: int = 1) -> None:
+    """Return once a backend of this database waits for a lock, or so many."""
     stuck = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     with engine.connect() as watcher:
-        while not rows(watcher, stuck):
+        while len(rows(watcher, stuck)) < backends:
             watcher.execute(text("SELECT pg_sleep(0.01)"))

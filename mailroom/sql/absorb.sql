@@ -25,6 +25,7 @@ CREATE OR REPLACE FUNCTION mailroom.absorb(
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off SET enable_bitmapscan = off SET join_collapse_limit = 1 AS $$
 #variable_conflict use_column
+<<variables>>
 DECLARE
     counts  record;
     touched bytea[];
@@ -113,8 +114,8 @@ BEGIN
     accepted AS (
         INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, late, limited, proof, message_id)
         SELECT DISTINCT ON (message_id) token, account, batch, known_fence, action, 'sent'::delivery_outcome, attempt, true,
-               coalesce((SELECT limited FROM actions WHERE name = action), false),
-               (SELECT substring(sha256(secret) FOR 8) FROM tokens WHERE id = token), message_id
+               coalesce((SELECT limited FROM actions WHERE name = addressed.action), false),
+               (SELECT substring(sha256(secret) FOR 8) FROM tokens WHERE id = addressed.token), message_id
           FROM addressed
          WHERE batch IS NOT NULL AND message_id IN (SELECT message_id FROM implied)
          ORDER BY message_id
@@ -132,8 +133,8 @@ BEGIN
     UPDATE feed
        SET polled_at = clock_timestamp(),
            heard_at = CASE WHEN counts.ours > 0 OR heard_at > clock_timestamp() THEN clock_timestamp() ELSE heard_at END,
-           added = (added & count_limit) + counts.added, known = (known & count_limit) + counts.known,
-           elsewhere = (elsewhere & count_limit) + counts.elsewhere, unknown = (unknown & count_limit) + counts.unknown;
+           added = (added & variables.count_limit) + counts.added, known = (known & variables.count_limit) + counts.known,
+           elsewhere = (elsewhere & variables.count_limit) + counts.elsewhere, unknown = (unknown & variables.count_limit) + counts.unknown;
     -- A new snapshot, which has the rows above. A delivery says something only of an address that something is said of.
     -- Under the lock of the feed: of two that absorb at once, a bounce and a delivery, the second sees what the first did.
     SELECT counts.said || ARRAY(SELECT address_hash FROM suppressions WHERE address_hash = ANY (counts.delivered))
@@ -144,7 +145,7 @@ BEGIN
         EXCEPTION
             WHEN lock_not_available THEN  -- an application has consumed a token, and not committed: the sweep looks again
                 UPDATE events SET look_at = now()
-                 WHERE address_hash = ANY (touched) AND kind IN ('delivery', 'bounce', 'complaint') AND absorbed_at >= now();
+                 WHERE address_hash = ANY (variables.touched) AND kind IN ('delivery', 'bounce', 'complaint') AND absorbed_at >= now();
         END;
     END IF;
     RETURN QUERY SELECT counts.added, counts.known, counts.elsewhere, counts.unknown;

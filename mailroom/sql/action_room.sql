@@ -22,35 +22,36 @@ CREATE OR REPLACE FUNCTION mailroom.action_room(
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off SET enable_bitmapscan = off AS $$
 #variable_conflict use_column
+<<variables>>
 DECLARE
     locked bigint[];
 BEGIN
     SELECT array_agg(id)
       INTO locked
-      FROM (SELECT id FROM accounts WHERE id = ANY (owners) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) AS each;
+      FROM (SELECT id FROM accounts WHERE id = ANY (action_room.owners) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) AS each;
     RETURN QUERY
     WITH in_flight AS MATERIALIZED (
         SELECT (SELECT tokens.account FROM tokens WHERE id = held.token) AS account, held.token, batches.claimed_at
           FROM batches
          CROSS JOIN LATERAL unnest(batches.tokens) AS held (token)
-         WHERE batches.action = of_action AND batches.claimed_at <= clock_timestamp()
+         WHERE batches.action = action_room.of_action AND batches.claimed_at <= clock_timestamp()
     )
-    SELECT owner,
+    SELECT asked.owner,
            least(coalesce(action_room.per_15_minutes - mailed.lately, 2147483647),
                  coalesce(action_room.per_day - mailed.today, 2147483647))::integer
-      FROM unnest(locked) AS owner
+      FROM unnest(variables.locked) AS asked (owner)
      CROSS JOIN LATERAL (
            SELECT count(DISTINCT token) FILTER (WHERE mailed_at > now() - interval '15 minutes') AS lately,
                   count(DISTINCT token) AS today
              FROM (
                   SELECT token, created_at
                     FROM deliveries
-                   WHERE deliveries.account = owner AND action = of_action AND limited
+                   WHERE deliveries.account = asked.owner AND action = action_room.of_action AND limited
                      AND retried_at IS NULL AND NOT (outcome = 'sent' AND never_out(message_id))
                      AND created_at > now() - interval '1 day' AND created_at <= clock_timestamp()
                    UNION ALL
-                  SELECT token, claimed_at FROM in_flight WHERE in_flight.account = owner
+                  SELECT token, claimed_at FROM in_flight WHERE in_flight.account = asked.owner
                   ) AS known (token, mailed_at)
-            WHERE token <> ALL (own)
+            WHERE token <> ALL (action_room.own)
            ) AS mailed;
 END $$;

@@ -1,12 +1,13 @@
 -- Trigger: activate an account when a token that activates is consumed. Whoever consumes a token has read the mailbox: what
--- was taken for dead is not.
+-- was taken for dead is not. Where the mail went to another address than the account's own, that one is proven alone.
 CREATE OR REPLACE FUNCTION mailroom.activate_account()
     RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 BEGIN
-    IF (SELECT activates FROM actions WHERE name = NEW.action) THEN
+    IF (NEW.address IS NULL OR token_address_hash(NEW.address) = NEW.address_hash)
+       AND (SELECT activates FROM actions WHERE name = NEW.action) THEN
         UPDATE accounts SET status = 'active' WHERE id = NEW.account AND status = 'provisioned';
     END IF;
     UPDATE suppressions SET lifted_at = greatest(lifted_at, clock_timestamp(), bounced_at, soft_at)

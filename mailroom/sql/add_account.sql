@@ -3,8 +3,8 @@
 -- Arguments: as the columns of accounts; and mails: whether a provisioned one gets its activation mail. Without, ask for
 -- another, as for an invitation. Returns its id. Raises what the insert raises: unique_violation, check_violation.
 --
--- mailroom.unmailed names the one account that is to get none: what triggers of the application's own ask for, in the same
--- statement, is mailed as ever.
+-- mailroom.unmailed names the depth at which triggers of this one insert run: what triggers of the application's own ask
+-- for or insert meanwhile is mailed as ever, and whatever they make of this row, its id too, it is not.
 --
 -- Locks: what an insert locks.
 CREATE OR REPLACE FUNCTION mailroom.add_account(
@@ -20,16 +20,19 @@ DECLARE
     state  text;
     said   text;
     broken text;
-    added  bigint := nextval(pg_get_serial_sequence('accounts', 'id'));
+    silent text := coalesce(current_setting('mailroom.unmailed', true), '');
+    added  bigint;
 BEGIN
     IF NOT mails THEN
-        PERFORM set_config('mailroom.unmailed', added::text, true);
+        PERFORM set_config('mailroom.unmailed', CAST(pg_trigger_depth() + 1 AS text), true);
     END IF;
-    INSERT INTO accounts (id, email, login, status, language, tenant, reference)
-    OVERRIDING SYSTEM VALUE
-    VALUES (added, add_account.email, add_account.login, CAST(add_account.status AS account_status),
+    INSERT INTO accounts (email, login, status, language, tenant, reference)
+    VALUES (add_account.email, add_account.login, CAST(add_account.status AS account_status),
             add_account.language, add_account.tenant, add_account.reference)
     RETURNING id INTO added;
+    IF NOT mails THEN
+        PERFORM set_config('mailroom.unmailed', silent, true);
+    END IF;
     RETURN added;
 EXCEPTION
     WHEN integrity_constraint_violation THEN  -- the row that it would show is not for whoever calls

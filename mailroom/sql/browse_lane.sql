@@ -19,6 +19,7 @@ CREATE OR REPLACE FUNCTION mailroom.browse_lane(
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off SET enable_bitmapscan = off SET enable_memoize = off AS $$
 #variable_conflict use_column
+<<variables>>
 DECLARE
     begins_at    timestamptz := greatest(browse_lane.since, browse_lane.after_due_at, '-infinity');
     begins_token bigint := CASE WHEN browse_lane.after_due_at >= begins_at THEN browse_lane.after_token ELSE 0 END;
@@ -29,7 +30,8 @@ BEGIN
       FROM (SELECT token, due_at, attempt
               FROM jobs
              WHERE queue = browse_lane.queue AND priority = browse_lane.priority AND action = browse_lane.action
-               AND (due_at, token) > (begins_at, begins_token) AND due_at < ends_at
+               AND (due_at, token) > (variables.begins_at, variables.begins_token)
+             AND due_at < variables.ends_at
              ORDER BY due_at, token
              LIMIT browse_lane.most) AS page
       LEFT JOIN LATERAL (SELECT account FROM tokens WHERE tokens.id = page.token LIMIT 1) AS owner ON true

@@ -22,6 +22,7 @@ CREATE OR REPLACE FUNCTION mailroom.browse_unconfirmed(
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET jit = off
     SET row_security = off SET enable_bitmapscan = off SET enable_memoize = off SET enable_sort = off AS $$
 #variable_conflict use_column
+<<variables>>
 DECLARE
     ends_at timestamptz := coalesce(browse_unconfirmed.before_at, 'infinity');
 BEGIN
@@ -32,8 +33,8 @@ BEGIN
                 WHEN EXISTS (SELECT FROM batches WHERE page.token = ANY (tokens)) THEN 'in flight' END
       FROM (SELECT id, token, account, action, created_at, error_code, fence
               FROM deliveries
-             WHERE coalesce(outcome = 'unconfirmed', false) AND created_at >= browse_unconfirmed.since AND created_at <= ends_at
-               AND (browse_unconfirmed.before_at IS NULL OR created_at < ends_at OR id < browse_unconfirmed.before_id)
+             WHERE coalesce(outcome = 'unconfirmed', false) AND created_at >= browse_unconfirmed.since AND created_at <= variables.ends_at
+               AND (browse_unconfirmed.before_at IS NULL OR created_at < variables.ends_at OR id < browse_unconfirmed.before_id)
              ORDER BY created_at DESC, id DESC
              LIMIT browse_unconfirmed.most) AS page
       LEFT JOIN LATERAL (SELECT due_at FROM jobs WHERE jobs.token = page.token LIMIT 1) AS job ON true

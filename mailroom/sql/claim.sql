@@ -20,7 +20,8 @@
 -- In steps, each of which is made only where there is something to do: most claims find a job or two that can be mailed as
 -- they are, and the rest would cost them more than that. What the first steps lock is theirs until the end.
 --
--- Locks: jobs, then accounts (of what is limited) and tokens (whose life is renewed), skipping what others hold. Waits for nobody.
+-- Locks: jobs, then accounts (of what is limited) and tokens (whose life is renewed), skipping what others hold. Waits for nobody
+-- but who has one of these tables whole: before it holds anything.
 --
 -- Plan: pinned, in the order in which it is written, and by index, whatever the statistics of the moment are at which it
 -- is made.
@@ -45,6 +46,7 @@ DECLARE
     any_lost boolean;
     any_back boolean;
     any_late bigint[];
+    renewed  bigint[];
 BEGIN
     -- The lane to serve: of those in which a batch is full, or has waited long enough, the first in which a job can be
     -- had, the most urgent first. Where others hold all of a lane, those behind must not wait. Urgent jobs never wait for
@@ -91,11 +93,12 @@ BEGIN
             ORDER BY due_at, token
             LIMIT 1
               FOR UPDATE SKIP LOCKED) AS first
+     WHERE NOT EXISTS (SELECT FROM accounts, tokens WHERE false)  -- who truncates them has them first, or comes after
      LIMIT 1;
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    SELECT actions.*, pushed.languages, pushed.default_language
+    SELECT pushed.languages, pushed.default_language, actions.*
       INTO kind
       FROM actions
       LEFT JOIN LATERAL (
@@ -291,25 +294,21 @@ BEGIN
     -- A late token gets its life back. One that somebody has locked is being consumed or deleted, perhaps: its job goes
     -- back, or it would be mailed with a dead link.
     IF any_late IS NOT NULL THEN
-        WITH renewable AS MATERIALIZED (
-            SELECT id FROM tokens WHERE id = ANY (any_late) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
-        ),
-        renewed AS (
-            UPDATE tokens SET expires_at = now() + kind.life WHERE id = ANY (ARRAY(SELECT id FROM renewable))
-        )
+        renewed := tokens_renew(any_late, kind.life);
         SELECT array_agg(CAST(ROW(
                    token, due_at, attempt, account, email, login, data, secret, code, resend, created_at, accepted_in,
                    accepted_fence, message_id, ahead, error_code, surplus,
-                   busy OR (token = ANY (any_late) AND token NOT IN (SELECT id FROM renewable))) AS claimed_job)
+                   busy OR (token = ANY (any_late) AND token <> ALL (renewed))) AS claimed_job)
                    ORDER BY due_at, token),
-               any_back OR bool_or(token = ANY (any_late) AND token NOT IN (SELECT id FROM renewable))
+               any_back OR bool_or(token = ANY (any_late) AND token <> ALL (renewed))
           INTO held, any_back
           FROM unnest(held);
     END IF;
     IF any_back THEN
         INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
         SELECT token,
-               CASE WHEN busy THEN now() + least(claim.max_busy_wait, greatest(claim.busy_wait, (now() - created_at) / 10))
+               CASE WHEN busy THEN now() + least(claim.max_busy_wait, greatest(claim.busy_wait, (
+                        now() - greatest(least(created_at, now()), now() - claim.max_busy_wait * 10)) / 10))
                     ELSE due_at END,
                lane.action, lane.priority, attempt, claim.queue
           FROM unnest(held)

@@ -25,7 +25,7 @@ CREATE OR REPLACE FUNCTION mailroom.feed_state(
 BEGIN
     RETURN QUERY
     WITH newest AS MATERIALIZED (
-        SELECT feed.*,
+        SELECT feed.polled_at, feed.heard_at, feed.added, feed.known, feed.elsewhere, feed.unknown,
                CASE WHEN last.at < now() - feed_state.silence
                     THEN EXISTS (
                          SELECT FROM deliveries

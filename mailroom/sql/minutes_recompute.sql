@@ -23,6 +23,7 @@ CREATE OR REPLACE FUNCTION mailroom.minutes_recompute(
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 #variable_conflict use_column
+<<variables>>
 DECLARE
     closed   timestamptz := date_trunc('minute', clock_timestamp());
     counted  timestamptz;
@@ -52,7 +53,7 @@ BEGIN
         EXIT WHEN ago > interval '0' AND ends - counted > interval '5 minutes';
         upper := least(ends - ago, upper);
         lower := least(counted - greatest(ago, interval '1 minute'), upper);
-        DELETE FROM minutes WHERE at >= lower AND at < upper;
+        DELETE FROM minutes WHERE at >= variables.lower AND at < variables.upper;
 
         INSERT INTO minutes (at, queue, priority, action, outcome, code, mails, waits)
         WITH mail AS MATERIALIZED (
@@ -68,7 +69,7 @@ BEGIN
                                           minutes_recompute.bounds) END AS place,
                    count(*) AS mails
               FROM deliveries
-             WHERE created_at >= lower AND created_at < upper
+             WHERE created_at >= variables.lower AND created_at < variables.upper
              GROUP BY 1, 2, 3, 4, 5, 6, 7
         ),
         kind AS MATERIALIZED (
@@ -90,7 +91,7 @@ BEGIN
         upper := lower;
     END LOOP;
 
-    DELETE FROM minutes WHERE at < closed - minutes_recompute.keep;
-    UPDATE readings SET minutes_until = ends;
+    DELETE FROM minutes WHERE at < variables.closed - minutes_recompute.keep;
+    UPDATE readings SET minutes_until = variables.ends;
     RETURN QUERY SELECT ends = closed;
 END $$;

@@ -16,6 +16,7 @@ CREATE OR REPLACE FUNCTION mailroom.request_mail(
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off SET timezone = 'UTC' AS $$
 #variable_conflict use_column
+<<variables>>
 DECLARE
     state  text;
     said   text;
@@ -36,10 +37,10 @@ BEGIN
         RAISE invalid_parameter_value USING MESSAGE = 'names that begin with lang_ are for the language of the mail';
     END IF;
     INSERT INTO tokens (action, account, address, data, expires_at, address_hash, newest_only)
-    SELECT kind.name, id, request_mail.address, request_mail.data, now() + kind.life, token_address_hash(email),
-           kind.newest_only
+    SELECT variables.kind.name, id, request_mail.address, request_mail.data, now() + variables.kind.life, token_address_hash(email),
+           variables.kind.newest_only
       FROM accounts
-     WHERE id = owner
+     WHERE id = variables.owner
     RETURNING id INTO made;
     IF NOT FOUND THEN
         RAISE no_data_found USING MESSAGE = 'there is no such account';

@@ -16,12 +16,13 @@ CREATE OR REPLACE FUNCTION mailroom.suppression_release(
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off SET enable_bitmapscan = off AS $$
 #variable_conflict use_column
+<<variables>>
 DECLARE
     given  bytea := token_address_hash(suppression_release.address);
     before text;
 BEGIN
     INSERT INTO suppressions (address_hash) VALUES (given) ON CONFLICT DO NOTHING;
-    SELECT reason INTO before FROM suppressions WHERE address_hash = given FOR UPDATE;
-    UPDATE suppressions SET released_at = greatest(clock_timestamp(), bounced_at, soft_at, complained_at, added_at), type = '', subtype = '' WHERE address_hash = given;
+    SELECT reason INTO before FROM suppressions WHERE address_hash = variables.given FOR UPDATE;
+    UPDATE suppressions SET released_at = greatest(clock_timestamp(), bounced_at, soft_at, complained_at, added_at), type = '', subtype = '' WHERE address_hash = variables.given;
     RETURN QUERY SELECT encode(substring(given FOR 8), 'hex'), before;
 END $$;

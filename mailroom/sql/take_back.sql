@@ -29,6 +29,7 @@ CREATE OR REPLACE FUNCTION mailroom.take_back(
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 #variable_conflict use_column
+<<variables>>
 DECLARE
     hash   bytea;
     locked integer := 0;
@@ -72,12 +73,12 @@ BEGIN
         BEGIN
             PERFORM suppression_review(ARRAY[hash]);
             UPDATE events SET look_at = NULL
-             WHERE address_hash = hash AND kind IN ('delivery', 'bounce', 'complaint') AND look_at <= now();
+             WHERE address_hash = variables.hash AND kind IN ('delivery', 'bounce', 'complaint') AND look_at <= now();
         EXCEPTION
             WHEN lock_not_available THEN
                 locked := locked + 1;
                 UPDATE events SET look_at = clock_timestamp()  -- after all others
-                 WHERE address_hash = hash AND kind IN ('delivery', 'bounce', 'complaint') AND look_at <= now();
+                 WHERE address_hash = variables.hash AND kind IN ('delivery', 'bounce', 'complaint') AND look_at <= now();
         END;
     END LOOP;
 

@@ -6,7 +6,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from mailroom.demo.postgres import EmbeddedPostgres
 from tests.db.enqueueing import URGENT, Hears, add, waiting
+from tests.servers import TESTS_PATH, migrate
 
 RECOVER = "INSERT INTO tokens (action, account) SELECT 'password_recovery', id FROM accounts"
 
@@ -132,3 +134,27 @@ def test_a_database_can_keep_quiet(url: str, application: psycopg.Connection[Any
 
     assert hears() == []
     assert application.execute("SELECT count(*) FROM jobs").fetchall() == [(2,)]
+
+
+def fill_up(other: psycopg.Connection[Any]) -> None:
+    for _ in range(1_000):
+        other.execute("SELECT pg_notify('anything', n || repeat('x', 7000)) FROM generate_series(1, 8) AS n")
+
+
+@pytest.mark.slow
+def test_a_queue_of_notifications_that_is_full_fails_no_sign_up() -> None:
+    """It is one for all databases, and is full when anybody who listens has been in a transaction for long."""
+    with EmbeddedPostgres(settings={"search_path": TESTS_PATH, "fsync": "off", "max_notify_queue_pages": "64"}) as full:
+        migrate(full.url())
+        elsewhere = psycopg.connect(full.url(), dbname="postgres")
+        with elsewhere as busy, psycopg.connect(full.url(), autocommit=True) as other:
+            busy.execute("LISTEN anything")
+            busy.commit()
+            busy.execute("SELECT")  # and stays in this transaction
+            with pytest.raises(psycopg.OperationalError, match="too many notifications"):
+                fill_up(other)
+            with psycopg.connect(full.url()) as application:
+                run(application, add())
+                run(application, RECOVER)
+                application.commit()
+                assert application.execute("SELECT count(*) FROM jobs").fetchall() == [(2,)]

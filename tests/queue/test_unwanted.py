@@ -158,3 +158,49 @@ def test_a_late_activation_whose_token_somebody_has_locked_waits_and_is_never_ma
         waited(claimer)
         assert tokens_of(take(claimer)) == [tokens[0]]
         assert rows(claimer, "SELECT FROM tokens WHERE expires_at < now()") == []
+
+
+REFUSING = """
+CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {refuse}; RETURN NEW; END $$;
+CREATE TRIGGER keep BEFORE UPDATE ON tokens FOR EACH ROW WHEN (OLD.id = {token}) EXECUTE FUNCTION keep();
+"""
+
+
+@pytest.mark.parametrize(
+    "refusing",
+    [
+        REFUSING.replace("{refuse}", "RAISE 'it is as it is'"),
+        REFUSING.replace("{refuse}", "RETURN NULL"),
+        REFUSING.replace("{refuse}", "RAISE 'it is as it is'")
+        .replace("BEFORE", "AFTER")
+        .replace("TRIGGER keep AFTER", "CONSTRAINT TRIGGER keep AFTER")
+        .replace("tokens FOR", "tokens DEFERRABLE INITIALLY DEFERRED FOR"),
+        "ALTER TABLE tokens ADD CHECK (id <> {token} OR expires_at <= now()) NOT VALID",
+    ],
+    ids=["raises", "drops", "raises in the end", "checks"],
+)
+def test_a_late_activation_that_the_application_lets_nobody_renew_holds_up_no_others(
+    conn: Connection, refusing: str
+) -> None:
+    tokens = enqueue(conn, 4)
+    conn.execute(text("UPDATE tokens SET expires_at = now()"))
+    conn.execute(text(refusing.format(token=tokens[1])))
+
+    assert tokens_of(take(conn)) == [tokens[0], *tokens[2:]]
+    assert [token for token, _, _ in waiting(conn)] == [tokens[1]]
+    assert misplaced(conn) == []
+
+
+@pytest.mark.parametrize("moment", ["-infinity", "infinity", "0044-03-15 BC"])
+def test_a_token_of_any_moment_holds_up_no_others_while_somebody_has_locked_it(engine: Engine, moment: str) -> None:
+    """PostgreSQL 15 takes no infinite moment off another one."""
+    with transaction(engine) as setup:
+        tokens = enqueue(setup, 2)
+        made = text("UPDATE tokens SET expires_at = now(), created_at = CAST(:moment AS timestamptz)")
+        setup.execute(made, {"moment": moment})
+        setup.commit()
+    with transaction(engine) as holder, transaction(engine, lock_timeout="30s") as claimer:
+        holder.execute(text("SELECT FROM tokens WHERE id = :id FOR UPDATE"), {"id": tokens[0]})
+        assert tokens_of(take(claimer)) == [tokens[1]]
+        soon = "SELECT due_at - now() BETWEEN interval '1 second' AND interval '30 seconds' FROM jobs"
+        assert rows(claimer, soon) == [(True,)]

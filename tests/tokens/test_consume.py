@@ -232,6 +232,19 @@ def test_a_token_proves_no_other_address(conn: Connection, status: str, action: 
     assert consume(conn, mailed) == account
 
 
+@pytest.mark.parametrize(
+    ("address", "becomes"), [("other@example.com", "provisioned"), ("USER1@example.com", "active")]
+)
+def test_a_token_whose_mail_went_elsewhere_activates_nothing(conn: Connection, address: str, becomes: str) -> None:
+    """It was inserted so by hand; or its kind of mail did not activate when it was made."""
+    [account] = add_accounts(conn, 1)
+    conn.execute(text("DELETE FROM tokens"))
+    insert = "INSERT INTO tokens (action, account, address) VALUES ('activation', :account, :address)"
+    conn.execute(text(insert), {"account": account, "address": address})
+    consume(conn, signed(conn, activation_of(conn, account)))
+    assert rows(conn, "SELECT status FROM accounts") == [(becomes,)]
+
+
 def test_the_address_is_the_one_that_is_there_once_it_can_be_changed_no_more(url: str, engine: Engine) -> None:
     with engine.connect() as connection:
         [account] = add_accounts(connection, 1)
