@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # In parallel, since most of a test is waiting; what is long comes first, one by one, so that nothing ends late.
 PYTEST := $(BIN)/pytest --numprocesses 6 --dist load --maxschedchunk 2
 # What is measured in seconds: fleets of processes one after the other, and beside them what mostly waits.
-ALONE := $(BIN)/pytest --alone --numprocesses 3 --dist loadgroup
+ALONE := $(BIN)/pytest --alone --numprocesses 2 --dist loadgroup
 
 .PHONY: help demo test test-all lint types check audit storm on-call model bench bench-full bench-smoke format lock lock-bench
 .DEFAULT_GOAL := help
