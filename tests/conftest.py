@@ -20,12 +20,13 @@ others: fleets of processes go one by one, and beside them what mostly waits.
 import functools
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.loaders import JSONFileLoader
+from botocore.hooks import EventAliaser, HierarchicalEmitter
+from botocore.loaders import JSONFileLoader, Loader
 from hypothesis import HealthCheck, settings
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Connection, Engine, event
@@ -69,8 +70,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.stash[OTHERS] = len(others)
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
     """All that thousands of tests consist of is there until the end: it need not be looked through for garbage."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+
+
+def pytest_collection_finish() -> None:
+    """Nor ever again."""
     gc.collect()
     gc.freeze()
 
@@ -87,13 +98,22 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def _models_are_read_once() -> Iterator[None]:
     """For each of hundreds of clients botocore would read its models of AWS again, megabytes of files that stay.
 
-    But for SQS's, which is small: moto changes what it has read.
+    And look through hundreds of folders for the services that it knows, and make the same names of events out of the
+    same again. But for SQS's model, which is small: moto changes what it has read.
     """
     as_it_is = JSONFileLoader.load_file
     once = functools.cache(lambda path: as_it_is(JSONFileLoader(), path))
+    look = Loader.list_available_services
+    known = functools.cache(lambda kind, paths: look(Loader(paths, include_default_search_paths=False), kind))
+    call = vars(EventAliaser)["_alias_event_name"]
+    called = functools.cache(lambda name: call(EventAliaser(HierarchicalEmitter()), name))
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(EventAliaser, "_alias_event_name", lambda own, event_name: called(event_name))
         patch.setattr(
             JSONFileLoader, "load_file", lambda own, path: as_it_is(own, path) if "/sqs/" in path else once(path)
+        )
+        patch.setattr(
+            Loader, "list_available_services", lambda own, type_name: list(known(type_name, tuple(own.search_paths)))
         )
         yield
 

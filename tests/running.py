@@ -38,12 +38,16 @@ PATIENCE_SECONDS = 60.0
 def eventually(
     happens: Callable[[], Any], what: str = "what the test waits for", *, seconds: float = PATIENCE_SECONDS
 ) -> Any:
-    """Wait until something is so, and return it; fail when it does not become so."""
-    deadline = time.monotonic() + seconds
+    """Wait until something is so, and return it; fail when it does not become so.
+
+    What takes longer is asked for less often: whoever asks takes the time of those who are asked after.
+    """
+    began = time.monotonic()
     while not (found := happens()):
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > seconds:
             pytest.fail(f"not within {seconds:.0f} s: {what}")
-        threading.Event().wait(0.01)
+        threading.Event().wait(min(max(waited / 20, 0.01), 0.1))
     return found
 
 
