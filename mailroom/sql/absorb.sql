@@ -113,8 +113,8 @@ BEGIN
     accepted AS (
         INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, late, limited, proof, message_id)
         SELECT DISTINCT ON (message_id) token, account, batch, known_fence, action, 'sent'::delivery_outcome, attempt, true,
-               coalesce((SELECT limited FROM actions WHERE name = action), false),
-               (SELECT substring(sha256(secret) FOR 8) FROM tokens WHERE id = token), message_id
+               coalesce((SELECT limited FROM actions WHERE name = addressed.action), false),
+               (SELECT substring(sha256(secret) FOR 8) FROM tokens WHERE id = addressed.token), message_id
           FROM addressed
          WHERE batch IS NOT NULL AND message_id IN (SELECT message_id FROM implied)
          ORDER BY message_id

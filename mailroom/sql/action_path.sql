@@ -13,5 +13,5 @@ CREATE OR REPLACE FUNCTION mailroom.action_path(
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
-    SELECT path, has_code FROM actions WHERE name = wanted_action;
+    SELECT path, has_code FROM actions WHERE name = action_path.wanted_action;
 END $$;

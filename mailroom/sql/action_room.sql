@@ -27,7 +27,7 @@ DECLARE
 BEGIN
     SELECT array_agg(id)
       INTO locked
-      FROM (SELECT id FROM accounts WHERE id = ANY (owners) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) AS each;
+      FROM (SELECT id FROM accounts WHERE id = ANY (action_room.owners) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED) AS each;
     RETURN QUERY
     WITH in_flight AS MATERIALIZED (
         SELECT (SELECT tokens.account FROM tokens WHERE id = held.token) AS account, held.token, batches.claimed_at

@@ -15,6 +15,7 @@ CREATE OR REPLACE FUNCTION mailroom.change_account(
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 #variable_conflict use_column
+<<var>>
 DECLARE
     state  text;
     said   text;
@@ -26,7 +27,7 @@ BEGIN
            status = coalesce(CAST(change_account.status AS account_status), status),
            language = nullif(coalesce(change_account.language, language), ''),
            reference = coalesce(change_account.new_reference, reference)
-     WHERE id = owner;
+     WHERE id = var.owner;
     RETURN FOUND;
 EXCEPTION
     WHEN integrity_constraint_violation THEN  -- the row that it would show is not for whoever calls

@@ -38,6 +38,7 @@ CREATE OR REPLACE FUNCTION mailroom.claim(
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off SET enable_bitmapscan = off SET enable_memoize = off SET join_collapse_limit = 1 AS $$
 #variable_conflict use_column
+<<var>>
 DECLARE
     lane     record;
     kind     record;
@@ -95,7 +96,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    SELECT actions.*, pushed.languages, pushed.default_language
+    SELECT pushed.languages, pushed.default_language, actions.*
       INTO kind
       FROM actions
       LEFT JOIN LATERAL (
@@ -292,7 +293,7 @@ BEGIN
     -- back, or it would be mailed with a dead link.
     IF any_late IS NOT NULL THEN
         WITH renewable AS MATERIALIZED (
-            SELECT id FROM tokens WHERE id = ANY (any_late) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+            SELECT id FROM tokens WHERE id = ANY (var.any_late) ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
         ),
         renewed AS (
             UPDATE tokens SET expires_at = now() + kind.life WHERE id = ANY (ARRAY(SELECT id FROM renewable))

@@ -21,19 +21,21 @@ CREATE OR REPLACE FUNCTION mailroom.consume_token(
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 #variable_conflict use_column
+<<var>>
 DECLARE
-    has_code boolean := (SELECT actions.has_code FROM actions WHERE name = wanted_action);
+    has_code boolean := (SELECT actions.has_code FROM actions WHERE name = consume_token.wanted_action);
 BEGIN
-    PERFORM 1 FROM accounts WHERE id = (SELECT tokens.account FROM tokens WHERE secret = wanted_secret) FOR NO KEY UPDATE;
+    PERFORM 1 FROM accounts WHERE id = (SELECT tokens.account FROM tokens WHERE secret = consume_token.wanted_secret)
+       FOR NO KEY UPDATE;
     IF has_code AND counted IS NOT TRUE
        AND (guesses_left(wanted_secret) IS NULL OR count_guess(wanted_secret) IS NOT TRUE) THEN
         RETURN;
     END IF;
     WITH consumed AS (
         UPDATE tokens SET consumed_at = clock_timestamp()
-         WHERE id = good_token(wanted_secret, wanted_action)
+         WHERE id = good_token(consume_token.wanted_secret, consume_token.wanted_action)
            AND consumed_at IS NULL AND expires_at > clock_timestamp()
-           AND (NOT has_code OR code = given_code)
+           AND (NOT var.has_code OR code = consume_token.given_code)
         RETURNING tokens.account, tokens.address
     )
     SELECT consumed.account, accounts.reference, coalesce(consumed.address, accounts.email)

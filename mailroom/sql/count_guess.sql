@@ -20,7 +20,7 @@ BEGIN
     INSERT INTO guesses (token, made)
     SELECT id, 1
       FROM tokens
-     WHERE secret = wanted_secret AND consumed_at IS NULL AND expires_at > clock_timestamp()
+     WHERE secret = count_guess.wanted_secret AND consumed_at IS NULL AND expires_at > clock_timestamp()
        AND (SELECT has_code FROM actions WHERE name = tokens.action)
     ON CONFLICT (token) DO UPDATE SET made = guesses.made + 1 WHERE guesses.made < most_guesses();
     RETURN FOUND;

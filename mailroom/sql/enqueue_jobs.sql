@@ -19,6 +19,7 @@ CREATE OR REPLACE FUNCTION mailroom.enqueue_jobs()
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
+<<var>>
 DECLARE
     enqueued_at timestamptz := clock_timestamp();
     to_queue    text := coalesce(nullif(current_setting('mailroom.queue', true), ''), 'mailroom');
@@ -48,15 +49,16 @@ BEGIN
         RETURN NULL;
     END IF;
     IF first = last THEN  -- as nearly always
-        SELECT priority, CASE priority WHEN 1 THEN total ELSE 0 END INTO level, normal FROM actions WHERE name = first;
+        SELECT priority, CASE priority WHEN 1 THEN var.total ELSE 0 END INTO level, normal FROM actions WHERE name = var.first;
         IF NOT FOUND THEN
             unknown := first;
         END IF;
     ELSE
-        SELECT min(priority), count(*) FILTER (WHERE priority = 1), min(action) FILTER (WHERE name IS NULL)
+        SELECT min(actions.priority), count(*) FILTER (WHERE actions.priority = 1),
+               min(added.action) FILTER (WHERE actions.name IS NULL)
           INTO level, normal, unknown
           FROM added
-          LEFT JOIN actions ON name = action;
+          LEFT JOIN actions ON actions.name = added.action;
     END IF;
     IF unknown IS NOT NULL THEN
         RAISE foreign_key_violation USING MESSAGE = format('there is no action %s', unknown);
@@ -71,10 +73,10 @@ BEGIN
     -- Where any waits, the last job before these nearly always does, and is found at little cost. The look at all lanes is
     -- a part of its own: what is not executed is made ready all the same.
     IF may_look THEN
-        SELECT token, queue = to_queue AND due_at BETWEEN enqueued_at - interval '1 second' AND enqueued_at
+        SELECT token, queue = var.to_queue AND due_at BETWEEN var.enqueued_at - interval '1 second' AND var.enqueued_at
           INTO last_job, recent
           FROM jobs
-         WHERE token BETWEEN CASE WHEN lowest > 0 THEN lowest - 100 ELSE lowest END AND highest
+         WHERE token BETWEEN CASE WHEN var.lowest > 0 THEN var.lowest - 100 ELSE var.lowest END AND var.highest
          ORDER BY token DESC
          LIMIT 1;
         taken := coalesce(last_job >= lowest, false);
@@ -85,21 +87,23 @@ BEGIN
                 SELECT FROM actions AS lane, generate_series(0, 2) AS priority,
                     LATERAL (
                         SELECT FROM jobs
-                         WHERE jobs.queue = to_queue AND jobs.priority = priority.priority
+                         WHERE jobs.queue = var.to_queue AND jobs.priority = priority.priority
                            AND jobs.action = lane.name
-                           AND jobs.due_at BETWEEN enqueued_at - interval '1 second' AND enqueued_at
+                           AND jobs.due_at BETWEEN var.enqueued_at - interval '1 second' AND var.enqueued_at
                          LIMIT 1
                     ) AS waiting);
         END IF;
     END IF;
     IF first = last AND NOT taken THEN
         INSERT INTO jobs (token, due_at, action, priority, queue)
-        SELECT id, enqueued_at, first, CASE WHEN bulk AND level = 1 THEN 2 ELSE level END, to_queue FROM added;
+        SELECT id, var.enqueued_at, var.first, CASE WHEN var.bulk AND var.level = 1 THEN 2 ELSE var.level END, var.to_queue
+          FROM added;
     ELSE
         INSERT INTO jobs (token, due_at, action, priority, queue)
-        SELECT id, enqueued_at, action, CASE WHEN bulk AND actions.priority = 1 THEN 2 ELSE actions.priority END, to_queue
+        SELECT added.id, var.enqueued_at, added.action,
+               CASE WHEN var.bulk AND actions.priority = 1 THEN 2 ELSE actions.priority END, var.to_queue
           FROM added
-          JOIN actions ON name = action
+          JOIN actions ON actions.name = added.action
         ON CONFLICT (token) DO UPDATE
            SET due_at = excluded.due_at, action = excluded.action, priority = excluded.priority,
                attempt = excluded.attempt, queue = excluded.queue;

@@ -20,7 +20,7 @@ BEGIN
         SELECT token.id
           FROM (SELECT id, account, action, address_hash
                   FROM tokens
-                 WHERE secret = wanted_secret AND action = wanted_action
+                 WHERE secret = good_token.wanted_secret AND action = good_token.wanted_action
                    AND consumed_at IS NULL AND expires_at > clock_timestamp()
                  LIMIT 1) AS token
          CROSS JOIN LATERAL (SELECT status, email FROM accounts WHERE id = token.account LIMIT 1) AS owner

@@ -11,15 +11,16 @@ CREATE OR REPLACE FUNCTION mailroom.guesses_left(
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 #variable_conflict use_column
+<<var>>
 DECLARE
     good bigint := (
-        SELECT good_token(wanted_secret, name)
+        SELECT good_token(guesses_left.wanted_secret, actions.name)
           FROM tokens JOIN actions ON actions.name = tokens.action
-         WHERE secret = wanted_secret AND has_code
+         WHERE tokens.secret = guesses_left.wanted_secret AND actions.has_code
     );
 BEGIN
     IF good IS NULL THEN
         RETURN NULL;
     END IF;
-    RETURN most_guesses() - coalesce((SELECT made FROM guesses WHERE token = good), 0);
+    RETURN most_guesses() - coalesce((SELECT made FROM guesses WHERE token = var.good), 0);
 END $$;

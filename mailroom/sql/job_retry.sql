@@ -56,13 +56,14 @@ BEGIN
     ),
     again AS (
         INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
-        SELECT token, clock_timestamp(), action,
-               CASE WHEN priority = 1
-                         AND 50 < (SELECT count(*) FROM revived JOIN actions ON name = action WHERE priority = 1) THEN 2
-                    ELSE priority END,
+        SELECT one.token, clock_timestamp(), one.action,
+               CASE WHEN actions.priority = 1
+                         AND 50 < (SELECT count(*) FROM revived JOIN actions ON actions.name = revived.action
+                                    WHERE actions.priority = 1) THEN 2
+                    ELSE actions.priority END,
                1, job_retry.queue
           FROM (SELECT DISTINCT ON (token) * FROM revived ORDER BY token) AS one
-          JOIN actions ON name = action
+          JOIN actions ON actions.name = one.action
         ON CONFLICT (token) DO NOTHING  -- somebody has put it back by hand
         RETURNING token
     )

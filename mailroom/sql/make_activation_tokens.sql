@@ -5,6 +5,7 @@ CREATE OR REPLACE FUNCTION mailroom.make_activation_tokens()
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off SET timezone = 'UTC' AS $$
+<<var>>
 DECLARE
     kind   text;
     lives  interval;
@@ -17,8 +18,8 @@ BEGIN
     SELECT name, life, newest_only INTO kind, lives, newest FROM actions WHERE activates ORDER BY number LIMIT 1;
     IF FOUND THEN
         INSERT INTO tokens (action, account, expires_at, address_hash, newest_only)
-        SELECT kind, id, now() + lives, token_address_hash(email), newest FROM added
-         WHERE status = 'provisioned' AND (silent IS NULL OR id::text <> silent);
+        SELECT var.kind, id, now() + var.lives, token_address_hash(email), var.newest FROM added
+         WHERE status = 'provisioned' AND (var.silent IS NULL OR id::text <> var.silent);
     END IF;
     RETURN NULL;
 END $$;

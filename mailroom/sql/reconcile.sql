@@ -65,13 +65,14 @@ BEGIN
     ),
     found AS (
         INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
-        SELECT id, clock_timestamp(), action,
-               CASE WHEN priority = 1
-                         AND 50 < (SELECT count(*) FROM lost JOIN actions ON name = action WHERE priority = 1) THEN 2
-                    ELSE priority END,
-               CASE WHEN tried THEN 1 ELSE 0 END, reconcile.queue
+        SELECT lost.id, clock_timestamp(), lost.action,
+               CASE WHEN actions.priority = 1
+                         AND 50 < (SELECT count(*) FROM lost JOIN actions ON actions.name = lost.action
+                                    WHERE actions.priority = 1) THEN 2
+                    ELSE actions.priority END,
+               CASE WHEN lost.tried THEN 1 ELSE 0 END, reconcile.queue
           FROM lost
-          JOIN actions ON name = action
+          JOIN actions ON actions.name = lost.action
         ON CONFLICT (token) DO NOTHING
         RETURNING token
     )

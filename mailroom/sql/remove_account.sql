@@ -11,9 +11,10 @@ CREATE OR REPLACE FUNCTION mailroom.remove_account(
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 #variable_conflict use_column
+<<var>>
 DECLARE
     owner bigint := find_account(remove_account.account, remove_account.reference);
 BEGIN
-    DELETE FROM accounts WHERE id = owner;
+    DELETE FROM accounts WHERE id = var.owner;
     RETURN FOUND;
 END $$;

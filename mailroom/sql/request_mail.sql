@@ -16,6 +16,7 @@ CREATE OR REPLACE FUNCTION mailroom.request_mail(
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off SET timezone = 'UTC' AS $$
 #variable_conflict use_column
+<<var>>
 DECLARE
     state  text;
     said   text;
@@ -39,7 +40,7 @@ BEGIN
     SELECT kind.name, id, request_mail.address, request_mail.data, now() + kind.life, token_address_hash(email),
            kind.newest_only
       FROM accounts
-     WHERE id = owner
+     WHERE id = var.owner
     RETURNING id INTO made;
     IF NOT FOUND THEN
         RAISE no_data_found USING MESSAGE = 'there is no such account';

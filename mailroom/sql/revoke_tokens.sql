@@ -11,13 +11,14 @@ CREATE OR REPLACE FUNCTION mailroom.revoke_tokens(
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 #variable_conflict use_column
+<<var>>
 DECLARE
     owner   bigint := find_account(revoke_tokens.account, revoke_tokens.reference);
     revoked bigint;
 BEGIN
-    PERFORM FROM accounts WHERE id = owner FOR NO KEY UPDATE;
+    PERFORM FROM accounts WHERE id = var.owner FOR NO KEY UPDATE;
     DELETE FROM tokens
-     WHERE account = owner
+     WHERE account = var.owner
        AND (revoke_tokens.action IS NULL OR action = revoke_tokens.action)
        AND consumed_at IS NULL;
     GET DIAGNOSTICS revoked = ROW_COUNT;
