@@ -73,6 +73,13 @@ def _arguments(source: str) -> list[tuple[str, str]]:
     return [(name, _DEFAULT.sub("", kind.strip())) for name, kind in given]
 
 
+def signature(name: str, schema: str) -> str:
+    """Return the name of a function with the types of its arguments, which tell it from others of that name."""
+    [(found, arguments)] = _SIGNATURE.findall(_source(name))
+    kinds = ", ".join(kind for _, kind in _arguments(arguments))
+    return f"{quoted(schema)}.{quoted(found)}({kinds})"
+
+
 def names() -> list[str]:
     """Return the names of the functions, one of each file."""
     return _files("sql")
@@ -125,7 +132,7 @@ def _drop_outgrown(connection: Connection, schema: str) -> list[str]:
 
     Beside each other, a call that fits both would be ambiguous, or reach the old one.
     """
-    signatures = {name: _signature(name, schema) for name in names()}
+    signatures = {name: signature(name, schema) for name in names()}
     binds = {"schema": schema, "names": list(signatures), "signatures": list(signatures.values())}
     found = connection.execute(text(_OUTGROWN), binds).all()
     _run(connection, [f"DROP FUNCTION {row.signature}" for row in found])
@@ -161,15 +168,8 @@ def _comment(name: str, schema: str) -> str:
     if name.startswith("views/"):
         what = sql.SQL("VIEW {}").format(sql.Identifier(schema, name.removeprefix("views/")))
     else:
-        what = sql.SQL("FUNCTION {}").format(sql.SQL(_signature(name, schema)))
+        what = sql.SQL("FUNCTION {}").format(sql.SQL(signature(name, schema)))
     return sql.SQL("\nCOMMENT ON {} IS {};").format(what, sql.Literal(f"mailroom: {title}")).as_string()
-
-
-def _signature(name: str, schema: str) -> str:
-    """Return the name of a function with the types of its arguments, which tell it from others of that name."""
-    [(found, arguments)] = _SIGNATURE.findall(_source(name))
-    kinds = ", ".join(kind for _, kind in _arguments(arguments))
-    return f"{quoted(schema)}.{quoted(found)}({kinds})"
 
 
 def _files(folder: str) -> list[str]:

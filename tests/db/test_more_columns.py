@@ -1,5 +1,4 @@
-"""Columns that an application adds to `accounts`, `tokens` or `actions`: whatever their names, no function takes one for
-something of its own."""
+"""Columns that an application adds to tables of ours: whatever their names, no function takes one for its own."""
 
 import re
 

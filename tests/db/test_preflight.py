@@ -107,9 +107,15 @@ def test_whatever_changes_the_queue_refuses(
     )
 
 
-@pytest.mark.parametrize("value", ["on", "local", "remote_write", "remote_apply"])
-def test_a_commit_that_is_kept_here_is_enough(engine: Engine, url: str, carried: Setter, value: str) -> None:
-    carried.set("synchronous_commit", value)
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *(("synchronous_commit", value) for value in ("on", "local", "remote_write", "remote_apply")),
+        ("default_transaction_isolation", "read uncommitted"),  # PostgreSQL reads what is committed all the same
+    ],
+)
+def test_what_is_enough_is_not_refused(engine: Engine, url: str, carried: Setter, setting: str, value: str) -> None:
+    carried.set(setting, value)
     preflight.check(engine)
 
 
