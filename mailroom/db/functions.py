@@ -32,7 +32,8 @@ _VIEWS: Final = (
     " WHERE nspname = :schema AND relname = ANY (CAST(:names AS name[])) AND relkind = 'v'"
     " AND obj_description(pg_class.oid, 'pg_class') LIKE 'mailroom: %'"
 )
-# Ours with other arguments than their file asks for now, and whom else they let call them.
+# Ours with other arguments than their file asks for now, and whom else they let call them. A dump that was restored
+# without comments has left them unmarked: then they are known by what all of ours pin.
 _OUTGROWN: Final = (
     "SELECT CAST(CAST(pg_proc.oid AS regprocedure) AS text) AS signature, proname,"
     " ARRAY(SELECT quote_ident(rolname) || CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END"
@@ -40,8 +41,9 @@ _OUTGROWN: Final = (
     " FROM pg_proc"
     " JOIN pg_namespace ON pg_namespace.oid = pronamespace"
     " JOIN unnest(CAST(:names AS name[]), CAST(:signatures AS text[])) AS wanted (name, now) ON wanted.name = proname"
-    " WHERE nspname = :schema AND obj_description(pg_proc.oid, 'pg_proc') LIKE 'mailroom: %'"
-    " AND to_regprocedure(wanted.now) IS DISTINCT FROM pg_proc.oid"
+    " WHERE nspname = :schema AND to_regprocedure(wanted.now) IS DISTINCT FROM pg_proc.oid"
+    " AND (obj_description(pg_proc.oid, 'pg_proc') LIKE 'mailroom: %'"
+    "      OR (prosecdef AND 'search_path=' || quote_ident(nspname) || ', pg_temp' = ANY (proconfig)))"
 )
 
 

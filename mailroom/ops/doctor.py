@@ -179,7 +179,11 @@ def _functions(connection: Connection) -> Iterator[Finding]:
 def _bodies(connection: Connection) -> Iterator[Finding]:
     """Say which functions are not those of this release: of another one, or changed by hand."""
     bodies = functions.bodies()
-    rows = connection.execute(_BODIES, {"schema": schema_of(connection)})
+    rows = connection.execute(_BODIES, {"schema": schema_of(connection)}).all()
+    unmarked = sorted(bodies.keys() - {row.name for row in rows})
+    if unmarked:
+        message = f"without the comment by which mailroom knows its own, as after a restore: {', '.join(unmarked)}"
+        yield warning("functions", message, MIGRATE)
     changed = sorted(
         row.name for row in rows if row.name in bodies and (row.body != bodies[row.name] or not row.definer)
     )

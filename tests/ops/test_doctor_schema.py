@@ -197,6 +197,11 @@ CHANGES = {
         "CREATE UNIQUE INDEX own ON accounts (reference) NULLS NOT DISTINCT",
         *("indexes", "failed", "own is not mailroom's"),
     ),
+    # Functions
+    "comment": (
+        "COMMENT ON FUNCTION settle IS NULL",
+        *("functions", "warning", "without the comment by which mailroom knows its own, as after a restore: settle"),
+    ),
     # Views
     "view": (
         "CREATE OR REPLACE VIEW known_workers AS SELECT * FROM workers WHERE NOT listening",
