@@ -21,8 +21,9 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 from mailroom import settings
 from mailroom.cli import log
+from mailroom.cli.database import unmigrated
 from mailroom.db import functions, owners, schema, waits
-from mailroom.db.engine import VERSION_TABLE, connect_engine, first_line
+from mailroom.db.engine import VERSION_TABLE, connect_engine
 from mailroom.db.namespace import quoted, quoted_in_text, schema_of
 from mailroom.errors import DatabaseError, MailroomError, SettingsError
 
@@ -286,7 +287,7 @@ def main() -> None:
     except MailroomError as error:
         end(str(error), 1)
     except DBAPIError as error:
-        end(f"the database cannot be migrated: {first_line(error)}", 1)
+        end(str(unmigrated(error)), 1)
 
 
 def run_from_settings() -> None:
