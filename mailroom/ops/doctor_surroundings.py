@@ -1,6 +1,4 @@
-"""What is around the tables, as they were made, and breaks what they are for: how ids are given, publications, a
-collation that has changed.
-"""
+"""What is around the tables and can break what they are for: how ids are given, publications, a changed collation."""
 
 from collections.abc import Iterator
 from typing import Final
