@@ -21,8 +21,9 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 from mailroom import settings
 from mailroom.cli import log
-from mailroom.db import functions, schema, waits
-from mailroom.db.engine import VERSION_TABLE, connect_engine, first_line
+from mailroom.cli.database import unmigrated
+from mailroom.db import functions, owners, schema, waits
+from mailroom.db.engine import VERSION_TABLE, connect_engine
 from mailroom.db.namespace import quoted, quoted_in_text, schema_of
 from mailroom.errors import DatabaseError, MailroomError, SettingsError
 
@@ -72,7 +73,7 @@ LOCK: Final = f"LOCK TABLE {{schema}}.{VERSION_TABLE} IN SHARE UPDATE EXCLUSIVE 
 
 
 def pin(connection: Connection) -> None:
-    """Pin, as a transaction begins, what its statements rely on; outside of one nothing may be set (PgBouncer)."""
+    """Pin, as a transaction begins, what its statements rely on, and whose they are. Outside nothing may be set."""
     driver: Any = connection.connection.driver_connection
     if not driver.autocommit:
         given = {
@@ -80,6 +81,7 @@ def pin(connection: Connection) -> None:
             "lock_within": f"{LOCK_WITHIN // timedelta(milliseconds=1)}ms",
         }
         connection.execute(text(PINNED), given)
+        owners.act_as_owner(connection)
 
 
 @contextmanager
@@ -287,7 +289,7 @@ def main() -> None:
     except MailroomError as error:
         end(str(error), 1)
     except DBAPIError as error:
-        end(f"the database cannot be migrated: {first_line(error)}", 1)
+        end(str(unmigrated(error)), 1)
 
 
 def run_from_settings() -> None:

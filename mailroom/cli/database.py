@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from psycopg.errors import QueryCanceled
 from sqlalchemy.exc import DBAPIError
 
 import mailroom
@@ -12,7 +13,7 @@ from mailroom import settings
 from mailroom.cli.log import start_log
 from mailroom.cli.manual import setting
 from mailroom.cli.wiring import open_database, progress
-from mailroom.db.engine import connect_engine, first_line
+from mailroom.db.engine import CANCELLED, connect_engine, first_line
 from mailroom.db.namespace import DEFAULT_SCHEMA
 from mailroom.errors import DatabaseError
 from mailroom.ops.maintenance import prune_all
@@ -73,12 +74,18 @@ def upgrade(url: str, schema: str = DEFAULT_SCHEMA) -> str | None:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     except DBAPIError as error:
-        raise DatabaseError(f"the database cannot be migrated: {first_line(error)}") from error
+        raise unmigrated(error) from error
     except CommandError as error:
         raise DatabaseError(f"the database cannot be migrated: {error}") from error
     finally:
         engine.dispose()
     return ScriptDirectory.from_config(config).get_current_head()
+
+
+def unmigrated(error: DBAPIError) -> DatabaseError:
+    """Return what is said of a database that refuses a step of a migration."""
+    hint = f": {CANCELLED}" if isinstance(error.orig, QueryCanceled) else ""
+    return DatabaseError(f"the database cannot be migrated: {first_line(error)}{hint}")
 
 
 def _scripts() -> Path:

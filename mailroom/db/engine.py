@@ -27,7 +27,6 @@ URL_FORMS: Final = (
     "a postgresql:// URL or a libpq string such as 'host=… dbname=…'; a password in a URL has %40 for @, %2F for /"
     " and %25 for %"
 )
-
 NAME: Final = "mailroom"
 
 # A peer that is gone without a word is noticed within half a minute, not after the two hours that TCP allows.
@@ -57,9 +56,9 @@ _RECYCLE_SECONDS: Final = 1800
 # down, has lost its files, has no room left; and what only this session does not know yet.
 _USELESS: Final = ("08", "0A000", "25006", "53", "57P0", "58", "XX")
 
-# What PostgreSQL says of a statement that was cancelled does not name the setting.
+# What PostgreSQL does not say.
 CANCELLED: Final = "unless somebody cancelled it, statement_timeout is too short for this role"
-
+UNGRANTED: Final = "`mailroom grants` of the owner gives a role what it needs"
 # When all connections of an engine were last to be replaced by new ones.
 _renewed_at: "WeakKeyDictionary[Engine, float]" = WeakKeyDictionary()
 
@@ -282,7 +281,8 @@ def check_contract(engine: Engine) -> None:
 
 def unusable(error: DBAPIError) -> DatabaseError:
     """Return what is said of a database that does not even answer the first questions."""
-    hint = f": {CANCELLED}" if isinstance(error.orig, psycopg.errors.QueryCanceled) else ""
+    hints = {psycopg.errors.QueryCanceled: CANCELLED, psycopg.errors.InsufficientPrivilege: UNGRANTED}
+    hint = next((f": {words}" for kind, words in hints.items() if isinstance(error.orig, kind)), "")
     return DatabaseError(f"the database cannot be used: {first_line(error)}{hint}")
 
 

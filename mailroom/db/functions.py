@@ -32,7 +32,8 @@ _VIEWS: Final = (
     " WHERE nspname = :schema AND relname = ANY (CAST(:names AS name[])) AND relkind = 'v'"
     " AND obj_description(pg_class.oid, 'pg_class') LIKE 'mailroom: %'"
 )
-# Ours with other arguments than their file asks for now, and whom else they let call them.
+# Ours with other arguments than their file asks for now, and whom else they let call them. A dump that was restored
+# without comments has left them unmarked: then they are known by what all of ours pin.
 _OUTGROWN: Final = (
     "SELECT CAST(CAST(pg_proc.oid AS regprocedure) AS text) AS signature, proname,"
     " ARRAY(SELECT quote_ident(rolname) || CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END"
@@ -40,8 +41,9 @@ _OUTGROWN: Final = (
     " FROM pg_proc"
     " JOIN pg_namespace ON pg_namespace.oid = pronamespace"
     " JOIN unnest(CAST(:names AS name[]), CAST(:signatures AS text[])) AS wanted (name, now) ON wanted.name = proname"
-    " WHERE nspname = :schema AND obj_description(pg_proc.oid, 'pg_proc') LIKE 'mailroom: %'"
-    " AND to_regprocedure(wanted.now) IS DISTINCT FROM pg_proc.oid"
+    " WHERE nspname = :schema AND to_regprocedure(wanted.now) IS DISTINCT FROM pg_proc.oid"
+    " AND (obj_description(pg_proc.oid, 'pg_proc') LIKE 'mailroom: %'"
+    "      OR (prosecdef AND 'search_path=' || quote_ident(nspname) || ', pg_temp' = ANY (proconfig)))"
 )
 
 
@@ -71,6 +73,13 @@ def _arguments(source: str) -> list[tuple[str, str]]:
     """Return the name and the type of each argument, without what it is if it is not given."""
     given = (argument.split(maxsplit=1) for argument in source.split(",") if argument.strip())
     return [(name, _DEFAULT.sub("", kind.strip())) for name, kind in given]
+
+
+def signature(name: str, schema: str) -> str:
+    """Return the name of a function with the types of its arguments, which tell it from others of that name."""
+    [(found, arguments)] = _SIGNATURE.findall(_source(name))
+    kinds = ", ".join(kind for _, kind in _arguments(arguments))
+    return f"{quoted(schema)}.{quoted(found)}({kinds})"
 
 
 def names() -> list[str]:
@@ -125,7 +134,7 @@ def _drop_outgrown(connection: Connection, schema: str) -> list[str]:
 
     Beside each other, a call that fits both would be ambiguous, or reach the old one.
     """
-    signatures = {name: _signature(name, schema) for name in names()}
+    signatures = {name: signature(name, schema) for name in names()}
     binds = {"schema": schema, "names": list(signatures), "signatures": list(signatures.values())}
     found = connection.execute(text(_OUTGROWN), binds).all()
     _run(connection, [f"DROP FUNCTION {row.signature}" for row in found])
@@ -160,15 +169,8 @@ def _comment(name: str, schema: str) -> str:
     if name.startswith("views/"):
         what = sql.SQL("VIEW {}").format(sql.Identifier(schema, name.removeprefix("views/")))
     else:
-        what = sql.SQL("FUNCTION {}").format(sql.SQL(_signature(name, schema)))
+        what = sql.SQL("FUNCTION {}").format(sql.SQL(signature(name, schema)))
     return sql.SQL("\nCOMMENT ON {} IS {};").format(what, sql.Literal(f"mailroom: {title}")).as_string()
-
-
-def _signature(name: str, schema: str) -> str:
-    """Return the name of a function with the types of its arguments, which tell it from others of that name."""
-    [(found, arguments)] = _SIGNATURE.findall(_source(name))
-    kinds = ", ".join(kind for _, kind in _arguments(arguments))
-    return f"{quoted(schema)}.{quoted(found)}({kinds})"
 
 
 def _files(folder: str) -> list[str]:

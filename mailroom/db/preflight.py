@@ -47,7 +47,9 @@ DEMANDS: Final = {
         ("on", "local", "remote_write", "remote_apply"),
     ),
     "default_transaction_read_only": _Demand("nothing can be claimed", ("off",)),
-    "default_transaction_isolation": _Demand("claims would fail beside each other", ("read committed",)),
+    "default_transaction_isolation": _Demand(
+        "claims would fail beside each other", ("read committed", "read uncommitted")
+    ),
     "session_replication_role": _Demand("no trigger fires", ("origin", "local")),
     "client_min_messages": _Demand(
         "nobody would hear that a commit is not yet on its standby",

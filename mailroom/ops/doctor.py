@@ -16,7 +16,7 @@ from mailroom.db.engine import CANCELLED, check_contract, first_line
 from mailroom.db.namespace import qualified, schema_of
 from mailroom.errors import DatabaseError
 from mailroom.finding import Finding, failed, ok, warning
-from mailroom.ops import doctor_objects, doctor_tables, feedback, grants, health, remedies, session_settings
+from mailroom.ops import doctor_objects, doctor_rights, doctor_tables, feedback, health, remedies, session_settings
 from mailroom.queue import feed
 from mailroom.queue.listener import DEFAULT_CHANNEL, hears_itself
 
@@ -39,9 +39,6 @@ TRIGGERS: Final = {
 }
 # What makes all functions and views of `sql/` anew.
 MIGRATE: Final = "mailroom migrate"
-GRANT: Final = "mailroom grants --worker ROLE --apply"
-# What to do where the database refuses a check.
-REFUSED: Final = {QueryCanceled: CANCELLED, InsufficientPrivilege: GRANT}
 # What a server must not risk whose data is to be kept; no role decides these.
 DURABLE: Final = {
     "fsync": "on",
@@ -84,7 +81,7 @@ def examine(engine: Engine, *, listening: str, channel: str, queue: str) -> Iter
         "functions": _functions,
         "indexes": _indexes,
         doctor_tables.CHECK: doctor_tables.examine,
-        "rights": _rights,
+        doctor_rights.CHECK: doctor_rights.examine,
         "clock": _clock,
         "restore": _restore,
         "actions": _actions,
@@ -105,8 +102,15 @@ def _checked(engine: Engine, name: str, check: Callable[[Connection], Iterable[F
     except DBAPIError as error:
         if isinstance(error.orig, UndefinedFunction):
             return [failed(name, f"a function of mailroom is missing: {first_line(error)}", MIGRATE)]
-        remedy = next((cure for kind, cure in REFUSED.items() if isinstance(error.orig, kind)), "see what it says")
-        return [failed(name, f"the database refuses: {first_line(error)}", remedy)]
+        return [failed(name, f"the database refuses: {first_line(error)}", _refused(engine, error))]
+
+
+def _refused(engine: Engine, error: DBAPIError) -> str:
+    """Return what to do where the database refuses a check."""
+    if isinstance(error.orig, InsufficientPrivilege):
+        with engine.connect() as connection:
+            return doctor_rights.remedy(connection)
+    return CANCELLED if isinstance(error.orig, QueryCanceled) else "see what it says"
 
 
 def _guarantee(connection: Connection) -> Iterator[Finding]:
@@ -145,6 +149,10 @@ def _triggers(connection: Connection) -> Iterator[Finding]:
         message = f"mailroom.triggers is off, and nothing is mailed, for {', '.join(off)}"
         yield failed("triggers", message, "ALTER ROLE or DATABASE … RESET mailroom.triggers; `mailroom sweep --full`")
         return
+    if session_settings.is_off(connection.scalar(select(func.current_setting("mailroom.triggers", True))) or ""):
+        message = "mailroom.triggers is off, and nothing is mailed: for this session, or on the whole server"
+        yield failed("triggers", message, f"{session_settings.ELSEWHERE}; `mailroom sweep --full`")
+        return
     changed = list(doctor_objects.triggers(connection))
     yield from changed or [ok("triggers", f"all {len(TRIGGERS)} are there and enabled")]
 
@@ -171,7 +179,11 @@ def _functions(connection: Connection) -> Iterator[Finding]:
 def _bodies(connection: Connection) -> Iterator[Finding]:
     """Say which functions are not those of this release: of another one, or changed by hand."""
     bodies = functions.bodies()
-    rows = connection.execute(_BODIES, {"schema": schema_of(connection)})
+    rows = connection.execute(_BODIES, {"schema": schema_of(connection)}).all()
+    unmarked = sorted(bodies.keys() - {row.name for row in rows})
+    if unmarked:
+        message = f"without the comment by which mailroom knows its own, as after a restore: {', '.join(unmarked)}"
+        yield warning("functions", message, MIGRATE)
     changed = sorted(
         row.name for row in rows if row.name in bodies and (row.body != bodies[row.name] or not row.definer)
     )
@@ -188,15 +200,6 @@ def _indexes(connection: Connection) -> Iterator[Finding]:
     yield from list(doctor_objects.indexes(connection)) or [
         ok("indexes", "all are there, valid, and as they were made")
     ]
-
-
-def _rights(connection: Connection) -> Iterator[Finding]:
-    lacking = grants.lacking(connection, "worker")
-    if lacking:
-        role = connection.scalar(select(func.current_user()))
-        yield failed("rights", f"{role} lacks: {'; '.join(lacking)}", GRANT)
-        return
-    yield ok("rights", "this role may do what a worker does")
 
 
 def _clock(connection: Connection) -> Iterator[Finding]:

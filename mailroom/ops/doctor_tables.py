@@ -9,9 +9,10 @@ from mailroom.db import definitions, functions, schema
 from mailroom.db.definitions import Definition, comparable, expected
 from mailroom.db.namespace import quoted
 from mailroom.finding import Finding, failed, ok, warning
+from mailroom.ops import doctor_surroundings, doctor_types
 from mailroom.ops.doctor_cures import AS_MADE, IF_UNWANTED, Cures, lenient
 
-CHECK: Final = "tables"
+CHECK: Final = doctor_types.CHECK
 # With fewer left than an import takes at once, sign-ups are about to fail; with fewer than these, somebody has to look.
 IDS_AT_ONCE: Final = 1_000_000
 MANY_IDS: Final = 100_000_000
@@ -19,6 +20,8 @@ MANY_IDS: Final = 100_000_000
 # What an application fills, and may have rules of its own for.
 _THEIRS: Final = {"accounts", "actions"}
 _THEIR_COLUMNS: Final = {("accounts", "language"), ("accounts", "reference")}
+
+_BODY_AGAIN: Final = "make it again as alembic/versions has it; then REINDEX what calls it"
 
 # By kind, and by table and name.
 _Found = dict[str, dict[tuple[str, str], Definition]]
@@ -33,8 +36,10 @@ def examine(connection: Connection) -> Iterator[Finding]:
         found[each.kind][each.home, each.name] = each
     cures = Cures(connection)
     differing = [*_examine(found, cures, definitions.distorted(connection)), *_bodies(bodies)]
+    differing += doctor_types.examine(connection, cures)
     wrong = list(lenient(connection, differing))
     wrong += _ids(connection, cures)
+    wrong += doctor_surroundings.examine(connection, cures)
     yield from wrong or [ok(CHECK, "columns, keys and constraints are as the migrations made them")]
 
 
@@ -170,7 +175,10 @@ def _bodies(there: list[Definition]) -> Iterator[Finding]:
         if comparable(should) not in found:
             state = "is another one" if found else "is missing"
             message = f"the function {name} {state}, and constraints or indexes go by it"
-            yield failed(CHECK, message, "make it again as alembic/versions has it; then REINDEX what calls it")
+            yield failed(CHECK, message, _BODY_AGAIN)
+    if not doctor_types.folds_as_made(there):
+        message = "the function lowered is another one, and constraints or indexes go by it"
+        yield failed(CHECK, message, _BODY_AGAIN)
 
 
 def _ids(connection: Connection, cures: Cures) -> Iterator[Finding]:

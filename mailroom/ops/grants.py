@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, cast, func, select
 from sqlalchemy.dialects.postgresql import OID
 
 from mailroom.db import functions
-from mailroom.db.namespace import qualified, schema_of
+from mailroom.db.namespace import schema_of
 from mailroom.errors import DatabaseError
 
 # What operators read, and whatever draws curves: no address, secret or code.
@@ -71,18 +71,19 @@ def statements(connection: Connection, part: str, role: str) -> list[str]:
     rights = [(privileges, *named.split(" ")) for named, privileges in GRANTS[part].items()]
     return [
         _grant("USAGE", "SCHEMA", sql.Identifier(schema), role),
-        *(_grant(privileges, kind, sql.Identifier(schema, name), role) for privileges, kind, name in rights),
+        *(_grant(privileges, kind, _named(kind, name, schema), role) for privileges, kind, name in rights),
     ]
 
 
 def lacking(connection: Connection, part: str) -> list[str]:
     """Return what the role of this connection may not do of a part of GRANTS, in the words of a GRANT."""
+    schema = schema_of(connection)
     return [
         f"{privilege}{f' ({column})' if column else ''} ON {kind} {name}"
         for named, privileges in GRANTS[part].items()
         for kind, name in [named.split(" ")]
         for privilege, column in _single(privileges)
-        if not connection.scalar(select(_has(kind, qualified(connection, name), privilege, column)))
+        if not connection.scalar(select(_has(kind, _named(kind, name, schema).as_string(), privilege, column)))
     ]
 
 
@@ -95,7 +96,7 @@ def _single(privileges: str) -> Iterator[tuple[str, str]]:
 
 def _has(kind: str, name: str, privilege: str, column: str) -> ColumnElement[bool]:
     if kind == "FUNCTION":
-        return func.has_function_privilege(cast(func.to_regproc(name), OID), privilege)
+        return func.has_function_privilege(cast(func.to_regprocedure(name), OID), privilege)
     relation = cast(func.to_regclass(name), OID)
     if column:
         return func.has_column_privilege(relation, column, privilege)
@@ -126,6 +127,11 @@ def apply(connection: Connection, granting: list[str]) -> None:
         driver.remove_notice_handler(note)
 
 
-def _grant(privileges: str, kind: str, on: sql.Identifier, role: str) -> str:
+def _named(kind: str, name: str, schema: str) -> sql.Composable:
+    """Return the name as SQL takes it: a function with its arguments, since others may have some of the same name."""
+    return sql.SQL(functions.signature(name, schema)) if kind == "FUNCTION" else sql.Identifier(schema, name)
+
+
+def _grant(privileges: str, kind: str, on: sql.Composable, role: str) -> str:
     parts = {"privileges": sql.SQL(privileges), "kind": sql.SQL(kind), "on": on, "role": sql.Identifier(role)}
     return sql.SQL("GRANT {privileges} ON {kind} {on} TO {role};").format(**parts).as_string()

@@ -13,11 +13,17 @@ from mailroom.finding import Finding, failed, ok, warning
 
 CHECK: Final = "session settings"
 # As PostgreSQL reads a boolean: a word may be cut short.
-_SWITCH: Final = re.compile(r"\s*(t(r(ue?)?)?|f(a(l(se?)?)?)?|y(es?)?|no?|on|off?|1|0)\s*", re.IGNORECASE)
+_SWITCH: Final = re.compile(r"\s*(?:(t(r(ue?)?)?|y(es?)?|on|1)|f(a(l(se?)?)?)?|no?|off?|0)\s*", re.IGNORECASE)
 
 
 def _is_switch(value: str) -> bool:
     return value == "" or _SWITCH.fullmatch(value) is not None
+
+
+def is_off(value: str) -> bool:
+    """Whether PostgreSQL reads it as false."""
+    found = _SWITCH.fullmatch(value)
+    return found is not None and found[1] is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,8 @@ class _Kind:
 
 
 _ON_OR_OFF: Final = _Kind(_is_switch, "it is on or off", "every sign-up fails")
+# What takes back a setting that no role and no database carries.
+ELSEWHERE: Final = "take it out of postgresql.conf, PGOPTIONS or the URL"
 # Empty is as if it were not set.
 KNOWN: Final = {
     "mailroom.bulk": _ON_OR_OFF,
@@ -87,7 +95,7 @@ def _set_for_sessions(connection: Connection) -> Iterator[_Set]:
     for name in sorted(KNOWN.keys() - names):
         value = connection.scalar(select(func.current_setting(name, True)))
         if value:
-            yield _Set(name, value, "this session", "take it out of postgresql.conf, PGOPTIONS or the URL")
+            yield _Set(name, value, "this session", ELSEWHERE)
 
 
 def _whose(role: str | None, database: str | None) -> tuple[str, str]:

@@ -1,5 +1,5 @@
--- See which of these functions there are beside the tables, and whether all of that name look for tables in that schema
--- and only then among the temporary ones.
+-- See which of these functions there are beside the tables, and whether each looks for tables in that schema and only then
+-- among the temporary ones. Of several of a name, with other arguments, it is ours that counts.
 --
 -- Arguments: functions (an array of names).
 --
@@ -16,13 +16,14 @@ CREATE OR REPLACE FUNCTION mailroom.doctor_functions(
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
-    SELECT CAST(proname AS text) AS name, home.path,
-           bool_and(EXISTS (SELECT FROM unnest(proconfig) AS setting WHERE setting = 'search_path=' || home.path)) AS pinned
+    SELECT DISTINCT ON (proname)
+           CAST(proname AS text) AS name, home.path,
+           EXISTS (SELECT FROM unnest(proconfig) AS setting WHERE setting = 'search_path=' || home.path) AS pinned
       FROM pg_proc
       JOIN (SELECT relnamespace AS id, quote_ident(nspname) || ', pg_temp' AS path
               FROM pg_class
               JOIN pg_namespace ON pg_namespace.oid = relnamespace
              WHERE pg_class.oid = 'tokens'::regclass) AS home ON home.id = pronamespace
      WHERE proname = ANY (CAST(doctor_functions.functions AS name[]))
-     GROUP BY proname, home.path;
+     ORDER BY proname, obj_description(pg_proc.oid, 'pg_proc') LIKE 'mailroom: %' IS TRUE DESC;
 END $$;

@@ -17,6 +17,7 @@ BEGIN
       FROM pg_db_role_setting
      CROSS JOIN LATERAL unnest(setconfig) AS set_to
      WHERE setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
-       AND set_to LIKE 'mailroom.triggers=%' AND lower(split_part(set_to, '=', 2)) NOT IN ('on', 'true', 'yes', '1', '')
+       AND lower(split_part(set_to, '=', 1)) = 'mailroom.triggers'
+       AND split_part(set_to, '=', 2) ~* '^\s*(f(a(l(se?)?)?)?|no?|off?|0)\s*$'  -- as PostgreSQL reads a boolean
      ORDER BY 1;
 END $$;

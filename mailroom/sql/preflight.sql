@@ -2,7 +2,8 @@
 --
 -- Arguments: settings (names), relations (names of tables of this schema).
 --
--- Returns one row; `hidden` has the tables of which the owner of these functions may not see every row. Of a setting that
+-- Returns one row; `hidden` has the tables of which the owner of these functions may not see every row; `unlogged`,
+-- those, their parts, and the sequences of their ids that a crash of the server empties. Of a setting that
 -- this server does not know nothing is said. Reads the catalogs alone.
 CREATE OR REPLACE FUNCTION mailroom.preflight(
     settings text[], relations text[]
@@ -24,9 +25,19 @@ BEGIN
            coalesce(array_agg(source ORDER BY name), '{}') AS sources,
            ARRAY(SELECT relation FROM unnest(preflight.relations) AS relation
                   WHERE row_security_active(CAST(to_regclass(quote_ident(relation)) AS oid)) ORDER BY 1) AS hidden,
-           ARRAY(SELECT relation FROM unnest(preflight.relations) AS relation
-                   JOIN pg_class ON pg_class.oid = to_regclass(quote_ident(relation))
-                  WHERE relpersistence = 'u' ORDER BY 1) AS unlogged
+           ARRAY(SELECT CAST(CAST(part.id AS regclass) AS text)
+                   FROM unnest(preflight.relations) AS relation
+                  CROSS JOIN LATERAL (SELECT to_regclass(quote_ident(relation)) AS id) AS home
+                  CROSS JOIN LATERAL (
+                        SELECT home.id
+                         UNION
+                        SELECT relid FROM pg_partition_tree(home.id)
+                         UNION
+                        SELECT objid FROM pg_depend
+                         WHERE refclassid = CAST('pg_class' AS regclass) AND refobjid = home.id AND refobjsubid > 0
+                           AND classid = CAST('pg_class' AS regclass) AND deptype IN ('a', 'i')) AS part
+                   JOIN pg_class ON pg_class.oid = part.id
+                  WHERE relpersistence = 'u' AND relkind <> 'i' ORDER BY 1) AS unlogged
       FROM pg_settings
      WHERE name = ANY (preflight.settings);
 END $$;

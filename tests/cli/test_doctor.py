@@ -200,8 +200,31 @@ def test_triggers_that_were_left_off(here: Here, env: dict[str, str], engine: En
         name = connection.scalar(text("SELECT quote_ident(current_database())"))
     execute(engine, f"ALTER DATABASE {name} SET mailroom.triggers = off")
     assert_one(here, env, "triggers", "failed", "mailroom.triggers is off", "everybody")
-    execute(engine, f"ALTER DATABASE {name} SET mailroom.triggers = on")
-    assert ill(here, env) == {}
+    execute(engine, f"ALTER DATABASE {name} RESET mailroom.triggers")
+    execute(engine, f'ALTER DATABASE {name} SET "Mailroom.Triggers" = F')
+    assert_one(here, env, "triggers", "failed", "mailroom.triggers is off", "everybody")
+    execute(engine, f'ALTER DATABASE {name} RESET "Mailroom.Triggers"')
+    for on in ("on", "t", "YE"):
+        execute(engine, f"ALTER DATABASE {name} SET mailroom.triggers = {on}")
+        assert ill(here, env) == {}
+
+
+def test_a_role_that_nothing_was_granted_is_told_who_can(
+    here: Here, env: dict[str, str], server: Server, url: str
+) -> None:
+    with a_role(server) as (_, log_in):
+        mine = env | {"MAILROOM_DATABASE_URL": log_in(url)}
+        level, words = ill(here, mine)["database"]
+        assert (level, "permission denied" in words, "`mailroom grants`" in words) == ("failed", True, True)
+        here("sweep", env=mine).assert_one_line(1, "permission denied for schema mailroom", "`mailroom grants`")
+
+
+def test_triggers_that_are_off_on_the_whole_server(
+    here: Here, env: dict[str, str], engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its configuration: no role and no database carries it. A session that says so comes to the same."""
+    monkeypatch.setenv("PGOPTIONS", "-c mailroom.triggers=off")
+    assert_one(here, env, "triggers", "failed", "mailroom.triggers is off, and nothing is mailed")
 
 
 @pytest.mark.slow

@@ -523,3 +523,17 @@ def test_a_viewer_sees_no_people_and_changes_nothing(granted: dict[str, str], ur
         assert refused(connection, *forbidden) == forbidden
         changes = ["UPDATE open_pauses SET reason = ''", "DELETE FROM token_states", "DELETE FROM attempts"]
         assert refused(connection, *changes) == changes
+
+
+def test_functions_of_others_with_the_same_name_are_in_nobodys_way(here: Here, roles: dict[str, str], url: str) -> None:
+    """With other arguments: an application may add one, once the schema is there."""
+    owner = connect_engine(url)
+    with owner.connect() as connection:
+        connection.execute(text("CREATE FUNCTION claim(own text) RETURNS integer RETURN 1"))
+        connection.execute(text("CREATE FUNCTION request_mail(own text[]) RETURNS integer RETURN 1"))
+    owner.dispose()
+    ended = here("grants", *asked(roles), "--apply", env={"MAILROOM_DATABASE_URL": url})
+    assert (ended.code, ended.err) == (0, "")
+    for part in ("app", "worker"):
+        with session(url, roles[part]) as connection:
+            assert grants.lacking(connection, part) == []

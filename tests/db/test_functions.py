@@ -109,8 +109,9 @@ def test_an_upgrade_that_finds_no_step_to_take_makes_them_anew(url: str, engine:
         assert installed(connection) == before
 
 
+@pytest.mark.parametrize("marked", [True, False])
 def test_a_function_that_has_one_argument_more_takes_the_place_of_the_old_one_and_its_rights(
-    server: Server, url: str, engine: Engine
+    server: Server, url: str, engine: Engine, marked: bool
 ) -> None:
     """Beside each other a call without it would find the old one; and who may call that must not wait for a grant."""
     with a_role(server) as (role, log_in), engine.connect() as connection:
@@ -124,7 +125,8 @@ def test_a_function_that_has_one_argument_more_takes_the_place_of_the_old_one_an
             .replace(", settle.call_ms)", ")")
             .replace("message_id, error_code, error, call_ms)", "message_id, error_code, error)")
         )
-        connection.execute(text("COMMENT ON FUNCTION settle IS 'mailroom: as it was'"))
+        if marked:  # a dump may have been restored without comments
+            connection.execute(text("COMMENT ON FUNCTION settle IS 'mailroom: as it was'"))
         connection.execute(text(f"GRANT EXECUTE ON FUNCTION settle TO {role} WITH GRANT OPTION"))
         old = connection.scalar(text("SELECT CAST(CAST('settle' AS regproc) AS oid)"))
         migrate(url)

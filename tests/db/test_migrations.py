@@ -288,6 +288,27 @@ def test_who_keeps_an_index_from_being_built_is_named_meanwhile(empty_url: str) 
 
 
 @pytest.mark.slow
+def test_a_migration_that_a_role_gives_too_little_time_names_the_setting(server: Server, empty_url: str) -> None:
+    """Outside of a transaction nothing is pinned, and an index takes as long as it takes."""
+    with (
+        a_role(server, "SUPERUSER") as (role, log_in),
+        psycopg.connect(empty_url) as report,
+    ):
+        server.execute(f"ALTER ROLE {role} SET statement_timeout = '1s'")
+        migrate(empty_url, "0003")
+        report.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        report.execute("SELECT 1")
+        process = alembic(log_in(empty_url), "upgrade", "head")
+        output, _ = process.communicate(timeout=PROCESS_SECONDS)
+        report.rollback()
+        assert process.returncode == 1
+        assert "statement_timeout is too short for this role" in output.splitlines()[-1]
+        server.execute(f"ALTER ROLE {role} RESET statement_timeout")
+        finish(alembic(log_in(empty_url), "upgrade", "head"))
+    assert_at_revision(empty_url)
+
+
+@pytest.mark.slow
 @pytest.mark.early
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full"])
 def test_a_migration_whose_words_nobody_takes_waits_and_ends_all_the_same(empty_url: str, redirection: str) -> None:

@@ -117,6 +117,24 @@ CHANGES = {
         "warning",
         "tokens has 8999999",
     ),
+    "kept ids": (
+        "ALTER SEQUENCE tokens_id_seq CACHE 50",
+        *("tables", "failed", "ids of tokens are not in order, since each session keeps 50"),
+    ),
+    "kept ids of the log": ("ALTER SEQUENCE deliveries_id_seq CACHE 50", "tables", "warning", "ids of deliveries are"),
+    # What is around
+    "published": (
+        "CREATE PUBLICATION own FOR TABLE minutes",
+        *("tables", "failed", "minutes is published (own) and has no"),
+    ),
+    "published in vain": (
+        "CREATE PUBLICATION own FOR TABLE jobs; ALTER TABLE jobs REPLICA IDENTITY NOTHING",
+        *("tables", "failed", "jobs is published (own) and has no"),
+    ),
+    "domain": (
+        "ALTER DOMAIN token_action ADD CONSTRAINT own CHECK (VALUE <> 'x')",
+        *("tables", "failed", "the rule own of the type token_action is not mailroom's"),
+    ),
     # Triggers
     "when": (
         "CREATE OR REPLACE TRIGGER token_starts BEFORE INSERT ON tokens"
@@ -179,6 +197,11 @@ CHANGES = {
         "CREATE UNIQUE INDEX own ON accounts (reference) NULLS NOT DISTINCT",
         *("indexes", "failed", "own is not mailroom's"),
     ),
+    # Functions
+    "comment": (
+        "COMMENT ON FUNCTION settle IS NULL",
+        *("functions", "warning", "without the comment by which mailroom knows its own, as after a restore: settle"),
+    ),
     # Views
     "view": (
         "CREATE OR REPLACE VIEW known_workers AS SELECT * FROM workers WHERE NOT listening",
@@ -213,6 +236,41 @@ def test_a_function_that_a_constraint_calls_is_another_one(engine: Engine) -> No
     found = look(engine)
     assert [each.message.split()[2] for each in found] == ["address_key", "is_address"]
     assert {(each.check, each.level) for each in found} == {("tables", "failed")}
+
+
+def test_a_function_that_folds_other_letters_is_another_one(engine: Engine) -> None:
+    """It is written of the letters that Python knows, which are others in each version."""
+    made = "CREATE OR REPLACE FUNCTION lowered(given text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN"
+    execute(engine, f"{made} translate(given, 'ABC', 'abc')")
+    [found] = look(engine)
+    assert (found.check, found.level) == ("tables", "failed")
+    assert found.message.startswith("the function lowered is another one")
+    execute(engine, f"{made} lower(given)")
+    assert [each.message for each in look(engine)] == [found.message]
+
+
+def test_a_value_that_has_another_name(engine: Engine) -> None:
+    execute(engine, "ALTER TYPE event_kind RENAME VALUE 'reject' TO 'refused'")
+    [found] = look(engine)
+    assert (found.check, found.level, found.message) == ("tables", "failed", "the type event_kind lacks: reject")
+    execute(engine, "ALTER TYPE event_kind RENAME VALUE 'refused' TO 'reject'")
+    assert look(engine) == []
+
+
+def test_a_collation_that_is_another_one_than_when_the_database_was_made(engine: Engine, direct_url: str) -> None:
+    with engine.connect() as connection:
+        if (connection.dialect.server_version_info or ()) < (15,):
+            return
+        version = "SELECT pg_database_collation_actual_version(oid) FROM pg_database WHERE datname = current_database()"
+        actual = connection.scalar(text(version))
+    execute(engine, "UPDATE pg_database SET datcollversion = '0' WHERE datname = current_database()")
+    if actual is None:  # of C there is one version
+        assert look(engine) == []
+        return
+    [found] = look(engine)
+    assert (found.check, found.level) == ("tables", "warning")
+    run(direct_url, found.remedy)
+    assert look(engine) == []
 
 
 def test_a_unique_index_that_takes_for_equal_what_differs(engine: Engine) -> None:
@@ -322,6 +380,7 @@ INNOCENT = {
         "ALTER TABLE accounts DISABLE TRIGGER off",
         "ALTER TABLE accounts ENABLE ALWAYS TRIGGER account_starts",
         "CREATE PUBLICATION everything FOR TABLE accounts, deliveries",
+        "CREATE PUBLICATION additions FOR TABLE minutes WITH (publish = 'insert')",
     ],
     "columns": [
         "ALTER TABLE accounts ADD nickname text",
@@ -345,6 +404,8 @@ INNOCENT = {
         "CREATE VIEW newest AS SELECT * FROM deliveries ORDER BY id DESC",
         "CREATE MATERIALIZED VIEW counted AS SELECT count(*) FROM deliveries",
         "CREATE FUNCTION own() RETURNS integer RETURN 1",
+        "CREATE FUNCTION claim(own text) RETURNS integer RETURN 1",
+        "ALTER TYPE account_status ADD VALUE 'deleted' BEFORE 'suspended'",
         "CREATE FUNCTION is_address(given integer) RETURNS boolean RETURN true",
         "CREATE FUNCTION address_key(given integer) RETURNS boolean RETURN true",
         "CREATE POLICY own ON accounts USING (true)",
