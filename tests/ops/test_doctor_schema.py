@@ -124,7 +124,7 @@ CHANGES = {
     "kept ids of the log": ("ALTER SEQUENCE deliveries_id_seq CACHE 50", "tables", "warning", "ids of deliveries are"),
     # What is around
     "published": (
-        "CREATE PUBLICATION own FOR TABLE minutes",
+        "CREATE PUBLICATION own FOR TABLE minutes; ALTER TABLE minutes REPLICA IDENTITY DEFAULT",
         *("tables", "failed", "minutes is published (own) and has no"),
     ),
     "published in vain": (
@@ -381,6 +381,7 @@ INNOCENT = {
         "ALTER TABLE accounts ENABLE ALWAYS TRIGGER account_starts",
         "CREATE PUBLICATION everything FOR TABLE accounts, deliveries",
         "CREATE PUBLICATION additions FOR TABLE minutes WITH (publish = 'insert')",
+        "CREATE PUBLICATION whole FOR TABLE minutes",
     ],
     "columns": [
         "ALTER TABLE accounts ADD nickname text",
