@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from mailroom.db import functions
 from mailroom.db.engine import first_line
 from mailroom.db.step_size import StepSize
+from mailroom.queue import feed
 from mailroom.queue.lanes import Lane
 from mailroom.queue.limits import MAX_PROBE_WAIT, Limits
 from mailroom.queue.verdict import GRACE, UNCHARGED_DELAY
@@ -52,7 +53,6 @@ class ClockRepair:
 
 def repair(connection: Connection, limits: Limits, lanes: Sequence[Lane], *, most: int = MAX_REPAIRED) -> int:
     """Bring back at most so many jobs of each lane, batches and pauses; return how many it was."""
-    again_after: timedelta = GRACE if limits.resend_after is None else limits.resend_after
     brought: int = functions.call(
         connection,
         "clock_repair",
@@ -63,8 +63,20 @@ def repair(connection: Connection, limits: Limits, lanes: Sequence[Lane], *, mos
             "max_wait": limits.max_wait,
             "untried_wait": UNCHARGED_DELAY,
             "max_probe_wait": MAX_PROBE_WAIT,
-            "again_after": again_after,
+            "again_after": _again_after(connection, limits),
             "most": most,
         },
     ).scalar_one()
     return brought
+
+
+def _again_after(connection: Connection, limits: Limits) -> timedelta:
+    """Tell when what was tried comes due. Where the provider was ever heard, an event may still prove that it is out.
+
+    Whether it is heard now cannot be told by a clock that was set back.
+    """
+    if limits.resend_after is None:
+        return GRACE
+    if limits.resend_after_heard is None or feed.state(connection).heard_seconds is None:
+        return limits.resend_after
+    return limits.resend_after_heard

@@ -67,6 +67,19 @@ def test_what_may_be_that_far_ahead_stays_where_it_is(engine: Engine) -> None:
         assert (repair(connection, longer, LANES), repair(connection, usual, LANES)) == (0, 1)
 
 
+@pytest.mark.parametrize(("heard", "seconds"), [(False, 5), (True, 60)])
+def test_what_was_tried_waits_for_the_events_that_may_prove_it(engine: Engine, *, heard: bool, seconds: int) -> None:
+    """Also where the moments of the feed are those of the time before, and it looks as if it were silent."""
+    with engine.connect() as connection:
+        add_accounts(connection, 1)
+        if heard:
+            connection.execute(text("UPDATE feed SET heard_at = now() + interval '10 minutes'"))
+        connection.execute(LATER, {"token": 1, "ahead": timedelta(minutes=10), "attempt": 1})
+        assert repair(connection, limits(resend_after_heard=timedelta(minutes=1)), LANES) == 1
+        [wait] = connection.execute(text("SELECT extract(epoch FROM due_at - clock_timestamp()) FROM jobs")).scalars()
+        assert seconds - 5 < wait <= seconds
+
+
 def test_moments_are_brought_back_some_at_a_time_beside_others_that_do(engine: Engine) -> None:
     with engine.connect() as connection, engine.connect() as other:
         add_accounts(connection, 25)
