@@ -1,7 +1,6 @@
 """Sign-up, a link, a recovery, and the operator's window behind the application's own login: Django, as ASGI.
 
-pip install django uvicorn '../..[window]', then: uvicorn app:application
-MAILROOM_DATABASE_URL (migrated), MAILROOM_SECRET_KEY, SESSION_KEY and STAFF_PASSWORD must be set; HOSTS may be.
+pip install django uvicorn '../..[window]', set the variables that are read below, then: uvicorn app:application
 """
 
 import os

@@ -1,7 +1,6 @@
 """Sign-up, a link, a recovery, and the operator's window behind the application's own login, all in WSGI.
 
-pip install flask a2wsgi gunicorn '../..[window]', then: gunicorn --threads 8 app:app
-MAILROOM_DATABASE_URL (migrated), MAILROOM_SECRET_KEY, SESSION_KEY and STAFF_PASSWORD must be set; HOSTS may be.
+pip install flask a2wsgi gunicorn '../..[window]', set what is read below, then: gunicorn --threads 8 app:app
 """
 
 import os
