@@ -236,10 +236,9 @@ def configure(connection: Connection, **more: Any) -> None:
 
 
 def is_in_the_way(error: BaseException) -> bool:
-    """Whether it is others who keep something from being done, for now. Of a GRANT PostgreSQL has only these words."""
-    found = error.orig if isinstance(error, DBAPIError) else None
-    granted = isinstance(found, errors.InternalError_) and "tuple concurrently updated" in str(found)
-    return granted or isinstance(found, errors.LockNotAvailable | errors.DeadlockDetected)
+    """Whether it is others who keep something from being done, for now."""
+    locked = isinstance(error, DBAPIError) and isinstance(error.orig, errors.LockNotAvailable | errors.DeadlockDetected)
+    return locked or functions.is_granted_meanwhile(error)
 
 
 def is_in_the_way_at_first(error: BaseException) -> bool:

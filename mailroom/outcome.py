@@ -33,9 +33,9 @@ class Deferred:
     """Not accepted, for certain; worth another attempt later.
 
     `charged` is False when the fault is not the mail's: such an attempt costs the job nothing. With a `scope` it is
-    one that every sender of the fleet would meet; without, one of this moment or this machine. `on_way` is one of what
-    stands between this machine and the provider, a filter or a policy, and answered in its place: of the machine (with
-    a `scope`, of all that is in it), or of what the call held.
+    one that every sender of the fleet would meet; without, one of this moment or this machine. `on_way`: a filter or a
+    policy has answered in the place of the provider. It may mind this machine (with a `scope`, all that is in it), or
+    what the call held.
     """
 
     code: str

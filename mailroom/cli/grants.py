@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Annotated, Final
 
 import typer
-from psycopg import errors
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError
+from tenacity import Retrying, retry_if_exception, stop_after_attempt
 
 from mailroom import settings
 from mailroom.cli.terminal import say
 from mailroom.cli.wiring import open_database
+from mailroom.db import functions
 from mailroom.errors import SettingsError
 from mailroom.ops import grants
 
@@ -43,26 +43,22 @@ def grant(
         raise SettingsError("name a role: --app ROLE, --worker ROLE or --viewer ROLE")
     if "public" in parts.values():
         raise SettingsError("public is everybody: grant to a role, and make others its members")
+    again = Retrying(
+        retry=retry_if_exception(functions.is_granted_meanwhile), stop=stop_after_attempt(MAX_TRIES), reraise=True
+    )
     with open_database(settings.load("database_url")) as engine:
-        for statement in _granted(engine, parts, apply=apply):
+        for statement in again(_granted, engine, parts, apply=apply):
             say(statement)
 
 
 def _granted(engine: Engine, parts: Mapping[str, str | None], *, apply: bool) -> list[str]:
-    """Return the statements, run if they are to be: anew where somebody else has just granted on the same thing."""
-    for left in reversed(range(MAX_TRIES)):
-        try:
-            with (
-                engine.connect().execution_options(isolation_level="READ COMMITTED") as connection,
-                connection.begin(),
-            ):
-                named = ((part, role) for part, role in parts.items() if role)
-                granting = [each for part, role in named for each in grants.statements(connection, part, role)]
-                if apply:
-                    grants.apply(connection, granting)
-                return granting
-        except DBAPIError as error:
-            # "tuple concurrently updated", for which PostgreSQL has no code of its own.
-            if not left or not isinstance(error.orig, errors.InternalError_):
-                raise
-    raise AssertionError("the last try returns or raises")
+    """Return the statements, run if they are to be."""
+    with (
+        engine.connect().execution_options(isolation_level="READ COMMITTED") as connection,
+        connection.begin(),
+    ):
+        named = ((part, role) for part, role in parts.items() if role)
+        granting = [each for part, role in named for each in grants.statements(connection, part, role)]
+        if apply:
+            grants.apply(connection, granting)
+    return granting

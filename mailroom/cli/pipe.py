@@ -148,7 +148,7 @@ def _send_line(transport: Transport, sharing: CallSharing, number: int, mails: S
             deadline = time.monotonic() + MAX_LINE_TIME.total_seconds()
             # Nobody pauses, and nobody tries again: the mail for which SES refuses the others is worth looking for.
             calls = Bisection(
-                transport, action, batch=None, deadline=deadline, sharing=sharing, others_are_accepted=lambda: True
+                transport, action, batch=None, deadline=deadline, sharing=sharing, others_are_accepted=lambda _: True
             )
             outcomes = calls.send(part)
             sent = sum(isinstance(outcome, Sent) for outcome in outcomes)

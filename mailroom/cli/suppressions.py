@@ -204,7 +204,7 @@ def _ask_ses(client: "SESV2Client", address: str) -> dict[str, Any]:
     try:
         listed = suppression_list.find(client, address)
     except TransportError as error:
-        if str(error) in suppression_list.NOT_ALLOWED:
+        if str(error) in suppression_list.DENIALS:
             return {"listed": None, "reason": None, "at": None}
         raise MailroomError(f"SES's list could not be asked: {error}; --here asks the database alone") from error
     if listed is None:
@@ -218,7 +218,7 @@ def _remove_at_ses(client: "SESV2Client", address: str) -> str:
     try:
         return "removed" if suppression_list.remove(client, address) else "not listed"
     except TransportError as error:
-        if str(error) in suppression_list.NOT_ALLOWED:
+        if str(error) in suppression_list.DENIALS:
             return "not allowed"
         raise MailroomError(
             f"SES did not take it off its list: {error}; this address and those behind it are not released"

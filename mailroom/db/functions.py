@@ -6,8 +6,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
-from psycopg import sql
+from psycopg import errors, sql
 from sqlalchemy import ColumnClause, Connection, CursorResult, TextClause, TextualSelect, column, text
+from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.namespace import quoted, quoted_in_text, schema_of
 
@@ -127,6 +128,12 @@ def remove(connection: Connection) -> None:
     gone = [name for name in names() if name not in triggers()]
     _run(connection, _for_each(connection, "DROP VIEW {}", _VIEWS, views()))
     _run(connection, _for_each(connection, "DROP FUNCTION {}", _FUNCTIONS, gone))
+
+
+def is_granted_meanwhile(error: BaseException) -> bool:
+    """Whether somebody else has just granted on the same function: for that PostgreSQL has these words, and no code."""
+    found = error.orig if isinstance(error, DBAPIError) else None
+    return isinstance(found, errors.InternalError_) and "tuple concurrently updated" in str(found)
 
 
 def _drop_outgrown(connection: Connection, schema: str) -> list[str]:

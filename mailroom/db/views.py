@@ -54,6 +54,7 @@ attempts = Table(
     Column("due_at", moment),
     Column("claimed_at", moment),
     Column("call_ms", Integer),
+    Column("queue", Text),
 )
 
 mail_events = Table(

@@ -58,9 +58,10 @@ def examine(connection: Connection, cures: Cures) -> Iterator[Finding]:
 
 
 def folds_as_made(bodies: Iterable[Definition]) -> bool:
-    """Whether `lowered` changes all letters as the migration made it do that knew the fewest of them.
+    """Whether `lowered` changes letters as the migration makes it do.
 
-    It is made of the letters that its Python knows, and what they become is settled once they are there.
+    That takes them from the Python that runs it, and a newer one knows more. Each knows those of Unicode 3.2, and what
+    these become does not change.
     """
     for body in bodies:
         if body.name == "lowered":

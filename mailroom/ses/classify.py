@@ -28,8 +28,8 @@ class Fault(Enum):
     UNKNOWN = auto()  # it may have been accepted
 
 
-# Codes of whole calls. Those below the blank line are not in the model, and yet are answered; those of the last are of
-# the first version of SES, which what stands in for SES may answer. With none of them may a mail use up its attempts.
+# Codes of whole calls. Those of the second group are not in the model, and yet are answered. Those of the third are of
+# SES's first version: what stands in for SES may answer so, and no mail may use up its attempts with them.
 EXCEPTIONS: Final = {
     "AccountSuspendedException": Fault.ACCOUNT,
     "AlreadyExistsException": Fault.TEMPORARY,
@@ -100,7 +100,7 @@ THROTTLES: Final = frozenset(code for code, fault in (EXCEPTIONS | STATUSES).ite
 REFUSALS: Final = frozenset(code for code, fault in (EXCEPTIONS | STATUSES).items() if fault is Fault.MAIL)
 
 # With these it says that these credentials may not do that, all of it or some; others might.
-NOT_ALLOWED: Final = frozenset(code for code, fault in EXCEPTIONS.items() if fault is Fault.DENIED)
+DENIALS: Final = frozenset(code for code, fault in EXCEPTIONS.items() if fault is Fault.DENIED)
 
 # Longer than any code or message id of SES.
 _MAX_WORD: Final = 200
@@ -196,7 +196,7 @@ def outcome(fault: Fault, code: str) -> Outcome:
             return Unconfirmed(code, "SES answered with a fault of its own")
         case _:
             on_way = fault in {Fault.ON_WAY, Fault.DENIED}
-            reason = _REASONS[Fault.DENIED if code in NOT_ALLOWED else fault]
+            reason = _REASONS[Fault.DENIED if code in DENIALS else fault]
             return Deferred(code, reason, charged=False, scope=_SCOPES.get(fault), on_way=on_way)
 
 

@@ -74,7 +74,7 @@ def _checked(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]
 
 
 def _unanswered(name: str, code: str) -> Finding:
-    if code in classify.NOT_ALLOWED:
+    if code in classify.DENIALS:
         return warning(
             name, "these credentials may not look", "allow what docs/operating.md lists for doctor, or look by hand"
         )

@@ -47,7 +47,7 @@ def _checked(name: str, permission: str, check: Callable[[], Iterable[Finding]])
     except network.FailedError as error:
         if error.code in _GONE:
             return [failed(name, "does not exist", "docs/feedback.md makes it; or unset MAILROOM_EVENTS_QUEUE_URL")]
-        if error.code in classify.NOT_ALLOWED:
+        if error.code in classify.DENIALS:
             return [_refused(name, permission)]
         return [failed(name, f"could not be asked: {error.code}", "check network, region, credentials and endpoint")]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-NOT_ALLOWED: Final = classify.NOT_ALLOWED
+DENIALS: Final = classify.DENIALS
 _MISSING: Final = "NotFoundException"
 
 

@@ -140,5 +140,5 @@ def _asked(question: Callable[[], T], operation: str, name: str) -> T:
         if not isinstance(error.cause, ClientError):
             raise TransportError(f"SES gave no answer to {operation}: {error.code}") from error.cause
         said = str(error.cause.response.get("Error", {}).get("Message", ""))[:MAX_SAID]
-        remedy = ": these credentials may not do it" if error.code in classify.NOT_ALLOWED else f": {said}"
+        remedy = ": these credentials may not do it" if error.code in classify.DENIALS else f": {said}"
         raise _RefusedError(error.code, f"SES refuses {operation} for {name}: {error.code}{remedy}") from error.cause

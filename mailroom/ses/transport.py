@@ -72,7 +72,7 @@ class SesTransport:
         try:
             return account(self._clients.current())
         except TransportError as error:
-            if str(error) not in classify.NOT_ALLOWED:  # for good, perhaps, and no reason to do without connections
+            if str(error) not in classify.DENIALS:  # for good, perhaps, and no reason to do without connections
                 self._clients.doubt()
             raise
 
@@ -126,7 +126,7 @@ def _of_action(outcome: Answer) -> Answer:
     if not isinstance(outcome, Deferred):
         return outcome
     is_senders = outcome.scope is Scope.IDENTITY or (
-        outcome.scope is Scope.ACCOUNT and outcome.code in classify.NOT_ALLOWED
+        outcome.scope is Scope.ACCOUNT and outcome.code in classify.DENIALS
     )
     return replace(outcome, scope=Scope.ACTION) if is_senders else outcome
 

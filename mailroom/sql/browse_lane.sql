@@ -31,7 +31,7 @@ BEGIN
               FROM jobs
              WHERE queue = browse_lane.queue AND priority = browse_lane.priority AND action = browse_lane.action
                AND (due_at, token) > (variables.begins_at, variables.begins_token)
-             AND due_at < variables.ends_at
+               AND due_at < variables.ends_at
              ORDER BY due_at, token
              LIMIT browse_lane.most) AS page
       LEFT JOIN LATERAL (SELECT account FROM tokens WHERE tokens.id = page.token LIMIT 1) AS owner ON true

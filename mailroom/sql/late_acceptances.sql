@@ -1,6 +1,6 @@
 -- Act on acceptances that came after their batch had been rescued. What is held and was accepted is due, so that the next
 -- claim ends it as sent; what had failed, or was rejected in another call, and was accepted was sent. What is held, and of
--- which each call is known to have come to nothing, is due as well; and so is what nobody could let be mailed any more.
+-- which each call is known to have come to nothing, is due as well; and so is what can be mailed no more.
 --
 -- Arguments: horizon (an interval: how old a failure may be), most (how many held jobs, and how many failures, at a time);
 -- held_after (a token) and failed_after (a moment): after which it goes on. NULL: all of them are looked at.

@@ -36,8 +36,8 @@ BEGIN
      WHERE address_hash = ANY (suppression_review.hashes) AND released_at > clock_timestamp()
        AND reason IS DISTINCT FROM 'added';
 
-    -- One by one: a look by index for each, whatever there was when the plan was made. Of each kind the newest thousand: a
-    -- mailbox that is mailed each minute would else hold up what is told of all others.
+    -- One by one: a look by index for each, whatever there was when the plan was made. Of each kind the newest thousand, or
+    -- a mailbox that is mailed each minute would hold up what is told of all others.
     WITH given AS MATERIALIZED (
         SELECT DISTINCT unnest(suppression_review.hashes) AS hash
     ),
@@ -58,7 +58,8 @@ BEGIN
                SELECT address_hash, least(at, absorbed_at) AS at, type
                  FROM events
                 WHERE address_hash = given.hash AND kind = 'complaint'
-               OFFSET 0) AS told
+                ORDER BY events.at DESC
+                LIMIT 1000) AS told
          WHERE told.type NOT IN ('not-spam', 'auth-failure')
          GROUP BY told.address_hash
     ),

@@ -17,6 +17,7 @@
 -- Returns a row for each mail: its token and action, what contradicted it, and its outcome: NULL is another attempt.
 --
 -- Locks: resumptions and events, then deliveries by id and jobs by token, skipping what others hold: the next sweep sees those.
+-- Who has the table of tokens whole, as for TRUNCATE, is waited for before it holds anything.
 --
 -- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
 CREATE OR REPLACE FUNCTION mailroom.take_back(
@@ -34,6 +35,7 @@ DECLARE
     hash   bytea;
     locked integer := 0;
 BEGIN
+    PERFORM FROM tokens WHERE false;  -- who truncates it has it first, or comes after
     UPDATE resumptions SET resumed_at = clock_timestamp()
      WHERE scope = ANY (ARRAY(
            SELECT scope FROM resumptions WHERE resumed_at > clock_timestamp() FOR UPDATE SKIP LOCKED));

@@ -13,14 +13,20 @@ LATELY: Final = timedelta(hours=1)
 LOG_REACH: Final = 100_000
 
 
-def newest(connection: Connection, actions: Sequence[str], within: timedelta = LATELY) -> int | None:
-    """Return the attempt that was accepted last of these actions, if that was within this time and lately."""
+def newest(
+    connection: Connection, actions: Sequence[str], within: timedelta = LATELY, *, queue: str | None = None
+) -> int | None:
+    """Return the attempt that was accepted last of these actions, if that was within this time and lately.
+
+    `queue`: of that alone. None: of all.
+    """
     last = select(func.max(attempts.c.id)).scalar_subquery()
     accepted = (
         select(attempts.c.id)
         .where(
             attempts.c.id > last - LOG_REACH,
             attempts.c.action.in_(actions),
+            *([] if queue is None else [attempts.c.queue == queue]),
             attempts.c.outcome == "sent",
             attempts.c.state == "finished",
             attempts.c.code.is_(None),  # else found to be accepted long ago

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from mailroom.errors import TransportError
 from mailroom.job import Action
 from mailroom.mail.transport import Mail, Transport
-from mailroom.outcome import Answer, Deferred, Outcome, RefusedTogether, Rejected, Sent, Untried
+from mailroom.outcome import Answer, Deferred, Outcome, RefusedTogether, Rejected, Scope, Sent, Untried
 from mailroom.worker.call_sharing import APART, LONG_APART, CallSharing
 
 # After so many mails refused in one batch and none accepted, more calls for it are in vain. What to believe of these
@@ -35,7 +35,7 @@ def at_once(count: int, until: float, *, again: bool) -> bool:
     return True
 
 
-def unknown() -> bool:
+def unknown(scope: Scope) -> bool:
     """Say that of no other mail it is known that it was accepted."""
     return False
 
@@ -57,12 +57,12 @@ class Bisection:
         deadline: float,
         sharing: CallSharing,
         before_call: BeforeCall = at_once,
-        others_are_accepted: Callable[[], bool] = unknown,
+        others_are_accepted: Callable[[Scope], bool] = unknown,
     ) -> None:
         """`batch` is its fence, for the transport. No call begins that could end after `deadline`, monotonic seconds.
 
-        `sharing` is what the process knows of mails that share calls. `others_are_accepted`: whether mails were lately.
-        Where none were, what is refused on the way for a scope is a fault of that.
+        `sharing` is what the process knows of mails that share calls. `others_are_accepted`: whether mails in a scope
+        were lately. Where none were, what is refused on the way for that scope is a fault of all of it.
         """
         self._transport = transport
         self._action = action
@@ -143,7 +143,8 @@ class Bisection:
 
     def _judged(self, answers: Sequence[Answer]) -> Sequence[Answer]:
         """Judge whether what is refused on the way is so for all that is in a scope, or for what the call held."""
-        if not any(map(_is_denied, answers)) or self._accepted or self._others_are_accepted():
+        scopes = {one.scope for one in answers if isinstance(one, Deferred) and one.on_way and one.scope is not None}
+        if self._accepted or all(map(self._others_are_accepted, scopes)):
             return answers
         return [replace(one, on_way=False) if isinstance(one, Deferred) else one for one in answers]
 
@@ -180,10 +181,6 @@ class Bisection:
         at_fault = any(isinstance(one, Deferred) and not one.charged and not one.on_way for one in outcomes)
         is_futile = self._refused >= MAX_IN_VAIN or self._on_way >= MAX_ON_WAY
         self._in_vain |= at_fault or (is_futile and not self._accepted)
-
-
-def _is_denied(answer: Answer) -> bool:
-    return isinstance(answer, Deferred) and answer.on_way and answer.scope is not None
 
 
 def _is_charged(outcome: Outcome) -> bool:

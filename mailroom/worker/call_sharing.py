@@ -37,6 +37,6 @@ class CallSharing:
         with self._lock:
             apart = self._apart.get(action, 0)
             if (searched and refused >= TOO_MANY) or (apart and refused):
-                self._apart[action] = APART
+                self._apart[action] = max(APART, apart)
             else:
                 self._apart[action] = max(0, apart - sum(isinstance(outcome, Sent) for outcome in outcomes))

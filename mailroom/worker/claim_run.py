@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -18,10 +19,10 @@ from mailroom.errors import TransportError
 from mailroom.fleet.permits import Permit
 from mailroom.job import Batch, Job
 from mailroom.mail.transport import Mail
-from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
+from mailroom.outcome import Deferred, Outcome, Rejected, Scope, Sent, Unconfirmed
 from mailroom.queue.settle import Judged
 from mailroom.queue.verdict import Verdict, judge
-from mailroom.worker import acceptances, on_way
+from mailroom.worker import on_way
 from mailroom.worker.batch_log import log_batch
 from mailroom.worker.bisection import Bisection
 from mailroom.worker.claim_size import MAX_SENDING, ClaimSize
@@ -98,7 +99,8 @@ class ClaimRun:
         self._size.note(len(self._answers), took, well=well)
 
     def _review(self, batch: Batch, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
-        return self._shared.refusals.review(batch, on_way.review(self._shared.engine, batch, outcomes))
+        judged = on_way.review(self._shared.engine, batch, outcomes, queue=self._shared.limits.queue)
+        return self._shared.refusals.review(batch, judged)
 
     def _decide_to_go_on(self, began: float) -> bool:
         """Decide whether another batch may follow those that have outcomes, which wait for it to be settled."""
@@ -148,7 +150,7 @@ class ClaimRun:
                 deadline=self._deadline,
                 sharing=self._shared.sharing,
                 before_call=self._before_call,
-                others_are_accepted=self._others_are_accepted,
+                others_are_accepted=partial(self._others_are_accepted, batch.action),
             )
             with self._shared.telemetry.sending(batch):
                 outcomes = calls.send(mails)
@@ -170,12 +172,10 @@ class ClaimRun:
         self._settle_meanwhile()  # who knows how many more calls this batch takes, and how long they wait
         return (not again and time.monotonic() <= self._permit.until) or self._take_again(count, until)
 
-    def _others_are_accepted(self) -> bool:
-        """Whether a mail of any kind was accepted lately, of whichever process."""
+    def _others_are_accepted(self, action: str, scope: Scope) -> bool:
+        """Whether a mail that this scope covers was accepted lately, of whichever process."""
         try:
-            kinds = list(self._shared.claims.lanes.actions)  # first: it may take a connection of its own
-            with self._shared.engine.connect() as connection:
-                return acceptances.newest(connection, kinds) is not None
+            return self._shared.own_fault.others_are_accepted(action, scope, queue=self._shared.limits.queue)
         except SQLAlchemyError:  # the answers are worth more than what is made of them
             return False
 

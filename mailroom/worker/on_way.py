@@ -16,11 +16,12 @@ from mailroom.worker import acceptances
 FREE: Final = 3
 
 
-def review(engine: Engine, batch: Batch, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+def review(engine: Engine, batch: Batch, outcomes: Sequence[Outcome], *, queue: str) -> Sequence[Outcome]:
     """Return the outcomes of a batch as they are to be recorded: what is refused for its own sake is charged.
 
     It is, where it was refused so before, more than once or twice, and since the last time another mail of its action
-    was accepted. So it ends some day, and never for a way that is closed to all.
+    was accepted of its `queue`: those of others may go other ways, with other rights. So it ends some day, and never
+    for a way that is closed to all.
     """
     refused = [
         job.token
@@ -30,7 +31,7 @@ def review(engine: Engine, batch: Batch, outcomes: Sequence[Outcome]) -> Sequenc
     if not refused:
         return outcomes
     try:
-        known = _known(engine, batch, refused, {one.code for one in outcomes if isinstance(one, Deferred)})
+        known = _known(engine, batch, refused, {one.code for one in outcomes if isinstance(one, Deferred)}, queue)
     except SQLAlchemyError:  # the answers are worth more than what is made of them
         return outcomes
     return [
@@ -41,9 +42,9 @@ def review(engine: Engine, batch: Batch, outcomes: Sequence[Outcome]) -> Sequenc
     ]
 
 
-def _known(engine: Engine, batch: Batch, tokens: Sequence[int], codes: set[str]) -> set[int]:
+def _known(engine: Engine, batch: Batch, tokens: Sequence[int], codes: set[str], queue: str) -> set[int]:
     with engine.connect() as connection:
-        accepted = acceptances.newest(connection, [batch.action])
+        accepted = acceptances.newest(connection, [batch.action], queue=queue)
         if accepted is None:
             return set()
         again = (

@@ -61,6 +61,12 @@ class OwnFault:
         with self._engine.connect() as connection:
             return acceptances.newest(connection, alike, within) is not None
 
+    def others_are_accepted(self, action: str, scope: Scope, *, queue: str) -> bool:
+        """Whether a mail of this queue that would meet the same fault was accepted lately. Raises DBAPIError."""
+        alike = self._alike(action, scope)
+        with self._engine.connect() as connection:
+            return acceptances.newest(connection, alike, queue=queue) is not None
+
     def _alike(self, action: str, scope: Scope) -> Sequence[str]:
         """Return the actions whose mails would meet the same fault."""
         if scope is Scope.ACTION:

@@ -20,8 +20,8 @@ from mailroom.worker.vitals import process_name
 
 log = logging.getLogger(__name__)
 
-# After so many mails that were refused on the way, and none accepted between, it is closed to all of this machine's.
-# One that is refused again and again tells nothing of the others.
+# After so many mails that were refused on the way, and none accepted between, it is closed to all of this machine's, or
+# to all of an action's. One that is refused again and again tells nothing of the others.
 CLOSED: Final = 5
 
 
@@ -47,7 +47,8 @@ class Reactions:
         self._permits = permits
         self._refusals = refusals
         self._own_fault = own_fault
-        self._on_way: set[int] = set()  # the tokens that were refused on the way since one was accepted
+        # Of each scope, the tokens that were refused on the way since one that it covers was accepted.
+        self._on_way: dict[str, set[int]] = {}
 
     def react(self, batch: Batch, outcomes: Sequence[Outcome], *, began: float) -> None:
         """Pause the fleet for a fault that all would meet, back off for one of this machine, slow down if SES asks.
@@ -57,10 +58,12 @@ class Reactions:
         action = batch.action
         if any(isinstance(outcome, Sent) for outcome in outcomes):
             self._own_fault.accepted(action)
-            self._on_way = set()
+            for scope in pauses.covering(action):
+                self._on_way.pop(scope, None)
         else:
-            refused = (job.token for job, one in zip(batch.jobs, outcomes, strict=True) if _is_on_way(one))
-            self._on_way = self._on_way.union(refused)
+            for job, one in zip(batch.jobs, outcomes, strict=True):
+                if _is_on_way(one):
+                    self._on_way.setdefault(_scope_name(one, action), set()).add(job.token)
         if outcomes and all(isinstance(outcome, Sent) for outcome in outcomes):
             self._breaker.reset()
             return
@@ -88,8 +91,7 @@ class Reactions:
 
     def _react_to_faults(self, action: str, outcomes: Sequence[Outcome], began: float) -> None:
         tried = [outcome for outcome in outcomes if not isinstance(outcome, Untried)]
-        is_closed = len(self._on_way) >= CLOSED
-        told = [outcome for outcome in tried if is_closed or not _is_on_way(outcome)]
+        told = [outcome for outcome in tried if not _is_on_way(outcome) or self._is_closed(outcome, action)]
         scoped = [outcome for outcome in told if isinstance(outcome, Deferred) and outcome.scope is not None]
         local = [outcome for outcome in told if self._is_local(outcome)]
         if scoped and self._hold_back_for(action, scoped[0], began):
@@ -99,6 +101,10 @@ class Reactions:
         elif not all(map(_is_on_way, tried)):
             self._breaker.reset()
 
+    def _is_closed(self, fault: Deferred, action: str) -> bool:
+        """Whether the way is closed to all that would meet this fault."""
+        return len(self._on_way.get(_scope_name(fault, action), ())) >= CLOSED
+
     def _hold_back_for(self, action: str, fault: Deferred, began: float) -> bool:
         """Pause the fleet, but for a fault of this machine alone; return whether this process is to hold back.
 
@@ -107,14 +113,14 @@ class Reactions:
         scope = fault.scope or Scope.ACCOUNT
         of_refusals = scope is Scope.ACTION and self._refusals.is_doubted(fault)  # which tell of all machines
         if not of_refusals and self._own_fault.is_own(action, scope, began=began):
-            name = pauses.scope_name(scope, action)
+            name = _scope_name(fault, action)
             log.warning("not paused scope=%s code=%s: others are accepted, look at this machine", name, fault.code)
             return True
         self._pause_fleet(action, fault)
         return scope in OF_A_MACHINE
 
     def _pause_fleet(self, action: str, fault: Deferred) -> None:
-        scope = pauses.scope_name(fault.scope or Scope.ACCOUNT, action)
+        scope = _scope_name(fault, action)
         # Whether it is so, mails that were not refused can tell at once.
         after = timedelta(0) if self._refusals.is_doubted(fault) else pauses.FIRST_PROBE
         reason = f"{fault.reason} (found by {process_name()})"
@@ -139,6 +145,10 @@ class Reactions:
         return isinstance(outcome, Deferred) and outcome.scope is None and outcome.code in self._throttles
 
 
-def _is_on_way(outcome: Outcome) -> bool:
+def _scope_name(fault: Deferred, action: str) -> str:
+    return pauses.scope_name(fault.scope or Scope.ACCOUNT, action)
+
+
+def _is_on_way(outcome: Outcome) -> TypeGuard[Deferred]:
     """Whether it is refused on the way, and not known to be so for its own sake."""
     return isinstance(outcome, Deferred) and outcome.on_way and not outcome.charged

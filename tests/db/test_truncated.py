@@ -5,7 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import Engine, text
 
-from tests.claiming import claim, enqueue
+from mailroom.outcome import Sent
+from mailroom.queue import feed
+from tests.claiming import claim, enqueue, settle, take
+from tests.telling import RENDERING_FAILURE, tell_of
 from tests.world import misplaced, rows, transaction, until_somebody_waits
 
 
@@ -39,3 +42,35 @@ def test_who_truncates_beside_a_claim_waits_for_none_that_waits_for_it(
         worker.commit()
         assert misplaced(worker) == []
         assert rows(worker, "SELECT FROM jobs") == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("planned", [False, True], ids=["first", "planned before"])
+def test_nor_for_who_looks_at_what_contradicts_an_acceptance(engine: Engine, planned: bool) -> None:
+    """The trigger takes events away: who looks at them must hold none before it has the tables."""
+    with (
+        transaction(engine) as holder,
+        transaction(engine) as application,
+        transaction(engine) as sweep,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        if planned:
+            feed.take_back(sweep, queue="mailroom")
+        enqueue(sweep)
+        batch = take(sweep)
+        assert settle(sweep, batch, Sent("m-1"))
+        tell_of(sweep, batch, RENDERING_FAILURE, "m-1")
+        sweep.execute(text("UPDATE events SET look_at = now() + interval '1 day'"))  # as if the clock was set back
+        enqueue(sweep, prefix="other")
+        sweep.commit()
+        rows(holder, "SELECT FROM jobs FOR UPDATE")
+        truncating = threads.submit(application.execute, text("TRUNCATE tokens CASCADE"))
+        until_somebody_waits(engine)
+        sweeping = threads.submit(feed.take_back, sweep, queue="mailroom")
+        until_somebody_waits(engine, 2)
+        holder.rollback()
+        truncating.result(timeout=60)
+        application.commit()
+        assert sweeping.result(timeout=60) == []
+        sweep.commit()
+        assert rows(sweep, "SELECT FROM jobs") == []

@@ -24,7 +24,7 @@ def test_every_error_that_a_send_declares_is_classified(operation: str) -> None:
 
 def test_every_process_knows_the_codes_of_refusals() -> None:
     assert classify.REFUSALS == REFUSALS
-    assert classify.NOT_ALLOWED == DENIALS
+    assert classify.DENIALS == DENIALS
 
 
 def test_every_error_of_the_service_is_classified() -> None:

@@ -10,7 +10,7 @@ from mailroom.errors import TransportError
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Answer, Deferred, Outcome, RefusedTogether, Rejected, Scope, Sent, Untried
 from mailroom.worker.bisection import Bisection
-from mailroom.worker.call_sharing import CallSharing
+from mailroom.worker.call_sharing import LONG_APART, CallSharing
 from tests.kinds import ACTIVATION
 from tests.running import Scripted, accept
 
@@ -61,7 +61,7 @@ def send(
     *,
     room: Room | None = None,
     sharing: CallSharing | None = None,
-    others_are_accepted: Callable[[], bool] = lambda: False,
+    others_are_accepted: Callable[[Scope], bool] = lambda _: False,
 ) -> Sequence[Outcome]:
     return Bisection(
         transport,
@@ -118,7 +118,7 @@ def test_a_bad_mail_is_found_by_halves_with_room_for_each_call() -> None:
 def test_where_calls_for_several_are_refused_as_such_each_mail_goes_alone() -> None:
     sends, sharing = Picky(), CallSharing()
     sends.answers = [lambda mails: accept(mails) if len(mails) == 1 else [DENIED] * len(mails)]
-    outcomes = send(sends, mails(*["good"] * 9), sharing=sharing, others_are_accepted=lambda: True)
+    outcomes = send(sends, mails(*["good"] * 9), sharing=sharing, others_are_accepted=lambda _: True)
     assert kinds(outcomes) == ["Sent"] * 9
     assert [size for _, size in sends.calls] == [9, 4, 2, *[1] * 9]
     assert not sharing.is_worth_it(ACTIVATION)
@@ -130,7 +130,7 @@ def test_what_is_denied_is_looked_for_only_where_others_are_accepted() -> None:
     sends.answers = [lambda mails: [DENIED] * len(mails)]
     assert send(sends, mails(*["good"] * 9)) == [replace(DENIED, on_way=False)] * 9
     assert len(sends.calls) == 1
-    outcomes = send(sends, mails(*["good"] * 9), others_are_accepted=lambda: True)
+    outcomes = send(sends, mails(*["good"] * 9), others_are_accepted=lambda _: True)
     assert outcomes == [DENIED] * 2 + [Untried("CallsInVain")] * 7
 
 
@@ -141,6 +141,16 @@ def test_mails_that_fail_together_go_alone_the_next_time() -> None:
     send(sends, mails("good", "good"), sharing=sharing)
     send(sends, mails("good", "good"), sharing=sharing)
     assert [size for _, size in sends.calls] == [2, 1, 1]
+
+
+def test_one_refusal_brings_back_no_calls_that_are_refused_as_such() -> None:
+    sharing = CallSharing()
+    sharing.keep_apart(ACTIVATION, LONG_APART)
+    sharing.note(ACTIVATION, [Rejected("MessageRejected", "no")], searched=False)
+    sharing.note(ACTIVATION, [Sent("m")] * (LONG_APART - 1), searched=False)
+    assert not sharing.is_worth_it(ACTIVATION)
+    sharing.note(ACTIVATION, [Sent("m")], searched=False)
+    assert sharing.is_worth_it(ACTIVATION)
 
 
 def test_those_that_go_alone_come_last_and_share_no_call() -> None:

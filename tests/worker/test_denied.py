@@ -94,6 +94,73 @@ def test_a_policy_without_bulk_calls_lets_each_mail_leave_alone(
     assert simulator.ledger.counts().requests <= 81 + 5
 
 
+INVITATION = text(
+    "INSERT INTO actions (name, number, template, path, source)"
+    " VALUES ('invitation', 9, 'activationv1', '/invite', 'shop@example.com')"
+)
+
+
+def invite(connection: Connection, number: int, prefix: str) -> None:
+    accounts = add_accounts(connection, number, status="active", prefix=prefix)
+    asked = text("INSERT INTO tokens (action, account) SELECT 'invitation', unnest(CAST(:accounts AS bigint[]))")
+    connection.execute(asked, {"accounts": accounts})
+
+
+def denied_so_far(connection: Connection) -> int:
+    [number] = connection.execute(
+        text("SELECT count(DISTINCT token) FROM deliveries WHERE error_code = :code"), {"code": DENIAL}
+    ).scalars()
+    return int(number)
+
+
+@pytest.mark.parametrize("before", [0, 1], ids=["never accepted", "accepted before"])
+def test_a_sender_of_one_action_that_is_denied_pauses_that_action_while_all_others_leave(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    """Or its mails would be tried again and again, for as long as any other is accepted between."""
+    simulator.faults.add(denied(recipients="guest"))
+    sends = transport(simulator, monkeypatch)
+    with engine.connect() as connection, working(engine, sends, sweep_interval=0.1):
+        connection.execute(INVITATION)
+        invite(connection, before, "early")
+        add_accounts(connection, 1, prefix="first")
+        eventually(lambda: drained(connection), "they are accepted")
+        invite(connection, 3, "guest")
+        eventually(lambda: pauses.read(connection) or denied_so_far(connection) == 3, "they are denied")
+        connection.execute(text("UPDATE tokens SET consumed_at = now() WHERE action = 'invitation'"))
+        add_accounts(connection, 1, prefix="second")
+        eventually(lambda: count_sent(connection) == 3 + before - 1, "another leaves")
+        invite(connection, 3, "later-guest")
+        eventually(lambda: pauses.read(connection), "it is paused", seconds=10)
+        assert [(pause.scope, pause.code) for pause in pauses.read(connection)] == [("invitation", DENIAL)]
+        add_accounts(connection, 1, prefix="third")
+        eventually(lambda: count_sent(connection) == 3 + before, "others leave")
+        assert count(connection, "deliveries WHERE attempt > 0") == 0
+
+
+@pytest.mark.slow
+def test_a_queue_whose_workers_may_send_nothing_loses_nothing_though_others_send(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the queues are of two regions, or two accounts. What others are accepted for tells nothing of it."""
+    with Simulator() as elsewhere, engine.connect() as connection:
+        elsewhere.configuration_sets.create("default")
+        elsewhere.faults.add(denied())
+        bad, good = transport(elsewhere, monkeypatch), transport(simulator, monkeypatch)
+        with working(engine, good, sweep_interval=0.1), working(engine, bad, sweep_interval=0.1, queue="elsewhere"):
+            add_accounts(connection, 1, prefix="first")
+            eventually(lambda: drained(connection), "one is accepted")
+            connection.execute(text("SET mailroom.queue = 'elsewhere'"))
+            add_accounts(connection, 1, prefix="denied")
+            connection.execute(text("RESET mailroom.queue"))
+            for number in range(6):
+                eventually(lambda: tried_again(connection, number), "it is tried again")  # noqa: B023
+                add_accounts(connection, 1, prefix=f"n{number}n")
+                eventually(lambda: count_sent(connection) == 2 + number, "others leave")  # noqa: B023
+        assert count(connection, "jobs WHERE queue = 'elsewhere' AND attempt = 0") == 1
+        assert pauses.read(connection) == []
+
+
 def test_rights_that_are_taken_away_after_long_use_pause_the_account_and_cost_no_mail_anything(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.event import listen
 
 from mailroom.errors import FeedError
 from mailroom.event import Event
@@ -229,6 +230,34 @@ def test_an_event_that_waits_for_somebody_holds_up_no_other(
     assert "error=OperationalError" in caplog.text
 
 
+@pytest.mark.slow
+def test_nor_does_it_where_all_were_held_up_before(url: str, engine: Engine, queue: sqs.Queue) -> None:
+    """Whether it is alone is asked until it is so, and not once."""
+    held = datetime.fromisoformat(event("Rendering Failure")["mail"]["timestamp"])
+    cut_off: list[object] = []
+    with engine.connect() as connection:
+        name = connection.scalar(text("SELECT quote_ident(current_database())"))
+        connection.execute(text(f"ALTER DATABASE {name} SET statement_timeout = '300ms'"))
+    with (
+        transaction(engine) as holder,
+        transaction(engine) as other,
+        connecting(url, pool_size=1) as hurried,
+    ):
+        holder.execute(
+            text("INSERT INTO events (message_id, kind, at) VALUES ('m0002', 'rendering_failure', :at)"), {"at": held}
+        )
+        other.execute(text("SELECT FROM feed FOR UPDATE"))
+        listen(hurried, "handle_error", cut_off.append)
+        queue.put([body("m0002")])
+        with Feed(hurried, queue.source()).running():
+            eventually(lambda: len(cut_off) > 4 * absorbing.MAX_CUT_OFF, "it was tried again and again")
+            other.rollback()
+            queue.put([body("m0001")])
+            eventually(lambda: "m0001" in kept(engine), "another is read")
+        holder.rollback()
+
+
+@pytest.mark.slow
 def test_while_the_database_is_away_nothing_more_is_received_and_nothing_good_is_put_aside(
     url: str, engine: Engine, endpoint: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
