@@ -117,7 +117,7 @@ class Absorbing:
                 self._record(messages)
             except Exception as error:  # a bug of ours must stop neither the other events nor the mails
                 cut_off += is_cut_off(error)
-                tried = cut_off == MAX_CUT_OFF or (cut_off > 0 and not self._patient)
+                tried = cut_off >= MAX_CUT_OFF or (cut_off > 0 and not self._patient)
                 if not is_outage(error) or (cut_off and (len(messages) > 1 or (tried and self._takes_others()))):
                     return self._one_by_one(messages, error)
                 if not self._patient:
