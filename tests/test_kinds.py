@@ -318,6 +318,16 @@ def test_an_invited_account_gets_none_either_if_a_trigger_gives_it_its_id(conn: 
     assert rows(conn, mailed) == [("b",), ("d",)]
 
 
+def test_who_revokes_waits_for_who_has_the_account(engine: Engine) -> None:
+    """As who consumes does, or removes it: so all lock in one order."""
+    with transaction(engine) as other, transaction(engine, lock_timeout="50ms") as mine:
+        [account] = add_accounts(other, 1)
+        other.commit()
+        other.execute(text("SELECT FROM accounts FOR NO KEY UPDATE"))
+        with pytest.raises(DBAPIError, match="lock timeout"):
+            mine.execute(text("SELECT revoke_tokens(:account)"), {"account": account})
+
+
 IMPORTING = """
 CREATE TABLE people (login text);
 CREATE FUNCTION take_over() RETURNS trigger LANGUAGE plpgsql AS $$

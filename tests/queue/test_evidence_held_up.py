@@ -186,6 +186,19 @@ def test_a_look_that_is_put_off_too_far_is_found_beside_any_number_of_others(con
     assert row.ahead < timedelta(hours=1)
 
 
+def test_one_that_somebody_has_locked_is_passed_over(engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO events (message_id, kind, at, token, look_at)"
+                " VALUES ('m', 'rendering_failure', now(), 1, now() + interval '1 day')"
+            )
+        )
+    with transaction(engine) as holder, transaction(engine, lock_timeout="5s") as sweeper:
+        holder.execute(text("SELECT FROM events FOR UPDATE"))
+        assert take_back(sweeper) == []
+
+
 def test_a_failure_of_a_wrong_date_makes_nobody_read_more_of_the_log_than_sqs_remembers(
     connection: Connection,
 ) -> None:
@@ -209,6 +222,7 @@ def test_an_application_that_does_not_commit_holds_up_no_event(engine: Engine, c
     home = site(connection)
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as application:
         application.execute(text("UPDATE tokens SET consumed_at = now() WHERE id = :id"), {"id": batch.jobs[0].token})
+        connection.execute(text("SET statement_timeout = '15s'"))
         told = [
             of(batch, BOUNCE, "m-1", site=home, seconds=1, **HARD),
             of(batch, BOUNCE, "m-2", job=1, site=home, **HARD),
