@@ -172,6 +172,12 @@ def test_where_more_are_wrong_than_can_be_told_apart_who_comes_then_waits(monkey
     assert not tries.too_many("192.0.2.3")
 
 
+def test_whoever_has_a_network_of_ipv6_has_no_more_tries_than_one_who_has_an_address() -> None:
+    one, other, elsewhere = (login._network(f"2001:db8:0:{place}") for place in ("1::1", "1:f::2", "2::1"))
+    assert one == other != elsewhere
+    assert login._network("192.0.2.1") != login._network("192.0.2.2")
+
+
 def test_right_passwords_are_not_counted(engine: Engine) -> None:
     with opened(engine, may=Login(LOOK, password=PASSWORD)) as window:
         statuses = {window.ask("/livez", headers=basic("ada", PASSWORD)).status for _ in range(3 * MAX_TRIES)}
