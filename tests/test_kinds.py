@@ -318,6 +318,50 @@ def test_an_invited_account_gets_none_either_if_a_trigger_gives_it_its_id(conn: 
     assert rows(conn, mailed) == [("b",), ("d",)]
 
 
+def test_who_revokes_waits_for_who_has_the_account(engine: Engine) -> None:
+    """As who consumes does, or removes it: so all lock in one order."""
+    with transaction(engine) as other, transaction(engine, lock_timeout="50ms") as mine:
+        [account] = add_accounts(other, 1)
+        other.commit()
+        other.execute(text("SELECT FROM accounts FOR NO KEY UPDATE"))
+        with pytest.raises(DBAPIError, match="lock timeout"):
+            mine.execute(text("SELECT revoke_tokens(:account)"), {"account": account})
+
+
+IMPORTING = """
+CREATE TABLE people (login text);
+CREATE FUNCTION take_over() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM mailroom.add_account(NEW.login || '@example.com', NEW.login, mails => false);
+    INSERT INTO mailroom.accounts (email, login) VALUES (NEW.login || '@example.org', NEW.login || ' at home');
+    RETURN NULL;
+END $$;
+CREATE TRIGGER take_over AFTER INSERT ON people FOR EACH ROW EXECUTE FUNCTION take_over();
+INSERT INTO people VALUES ('ada'), ('bob');
+"""
+PAIRING = """
+CREATE FUNCTION pair() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.login = 'ada' THEN
+        PERFORM mailroom.add_account('bob@example.com', 'bob', mails => false);
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER pair BEFORE INSERT ON accounts FOR EACH ROW EXECUTE FUNCTION pair();
+SELECT add_account('ada@example.com', 'ada', mails => false);
+INSERT INTO accounts (email, login) VALUES ('eve@example.com', 'eve');
+"""
+
+
+@pytest.mark.parametrize(("script", "mailed"), [(IMPORTING, ["ada at home", "bob at home"]), (PAIRING, ["eve"])])
+def test_a_trigger_of_the_application_may_add_accounts_that_get_none(
+    conn: Connection, script: str, mailed: list[str]
+) -> None:
+    conn.execute(text(script))
+    found = rows(conn, "SELECT login FROM accounts JOIN tokens ON account = accounts.id ORDER BY login")
+    assert [row.login for row in found] == mailed
+
+
 def test_no_code_of_ours_names_a_kind() -> None:
     named = re.compile(r"\b(activation|password_recovery)\b", re.IGNORECASE)
     allowed = {"cli/app.py", "cli/actions.py"}  # what help shows as an example
@@ -442,6 +486,7 @@ def test_an_address_is_one_account_in_each_tenant(conn: Connection) -> None:
 @pytest.mark.parametrize("language", ["en", "pt-BR", "zh-Hant-TW", "sr-Latn-RS"])
 def test_a_language_is_a_tag(conn: Connection, language: str) -> None:
     conn.execute(text("SELECT add_account('a@b.c', 'a', language => :l)"), {"l": language})
+    assert rows(conn, "SELECT language FROM accounts") == [(language,)]
 
 
 @pytest.mark.parametrize("language", ["", "e", "en_GB", "../en", "en-", "en-toolongone1"])

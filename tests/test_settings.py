@@ -288,6 +288,13 @@ def test_a_variable_in_two_spellings_is_refused(monkeypatch: pytest.MonkeyPatch)
     assert "mailroom_batch_limit" in said
 
 
+def test_the_spellings_of_what_is_not_ours_are_nobodys_business(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs disagree on that of a proxy, so that there are often both."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:3128")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:3129")
+    assert settings.load().batch_limit == 10
+
+
 def test_the_log_is_written_as_the_settings_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("mailroom_log_format", "json")
     assert settings.load().log_format == settings.log_format() == "json"

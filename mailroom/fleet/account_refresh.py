@@ -85,7 +85,6 @@ class AccountRefresh:
             self._wait = OUTAGE_WAIT
             self._note("database", str(error))
             return True
-        self._tries = buckets.FIRST_TRIES
         if self._trouble:
             log.info("account known again")
         self._trouble = ""

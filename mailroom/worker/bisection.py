@@ -16,7 +16,6 @@ from mailroom.worker.call_sharing import APART, LONG_APART, CallSharing
 MAX_IN_VAIN: Final = 5
 # The same for mails that are refused on the way: mostly this machine's is closed to all of them.
 MAX_ON_WAY: Final = 2
-PAIR: Final = 2
 
 
 class BeforeCall(Protocol):
@@ -157,7 +156,7 @@ class Bisection:
         if len(second) > 1 and not any(isinstance(outcome, Rejected) or _is_on_way(outcome) for outcome in outcomes):
             return outcomes + self._halved(second)
         outcomes += self._outcomes(second)
-        if len(mails) == PAIR and not self._shared and all(isinstance(outcome, Sent) for outcome in outcomes):
+        if not self._shared and all(isinstance(outcome, Sent) for outcome in outcomes):
             self._one_by_one = True  # neither is why: calls for several are refused as such, by a policy, say
         return outcomes
 

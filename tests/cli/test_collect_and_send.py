@@ -218,6 +218,14 @@ def test_what_ses_refuses_is_kept_and_ends_with_1(
     assert "example.com" not in caplog.text
 
 
+def test_a_recipient_that_a_policy_denies_stops_no_other_of_its_line(here: Here, ses: Simulator, url: str) -> None:
+    ses.faults.add(Fault(error="AccessDeniedException", status=403, times=None, recipients="denied"))
+    three = (line("ada"), line("eve", address="denied@example.com"), line("bob"))
+    ended = here("send", env=sending(url, ses), stdin=",".join(each.rstrip("\n") for each in three).encode() + b"\n")
+    assert ended.code == 1
+    assert sorted(mail.variables["login_text"] for mail in ses.ledger.mails) == ["ada", "bob"]
+
+
 def test_answers_that_cannot_be_kept_stop_nothing(
     here: Here, ses: Simulator, tmp_path: Path, caplog: pytest.LogCaptureFixture, url: str
 ) -> None:

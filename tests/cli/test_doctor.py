@@ -207,6 +207,11 @@ def test_triggers_that_were_left_off(here: Here, env: dict[str, str], engine: En
     for on in ("on", "t", "YE"):
         execute(engine, f"ALTER DATABASE {name} SET mailroom.triggers = {on}")
         assert ill(here, env) == {}
+    try:
+        execute(engine, "ALTER DATABASE postgres SET mailroom.triggers = off")  # in which mailroom is not
+        assert ill(here, env) == {}
+    finally:
+        execute(engine, "ALTER DATABASE postgres RESET mailroom.triggers")
 
 
 def test_a_role_that_nothing_was_granted_is_told_who_can(

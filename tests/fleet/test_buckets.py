@@ -342,6 +342,16 @@ def test_many_takers_together_stay_below_the_bound_and_use_the_rate(engine: Engi
     assert len(used) > 0.95 * rate * seconds
 
 
+def test_of_permits_that_are_counted_no_more_nothing_is_taken_off(conn: Connection) -> None:
+    """As where a backup was restored meanwhile: the quota would seem to have more room than there is."""
+    tell_account(conn, 10)
+    fill(conn)
+    granted = take(conn, 4)
+    conn.execute(text("UPDATE permits SET granted = 1"))
+    buckets.return_unused(conn, Bucket.MAILS, granted, granted.count)
+    assert conn.scalar(text("SELECT granted FROM permits WHERE bucket = 'mails'")) == 0
+
+
 def test_one_of_many_asks_for_the_account(engine: Engine) -> None:
     with engine.connect() as connection:
         connection.execute(text("UPDATE ses_account SET refresh_due_at = '-infinity'"))

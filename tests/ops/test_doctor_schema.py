@@ -121,6 +121,10 @@ CHANGES = {
         "ALTER SEQUENCE tokens_id_seq CACHE 50",
         *("tables", "failed", "ids of tokens are not in order, since each session keeps 50"),
     ),
+    "ids that go down": (
+        "ALTER SEQUENCE tokens_id_seq INCREMENT -1",
+        *("tables", "failed", "ids of tokens are not in order, since they go down"),
+    ),
     "kept ids of the log": ("ALTER SEQUENCE deliveries_id_seq CACHE 50", "tables", "warning", "ids of deliveries are"),
     # What is around
     "published": (

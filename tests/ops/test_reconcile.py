@@ -1,6 +1,7 @@
 """Tokens that nothing would ever mail are found."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import Connection, Engine, text
@@ -13,7 +14,7 @@ from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
 from tests.claiming import claim, settle_alike, take
 from tests.ops.aging import age, lose_jobs
 from tests.running import eventually
-from tests.world import add_accounts, ask_recovery, count, misplaced, rows
+from tests.world import add_accounts, ask_recovery, count, misplaced, rows, transaction, until_somebody_waits
 
 THROUGH_PGBOUNCER = True
 
@@ -154,3 +155,19 @@ def test_where_its_second_statement_would_see_what_was_before_the_lock_it_refuse
         pytest.raises(DBAPIError, match="needs READ COMMITTED"),
     ):
         functions.call(caller, "reconcile", given)
+
+
+def test_a_job_that_somebody_makes_by_hand_at_that_moment_is_in_nobodys_way(
+    engine: Engine, connection: Connection
+) -> None:
+    [lost] = lose_jobs(connection, "activation")
+    made = (
+        "INSERT INTO jobs (token, due_at, action, priority, queue) VALUES (:lost, now(), 'activation', 1, 'mailroom')"
+    )
+    with transaction(engine) as somebody, ThreadPoolExecutor(1) as thread:
+        somebody.execute(text(made), {"lost": lost})
+        found = thread.submit(maintenance.reconcile, engine, queue="mailroom")
+        until_somebody_waits(engine)
+        somebody.commit()
+        assert found.result(timeout=60) == Reconciled((), None)
+    assert misplaced(connection) == []

@@ -67,6 +67,17 @@ def test_what_may_be_that_far_ahead_stays_where_it_is(engine: Engine) -> None:
         assert (repair(connection, longer, LANES), repair(connection, usual, LANES)) == (0, 1)
 
 
+@pytest.mark.parametrize("until", ["claimed_at + interval '60 days'", "'infinity'"])
+def test_a_lease_that_somebody_has_set_ends_at_once(engine: Engine, until: str) -> None:
+    """It is longer than any lease is. If it began anew, it would be no nearer to its end."""
+    with engine.connect() as connection:
+        add_accounts(connection, 1)
+        assert claim(connection).taken == 1
+        connection.execute(text(f"UPDATE batches SET lease_until = {until}"))  # noqa: S608 - the tests' own words
+        assert repair(connection, limits(), LANES) == 1
+        assert rows(connection, "SELECT lease_until <= clock_timestamp() FROM batches") == [(True,)]
+
+
 @pytest.mark.parametrize(("heard", "seconds"), [(False, 5), (True, 60)])
 def test_what_was_tried_waits_for_the_events_that_may_prove_it(engine: Engine, *, heard: bool, seconds: int) -> None:
     """Also where the moments of the feed are those of the time before, and it looks as if it were silent."""

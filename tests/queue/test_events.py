@@ -210,6 +210,48 @@ def test_a_mail_that_failed_to_render_comes_back_once_with_an_attempt_charged(
     assert misplaced(connection) == []
 
 
+BY_HAND = (
+    "INSERT INTO jobs (token, due_at, action, priority, attempt, queue) VALUES (:t, now(), :action, 1, 1, 'mailroom')"
+)
+
+
+def test_a_job_that_somebody_made_by_hand_keeps_no_mail_from_being_taken_back(connection: Connection) -> None:
+    [token] = enqueue(connection)
+    batch = take(connection)
+    assert settle(connection, batch, Sent("m-1"))
+    connection.execute(text(BY_HAND), {"t": token, "action": batch.action})
+    tell_of(connection, batch, RENDERING_FAILURE, "m-1")
+    sweep(connection)
+    assert rows(connection, "SELECT token FROM jobs") == [(token,)]
+    assert misplaced(connection) == []
+
+
+def test_a_pause_by_hand_keeps_what_a_person_said(connection: Connection) -> None:
+    enqueue(connection)
+    batch = take(connection)
+    assert settle(connection, batch, Sent("m-1"))
+    connection.execute(text("SELECT pause_open('activation', 'ByHand', 'a holiday', NULL)"))
+    tell_of(connection, batch, RENDERING_FAILURE, "m-1")
+    sweep(connection)
+    assert rows(connection, "SELECT code, reason, probe_at FROM pauses") == [("ByHand", "a holiday", None)]
+
+
+def test_what_was_rejected_in_one_call_and_accepted_in_another_is_sent(connection: Connection) -> None:
+    """A failover has lost the second claim, so that of this there is its answer alone."""
+    [token] = enqueue(connection)
+    first = take(connection)
+    rescue(connection, hold=False)
+    waited(connection)
+    second = take(connection)
+    connection.execute(text("DELETE FROM batches"))
+    connection.execute(text(BY_HAND), {"t": token, "action": first.action})
+    assert not settle(connection, second, Sent("m-2"))
+    tell_of(connection, first, REJECT, "m-1")
+    sweep(connection)
+    assert [job.error_code for job in claim(connection).finished] == ["AcceptedLate"]
+    assert misplaced(connection) == []
+
+
 def test_of_a_token_with_no_attempt_left_the_mail_that_failed_to_render_has_failed(connection: Connection) -> None:
     [token] = enqueue(connection)
     connection.execute(text("UPDATE jobs SET attempt = 5"))

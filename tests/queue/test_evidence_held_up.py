@@ -12,7 +12,7 @@ from mailroom.queue import feed, late_acceptances
 from mailroom.queue.events import Absorbed, absorb, site
 from mailroom.queue.late_acceptances import Applied
 from tests.claiming import claim, enqueue, enqueue_recovery, run_out, settle, take
-from tests.telling import BOUNCE, DELIVERY, HARD, NOW, RENDERING_FAILURE, SEND, look_again, of, tell_of
+from tests.telling import BOUNCE, COMPLAINT, DELIVERY, HARD, NOW, RENDERING_FAILURE, SEND, look_again, of, tell_of
 from tests.world import misplaced, rows, transaction
 
 
@@ -147,6 +147,58 @@ def test_a_mailbox_that_is_mailed_each_minute_makes_no_review_longer_than_anothe
         connection.rollback()
 
 
+TOLD_BEFORE = """
+    INSERT INTO events (message_id, kind, at, token, address_hash, type, subtype)
+    SELECT 'm-' || n, CAST(:kind AS event_kind), now() - interval '1 day' - n * interval '1 minute', 1000000 + n,
+           (SELECT address_hash FROM tokens), :type, 'ContentRejected'
+      FROM generate_series(1, 1001) AS n
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "said", "reason"),
+    [(BOUNCE, "Transient", HARD, "bounce"), (COMPLAINT, "not-spam", {"type": "abuse", "subtype": ""}, "complaint")],
+)
+def test_of_a_mailbox_of_which_much_was_told_what_is_newest_counts(
+    connection: Connection, kind: EventKind, before: str, said: dict[str, str], reason: str
+) -> None:
+    enqueue(connection)
+    batch = take(connection)
+    assert settle(connection, batch, Sent("m-0"))
+    connection.execute(text(TOLD_BEFORE), {"kind": kind, "type": before})
+    tell_of(connection, batch, kind, "m-0", **said)
+    found = rows(connection, "SELECT reason, type, subtype FROM suppressions")
+    assert found == [(reason, said["type"], said["subtype"])]
+
+
+def test_a_look_that_is_put_off_too_far_is_found_beside_any_number_of_others(connection: Connection) -> None:
+    """As when the clock was set back, while a template is broken."""
+    connection.execute(
+        text(
+            "INSERT INTO events (message_id, kind, at, token, absorbed_at, look_at)"
+            " SELECT 'm-' || n, 'rendering_failure', now(), 1000000 + n, now() - interval '30 minutes',"
+            "        now() + CASE n WHEN 0 THEN interval '1 day' ELSE interval '10 minutes' END"
+            "   FROM generate_series(0, 10000) AS n"
+        )
+    )
+    take_back(connection)
+    [row] = rows(connection, "SELECT look_at - now() AS ahead FROM events WHERE message_id = 'm-0'")
+    assert row.ahead < timedelta(hours=1)
+
+
+def test_one_that_somebody_has_locked_is_passed_over(engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO events (message_id, kind, at, token, look_at)"
+                " VALUES ('m', 'rendering_failure', now(), 1, now() + interval '1 day')"
+            )
+        )
+    with transaction(engine) as holder, transaction(engine, lock_timeout="5s") as sweeper:
+        holder.execute(text("SELECT FROM events FOR UPDATE"))
+        assert take_back(sweeper) == []
+
+
 def test_a_failure_of_a_wrong_date_makes_nobody_read_more_of_the_log_than_sqs_remembers(
     connection: Connection,
 ) -> None:
@@ -170,6 +222,7 @@ def test_an_application_that_does_not_commit_holds_up_no_event(engine: Engine, c
     home = site(connection)
     with engine.connect().execution_options(isolation_level="READ COMMITTED") as application:
         application.execute(text("UPDATE tokens SET consumed_at = now() WHERE id = :id"), {"id": batch.jobs[0].token})
+        connection.execute(text("SET statement_timeout = '15s'"))
         told = [
             of(batch, BOUNCE, "m-1", site=home, seconds=1, **HARD),
             of(batch, BOUNCE, "m-2", job=1, site=home, **HARD),

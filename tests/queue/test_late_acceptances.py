@@ -292,3 +292,23 @@ def test_each_step_looks_at_some_failures_and_at_all_of_one_moment(connection: C
         amended.append(every.step(connection, most=2).amended)
     assert amended == [2, 2, 0]
     assert apply(connection) == Applied(freed=0, amended=6)
+
+
+def test_each_step_looks_at_all_failures_of_one_moment_though_most_of_them_tell_nothing(connection: Connection) -> None:
+    add_accounts(connection, 5)
+    batch = take(connection)
+    lose(connection)
+    settle_alike(connection, batch, Sent("m"))
+    newest = batch.jobs[-1].token
+    connection.execute(text("DELETE FROM deliveries WHERE token <> :newest"), {"newest": newest})
+    connection.execute(text("DELETE FROM jobs"))
+    connection.execute(
+        text(
+            "INSERT INTO deliveries (token, account, action, outcome, attempt, created_at)"
+            " SELECT id, account, action, 'failed', 5, now() FROM tokens ORDER BY id"
+        )
+    )
+    every, amended = LateAcceptances(), 0
+    while not every.has_ended:
+        amended += every.step(connection, most=2).amended
+    assert amended == 1

@@ -173,3 +173,19 @@ def test_copies_of_a_mail_count_as_one(conn: Connection) -> None:
 def test_an_account_can_be_allowed_none(conn: Connection) -> None:
     assert refused(conn, active(conn), 0, 10)
     assert refused(conn, active(conn, "other"), 3, 0)
+
+
+@pytest.mark.parametrize("table", ["deliveries", "batches"])
+def test_mails_of_the_time_before_the_clock_was_set_back_do_not_count(conn: Connection, table: str) -> None:
+    """Or somebody who had his share could recover nothing for as long as it was set back by."""
+    account = active(conn)
+    if table == "deliveries":
+        mail(conn, account, 3)
+        conn.execute(text("UPDATE deliveries SET created_at = created_at + interval '1 hour'"))
+    else:
+        for _ in range(3):
+            [token] = ask(conn, account)
+            assert mailed(claim(conn)) == [token]
+        conn.execute(text("UPDATE batches SET claimed_at = claimed_at + interval '1 hour'"))
+    [token] = ask(conn, account)
+    assert mailed(claim(conn)) == [token]

@@ -40,6 +40,17 @@ def test_a_rescued_job_may_be_out_is_charged_and_waits_out_the_grace(conn: Conne
     assert (rows(conn, "SELECT FROM batches"), misplaced(conn)) == ([], [])
 
 
+def test_a_job_that_somebody_made_by_hand_meanwhile_keeps_no_batch_from_being_rescued(conn: Connection) -> None:
+    token, other = enqueue(conn, 2)
+    take(conn)
+    made = "INSERT INTO jobs (token, due_at, action, priority, queue) VALUES (:token, now(), :action, 1, 'mailroom')"
+    conn.execute(text(made), {"token": token, "action": ACTIVATION})
+    run_out(conn)
+    assert [one.token for one in queue.rescue(conn)] == [token, other]
+    assert [(row[0], row[1]) for row in waiting(conn)] == [(token, 0), (other, 1)]
+    assert misplaced(conn) == []
+
+
 def test_a_rescued_job_does_not_wait_behind_a_backlog_of_bulk(conn: Connection) -> None:
     enqueue(conn, 60)
     lost = {job.token for job in take(conn, batch_limit=5).jobs}

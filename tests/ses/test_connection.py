@@ -7,11 +7,13 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mailroom import ses
 from mailroom.outcome import Sent, Unconfirmed
+from mailroom.ses.connection import MAX_REST_SECONDS
 from mailroom.simulator import Fault, Simulator
 from tests.running import eventually
 from tests.ses.calls import SOURCE, Connect, kinds, listening, mails, send, tls, whole
@@ -87,8 +89,8 @@ def test_a_call_that_is_given_up_leaves_nothing_behind(
         transport = ses.SesTransport(connect(f"{scheme}://127.0.0.1:{port}"), source=SOURCE)
         transport._patience = timedelta(seconds=2)
         assert kinds(send(transport, mails(1))) == ["free" if how == "in a handshake" else "unconfirmed"]
-        eventually(lambda: not calls() - before, "its thread ends", seconds=5)
-        eventually(lambda: seen, "its connection ends", seconds=5)
+        eventually(lambda: not calls() - before, "its thread ends", seconds=15)
+        eventually(lambda: seen, "its connection ends", seconds=15)
 
 
 def once(connection: socket.socket) -> bytes:
@@ -115,6 +117,30 @@ def test_no_request_goes_out_on_a_connection_that_has_rested(
         assert [kinds(send(transport, mails(1))) for _ in range(3)] == [["sent"]] * 3
         eventually(lambda: len(seen) >= 2, "the connections end")
         assert set(seen) == {b""}
+
+
+def every_one(connection: socket.socket) -> bytes:
+    """Answer as long as requests come."""
+    answered = b""
+    while whole(connection):
+        connection.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 17\r\n\r\n{"MessageId":"m"}')
+        answered += b"."
+    return answered
+
+
+def test_a_connection_that_never_rests_for_long_is_kept(monkeypatch: pytest.MonkeyPatch, connect: Connect) -> None:
+    """By a clock of its own, that each call sets forward by less than a rest may take."""
+    now = [0.0]
+    monkeypatch.setattr("mailroom.ses.connection.time", SimpleNamespace(monotonic=lambda: now[0]))
+    with listening(every_one) as (port, seen), contextlib.closing(connect(f"http://127.0.0.1:{port}")) as client:
+        transport = ses.SesTransport(client, source=SOURCE)
+        for _ in range(3):
+            assert kinds(send(transport, mails(1))) == ["sent"]
+            now[0] += MAX_REST_SECONDS - 1
+        now[0] += MAX_REST_SECONDS
+        assert kinds(send(transport, mails(1))) == ["sent"]
+        eventually(lambda: seen, "the first connection ends")
+        assert seen == [b"..."]
 
 
 def test_a_call_after_one_that_was_given_up_is_answered(connect: Connect, simulator: Simulator) -> None:

@@ -116,3 +116,12 @@ def test_so_does_one_that_a_policy_denies(
     [outcome] = send(transport, mails(1), action=action)
     assert isinstance(outcome, Deferred)
     assert outcome.scope is scope
+
+
+def test_what_is_wrong_with_the_account_is_that_for_all_senders(
+    simulator: Simulator, transport: ses.SesTransport
+) -> None:
+    simulator.faults.add(Fault(error="AccountSuspendedException"))
+    [outcome] = send(transport, mails(1), action=SHOP)
+    assert isinstance(outcome, Deferred)
+    assert outcome.scope is Scope.ACCOUNT

@@ -14,7 +14,7 @@ from mailroom.errors import TokenError
 from mailroom.job import Action
 from tests.kinds import ACTIVATION, RECOVERY, sign
 from tests.tokens.signed import SECRET, activation_of, consume, signed, wait_until_blocked
-from tests.world import KEY, add_accounts, ask_recovery, rows
+from tests.world import KEY, add_accounts, ask_recovery, rows, transaction
 
 GUESSES = 5
 
@@ -176,6 +176,30 @@ def test_consuming_a_recovery_beside_the_deletion_of_its_account_does_not_deadlo
 def rows_of(engine: Engine, sql: str) -> list[tuple[object, ...]]:
     with engine.connect() as connection:
         return [tuple(row) for row in rows(connection, sql)]
+
+
+def test_who_waits_no_longer_than_a_moment_consumes_nothing_and_goes_on(
+    engine: Engine, recovery: tuple[str, Action, str]
+) -> None:
+    call = text("SELECT account FROM consume_token((SELECT secret FROM tokens), 'password_recovery', :code)")
+    with transaction(engine) as other, transaction(engine, lock_timeout="50ms") as mine:
+        other.execute(text("SELECT FROM accounts FOR UPDATE"))
+        assert mine.execute(call, {"code": recovery[2]}).all() == []
+        other.rollback()
+        assert len(mine.execute(call, {"code": recovery[2]}).all()) == 1
+        mine.rollback()
+
+
+@pytest.mark.slow
+def test_a_guess_beside_one_that_never_ends_is_not_counted_and_waits_no_longer_for_it(
+    engine: Engine, recovery: tuple[str, Action, str]
+) -> None:
+    """As where somebody counts beside a transaction of its own, and PostgreSQL sees no deadlock."""
+    guess = text("SELECT count_guess((SELECT secret FROM tokens))")
+    with transaction(engine) as first, engine.connect() as second:
+        assert first.scalar(guess) is True
+        second.execute(text("SET statement_timeout = '30s'"))
+        assert second.scalar(guess) is None
 
 
 def test_sql_alone_counts_guesses_too(conn: Connection) -> None:

@@ -13,8 +13,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Mount
 
 from mailroom.errors import SettingsError
-from mailroom.window import ACT, LOOK, Visitor, application, server
-from mailroom.window.login import MAX_TRIES, TRIES_SECONDS, Login
+from mailroom.window import ACT, LOOK, Visitor, application, login, server
+from mailroom.window.login import MAX_TRIES, TRIES_SECONDS, Login, Tries
 from mailroom.window.source import Source
 from tests.window.client import SAME_ORIGIN, Window, basic, opened
 from tests.world import rows
@@ -158,6 +158,24 @@ def test_after_eight_wrong_passwords_not_even_the_right_one_is_looked_at_for_a_m
         assert (refused.status, refused.headers["Retry-After"]) == (429, "60")
         time.now = TRIES_SECONDS + 1
         assert window.ask(headers=basic("ada", PASSWORD)).status == 200
+
+
+def test_where_more_are_wrong_than_can_be_told_apart_who_comes_then_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(login, "MAX_PEERS", 2)
+    now = [0.0]
+    tries = Tries(lambda: now[0])
+    for peer in ("192.0.2.1", "192.0.2.2"):
+        assert not tries.too_many(peer)
+        tries.note(peer)
+    assert [tries.too_many(peer) for peer in ("192.0.2.1", "192.0.2.2", "192.0.2.3")] == [False, False, True]
+    now[0] += TRIES_SECONDS
+    assert not tries.too_many("192.0.2.3")
+
+
+def test_whoever_has_a_network_of_ipv6_has_no_more_tries_than_one_who_has_an_address() -> None:
+    one, other, elsewhere = (login._network(f"2001:db8:0:{place}") for place in ("1::1", "1:f::2", "2::1"))
+    assert one == other != elsewhere
+    assert login._network("192.0.2.1") != login._network("192.0.2.2")
 
 
 def test_right_passwords_are_not_counted(engine: Engine) -> None:

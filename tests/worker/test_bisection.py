@@ -153,6 +153,38 @@ def test_one_refusal_brings_back_no_calls_that_are_refused_as_such() -> None:
     assert sharing.is_worth_it(ACTIVATION)
 
 
+@pytest.mark.parametrize("outcomes", [["later"], ["later", "sent"]])
+def test_one_that_fails_keeps_no_others_apart(outcomes: list[str]) -> None:
+    later = Deferred("OfTomorrow", "no", charged=True)
+    sends, sharing = Picky(), CallSharing()
+    sends.answers = [lambda mails: [later if outcome == "later" else Sent("m") for outcome in outcomes]]
+    send(sends, mails(*outcomes), sharing=sharing)
+    assert sharing.is_worth_it(ACTIVATION)
+
+
+def test_two_that_do_not_go_together_keep_no_others_apart() -> None:
+    def minds_a_pair(mails: Sequence[Mail]) -> Sequence[Answer]:
+        together = {"ada", "eve"} <= {mail.address for mail in mails}
+        return [DENIED] * len(mails) if together else accept(mails)
+
+    sends, sharing = Picky(), CallSharing()
+    sends.answers = [minds_a_pair]
+    outcomes = send(sends, mails("good", "good", "ada", "eve"), sharing=sharing, others_are_accepted=lambda: True)
+    assert kinds(outcomes) == ["Sent"] * 4
+    assert [size for _, size in sends.calls] == [4, 2, 1, 1]
+    assert sharing.is_worth_it(ACTIVATION)
+
+
+def test_who_goes_apart_for_long_does_so_whatever_fails_meanwhile() -> None:
+    sharing = CallSharing()
+    sharing.keep_apart(ACTIVATION, 20)
+    sharing.keep_apart(ACTIVATION, 10)
+    sharing.note(ACTIVATION, [Sent("m")] * 19, searched=False)
+    assert not sharing.is_worth_it(ACTIVATION)
+    sharing.note(ACTIVATION, [Sent("m")], searched=False)
+    assert sharing.is_worth_it(ACTIVATION)
+
+
 def test_those_that_go_alone_come_last_and_share_no_call() -> None:
     sends = Picky()
     first, second, third = mails("good", "good", "good")

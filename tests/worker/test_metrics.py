@@ -177,7 +177,7 @@ def test_metrics_that_cannot_be_written_are_an_error(url: str, simulator: Simula
 @pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
 def test_what_is_no_file_is_not_replaced_by_one(url: str, simulator: Simulator, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "x.prom"
-    {"pipe": os.mkfifo, "link": lambda made: made.symlink_to(os.devnull), "folder": Path.mkdir}[kind](path)
+    {"pipe": os.mkfifo, "link": lambda made: made.symlink_to(__file__), "folder": Path.mkdir}[kind](path)
     before = path.lstat()
     ended = run_command([*MAILROOM, "sweep", "--metrics-file", str(path)], env=sending(url, simulator))
     ended.assert_one_line(2, f"--metrics-file: {path} is there, and is no ordinary file")
