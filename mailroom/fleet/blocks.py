@@ -19,7 +19,7 @@ from mailroom.fleet.permits import ASK_AGAIN, Permit
 LOOK_AGAIN: Final = timedelta(seconds=0.05)
 # What a process asks for at most; where there is no limit, it would ask for twice as many again and again.
 MAX_BLOCK: Final = 10_000
-# A process that is told to wait for long asks sooner: what the account allows may change, and a slowdown end, meanwhile.
+# Who is told to wait for longer asks all the same: what the account allows may change, and a slowdown end, meanwhile.
 MAX_UNASKED: Final = timedelta(seconds=15)
 # How long a claim may take that is made with the last permits of a block.
 FOR_THE_CLAIM: Final = timedelta(seconds=0.1)

@@ -178,9 +178,8 @@ def test_what_was_logged_while_the_clock_was_ahead_hides_nothing_old(engine: Eng
     ahead = mail(connection, 20, prefix="ahead")
     connection.execute(text("UPDATE deliveries SET created_at = created_at + interval '1 year'"))
     old = mail(connection, 5)
-    connection.execute(
-        text("UPDATE deliveries SET created_at = created_at - interval '91 days' WHERE token = ANY (:old)"), {"old": old}
-    )
+    aged = "UPDATE deliveries SET created_at = created_at - interval '91 days' WHERE token = ANY (:old)"
+    connection.execute(text(aged), {"old": old})
     connection.execute(text("UPDATE tokens SET expires_at = expires_at - interval '91 days'"))
     after: int | None = 0
     while after is not None:
