@@ -208,9 +208,9 @@ def test_another_action_tells_nothing_of_a_template(engine: Engine, connection: 
     assert mine.is_own("activation", Scope.ACCOUNT, began=149)
 
 
-def test_what_others_sent_while_the_clock_was_ahead_says_nothing_of_now(conn: Connection) -> None:
-    add_accounts(conn, 1)
-    settle_alike(conn, take(conn), Sent("m"))
-    assert acceptances.newest(conn, ["activation"]) is not None
-    conn.execute(text("UPDATE deliveries SET created_at = created_at + interval '1 day'"))
-    assert acceptances.newest(conn, ["activation"]) is None
+def test_what_others_sent_while_the_clock_was_ahead_says_nothing_of_now(connection: Connection) -> None:
+    add_accounts(connection, 1)
+    settle_alike(connection, take(connection), Sent("m"))
+    assert acceptances.newest(connection, ["activation"]) is not None
+    connection.execute(text("UPDATE deliveries SET created_at = created_at + interval '1 day'"))
+    assert acceptances.newest(connection, ["activation"]) is None
