@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from mailroom import settings, signals
 from mailroom.cli.log import log, start_log
 from mailroom.cli.terminal import write_utf8
-from mailroom.cli.wiring import limits, open_database, open_transport, refuse_closed_output
+from mailroom.cli.wiring import limits, open_database, open_queue, open_transport, refuse_closed_output
 from mailroom.cli.worker import (
     LISTEN,
     BatchLimit,
@@ -64,7 +64,7 @@ def collect(
     given = settings.load(
         "database_url", "secret_key", batch_limit=batch_limit, batch_timeout=batch_timeout, queue_name=queue_name
     )
-    with open_database(given, pool_size=3) as engine:
+    with open_queue(given, pool_size=3) as engine:
         shared = Shared(
             engine,
             PipeTransport(sys.stdout),

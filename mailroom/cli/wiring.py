@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from rich.console import Console
@@ -13,13 +13,14 @@ from sqlalchemy import Engine
 
 from mailroom.cli.terminal import is_writable, write_utf8
 from mailroom.db import preflight
-from mailroom.db.engine import NAME, check_contract, connect_engine
-from mailroom.errors import SettingsError
+from mailroom.db.engine import NAME, UNGRANTED, check_contract, connect_engine
+from mailroom.errors import DatabaseError, SettingsError
 from mailroom.fleet.account_refresh import AccountRefresh
 from mailroom.fleet.blocks import FleetPermits
 from mailroom.fleet.permits import NO_LIMIT, Permits
 from mailroom.job import SesAccount
 from mailroom.mail.debug import DebugTransport
+from mailroom.ops import grants
 from mailroom.queue import events, feed
 from mailroom.queue.limits import MAX_CLAIM_JOBS, Limits
 from mailroom.queue.verdict import GRACE, GRACE_HEARD
@@ -74,6 +75,20 @@ def open_database(
         yield engine
     finally:
         engine.dispose()
+
+
+@contextlib.contextmanager
+def open_queue(settings: Settings, **how: Any) -> Iterator[Engine]:
+    """Give an engine for whoever claims mails; `how` is as for `open_database`.
+
+    Raises DatabaseError, too, where what is sent could not be put on record.
+    """
+    with open_database(settings, **how) as engine:
+        with engine.connect() as connection:
+            lacking = grants.lacking(connection, "worker", grants.VITAL)
+        if lacking:
+            raise DatabaseError(f"this role lacks {'; '.join(lacking)}: {UNGRANTED}")
+        yield engine
 
 
 def open_transport(

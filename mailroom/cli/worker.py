@@ -18,8 +18,8 @@ from mailroom.cli.manual import setting
 from mailroom.cli.watching import Watch, counting_sweep, watching_worker
 from mailroom.cli.wiring import (
     limits,
-    open_database,
     open_permits,
+    open_queue,
     progress,
     reads_events,
     running_feed,
@@ -67,8 +67,8 @@ def worker(
 ) -> None:
     """Send mails until stopped.
 
-    SIGTERM, SIGINT, SIGHUP or SIGQUIT stops it. It then claims nothing more, finishes the calls in flight, settles
-    them and exits 0. A second signal ends it at once.
+    SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1 or SIGUSR2 stops it. It then claims nothing more, finishes the calls in
+    flight, settles them and exits 0. A second signal ends it at once.
     """
     start_log()
     given = settings.load(
@@ -101,7 +101,7 @@ def running_worker(given: Settings, *, concurrency: int) -> Iterator[Worker]:
         watch = opened.enter_context(watching_worker(given))
         pool_size = concurrency + 3 + reads_events(given)
         engine = opened.enter_context(
-            open_database(given, pool_size=pool_size, step=watch.step, application_name=shown_name())
+            open_queue(given, pool_size=pool_size, step=watch.step, application_name=shown_name())
         )
         transport = make_transport(engine)
         permits = opened.enter_context(open_permits(given, engine, transport, see=watch.account))
@@ -180,7 +180,7 @@ def opened_sweep(given: Settings, metrics_file: Path | None) -> Iterator[Shared]
     bounded = replace(limits(given), batch_timeout=timedelta(0))
     with contextlib.ExitStack() as opened:
         watch = opened.enter_context(counting_sweep(given, metrics_file))
-        engine = opened.enter_context(open_database(given, pool_size=2))
+        engine = opened.enter_context(open_queue(given, pool_size=2))
         transport = make_transport(engine)
         permits = opened.enter_context(open_permits(given, engine, transport, see=watch.account))
         yield shared_by_senders(given, engine, transport, permits, watch, bounded=bounded)

@@ -239,7 +239,7 @@ def connect_engine(
 def _leave_in_time(engine: Engine) -> None:
     """Have its connections replaced where others may be better, or are asked for."""
     event.listen(engine, "handle_error", _leave_if_useless)
-    event.listen(engine, "connect", lambda _, record: record.info.update(made_at=time.monotonic()))
+    event.listen(engine, "connect", lambda _, record: record.info.update(made_at=time.monotonic(), is_new=True))
     event.listen(engine, "checkout", lambda _, record, __: _leave_if_old(record, _renewed_at.get(engine, 0.0)))
 
 
@@ -249,8 +249,8 @@ def renew_connections(engine: Engine) -> None:
 
 
 def _leave_if_old(record: ConnectionPoolEntry, renewed_at: float) -> None:
-    if record.info["made_at"] <= renewed_at:
-        raise DisconnectionError
+    if not record.info.pop("is_new", False) and record.info["made_at"] <= renewed_at:
+        raise DisconnectionError  # SQLAlchemy makes another, and no third: what is new is used, whoever asks meanwhile
 
 
 def _leave_if_useless(context: ExceptionContext) -> None:

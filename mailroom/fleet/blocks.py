@@ -19,6 +19,8 @@ from mailroom.fleet.permits import ASK_AGAIN, Permit
 LOOK_AGAIN: Final = timedelta(seconds=0.05)
 # What a process asks for at most; where there is no limit, it would ask for twice as many again and again.
 MAX_BLOCK: Final = 10_000
+# Who is told to wait for longer asks all the same: what the account allows may change, and a slowdown end, meanwhile.
+MAX_UNASKED: Final = timedelta(seconds=15)
 # How long a claim may take that is made with the last permits of a block.
 FOR_THE_CLAIM: Final = timedelta(seconds=0.1)
 
@@ -49,13 +51,12 @@ class FleetPermits:
         permit = self._mails.take(wanted, self._bulk, per_call) or self._take_urgent(per_call, urgent_waits)
         return permit and replace(permit, pool=self)
 
-    def take_again(self, permit: Permit, count: int, until: float) -> bool:
+    def take_again(self, permit: Permit, count: int, until: float, *, wait: Callable[[float], bool]) -> bool:
         """See `Permits.take_again`. Raises DBAPIError."""
         block = self._block(permit)
         while not self._take_whole(block, count):
-            if self._clock() + LOOK_AGAIN.total_seconds() > until:
+            if self._clock() + LOOK_AGAIN.total_seconds() > until or wait(LOOK_AGAIN.total_seconds()):
                 return False
-            time.sleep(LOOK_AGAIN.total_seconds())
         return True
 
     def _take_whole(self, block: "_Block", count: int) -> bool:
@@ -225,7 +226,7 @@ class _Block:
             self._granted, self._asked_at, self._hold = granted, now, granted.hold.total_seconds()
         # Whoever got less than it asked for has emptied the bucket, and lets it fill: a block is worth a round trip.
         jitter = random.uniform(0.8, 1.2)  # noqa: S311 - keeps processes apart
-        wait = timedelta(0) if granted.count == size else max(granted.wait, ASK_AGAIN * jitter)
+        wait = timedelta(0) if granted.count == size else max(min(granted.wait, MAX_UNASKED), ASK_AGAIN * jitter)
         self._ask_again_at = now + wait.total_seconds()
 
     def _ended(self, now: float) -> int:

@@ -80,10 +80,11 @@ class Permits(Protocol):
         """
         ...  # pragma: no cover
 
-    def take_again(self, permit: Permit, count: int, until: float) -> bool:
+    def take_again(self, permit: Permit, count: int, until: float, *, wait: Callable[[float], bool]) -> bool:
         """Take what another call for `count` mails of a batch needs, as it left by `permit`; whether it was to be had.
 
-        Waits for it until a moment of the monotonic clock.
+        Waits for it until a moment of the monotonic clock, by `wait`: for so many seconds, or until it is to give up.
+        That it returns.
         """
         ...  # pragma: no cover
 
@@ -119,7 +120,7 @@ class NoLimit:
         """As many as are wanted."""
         return Permit(wanted, scarce=self.are_scarce)
 
-    def take_again(self, permit: Permit, count: int, until: float) -> bool:
+    def take_again(self, permit: Permit, count: int, until: float, *, wait: Callable[[float], bool]) -> bool:
         """At once."""
         return True
 

@@ -5,7 +5,7 @@ table. What a role needs and is not named here is refused to it.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, Final
 
 from psycopg import errors, sql
@@ -61,6 +61,9 @@ GRANTS: Final[dict[str, dict[str, str]]] = {
     | _VIEWS,
 }
 
+# What a mail takes from its claim to its record: without all of it, one would be sent, and again, and nobody know.
+VITAL: Final = frozenset({"claim", "look", "rescue", "settle", "settle_late"})
+
 # SQLSTATE of the warning that a GRANT did less than it says.
 _NOT_GRANTED: Final = "01007"
 
@@ -75,13 +78,17 @@ def statements(connection: Connection, part: str, role: str) -> list[str]:
     ]
 
 
-def lacking(connection: Connection, part: str) -> list[str]:
-    """Return what the role of this connection may not do of a part of GRANTS, in the words of a GRANT."""
+def lacking(connection: Connection, part: str, only: Collection[str] | None = None) -> list[str]:
+    """Return what the role of this connection may not do of a part of GRANTS, in the words of a GRANT.
+
+    `only`: the names that are asked for.
+    """
     schema = schema_of(connection)
     return [
         f"{privilege}{f' ({column})' if column else ''} ON {kind} {name}"
         for named, privileges in GRANTS[part].items()
         for kind, name in [named.split(" ")]
+        if only is None or name in only
         for privilege, column in _single(privileges)
         if not connection.scalar(select(_has(kind, _named(kind, name, schema).as_string(), privilege, column)))
     ]

@@ -26,6 +26,8 @@ SCAN_LIMIT: Final = 5_000
 # What nobody asked for goes no further back: that a week-old activation is still wanted is for a person to say.
 HORIZON: Final = timedelta(days=7)
 MINUTE: Final = timedelta(minutes=1)
+# So long a step may take before what is left of it waits for the next: who looks for work is to come round.
+MAX_STEP: Final = timedelta(seconds=1)
 # How long what is held and what failed is looked at each minute; the next minute goes on.
 MAX_LATE: Final = timedelta(seconds=0.5)
 LATE: Final = "late acceptances"
@@ -151,6 +153,7 @@ class Maintenance:
             TAKE_BACK: StepSize(MAX_TAKEN_BACK),
         }
         self._minute_at = self._prune_at = float("-inf")
+        self._due: list[tuple[str, Callable[[], None]]] = []  # what is left of a minute
         self._walk: int | None = None
         self._late = LateAcceptances()
         self._pruned: int | None = None  # after which delivery the prune goes on; None: it begins
@@ -159,26 +162,37 @@ class Maintenance:
         self.reconciled = 0  # tokens that it has enqueued
 
     def step(self, now: float) -> None:
-        """Do what is due at `now`, in monotonic seconds.
+        """Do what is due at `now`, in monotonic seconds, or some of it: where somebody has locked a table, each waits.
 
         What the database refuses is logged once, and tried again with less.
         """
-        if now >= self._minute_at:
+        if now >= self._minute_at and not self._due:
             self._minute_at = now + MINUTE.total_seconds()
-            self._try("the look at the settings", partial(preflight.leave_unsafe, self._engine))
-            self._try("reconcile", self._reconcile)
-            self._try(TAKE_BACK, self._take_back)
-            self._try(LATE, self._apply_late)
-            self._try("feed", self._refresh)
-            self._try("the review of the rates", self._review)
-            self._try(
-                "health", partial(self._warn, "health", lambda found: health.warnings(health.read_what_can_be(found)))
-            )
-            self._try("feedback", partial(self._warn, "feedback", feedback.read_warnings))
-        if self._prune_after is not None and now >= self._prune_at:
+            self._due = self._each_minute()
+        ends = time.monotonic() + MAX_STEP.total_seconds()
+        while self._due and time.monotonic() < ends:
+            self._try(*self._due.pop(0))
+        if self._prune_after is not None and now >= self._prune_at and not self._due:
             self._prune_at = now + PRUNE_INTERVAL.total_seconds()
             if self._try("prune", partial(self._prune, self._prune_after)) and self._pruned is not None:
                 self._prune_at = now + PRUNE_STEP.total_seconds()
+
+    @property
+    def owes(self) -> bool:
+        """Whether something of the last step waits for the next."""
+        return bool(self._due)
+
+    def _each_minute(self) -> list[tuple[str, Callable[[], None]]]:
+        return [
+            ("the look at the settings", partial(preflight.leave_unsafe, self._engine)),
+            ("reconcile", self._reconcile),
+            (TAKE_BACK, self._take_back),
+            (LATE, self._apply_late),
+            ("feed", self._refresh),
+            ("the review of the rates", self._review),
+            ("health", partial(self._warn, "health", lambda found: health.warnings(health.read_what_can_be(found)))),
+            ("feedback", partial(self._warn, "feedback", feedback.read_warnings)),
+        ]
 
     def _reconcile(self) -> None:
         """Look at the newest tokens, and then at some more, further back each time until the horizon is reached."""

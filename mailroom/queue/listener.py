@@ -81,8 +81,10 @@ class Listener:
     def run(self) -> None:
         """Listen until stopped; connect again whenever the connection is lost or proves dead."""
         while not self._stopping.is_set():
-            reason = self._listen()
-            self.is_listening = False
+            try:
+                reason = self._listen()
+            finally:  # whatever ends it, nobody is to take it for one that hears
+                self.is_listening = False
             if not self._stopping.is_set():
                 self._lost(reason)
 

@@ -8,7 +8,8 @@
 -- flight, and it is finished and was consumed or ran out as long ago; or when it is gone, with its account.
 --
 -- Returns one row: how many deliveries and tokens were deleted, and after_id to go on (NULL: that was all). Old events
--- of nobody may be more than one step deletes where no delivery is old: then it goes on as well.
+-- of nobody may be more than one step deletes where no delivery is old: then it goes on as well. So it does where one is
+-- ahead, from a time when the clock was: old ones may follow.
 --
 -- Locks: deliveries by id, then tokens by id, skipping what others hold.
 --
@@ -26,7 +27,7 @@ CREATE OR REPLACE FUNCTION mailroom.prune(
 BEGIN
     RETURN QUERY
     WITH looked AS MATERIALIZED (
-        SELECT id, token, created_at < now() - prune.older_than AS old
+        SELECT id, token, created_at < now() - prune.older_than AS old, created_at > now() AS ahead
           FROM deliveries
          WHERE id > prune.after
          ORDER BY id
@@ -111,7 +112,7 @@ BEGIN
     )
     SELECT (SELECT count(*) FROM cleared) AS deliveries,
            (SELECT count(*) FROM forgotten) AS tokens,
-           CASE WHEN (SELECT count(*) = prune.scan_limit AND bool_or(old) FROM looked)
+           CASE WHEN (SELECT count(*) = prune.scan_limit AND bool_or(old OR ahead) FROM looked)
                   OR (SELECT count(*) = prune.scan_limit FROM strangers)
                 THEN (SELECT coalesce(max(id), prune.after) FROM looked) END AS after_id;
 END $$;

@@ -31,6 +31,8 @@ def newest(
             attempts.c.state == "finished",
             attempts.c.code.is_(None),  # else found to be accepted long ago
             attempts.c.at > func.clock_timestamp() - min(within, LATELY),
+            attempts.c.at
+            <= func.clock_timestamp(),  # else of a time when the clock was ahead: nobody knows how long ago
         )
         .order_by(attempts.c.id.desc())
         .limit(1)

@@ -181,7 +181,7 @@ class ClaimRun:
 
     def _take_again(self, count: int, until: float) -> bool:
         try:
-            return self._shared.permits.take_again(self._permit, count, until)
+            return self._shared.permits.take_again(self._permit, count, until, wait=self._shared.stopping.wait)
         except SQLAlchemyError:  # neither a claimed batch nor the outcomes of earlier calls must be lost for it
             return False
 

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 # How long a client may say nothing, and how many may be here at once: the oldest leaves for the next.
 CLIENT_SECONDS: Final = 5.0
 MAX_CLIENTS: Final = 32
+# How long a client waits whom nobody can receive, since no file descriptor is left.
+REST: Final = 0.1
 PLAIN: Final = "text/plain; charset=utf-8"
 
 Probe = Callable[[], Sequence[Check]]
@@ -87,6 +90,14 @@ class _Server(ThreadingHTTPServer):
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
+
+    def get_request(self) -> Any:
+        """Receive a client, who is still there if that fails: so who asks again at once would ask without end."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(REST)
+            raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Leave the oldest where too many are here.

@@ -2,7 +2,6 @@
 
 import logging
 import secrets
-import socket
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Final
@@ -17,7 +16,7 @@ from mailroom.ops.refresh import refresh
 from mailroom.queue.listener import Listener
 from mailroom.worker.sender import Sender
 from mailroom.worker.telemetry import installed_version
-from mailroom.worker.vitals import process_name
+from mailroom.worker.vitals import host_name, process_name
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ def tell_of_sweep(engine: Engine, *, queue: str) -> str:
 
     It is there as a process without senders: one row for all that cron starts on this host. Raises DBAPIError.
     """
-    about = {"name": f"{socket.gethostname()}/sweep/{queue}", "queue": queue, "version": installed_version()}
+    about = {"name": f"{host_name()}/sweep/{queue}", "queue": queue, "version": installed_version()}
     nothing = {"senders": 0, "busy": 0, "listening": None, "feeding": False, "forget_after": FORGET_AFTER}
     with engine.connect() as connection, bounded(connection, SOON):
         functions.call(connection, "worker_seen", about | nothing)

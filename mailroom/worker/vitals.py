@@ -14,9 +14,14 @@ LOOK: Final = "look"
 SENDER: Final = "sender"
 
 
+def host_name() -> str:
+    """Return the name of this host, as text that can be written: it may be any bytes."""
+    return socket.gethostname().encode(errors="replace").decode()
+
+
 def process_name() -> str:
     """Return the host and the id of this process."""
-    return f"{socket.gethostname()}/{os.getpid()}"
+    return f"{host_name()}/{os.getpid()}"
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from typing import Final
 # After work a look comes in a while, and then later and later: a commit may have seen a queue that was not yet empty,
 # and so not have notified, and have come too late for who settled last to see it.
 FIRST_LOOK: Final = timedelta(seconds=1)
-# While the pages of the queue are looked at, or a clock is repaired, some at a time.
+# While the pages of the queue are looked at, or a clock is repaired, some at a time; and where many notify.
 NEXT_STEP: Final = timedelta(milliseconds=100)
 WORKED: Final = "worked"
 WAITS: Final = "waits"
@@ -21,7 +21,10 @@ class Wakeups:
         self._came: mailbox.SimpleQueue[str] = mailbox.SimpleQueue()
 
     def put(self, why: str) -> None:
-        """Ask for a look: soon, where a sender has WORKED or a job WAITS, and at once for any other reason."""
+        """Ask for a look: soon, where a sender has WORKED or a job WAITS, and at once for any other reason.
+
+        Not at once after the last look, though: who may connect to the database may notify without end.
+        """
         self._came.put(why)
 
     def wait(self, ends: float) -> bool:
@@ -29,7 +32,7 @@ class Wakeups:
 
         That alone, and a job that may have to wait, ask for one in a while: one for all of them.
         """
-        worked = False
+        worked, began = False, time.monotonic()
         while (wait := ends - time.monotonic()) > 0:
             try:
                 wakeups = {self._came.get(timeout=wait)}
@@ -39,7 +42,8 @@ class Wakeups:
                 wakeups.add(self._came.get())
             worked |= WORKED in wakeups
             if wakeups - {WORKED, WAITS}:
-                break
+                ends = min(ends, began + NEXT_STEP.total_seconds())
+                continue
             soon = NEXT_STEP if WAITS in wakeups else FIRST_LOOK
             ends = min(ends, time.monotonic() + soon.total_seconds())
         return worked

@@ -10,7 +10,7 @@ from math import inf
 from typing import Final
 
 from sqlalchemy import Connection, func, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from mailroom.db.step_size import is_cut_off
 from mailroom.errors import MailroomError
@@ -124,7 +124,7 @@ class Worker:
         try:
             with self._engine.connect() as connection:
                 connection.execute(select(func.pg_notify(channel, payload)))
-        except DBAPIError:
+        except SQLAlchemyError:
             return False
         return True
 
@@ -194,7 +194,7 @@ class Worker:
         """Do what is not looking for work, where the database can be reached; return the moment of the next report."""
         if LOOK in self._outage.failing or self._shared.stopping.is_set():
             return inf
-        if sweep:
+        if sweep or self._maintenance.owes:
             self._maintenance.step(time.monotonic())
         return self._report.step(time.monotonic())
 

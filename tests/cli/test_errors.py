@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from sqlalchemy import Engine, text
 
+from mailroom.ops import grants
 from mailroom.simulator import Simulator
 from tests.cli.command import MAILROOM, NO_AWS, Ended, end, run, sending, start
 from tests.cli.conftest import Here
@@ -93,6 +94,22 @@ def test_a_schema_that_cannot_be_made(here: Here, server: Server, empty_url: str
     with a_role(server) as (_, log_in):
         env = {"MAILROOM_DATABASE_URL": log_in(empty_url)}
         here("migrate", env=env).assert_one_line(1, "cannot be migrated: permission denied for database")
+
+
+@pytest.mark.parametrize("right", ["settle", "settle_late", "rescue"])
+@pytest.mark.parametrize("command", WORKING)
+def test_a_role_that_could_send_what_it_may_not_put_on_record(
+    here: Here, server: Server, ses: Simulator, engine: Engine, url: str, command: str, right: str
+) -> None:
+    """As where a new release starts, and what it calls is not granted yet: it would send each mail again and again."""
+    with a_role(server) as (role, log_in):
+        with engine.connect() as connection:
+            add_accounts(connection, 3)
+            grants.apply(connection, grants.statements(connection, "worker", role))
+            connection.execute(text(f"REVOKE EXECUTE ON FUNCTION {right} FROM {role}"))
+        env = sending(log_in(url), ses)
+        here(command, env=env).assert_one_line(1, f"lacks EXECUTE ON FUNCTION {right}: `mailroom grants`")
+    assert ses.ledger.counts().mails == 0
 
 
 @pytest.mark.parametrize("command", SIGNING)

@@ -12,7 +12,7 @@ from functools import partial
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from mailroom import queue
@@ -24,6 +24,7 @@ from mailroom.db.engine import (
     connection_string,
     first_line,
     is_retryable,
+    renew_connections,
 )
 from mailroom.demo.postgres import EmbeddedPostgres
 from mailroom.errors import SettingsError
@@ -332,4 +333,16 @@ def test_a_machine_that_has_no_file_descriptor_left_has_an_error_of_the_database
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     with engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT 1").scalar() == 1
+    engine.dispose()
+
+
+def test_a_connection_that_is_made_while_all_are_to_be_renewed_is_used_once(url: str) -> None:
+    """As where many senders fail at once, and each asks for new ones: SQLAlchemy makes a second, and no third."""
+    engine = connect_engine(url)
+    event.listen(engine, "connect", lambda *_: renew_connections(engine))
+    made = []
+    for _ in range(2):
+        with engine.connect() as connection:
+            made.append(connection.connection.driver_connection)
+    assert len(set(made)) == 2
     engine.dispose()

@@ -67,6 +67,19 @@ def test_mails_that_come_one_by_one_ask_less_than_once_a_second(
     assert untils(engine, clock, rate=rate, gap=gap) <= 10
 
 
+def test_a_rate_that_is_raised_is_used_within_seconds(engine: Engine, clock: Clock) -> None:
+    """At no mails a second, and after a throttle answer, the next permit would come in half an hour."""
+    account(engine, 0)
+    held = permits(engine, clock)
+    assert held.take(1, urgent_waits=nobody_urgent) is not None
+    held.throttled()
+    assert held.take(1, urgent_waits=nobody_urgent) is None
+    assert held.wait() > timedelta(seconds=10)
+    account(engine, 14)
+    clock.now += 15
+    assert held.take(1, urgent_waits=nobody_urgent) is not None
+
+
 @pytest.mark.parametrize("moment", ["-infinity", "0044-03-15 BC", "infinity"])
 @pytest.mark.parametrize("column", ["throttled_at", "filled_at", "long_held_until"])
 def test_permits_are_had_whatever_moment_somebody_set(engine: Engine, clock: Clock, column: str, moment: str) -> None:

@@ -6,11 +6,11 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from mailroom.ops.maintenance import Maintenance
+from mailroom.ops.maintenance import MAX_STEP, Maintenance
 from mailroom.simulator import Simulator
 from tests.ops.aging import AGED, age, everything, lose_jobs, mail, prune
-from tests.running import Processes, eventually
-from tests.world import count, count_sent, misplaced, rows
+from tests.running import Processes, connecting, eventually
+from tests.world import count, count_sent, misplaced, rows, transaction
 
 THROUGH_PGBOUNCER = True
 
@@ -75,6 +75,23 @@ def test_what_the_database_refuses_is_said_once_and_stops_nothing_else(
     assert failed.startswith("prune failed, trying again: ")
     assert reconciled == f"reconciled tokens=1 first={lost}"
     assert len([message for message in caplog.messages if "prune failed" in message]) == 1
+
+
+def test_a_table_that_somebody_has_locked_holds_a_worker_up_once_and_not_for_each_of_what_is_due(
+    url: str, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where events are written anew (VACUUM FULL): a worker looks for mails meanwhile, and stops in time."""
+    with connecting(url, answer_within=MAX_STEP) as own:
+        work = Maintenance(own, queue="mailroom", prune_after=None)
+        with transaction(engine) as holder:
+            holder.execute(text("LOCK TABLE events"))
+            work.step(0)
+            assert len([message for message in caplog.messages if "failed, trying again" in message]) == 1
+            assert work.owes
+            work.step(1)
+            assert len([message for message in caplog.messages if "failed, trying again" in message]) == 2
+        work.step(2)
+        assert not work.owes
 
 
 @pytest.mark.slow

@@ -174,6 +174,20 @@ def test_it_deletes_a_bounded_number_at_a_time_until_nothing_old_is_left(
     assert misplaced(connection) == []
 
 
+def test_what_was_logged_while_the_clock_was_ahead_hides_nothing_old(engine: Engine, connection: Connection) -> None:
+    ahead = mail(connection, 20, prefix="ahead")
+    connection.execute(text("UPDATE deliveries SET created_at = created_at + interval '1 year'"))
+    old = mail(connection, 5)
+    aged = "UPDATE deliveries SET created_at = created_at - interval '91 days' WHERE token = ANY (:old)"
+    connection.execute(text(aged), {"old": old})
+    connection.execute(text("UPDATE tokens SET expires_at = expires_at - interval '91 days'"))
+    after: int | None = 0
+    while after is not None:
+        after = maintenance.prune(connection, older_than=AGED, after=after, scan_limit=10).after
+    assert [row.token for row in rows(connection, "SELECT token FROM deliveries ORDER BY token")] == ahead
+    assert misplaced(connection) == []
+
+
 def test_prunes_beside_each_other_and_beside_a_reconcile_neither_fail_nor_mail(
     engine: Engine, connection: Connection
 ) -> None:

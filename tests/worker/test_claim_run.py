@@ -192,7 +192,7 @@ class Ended(NoLimit):
     def take(self, wanted: int, *, per_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit:
         return Permit(wanted, until=self._until, calls=Permit(wanted, until=0))
 
-    def take_again(self, permit: Permit, count: int, until: float) -> bool:
+    def take_again(self, permit: Permit, count: int, until: float, *, wait: Callable[[float], bool]) -> bool:
         self.asked += 1
         return True
 

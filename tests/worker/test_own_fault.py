@@ -11,12 +11,14 @@ from sqlalchemy import Connection, Engine, text
 
 from mailroom import ses
 from mailroom.fleet import pauses
-from mailroom.outcome import Scope
+from mailroom.outcome import Scope, Sent
 from mailroom.simulator import Fault, Simulator
+from mailroom.worker import acceptances
 from mailroom.worker.own_fault import OwnFault
 from mailroom.worker.sweep import Swept, sweep
 from mailroom.worker.vitals import process_name
 from tests import running
+from tests.claiming import settle_alike, take
 from tests.kinds import ACTIVATION, RECOVERY
 from tests.running import eventually, transport, working
 from tests.world import add_accounts, count, drained, misplaced, rows
@@ -204,3 +206,11 @@ def test_another_action_tells_nothing_of_a_template(engine: Engine, connection: 
     sent(connection, "password_recovery", ago=20)
     assert not mine.is_own("activation", Scope.ACTION, began=149)
     assert mine.is_own("activation", Scope.ACCOUNT, began=149)
+
+
+def test_what_others_sent_while_the_clock_was_ahead_says_nothing_of_now(connection: Connection) -> None:
+    add_accounts(connection, 1)
+    settle_alike(connection, take(connection), Sent("m"))
+    assert acceptances.newest(connection, ["activation"]) is not None
+    connection.execute(text("UPDATE deliveries SET created_at = created_at + interval '1 day'"))
+    assert acceptances.newest(connection, ["activation"]) is None

@@ -36,7 +36,7 @@ class RunOut(NoLimit):
     def take(self, wanted: int, *, per_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit:
         return Permit(wanted, until=0.0)
 
-    def take_again(self, permit: Permit, count: int, until: float) -> bool:
+    def take_again(self, permit: Permit, count: int, until: float, *, wait: Callable[[float], bool]) -> bool:
         return False
 
 
@@ -136,3 +136,22 @@ def test_a_search_that_gets_no_permit_ends_in_time_and_the_rest_waits(
         assert [row.error_code for row in first] == ["OutOfTime"] * 7 + [None] * 3
         assert misplaced(connection) == []
     assert [request.operation for request in simulator.ledger.requests].count("SendBulkEmail") == 1
+
+
+@pytest.mark.slow
+def test_a_search_that_waits_for_a_permit_hears_a_stop(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or whoever supervises the process would kill it, and what the search has sent would be sent again."""
+    account(engine, 1000)
+    simulator.faults.add(Fault(operation="SendBulkEmail", error="BadRequestException", times=2))
+    given = FleetPermits(engine, mail_rate=None, bulk_rate=0.01)
+    with engine.connect() as connection:
+        add_accounts(connection, 10)
+        with working(engine, transport(simulator, monkeypatch), permits=given, lease=timedelta(minutes=5)) as worker:
+            eventually(lambda: simulator.ledger.requests, "the search begins")
+            began = time.monotonic()
+            worker.stop()
+        assert time.monotonic() - began < 5
+        assert misplaced(connection) == []
+        assert count(connection, "batches") == 0

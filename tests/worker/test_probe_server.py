@@ -1,9 +1,12 @@
 """The server of the probes: what it answers, and what it does not let others do to a worker."""
 
 import contextlib
+import os
 import re
+import resource
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -117,6 +120,25 @@ def test_clients_for_whom_there_is_no_thread_take_no_room(port: int, monkeypatch
         for _ in range(2 * MAX_CLIENTS):
             assert raw(port, b"") == b""
     assert get(port, "/livez")[0] == 200
+
+
+def test_a_client_for_whom_there_is_no_file_descriptor_costs_nothing_and_is_served_later(port: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as client:
+        client.settimeout(PATIENCE_SECONDS)
+        with open(os.devnull, encoding="ascii") as lowest:
+            number = lowest.fileno()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (number, hard))
+        try:
+            client.connect(("127.0.0.1", port))
+            began = time.process_time()
+            threading.Event().wait(1)
+            spent = time.process_time() - began
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        client.sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.0 200 ")
+    assert spent < 0.1
 
 
 def test_an_address_that_is_taken_is_named(port: int) -> None:

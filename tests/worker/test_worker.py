@@ -1,5 +1,7 @@
 """The worker in this process: waking up, batching, pausing, and surviving what happens to its connections."""
 
+import os
+import socket
 import statistics
 import threading
 import time
@@ -422,6 +424,27 @@ def test_a_job_that_committed_late_is_found_by_the_sweep(
         eventually(lambda: simulator.ledger.counts().mails == 3, "the others are sent")
         transaction.commit()
         eventually(lambda: simulator.ledger.counts().mails == 4, "the sweep finds it")
+
+
+@pytest.mark.slow
+def test_notifications_without_end_cost_ten_looks_a_second(engine: Engine) -> None:
+    """Whoever may connect to the database may notify, and of whatever they like."""
+    looks: list[str] = []
+    with working(engine, Scripted()) as worker:
+        event.listen(engine, "before_cursor_execute", lambda *given: looks.append(given[2]))
+        ends = time.monotonic() + 1
+        while time.monotonic() < ends:
+            worker.woken("of somebody else")
+            threading.Event().wait(0.001)
+    assert 1 < sum(".look(" in one for one in looks) < 20
+
+
+def test_a_host_whose_name_is_no_text_sends_as_any_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: os.fsdecode(b"h\xffst"))
+    with engine.connect() as connection, working(engine, Scripted()):
+        add_accounts(connection, 3)
+        eventually(lambda: drained(connection), "all is sent")
+        eventually(lambda: count(connection, "workers"), "it is seen")
 
 
 def test_a_worker_whose_senders_cannot_all_be_started_ends(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,36 @@
+"""What many senders of one process do where the database refuses them all for a while."""
+
+import pytest
+from sqlalchemy import Engine, event, text
+
+from mailroom.db import preflight
+from mailroom.ops import grants
+from tests.roles import a_role
+from tests.running import Scripted, connecting, eventually, working
+from tests.servers import Server
+from tests.world import add_accounts, drained, misplaced
+
+EACH_SERVER = False
+
+
+def made_by(engine: Engine) -> list[object]:
+    """The connections that an engine makes from now on."""
+    made: list[object] = []
+    event.listen(engine, "connect", lambda connection, _: made.append(connection))
+    return made
+
+
+@pytest.mark.slow
+def test_a_right_that_senders_lack_for_a_while_ends_no_worker(server: Server, engine: Engine, url: str) -> None:
+    """Each makes its connection anew, and has all others do the same: at any moment one is being made."""
+    with a_role(server) as (role, log_in), engine.connect() as connection, connecting(log_in(url), pool_size=19) as own:
+        grants.apply(connection, grants.statements(connection, "worker", role))
+        connection.execute(text(f"REVOKE EXECUTE ON FUNCTION claim FROM {role}"))
+        add_accounts(connection, 50)
+        preflight.check(own)
+        made = made_by(own)
+        with working(own, Scripted(), concurrency=16, sweep_interval=0.2):
+            eventually(lambda: len(made) > 100, "all of them have failed again and again")
+            connection.execute(text(f"GRANT EXECUTE ON FUNCTION claim TO {role}"))
+            eventually(lambda: drained(connection), "all is sent")
+        assert misplaced(connection) == []
