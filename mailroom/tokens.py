@@ -181,9 +181,13 @@ def _commits_by_itself(connection: Connection) -> bool:
 @contextmanager
 def _refused(connection: Connection) -> Iterator[None]:
     """Make whatever the database or the way to it raises a TokenError: a connection beside has the driver's errors."""
+    driver = connection.dialect.loaded_dbapi
+    # Before SQLAlchemy 2.1, what asyncpg raises where it cannot connect is its own.
+    unwrapped = getattr(driver, "asyncpg", None)
+    own = () if unwrapped is None else (unwrapped.PostgresError, unwrapped.InterfaceError)
     try:
         yield
-    except (SQLAlchemyError, connection.dialect.loaded_dbapi.Error, OSError) as error:
+    except (SQLAlchemyError, driver.Error, OSError, *own) as error:
         raise TokenError from error
 
 

@@ -1,10 +1,13 @@
 """Who sends a mail, or gets the answers: one address, with a name or without, as it may stand in a header."""
 
 import re
+from email.header import Header
 from email.utils import formataddr, unquote
 from typing import Final
 
 MAX_SENDER: Final = 320
+# RFC 2047: an encoded word has at most 75 characters. What Header writes is up to two longer than it is told.
+MAX_WORD: Final = 73
 _ADDRESS: Final = re.compile(r"[!#-'*+./0-9=?A-Z^_`a-z{|}~-]{1,64}@[A-Za-z0-9.-]+")
 # A name before it is as a person writes it, quoted or not.
 _ONE: Final = re.compile(r"([^<>]*?)\s*<([^<>]*)>|([^<>]*)", re.DOTALL)
@@ -21,10 +24,15 @@ def sender(given: str) -> str:
     name, address = (unquote(found[1] or ""), found[2] or found[3] or "") if found else ("", "")
     if _CONTROL.search(given) or "@" in name or not _is_address(address):
         raise ValueError("one address in ASCII, as in help@example.com or 'Shop <mail@example.com>'")
-    written = formataddr((name, address), "utf-8")
+    written = formataddr((name, address)) if name.isascii() else f"{_words(name)} <{address}>"
     if len(written) > MAX_SENDER:
         raise ValueError(f"with its name at most {MAX_SENDER} characters, as written in a header")
     return written
+
+
+def _words(name: str) -> str:
+    """Return a name as words that are ASCII, each as long as it may be, and not longer."""
+    return Header(name, "utf-8", maxlinelen=MAX_WORD).encode(linesep="")
 
 
 def _is_address(given: str) -> bool:

@@ -5,7 +5,9 @@
 -- nothing here knows to delete), older_than (an interval).
 --
 -- A token is forgotten whole or not at all: when its newest delivery is old enough, it is neither waiting nor in
--- flight, and it is finished and was consumed or ran out as long ago; or when it is gone, with its account.
+-- flight, and it is finished and was consumed or ran out as long ago; or when it is gone, with its account. One that was
+-- consumed stays as long as an older one of its account and action that was not: with it gone, the older would be good
+-- again, until it runs out, or gets its life back.
 --
 -- Returns one row: how many deliveries and tokens were deleted, and after_id to go on (NULL: that was all). Old events
 -- of nobody may be more than one step deletes where no delivery is old: then it goes on as well. So it does where one is
@@ -73,11 +75,29 @@ BEGIN
            AND (finished.gone OR count(*) FILTER (
                 WHERE NOT held.late AND held.retried_at IS NULL AND held.outcome NOT IN ('deferred', 'unconfirmed')) > 0)
     ),
+    -- Once for each account and action, by the account. (A filter, and no condition: the planner would look for a lowest id
+    -- by walking from the lowest there is.)
+    ended AS MATERIALIZED (
+        SELECT owner.account, owner.action, older.lowest
+          FROM (SELECT DISTINCT account, action
+                  FROM tokens
+                 WHERE id = ANY (ARRAY(SELECT token FROM whole WHERE NOT gone)) AND consumed_at IS NOT NULL) AS owner
+         CROSS JOIN LATERAL (
+               SELECT min(id) FILTER (
+                          WHERE tokens.action = owner.action AND consumed_at IS NULL
+                            AND id NOT IN (SELECT token FROM whole)) AS lowest
+                 FROM tokens
+                WHERE tokens.account = owner.account
+               ) AS older
+    ),
     mine AS MATERIALIZED (
         SELECT id
           FROM tokens
          WHERE id = ANY (ARRAY(SELECT token FROM whole WHERE NOT gone))
            AND coalesce(consumed_at, expires_at) < now() - prune.older_than
+           AND (consumed_at IS NULL OR NOT EXISTS (
+               SELECT FROM ended
+                WHERE ended.account = tokens.account AND ended.action = tokens.action AND ended.lowest < tokens.id))
          ORDER BY id
            FOR UPDATE SKIP LOCKED
     ),

@@ -5,6 +5,7 @@ from typing import Final
 
 from mailroom import handlebars
 from mailroom.mail.templates import LANGUAGE_PREFIX
+from mailroom.templates import values
 from mailroom.templates.compose import Content, compose
 from mailroom.templates.folder import PARTS, Folder, Parts, Value
 from mailroom.templates.samples import CODE, SAMPLES, SECRET, parsed, template_json
@@ -87,6 +88,8 @@ def _of_whole(
                 problem = _of_sample(part, template, alone[part], given)
                 if problem is not None:
                     yield f"{language}, {PARTS[part]}, for {sample}: {problem}"
+        for problem in values.problems(whole, data, content.chosen(language), has_code=has_code):
+            yield f"{language}, {problem}"
 
 
 def _compiled(parts: Parts) -> dict[str, handlebars.Template]:

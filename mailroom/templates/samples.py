@@ -21,8 +21,13 @@ CODE: Final = "01234"
 
 def template_json(sample: str, data: Mapping[str, Value], chosen: Mapping[str, str], *, has_code: bool) -> str:
     """Return what the template is given for a sample, as a worker would give it."""
+    return login_json(SAMPLES[sample], data, chosen, has_code=has_code)
+
+
+def login_json(login: str, data: Mapping[str, Value], chosen: Mapping[str, str], *, has_code: bool) -> str:
+    """Return what the template is given for an account with this login."""
     given = json.dumps({**data, **chosen})
-    return template_data(login=SAMPLES[sample], secret=SECRET, code=CODE if has_code else None, data=given)
+    return template_data(login=login, secret=SECRET, code=CODE if has_code else None, data=given)
 
 
 def parsed(given: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Senders, as a person gives them and as they stand in a header."""
 
 from email import message_from_string
+from email.header import decode_header, make_header
 from email.utils import parseaddr
 
 import pytest
@@ -22,6 +23,18 @@ from mailroom.mail.sender import sender
 )
 def test_a_sender_is_ascii_whatever_its_name(given: str, written: str) -> None:
     assert sender(given) == written
+
+
+@given(st.text(st.characters(min_codepoint=0xA1, exclude_categories=("C", "Z")), min_size=1, max_size=30))
+def test_each_word_of_a_long_name_is_as_short_as_it_has_to_be(name: str) -> None:
+    """RFC 2047: at most 75 characters. What is longer is shown by some as it is written."""
+    try:
+        written = sender(f"Gesellschaft {name} und Verkehr <mail@example.com>")
+    except ValueError:
+        return
+    words = written.removesuffix(" <mail@example.com>")
+    assert max(map(len, words.split())) <= 75
+    assert str(make_header(decode_header(words))) == f"Gesellschaft {name} und Verkehr"
 
 
 @pytest.mark.parametrize(

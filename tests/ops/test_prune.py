@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
+from mailroom.errors import TokenError
 from mailroom.ops import maintenance
 from mailroom.ops.maintenance import Reconciled
 from mailroom.outcome import Deferred, Rejected, Sent, Unconfirmed
@@ -15,7 +16,8 @@ from mailroom.queue import by_hand
 from tests.claiming import claim, settle_alike, take
 from tests.ops.aging import AGED, age, everything, mail, prune
 from tests.running import eventually
-from tests.world import add_accounts, count, misplaced, rows
+from tests.tokens.signed import consume, signed
+from tests.world import add_accounts, ask_recovery, count, misplaced, rows
 
 THROUGH_PGBOUNCER = True
 
@@ -84,6 +86,38 @@ def test_a_token_that_still_works_stays(engine: Engine, connection: Connection) 
     connection.execute(text("UPDATE tokens SET consumed_at = now() WHERE id = 2"))
     assert prune(engine) == (0, 0)
     assert misplaced(connection) == []
+
+
+def test_what_a_consumed_token_has_ended_stays_so(engine: Engine, connection: Connection) -> None:
+    """Nothing else says that an older link is dead than the token that was consumed."""
+    connection.execute(text("UPDATE actions SET life = '30 days' WHERE name = 'password_recovery'"))
+    [account] = add_accounts(connection, 1, status="active")
+    older, newer = (signed(connection, recover(connection, account)) for _ in range(2))
+    consume(connection, newer)
+    age(connection, 10)
+    assert prune(engine, timedelta(days=1)) == (0, 0)
+    with pytest.raises(TokenError):
+        consume(connection, older)
+    age(connection, 30)
+    assert prune(engine, timedelta(days=1)) == (2, 2)
+
+
+def test_what_was_consumed_goes_beside_others_that_stay(engine: Engine, connection: Connection) -> None:
+    connection.execute(text("UPDATE actions SET life = '30 days' WHERE name = 'password_recovery'"))
+    accounts = add_accounts(connection, 2, status="active")
+    used, unused = (recover(connection, account) for account in accounts)
+    consume(connection, signed(connection, used))
+    newer = recover(connection, accounts[0])
+    age(connection, 10)
+    assert prune(engine, timedelta(days=1)) == (1, 1)
+    assert [row.id for row in rows(connection, "SELECT id FROM tokens ORDER BY id")] == [unused, newer]
+
+
+def recover(connection: Connection, account: int) -> int:
+    """Have a recovery mailed; return its token."""
+    token = ask_recovery(connection, account)
+    assert settle_alike(connection, take(connection), Sent("m"))
+    return token
 
 
 def test_a_token_in_no_place_is_not_forgotten(engine: Engine, connection: Connection) -> None:

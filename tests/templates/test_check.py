@@ -107,3 +107,49 @@ def test_a_subject_has_to_fit_into_a_header(tmp_path: Path) -> None:
     assert problems(activation(tmp_path / "fits", subject=long)) == []
     [problem, *_] = problems(activation(tmp_path / "long", subject=long + "ä"))
     assert f"the subject has more than {MAX_SUBJECT} bytes" in problem
+
+
+@pytest.mark.parametrize(
+    ("part", "text", "problem"),
+    [
+        ("text", "https://x.example/a?u={{login_text}}&t={{secret}}", "text.txt: has the login in the link"),
+        ("text", "https://x.example/a?t={{secret}}&u={{login_text}}", "text.txt: has the login in the link"),
+        ("html", "<a href='https://x.example/?u={{login}}&amp;t={{secret}}'>a</a>", "html.html: has the login in the"),
+        ("html", "<br>https://x.example/{{login}}/{{secret}}<br>", "html.html: has the login in the link"),
+        ("text", "{{#if vip}}{{secret}}{{/if}}", "text.txt: {{secret}} is not written where vip is False"),
+        ("html", "{{#if device}}{{secret}}{{/if}}", "html.html: {{secret}} is not written where device is ''"),
+        ("html", "{{#if count}}{{secret}}{{/if}}", "html.html: {{secret}} is not written where count is 0"),
+        ("text", "{{#if vip}}{{secret}}{{else if device_text}}{{secret}}{{/if}}", "all of its data is otherwise"),
+        ("html", "{{secret}} <i title={{login}}>a</i>", "html.html: has a value in a tag without quotes"),
+        ("html", "{{secret}} <img alt='a b' title={{device}} src=x>", "html.html: has a value in a tag without"),
+        ("html", "{{secret}} <{{device}}>a", None),
+    ],
+)
+def test_no_value_makes_another_mail_of_it(tmp_path: Path, part: str, text: str, problem: str | None) -> None:
+    """What is right for an example may be wrong for what somebody gives."""
+    activation(tmp_path, **{part: text})
+    write(tmp_path, {}, settings=f'default_language = "en"\n[activation]\n{VALUES}')
+    found = problems(tmp_path)
+    assert [each for each in found if problem is None or problem not in each] == []
+    assert bool(found) is (problem is not None)
+
+
+VALUES = 'device = "Firefox on Linux"\nvip = true\ncount = 3\n'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "こんにちは{{login_text}}さん、https://x.example/{{secret}}を開いてください",
+        "https://help.example/{{login_text}}:https://x.example/?d={{device_text}}&t={{secret}}",
+        "{{#if vip}}a {{secret}}{{else}}{{secret}}{{/if}} {{#unless count}}b{{/unless}}",
+    ],
+)
+def test_what_is_around_a_link_is_none_of_it(tmp_path: Path, text: str) -> None:
+    page = (
+        f"<!-- {{{{login}}}} --><p style='a'>{text.replace('_text', '')} <a href=\"https://x.example/{{{{secret}}}}\""
+        " title=\"{{login}} on '{{device}}'\" >{{login}}'s</a><a href=https://x.example/{{secret}}>a</a>"
+    )
+    activation(tmp_path, text=text, html=page)
+    write(tmp_path, {}, settings=f'default_language = "en"\n[activation]\n{VALUES}')
+    assert problems(tmp_path) == []
