@@ -73,7 +73,9 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """How many permits were ever granted, what is left of the rate after SES throttled, and what is in it now."""
+    """How many permits were ever granted, what throttling had left of the rate when it was counted, and what was in it
+    when one was last taken.
+    """
 
     granted: int
     slowdown: float

@@ -59,6 +59,8 @@ def application(  # noqa: PLR0913 - a choice each
         middleware=[Middleware(Admission, may=may, free=free)],
         exception_handlers=_answers(),
     )
+    if actions is not None:  # an application's own engine may begin a transaction, which nobody would commit
+        actions = actions.execution_options(isolation_level="AUTOCOMMIT")
     made.state.checks = checks
     made.state.source = Source(engine, counting=actions, rate_limit=rate_limit)
     made.state.actions = None if actions is None else acting.Actions(actions, queue=queue)
@@ -80,7 +82,9 @@ def _answers() -> dict[Any, ExceptionHandler]:
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for it
     words = error.detail if error.status_code != 404 or error.detail != "Not Found" else "There is no such page."
-    return views.trouble(request, words, status=error.status_code)
+    answer = views.trouble(request, words, status=error.status_code)
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 def _failed(request: Request, error: Exception) -> Response:
