@@ -65,7 +65,7 @@ def count(connection: Connection, *, before: Reading | None = None, reach: timed
     lanes = _lanes(connection, {worker.queue for worker in workers}, before)
     told = _feedback(connection, now, before)
     well = replace(health.read(connection, waits=False), waited_seconds=_waited(lanes))
-    unconfirmed = functions.call(connection, "reading_unconfirmed", {"since": DAY, "most": MAX_COUNTED}).one()
+    unconfirmed = functions.call(connection, "reading_unconfirmed", {"since": DAY, "most": MAX_COUNTED + 1}).one()
     found = Reading(
         read_at=now,
         seconds=0.0,
