@@ -7,7 +7,7 @@ from typing import Final
 
 from mailroom.job import Priority
 from mailroom.ops import remedies
-from mailroom.ops.forecast import STAYS, Forecast, dues, forecast
+from mailroom.ops.forecast import STAYS, Forecast, LaneKey, dues, forecast
 from mailroom.ops.minutes import Minute, quantile
 from mailroom.ops.needs import Need, State, needs
 from mailroom.ops.reading import Lane, Reading
@@ -106,17 +106,17 @@ def _speed(minutes: Sequence[Minute], *, now: datetime, waits: bool) -> str:
     return f"{who} leave within {'more than a day' if bound is None or bound == float('inf') else span(bound)}"
 
 
-def _backlog(reading: Reading, when: dict[tuple[str, Priority, str], Forecast], *, now: datetime) -> str:
+def _backlog(reading: Reading, when: dict[LaneKey, Forecast], *, now: datetime) -> str:
     """Say what waits, and until when: the lane that is done last."""
     due = [lane for lane in reading.lanes if lane.due]
     if not due:
         return _later(reading)
 
     def ends(lane: Lane) -> datetime | None:
-        told = when[(lane.queue, lane.priority, lane.action)]
+        told = when[_key(lane)]
         return max((at for at in (told.at_granted, told.at_pace) if at is not None and not told.stands), default=None)
 
-    stay = [lane for lane in due if set(STAYS) & when[(lane.queue, lane.priority, lane.action)].left_out.keys()]
+    stay = [lane for lane in due if set(STAYS) & when[_key(lane)].left_out.keys()]
     last = max((at for lane in due if (at := ends(lane)) is not None), default=None)
     soon = last is not None and last - now < timedelta(seconds=10)
     until = "" if last is None or soon or _is_slow(due) else f", gone in about {span(last - now)}"
@@ -128,9 +128,14 @@ def _backlog(reading: Reading, when: dict[tuple[str, Priority, str], Forecast], 
     return f"{_amount(reading, due)} {'waits' if sum(lane.due for lane in due) == 1 else 'wait'}{until}{ends_at}"
 
 
+def _key(lane: Lane) -> LaneKey:
+    return lane.queue, lane.priority, lane.action
+
+
 def _amount(reading: Reading, lanes: Sequence[Lane]) -> str:
     """Say how many mails are due in some lanes, about where not all of them were counted."""
-    total = sum(due for lane, due in zip(reading.lanes, dues(reading), strict=True) if lane in lanes)
+    due = {_key(lane): count for lane, count in zip(reading.lanes, dues(reading), strict=True)}
+    total = sum(due[_key(lane)] for lane in lanes)
     about = "about " if any(lane.due > CAP for lane in lanes) else ""
     return f"{about}{number(total)} {named(lanes, total)}"
 
