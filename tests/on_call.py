@@ -41,7 +41,8 @@ HEAD = (
 _SENTENCE = re.compile(r'<h1 class="sentence (\w+)">(.*?)</h1>', re.DOTALL)
 # How many wait at the moment of a count, and every other figure: it may be another one each time.
 _FIGURES = re.compile(
-    r"nothing waits|\d[\d,]* (?:bulk )?\w+ \w+ waits?\b|\d[\d,.]*(?:%| ms| s| min| h| days)?(?: \d+ min)?(?!\w)"
+    r"nothing waits|nothing is due, and .*? for a later try|\d[\d,]* (?:bulk )?\w+ \w+ waits?\b"
+    r"|\d[\d,.]*(?:%| ms| s| min| h| days)?(?: \d+ min)?(?!\w)"
 )
 
 

@@ -128,3 +128,17 @@ def test_keda_counts_no_further_than_it_has_to(engine: Engine) -> None:
     with engine.connect() as connection:
         add_accounts(connection, 3_000)
         assert connection.scalar(text(query)) == 2_000
+
+
+def test_keda_takes_quarantine_for_what_workers_take_it(engine: Engine) -> None:
+    """It is as urgent as its action, but no bulk."""
+    query = manifests("keda.yaml")[1]["spec"]["triggers"][0]["metadata"]["query"]
+    with engine.connect() as connection:
+        add_accounts(connection, 3)
+        connection.execute(text("UPDATE jobs SET priority = 3"))
+        for scope, left in (("priority:2", 3), ("priority:1", 0), ("priority:0", 3)):
+            connection.execute(
+                text("INSERT INTO pauses (scope, code, reason) VALUES (:scope, 'Test', 'a test')"), {"scope": scope}
+            )
+            assert connection.scalar(text(query)) == left, scope
+            connection.execute(text("DELETE FROM pauses"))

@@ -16,6 +16,7 @@ from mailroom.ops.feedback import Feedback
 from mailroom.ops.reading import Paused
 from mailroom.ops.reputation import AWS_BOUNCES, AWS_COMPLAINTS
 from mailroom.ops.status import Status
+from mailroom.ops.words import CAP, several
 
 WORDS: Final = {"newest": "of the newest", "day": "of the last 24 hours,"}
 
@@ -70,7 +71,8 @@ def _print(found: Status) -> None:
     for row in found.waiting:
         age = str(timedelta(seconds=round(row.oldest_seconds))) if row.due else "-"
         lane = (printable(row.queue), f"{row.priority.value} {row.priority.name.lower()}", row.action)
-        waiting.add_row(*lane, *(f"{number:,}{'+' if row.capped else ''}" for number in (row.jobs, row.due)), age)
+        more = ("+" if row.capped else "", "+" if row.due > CAP else "")
+        waiting.add_row(*lane, f"{row.jobs:,}{more[0]}", f"{row.due:,}{more[1]}", age)
     _print_or(waiting, "waiting: nothing")
     if any(row.capped for row in found.waiting):
         say(f"waiting: about {found.jobs_estimate:,} in all")
@@ -78,7 +80,8 @@ def _print(found: Status) -> None:
         since = timedelta(seconds=round(pause.seconds))
         say(f"paused: {pause.scope} for {since}, {_end(pause)}: {pause.code}, {pause.reason}")
     flight = found.in_flight
-    say(f"in flight: {flight.jobs:,} jobs in {flight.batches:,} batches, {flight.overdue:,} past their lease")
+    batches = several(flight.batches, "batch", "batches")
+    say(f"in flight: {several(flight.jobs, 'job')} in {batches}, {flight.overdue:,} past their lease")
     outcomes = Table("outcome", title="outcomes", title_justify="left")
     for period in found.outcomes:
         outcomes.add_column(f"last {period}", justify="right")

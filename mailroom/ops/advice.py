@@ -7,12 +7,12 @@ from typing import Final
 
 from mailroom.job import Priority
 from mailroom.ops import remedies
-from mailroom.ops.forecast import Forecast, forecast
+from mailroom.ops.forecast import STAYS, Forecast, LaneKey, dues, forecast
 from mailroom.ops.minutes import Minute, quantile
 from mailroom.ops.needs import Need, State, needs
 from mailroom.ops.reading import Lane, Reading
 from mailroom.ops.waiting import SLOW, named
-from mailroom.ops.words import CAP, begins, mails, number, several, span
+from mailroom.ops.words import CAP, begins, counted, mails, number, several, span
 
 # Of the mails of the last minutes, this share left within what is said.
 SHARE: Final = 0.95
@@ -93,9 +93,10 @@ def _rest(found: Sequence[Need]) -> str:
 
 def _speed(minutes: Sequence[Minute], *, now: datetime, waits: bool) -> str:
     """Say within what time the most urgent mails of the last minutes left; `waits`: a mail is due."""
-    recent = [each for each in minutes if now - each.at < RECENT and each.priority is not None and any(each.waits)]
+    lately = [each for each in minutes if now - each.at < RECENT]
+    recent = [each for each in lately if each.priority is not None and any(each.waits) and each.outcome != "deferred"]
     if not recent:
-        return f"no mail {'has left' if waits else 'was asked for'} in the last ten minutes"
+        return f"no mail {'has left' if waits or lately else 'was asked for'} in the last ten minutes"
     first = min(each.priority for each in recent if each.priority is not None)
     most_urgent = [each for each in recent if each.priority is first]
     counted = [sum(counts) for counts in zip(*(each.waits for each in most_urgent), strict=True)]
@@ -105,27 +106,48 @@ def _speed(minutes: Sequence[Minute], *, now: datetime, waits: bool) -> str:
     return f"{who} leave within {'more than a day' if bound is None or bound == float('inf') else span(bound)}"
 
 
-def _backlog(reading: Reading, when: dict[tuple[str, Priority, str], Forecast], *, now: datetime) -> str:
+def _backlog(reading: Reading, when: dict[LaneKey, Forecast], *, now: datetime) -> str:
     """Say what waits, and until when: the lane that is done last."""
     due = [lane for lane in reading.lanes if lane.due]
     if not due:
-        return "nothing waits"
+        return _later(reading)
 
     def ends(lane: Lane) -> datetime | None:
-        told = when[(lane.queue, lane.priority, lane.action)]
+        told = when[_key(lane)]
         return max((at for at in (told.at_granted, told.at_pace) if at is not None and not told.stands), default=None)
 
-    total = sum(lane.due for lane in due)
-    about = any(lane.due > CAP for lane in due)
-    count = f"about {number(max(reading.jobs_estimate, CAP))}" if about else number(total)
+    stay = [lane for lane in due if set(STAYS) & when[_key(lane)].left_out.keys()]
     last = max((at for lane in due if (at := ends(lane)) is not None), default=None)
     soon = last is not None and last - now < timedelta(seconds=10)
     until = "" if last is None or soon or _is_slow(due) else f", gone in about {span(last - now)}"
+    until += f", but for {_amount(reading, stay)}" if until and stay else ""
     if any(told.stands for told in when.values()):
         until = ", and nothing leaves at the moment"
     quota = min((at for told in when.values() if (at := told.quota_ends) is not None), default=None)
     ends_at = "" if quota is None else f", but the day's quota ends in about {span(quota - now)}"
-    return f"{count} {named(due, total)} {'waits' if total == 1 else 'wait'}{until}{ends_at}"
+    return f"{_amount(reading, due)} {'waits' if sum(lane.due for lane in due) == 1 else 'wait'}{until}{ends_at}"
+
+
+def _key(lane: Lane) -> LaneKey:
+    return lane.queue, lane.priority, lane.action
+
+
+def _amount(reading: Reading, lanes: Sequence[Lane]) -> str:
+    """Say how many mails are due in some lanes, about where not all of them were counted."""
+    due = {_key(lane): count for lane, count in zip(reading.lanes, dues(reading), strict=True)}
+    total = sum(due[_key(lane)] for lane in lanes)
+    about = "about " if any(lane.due > CAP for lane in lanes) else ""
+    return f"{about}{number(total)} {named(lanes, total)}"
+
+
+def _later(reading: Reading) -> str:
+    """Say what waits though nothing is due; what is held is told apart."""
+    later = max((lane.later for lane in reading.lanes), default=0)
+    total = max(later, sum(lane.later for lane in reading.lanes if later <= CAP))
+    if not total:
+        return "nothing waits"
+    waits = "mail waits" if total == 1 else "mails wait"
+    return f"nothing is due, and {counted(total)} {waits} for a later try"
 
 
 def _is_slow(due: Sequence[Lane]) -> bool:

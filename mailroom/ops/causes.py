@@ -1,6 +1,5 @@
 """What can keep the mails of a lane from leaving, told from a reading: workers, pauses, permits, senders, claims."""
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -179,7 +178,7 @@ def pause(reading: Reading, at: Place, *, now: datetime) -> Cause:
     if covering:
         text = "; besides, ".join(say_pause(each, now=now) for each in covering)
         first = covering[0]
-        return Cause("pause", text, "Paused", remedies.of_pause(first.scope, first.code), now - first.opened_at)
+        return Cause("pause", text, "Paused", remedies.of_pause(first.scope, first.code), age(first.opened_at, now))
     if reading.pauses:
         others = ", ".join(each.scope for each in reading.pauses)
         return Cause("pause", f"not paused: what is paused ({others}) does not concern it")
@@ -192,7 +191,7 @@ def say_pause(paused: Paused, *, now: datetime) -> str:
     if paused.probe_at is not None and paused.probe_at > now:
         ends += f", the next in {span(paused.probe_at - now)}"
     why = paused.reason if paused.code == pauses.BY_HAND else f"{paused.code}, {paused.reason}"
-    return f"{paused.scope} has been paused for {span(now - paused.opened_at)} ({why}); {ends}"
+    return f"{paused.scope} has been paused for {span(age(paused.opened_at, now))} ({why}); {ends}"
 
 
 def granted_rate(reading: Reading, rate_limit: float | None = None) -> float | None:
@@ -268,7 +267,8 @@ def permit(
             return Cause(
                 "permit", f"the account is not known, so the rate is low: {line}{wait}", "Rate", remedies.LET_ASK
             )
-        own = rate_limit is not None and rate_limit < (reading.account.max_send_rate or math.inf)
+        allowed = reading.account.max_send_rate
+        own = rate_limit is not None and (allowed is None or allowed < 0 or rate_limit < allowed)
         cure = remedies.RAISE_OWN_RATE if own else remedies.RAISE_RATE
         return Cause("permit", f"the rate is used: {line}{wait}", "Rate", cure)
     return Cause("permit", f"{line} are used")

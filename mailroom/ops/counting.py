@@ -8,8 +8,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, Interval, case, cast, func, literal, select
-from sqlalchemy.dialects.postgresql import OID
+from sqlalchemy import ColumnElement, Connection, Interval, case, cast, func, literal, select, text
 
 from mailroom.db import functions
 from mailroom.db.namespace import qualified
@@ -23,6 +22,7 @@ from mailroom.db.views import (
     open_pauses,
     permit_buckets,
 )
+from mailroom.fleet import buckets
 from mailroom.job import Position, Priority
 from mailroom.ops import feedback, health, reputation, suppressions
 from mailroom.ops.feedback import Feedback
@@ -40,6 +40,20 @@ RATES_EVERY: Final = timedelta(minutes=1)
 SUPPRESSED_EVERY: Final = timedelta(minutes=10)
 
 
+# Statistics that a crash of the server has reset know only what came after it, until the table is vacuumed or analysed
+# again; the planner goes by how full its pages were then.
+_BELIEVED: Final = """
+SELECT CAST(greatest(
+           pg_stat_get_live_tuples(oid),
+           CASE WHEN coalesce(pg_stat_get_last_vacuum_time(oid), pg_stat_get_last_autovacuum_time(oid),
+                              pg_stat_get_last_analyze_time(oid), pg_stat_get_last_autoanalyze_time(oid)) IS NULL
+                THEN reltuples / greatest(relpages, 1) * pg_relation_size(oid)
+                     / CAST(current_setting('block_size') AS integer) END) AS bigint)
+  FROM pg_class
+ WHERE oid = to_regclass(:jobs)
+"""
+
+
 def count(connection: Connection, *, before: Reading | None = None, reach: timedelta = DAY) -> Reading:
     """Count it all in this transaction, which should be one snapshot: a job that moves is then counted once.
 
@@ -51,7 +65,7 @@ def count(connection: Connection, *, before: Reading | None = None, reach: timed
     lanes = _lanes(connection, {worker.queue for worker in workers}, before)
     told = _feedback(connection, now, before)
     well = replace(health.read(connection, waits=False), waited_seconds=_waited(lanes))
-    unconfirmed = functions.call(connection, "reading_unconfirmed", {"since": DAY, "most": MAX_COUNTED}).one()
+    unconfirmed = functions.call(connection, "reading_unconfirmed", {"since": DAY, "most": MAX_COUNTED + 1}).one()
     found = Reading(
         read_at=now,
         seconds=0.0,
@@ -107,8 +121,7 @@ def _jobs_estimate(connection: Connection, lanes: Sequence[Lane]) -> int:
     counted = sum(lane.due + lane.later + lane.held for lane in lanes)
     if not any(lane.capped for lane in lanes):
         return counted
-    jobs = cast(func.to_regclass(qualified(connection, "jobs")), OID)
-    believed = connection.execute(select(func.pg_stat_get_live_tuples(jobs))).scalar()
+    believed = connection.execute(text(_BELIEVED), {"jobs": qualified(connection, "jobs")}).scalar()
     return max(counted, believed or 0)
 
 
@@ -144,7 +157,7 @@ def _pauses(connection: Connection) -> tuple[Paused, ...]:
             scope,
             code,
             reason,
-            float(age),
+            abs(float(age)),
             by_hand=probe_at is None and code not in reputation.CODES,
             opened_at=opened_at,
             probe_at=probe_at,
@@ -156,9 +169,20 @@ def _pauses(connection: Connection) -> tuple[Paused, ...]:
 
 
 def _buckets(connection: Connection) -> dict[str, Bucket]:
+    """Tell of each what throttling has left of the rate by now: what is kept is how it was with the last throttle."""
     kept = permit_buckets.c
-    rows = connection.execute(select(kept.bucket, kept.granted, kept.slowdown, kept.level).order_by(kept.bucket))
-    return {name: Bucket(granted, slowdown, level) for name, granted, slowdown, level in rows}
+    columns = (kept.bucket, kept.granted, kept.slowdown, kept.level, _seconds_since(kept.throttled_at))
+    rows = connection.execute(select(*columns).order_by(kept.bucket))
+    return {
+        name: Bucket(granted, _crept_back(slowdown, since), level) for name, granted, slowdown, level, since in rows
+    }
+
+
+def _crept_back(slowdown: float, seconds: Any) -> float:
+    """As `permits_take` has it."""
+    if seconds is None:
+        return slowdown
+    return min(1.0, slowdown + buckets.RECOVERY_PER_SECOND * max(0.0, float(seconds)))
 
 
 def _account(connection: Connection) -> SesAccount:

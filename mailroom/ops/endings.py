@@ -7,6 +7,7 @@ from typing import Final
 from mailroom.ops.jobs import Found, Reported
 from mailroom.ops.words import span
 
+_RELEASE: Final = "`mailroom suppressions release`, then `mailroom jobs retry {token}`"
 # Why a mail was not sent, by error code, and what helps.
 _NOT_SENT: Final = {
     "Superseded": ("a newer mail of its kind was asked for, or used; only the newest is sent", ""),
@@ -20,10 +21,10 @@ _NOT_SENT: Final = {
     "AccountStatus": ("its account has not the status that its kind needs", "look at the account, then ask again"),
     "TokenExpired": ("its token ran out before it could be sent", "ask for another mail; then see why that waits"),
     "Dropped": ("somebody dropped it", "`mailroom jobs retry {token}` takes that back"),
-    "SuppressedBounce": ("its address is not mailed: a mail to it bounced for good", "`mailroom suppressions release`"),
-    "SuppressedSoftBounces": ("its address is not mailed: mail after mail bounced", "`mailroom suppressions release`"),
-    "SuppressedComplaint": ("its address is not mailed: the recipient complained", "`mailroom suppressions release`"),
-    "SuppressedByHand": ("its address is not mailed: somebody added it to the list", "`mailroom suppressions release`"),
+    "SuppressedBounce": ("its address is not mailed: a mail to it bounced for good", _RELEASE),
+    "SuppressedSoftBounces": ("its address is not mailed: mail after mail bounced", _RELEASE),
+    "SuppressedComplaint": ("its address is not mailed: the recipient complained", _RELEASE),
+    "SuppressedByHand": ("its address is not mailed: somebody added it to the list", _RELEASE),
     "Reject": ("SES found something bad in it", "look at its template and its data"),
     "RenderingFailure": ("its template did not render", "correct the template, then `mailroom jobs retry {token}`"),
 }
@@ -39,6 +40,11 @@ class Ending:
     code: str
     text: str
     cure: str
+
+
+def meaning(code: str) -> str:
+    """Say in words why a mail was not sent, by one of the codes of the claim."""
+    return _NOT_SENT[code][0]
 
 
 def ending(found: Found, told: Sequence[Reported]) -> Ending:

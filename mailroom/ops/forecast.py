@@ -19,6 +19,8 @@ LaneKey = tuple[str, Priority, str]
 PACE_MINUTES: Final = 10
 # What ends a job, or hands its mail over: late answers and mails that are taken back do neither.
 _LEFT: Final = {"sent", "rejected", "failed", "expired", "cancelled", "suppressed"}
+# Why jobs that are due do not leave, as a forecast names it.
+STAYS: Final = ("paused", "no worker")
 # Beyond this nobody plans, and the arithmetic of moments ends.
 _NEVER: Final = timedelta(days=365)
 
@@ -80,7 +82,7 @@ def pace_of(reading: Reading, minutes: Sequence[Minute], *, now: datetime) -> fl
 
     A minute without mails counts too: that is what a pause looks like.
     """
-    waited = max((lane.oldest_seconds for lane in reading.lanes if lane.due), default=0.0)
+    waited = max((each.lane.oldest_seconds for each in _counted(reading, now=now) if each.leaving), default=0.0)
     whole = min(PACE_MINUTES, floor(age(reading.read_at, now).total_seconds() / 60 + waited / 60))
     if whole < 1:
         return None
@@ -90,7 +92,7 @@ def pace_of(reading: Reading, minutes: Sequence[Minute], *, now: datetime) -> fl
     return left / (60 * whole)
 
 
-def _dues(reading: Reading) -> list[int]:
+def dues(reading: Reading) -> list[int]:
     """How many jobs are due in each lane: where it is more than was counted, what is left of the estimate of all."""
     full = [lane for lane in reading.lanes if lane.due > CAP]
     known = sum(lane.later + lane.held + (0 if lane.due > CAP else lane.due) for lane in reading.lanes)
@@ -102,7 +104,7 @@ def _counted(reading: Reading, *, now: datetime) -> list[_Counted]:
     paused = {each.scope for each in reading.pauses}
     works = {each.queue for each in (*causes.alive(reading, now), *causes.sweeps(reading, now))}
     found = []
-    for lane, place, due in zip(reading.lanes, causes.places(reading), _dues(reading), strict=True):
+    for lane, place, due in zip(reading.lanes, causes.places(reading), dues(reading), strict=True):
         stays = "" if lane.queue in works else "no worker"
         stays = stays if paused.isdisjoint(causes.scopes(place)) else "paused"
         left_out = {"later": lane.later, "held": lane.held, stays: due if stays else 0}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, func, select
 
 from mailroom.db.bounded import bounded
 from mailroom.db.views import attempts, jobs_in_flight, waiting_jobs
@@ -57,9 +57,10 @@ def life(connection: Connection, token: int) -> tuple[Moment, ...]:
         tried = _attempts(connection, token)
         told = jobs.reported(connection, token)
         now = [*_in_flight(connection, token), *_waiting(connection, token)]
+        moment: datetime = connection.execute(select(func.now())).scalar_one()
     past = [moment for row in tried for moment in _attempt(row)] + [_event(each) for each in told]
     if known is not None:
-        past += _token(known)
+        past += _token(known, now=moment)
     return tuple(sorted(past, key=_when) + now)
 
 
@@ -102,12 +103,15 @@ def _event(told: Reported) -> Moment:
     return Moment(told.at, told.kind, _EVENTS.get(told.kind, told.kind), said or None)
 
 
-def _token(known: Token) -> Iterator[Moment]:
+def _token(known: Token, *, now: datetime) -> Iterator[Moment]:
     yield Moment(known.created_at, "made", "the application asked for it")
     if known.consumed_at is not None:
         yield Moment(known.consumed_at, "consumed", "its link was used")
     else:
-        yield Moment(known.expires_at, "expires", "its link ends, unless it is renewed")
+        is_over = known.expires_at <= now
+        yield Moment(
+            known.expires_at, "expires", "its link ended" if is_over else "its link ends, unless it is renewed"
+        )
 
 
 def _in_flight(connection: Connection, token: int) -> list[Moment]:

@@ -58,7 +58,7 @@ def needs(
     found += [
         *idle,
         *_warnings(reading),
-        *_slower(reading, now=now),
+        *_slower(reading, now=now, rate_limit=rate_limit),
         *_to_decide(reading, minutes, now=now),
     ]
     return tuple(sorted(found, key=lambda need: need.state != "act"))
@@ -89,11 +89,11 @@ class _Deserted:
 def _deserted(reading: Reading, minutes: Sequence[Minute], due: Waiting, *, now: datetime) -> list[_Deserted]:
     """Queues in which a job is due and that no worker takes, the worst first; one where there is no worker at all."""
     there = {each.queue for each in causes.alive(reading, now)}
-    known = sorted(each.queue for each in reading.workers) or [remedies.DEFAULT_QUEUE]
+    known = [each.queue for each in reading.workers] or [remedies.DEFAULT_QUEUE]
     queues = list(dict.fromkeys(lane.queue for _, lane in due.due if lane.queue not in there))
     lately, swept = causes.left_lately(minutes, now=now), {each.queue for each in causes.sweeps(reading, now)}
     found = []
-    for queue in queues or ([] if there else known[:1]):
+    for queue in queues or ([] if there else [min(known, key=lambda each: (each not in {*lately, *swept}, each))]):
         lanes = due.by_scope.get(pauses.queue_scope(queue), [])
         late = any(waiting.is_late(lane) for lane in lanes)
         # A sweep that ended may have been unable to send: what is late has not left by it.
@@ -103,11 +103,12 @@ def _deserted(reading: Reading, minutes: Sequence[Minute], due: Waiting, *, now:
 
 
 def _no_worker(reading: Reading, minutes: Sequence[Minute], due: Waiting, *, now: datetime) -> Iterator[Need]:
-    nobody = not causes.alive(reading, now)
+    elsewhere = {*causes.left_lately(minutes, now=now), *(each.queue for each in causes.sweeps(reading, now))}
+    elsewhere |= {each.queue for each in causes.alive(reading, now)}
     deserted = _deserted(reading, minutes, due, now=now)
     for each in deserted[:MAX_OF_A_KIND]:
         nothing = "mails leave by sweeps alone" if each.left else "the next mail will not leave"
-        everything = nobody and bool(each.lanes)
+        everything = bool(each.lanes) and elsewhere <= {each.queue}
         effect = nothing if each.left else waiting.effect(each.lanes, everything=everything, else_=nothing)
         found = causes.worker(reading, minutes, Place(each.queue, Priority.NORMAL, "", Priority.NORMAL), now=now)
         seen = found.text.partition(": ")[2] or found.text.partition("; ")[2] or "none has been seen for a day"
@@ -126,7 +127,7 @@ def _pauses(reading: Reading, due: Waiting, *, now: datetime) -> tuple[list[Need
     for paused in sorted(reading.pauses, key=lambda each: (not _stops_urgent(reading, each), each.opened_at)):
         lanes = due.by_scope.get(paused.scope, [])
         effect = waiting.effect(lanes, everything=paused.scope in causes.SHARED)
-        what = f"{effect}: {paused.scope} has been paused for {span(now - paused.opened_at)} ({_reason(paused)})"
+        what = f"{effect}: {paused.scope} has been paused for {span(age(paused.opened_at, now))} ({_reason(paused)})"
         why = f"{causes.say_pause(paused, now=now)}; {waiting.amount(lanes)}"
         state = _pause_state(reading, paused, now=now, urgent=any(lane.priority is Priority.URGENT for lane in lanes))
         need = Need("Paused", what, why, remedies.of_pause(paused.scope, paused.code), state)
@@ -151,7 +152,7 @@ def _pause_state(reading: Reading, paused: Paused, *, now: datetime, urgent: boo
         return "look" if paused.scope == "priority:2" else "act"
     if paused.by_hand:
         return "act" if _stops_urgent(reading, paused) or paused.code != pauses.BY_HAND else "look"
-    return "act" if urgent or now - paused.opened_at >= PROBES_FIRST else "look"
+    return "act" if urgent or age(paused.opened_at, now) >= PROBES_FIRST else "look"
 
 
 def _account(reading: Reading, *, now: datetime) -> Iterator[Need]:
@@ -228,10 +229,11 @@ def _unsent(minutes: Sequence[Minute], *, now: datetime) -> Iterator[Need]:
     codes = ", ".join(sorted({each.code for each in failing if each.code}))
     attempts = several(tried, "attempt")
     if worst.outcome == "unconfirmed":
-        what = f"SES does not answer: so ended {bad} of {attempts} of the last minutes"
+        what = f"SES does not answer: so ended {number(bad)} of {attempts} of the last minutes"
         yield Need("Unanswered", what, codes or "no answer came", remedies.REACH_SES, "act")
     else:
-        what = f"most mails have to be tried again: so ended {bad} of {attempts} of the last minutes ({worst.code})"
+        ended = f"so ended {number(bad)} of {attempts} of the last minutes ({worst.code})"
+        what = f"most mails have to be tried again: {ended}"
         yield Need("Deferred", what, codes, remedies.of_deferral(worst.code), "act")
 
 
@@ -255,7 +257,7 @@ def _over_the_line(reading: Reading) -> bool:
     return any(each.bounce_rate >= bounces or each.complaint_rate >= complaints for each in found)
 
 
-def _slower(reading: Reading, *, now: datetime) -> Iterator[Need]:
+def _slower(reading: Reading, *, now: datetime, rate_limit: float | None) -> Iterator[Need]:
     """What lets mail leave later than it could."""
     gone = [each for each in causes.lost(reading, now) if age(each.seen_at, now) < NEWS]
     if gone and causes.alive(reading, now):
@@ -274,7 +276,8 @@ def _slower(reading: Reading, *, now: datetime) -> Iterator[Need]:
     seen = reading.account.seen_at
     if seen is not None and causes.alive(reading, now) and age(seen, now) > buckets.QUOTA_STALE_AFTER:
         what = f"SES has not been asked for the quota for {span(age(seen, now))}"
-        yield Need("AccountOld", what, "each minute a worker asks GetAccount", remedies.LET_ASK, "look")
+        cure = remedies.LET_ASK if rate_limit is None else remedies.LET_ASK_QUOTA
+        yield Need("AccountOld", what, "each minute a worker asks GetAccount", cure, "look")
 
 
 def _to_decide(reading: Reading, minutes: Sequence[Minute], *, now: datetime) -> Iterator[Need]:

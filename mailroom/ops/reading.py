@@ -73,7 +73,9 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """How many permits were ever granted, what is left of the rate after SES throttled, and what is in it now."""
+    """How many permits were ever granted, what throttling had left of the rate when it was counted, and what was in it
+    when one was last taken.
+    """
 
     granted: int
     slowdown: float
@@ -119,7 +121,7 @@ class Reading:
     `failure` is the class of the last failure to count since, at `failed_at`, or empty. `jobs_estimate` is about how
     many jobs there are, also where lanes are capped. `outcomes` counts the deliveries of the last "hour" and "day" by
     outcome, late ones apart as `late`, and what was taken back as `taken_back`. Of the last day: mails that may be out
-    (`unconfirmed_day`), and those of them that were sent again (`sent_again_day`), each 10,000 at most. `priorities`
+    (`unconfirmed_day`), and those of them that were sent again (`sent_again_day`), each 10,001 at most. `priorities`
     has the priority with which the mails of each action begin.
     """
 

@@ -23,10 +23,12 @@ THROTTLED: Final = (
 )
 LISTEN_AGAIN: Final = "it connects again by itself; if not, `mailroom doctor` says why (listen)"
 LET_ASK: Final = "allow ses:GetAccount to the workers, or set MAILROOM_SES_RATE"
+LET_ASK_QUOTA: Final = "allow ses:GetAccount to the workers: nobody else says how much of the day's quota is left"
 RAISE_RATE: Final = "nothing is broken: it leaves in its turn; ask AWS for a higher rate if that is too slow"
 RAISE_OWN_RATE: Final = "nothing is broken: it leaves in its turn; raise MAILROOM_SES_RATE if that is too slow"
 DECIDE_HELD: Final = (
-    "`mailroom jobs list --held` shows them; `mailroom jobs release` sends them, `mailroom jobs drop` gives them up"
+    "`mailroom jobs list --held` shows them; `mailroom jobs release TOKEN` sends one,"
+    " `mailroom jobs drop TOKEN` gives it up"
 )
 SEE_UNCONFIRMED: Final = "`mailroom jobs list --outcome unconfirmed --since 1d`; most often nothing is to be done"
 REACH_DATABASE: Final = "see whether PostgreSQL runs and can be reached from here; `mailroom doctor` says what it meets"

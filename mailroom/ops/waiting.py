@@ -72,7 +72,7 @@ def named(lanes: Iterable[Lane], count: int = 2) -> str:
     return " and ".join(kinds) if len(kinds) < 3 else f"{kinds[0]} and other mails"
 
 
-def effect(lanes: list[Lane], *, everything: bool = False, else_: str = "nothing waits yet") -> str:
+def effect(lanes: list[Lane], *, everything: bool = False, else_: str = "nothing is due yet") -> str:
     """Say what does not leave; `else_` where nothing waits."""
     if everything:
         return "no mail leaves"

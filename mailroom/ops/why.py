@@ -7,6 +7,7 @@ from typing import Final
 
 from sqlalchemy import Connection, func, select, tuple_
 
+from mailroom.db import functions
 from mailroom.db.views import jobs_in_flight, waiting_jobs
 from mailroom.job import Priority
 from mailroom.ops import causes, endings, jobs, minutes, remedies
@@ -14,7 +15,7 @@ from mailroom.ops.causes import Cause, Place
 from mailroom.ops.jobs import Found
 from mailroom.ops.minutes import Minute
 from mailroom.ops.reading import STALE_AFTER, Lane, Reading, age, is_of_another_release
-from mailroom.ops.words import CAP, counted, mails, several, span
+from mailroom.ops.words import CAP, counted, mails, span
 
 # What a job waits at most that nothing keeps: a sweep, and a claim.
 SOON: Final = timedelta(seconds=15)
@@ -62,6 +63,8 @@ def why_late(connection: Connection, reading: Reading | None, token: int, *, rat
         case "in flight":
             return _answer([_in_flight(connection, where, now=now)])
         case "waiting" | "held":
+            if unwanted := _unwanted(connection, where, now=now):
+                return _answer([unwanted])
             return _answer(_waiting(connection, reading, where, tried, now=now, rate_limit=rate_limit))
         case _:
             return _answer([_ended(connection, history, now=now)])
@@ -115,6 +118,20 @@ def _waiting(
     ahead = _ahead(reading, place, but=place.priority) + _before(connection, reading, job, due_at, now=now)
     fleet = _of_fleet(reading, recent, place, ahead=ahead, now=now, rate_limit=rate_limit)
     return [*chain, *fleet, _due(now - due_at, [*chain, *fleet])]
+
+
+def _unwanted(connection: Connection, job: Found, *, now: datetime) -> Cause | None:
+    """Say of a job that no claim will send it, since its link is good no more; None: it is."""
+    known = jobs.find_token(connection, job.token)
+    if known is None:
+        return Cause("ended", f"it will not be sent: {endings.meaning('TokenGone')}", "TokenGone")
+    if known.consumed_at is not None:
+        return Cause("ended", f"it will not be sent: {endings.meaning('TokenConsumed')}", "TokenConsumed")
+    kinds = functions.call(connection, "action_list")
+    if known.expires_at > now or any(kind.renews for kind in kinds if kind.name == job.action):
+        return None
+    text = f"it will not be sent: its link ended {span(age(known.expires_at, now))} ago"
+    return Cause("ended", text, "TokenExpired", "ask for another mail; then see why that waits")
 
 
 def _unread(*, foreign: bool) -> Cause:
@@ -219,10 +236,14 @@ def _ended(connection: Connection, history: Sequence[Found], *, now: datetime) -
 
 
 def _nowhere(connection: Connection, token: int) -> Cause:
-    if jobs.find_token(connection, token) is None:
+    known = jobs.find_token(connection, token)
+    if known is None:
         return Cause("ended", f"nothing is known of token {token}: deleted with its account, or pruned", "Gone", "")
+    if known.consumed_at is not None:
+        return Cause("ended", "its link was used, and it has no job: it needs no mail", "TokenConsumed")
     text = "it has a token and no job: its trigger was off, or it was restored in parts"
-    return Cause("ended", text, "NoJob", "`mailroom sweep` mails it; `mailroom doctor` says whether a trigger is off")
+    cure = "`mailroom sweep` mails it, or `mailroom sweep --full` if thousands of mails, or a week, came after it"
+    return Cause("ended", text, "NoJob", f"{cure}; `mailroom doctor` says whether a trigger is off")
 
 
 def _nothing_due(lane: Lane) -> Cause:
@@ -231,5 +252,6 @@ def _nothing_due(lane: Lane) -> Cause:
         text = f"no {named} are due: {counted(lane.held)} {'is' if lane.held == 1 else 'are'} held"
         return Cause("held", text, "Held", remedies.DECIDE_HELD)
     if lane.later:
-        return Cause("later", f"no {named} are due: {several(lane.later, 'waits', 'wait')} for another try", "Later")
+        waits = f"{counted(lane.later)} {'waits' if lane.later == 1 else 'wait'}"
+        return Cause("later", f"no {named} are due: {waits} for another try", "Later")
     return Cause("due", f"no {named} wait")

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final
 
@@ -29,7 +29,8 @@ CONTRADICTING: Final = {EventKind.REJECT, EventKind.RENDERING_FAILURE}
 
 @dataclass(frozen=True, slots=True)
 class FeedState:
-    """How old the last reading of the queue and the last event of ours are (None: never), and what was counted.
+    """How old the last reading of the queue and the last event of ours are (None: never), and what was counted. What is
+    ahead of the clock is no younger than that.
 
     `silent`: mails went out longer ago than SILENCE, and nothing was heard since. `live`: heard, and not silent.
     """
@@ -57,7 +58,12 @@ class TakenBack:
 def state(connection: Connection) -> FeedState:
     """Return what is known of the feed; empty counts where there never was one."""
     row = functions.call(connection, "feed_state", {"silence": SILENCE}).one()
-    return FeedState(**row._mapping)
+    found = FeedState(**row._mapping)
+    return replace(found, polled_seconds=_age(found.polled_seconds), heard_seconds=_age(found.heard_seconds))
+
+
+def _age(seconds: float | None) -> float | None:
+    return None if seconds is None else abs(seconds)
 
 
 def take_back(connection: Connection, *, queue: str, most: int = MAX_TAKEN_BACK) -> list[TakenBack]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -24,6 +25,21 @@ TARGET: Final = "AmazonSQS."
 MEDIA_TYPE: Final = "application/x-amz-json-1.0"
 
 
+class _Digits(Convertor[str]):
+    """An account in a path. Starlette's `int` ends with an error where there are thousands of digits."""
+
+    regex = "[0-9]{1,20}"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("digits", _Digits())
+
+
 class SqsEndpoint:
     """The queues of one `Ses`."""
 
@@ -32,7 +48,7 @@ class SqsEndpoint:
 
     def routes(self) -> list[Route]:
         """Some SDKs ask at the address of the queue itself."""
-        return [Route(path, self, methods=["POST"]) for path in ("/", "/{account:int}/{queue}")]
+        return [Route(path, self, methods=["POST"]) for path in ("/", "/{account:digits}/{queue}")]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Engine
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -163,7 +163,8 @@ def _retried(done: by_hand.Retried) -> int:
 
 def _change_scope(connection: Connection, deed: str, scope: str, seen: Seen, record: _Log) -> str:
     if scope not in _scopes(connection, seen, deed):
-        raise HTTPException(400, "Nothing was done: there is no such scope.")
+        why = f"{scope or 'that'} is not paused, or not any more" if deed == "resume" else "there is no such scope"
+        raise HTTPException(400, f"Nothing was done: {why}.")
     record.begins(f"scope={scope!r}")
     if deed == "pause":
         done = True
@@ -224,10 +225,13 @@ def _form(
 async def _body(request: Request) -> bytes:
     """Return the body of a form, and not more than a form of ours has."""
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_FORM:
-            raise HTTPException(413, "That is more than a form of this window.")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_FORM:
+                raise HTTPException(413, "That is more than a form of this window.")
+    except ClientDisconnect:
+        raise HTTPException(400, "Nothing was done: the form did not come whole.") from None
     return body
 
 

@@ -59,11 +59,17 @@ def application(  # noqa: PLR0913 - a choice each
         middleware=[Middleware(Admission, may=may, free=free)],
         exception_handlers=_answers(),
     )
+    acts = None if actions is None else _committing(actions)
     made.state.checks = checks
-    made.state.source = Source(engine, counting=actions, rate_limit=rate_limit)
-    made.state.actions = None if actions is None else acting.Actions(actions, queue=queue)
+    made.state.source = Source(engine, counting=acts, rate_limit=rate_limit)
+    made.state.actions = None if acts is None else acting.Actions(acts, queue=queue)
     # Around all of it: what goes wrong is answered with the same headers.
     return Guard(made, names=names, any_address=any_address)
+
+
+def _committing(engine: Engine) -> Engine:
+    """Return one that commits each statement: an application's own may begin transactions, which nobody would end."""
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
 
 
 def _static() -> list[Route]:
@@ -80,7 +86,9 @@ def _answers() -> dict[Any, ExceptionHandler]:
 def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for it
     words = error.detail if error.status_code != 404 or error.detail != "Not Found" else "There is no such page."
-    return views.trouble(request, words, status=error.status_code)
+    answer = views.trouble(request, words, status=error.status_code)
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 def _failed(request: Request, error: Exception) -> Response:

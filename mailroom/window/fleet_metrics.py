@@ -66,6 +66,8 @@ def _of_queue(found: Reading) -> Iterator[Metric]:
         kind = (name(worker.queue), worker.version)
         workers[kind] = workers.get(kind, 0.0) + 1
     yield _gauge("workers", "Workers that were seen in the last 45 seconds.", ("queue", "version"), workers.items())
+    last = max((worker.seen_at.timestamp() for worker in found.workers), default=None)
+    yield _gauge("worker_seen_timestamp_seconds", "When a worker, or a sweep, was seen last.", (), [((), last)])
 
 
 def _of_ses(found: Reading, seen: Seen) -> Iterator[Metric]:
@@ -82,7 +84,8 @@ def _of_ses(found: Reading, seen: Seen) -> Iterator[Metric]:
     limit = account.max_24_hour_send
     yield _gauge("quota_limit", "Mails in 24 hours that SES allows; -1 for no limit.", (), [((), limit)])
     yield _gauge("quota_sent", "Mails of the last 24 hours, with what was granted since.", (), [((), sent)])
-    states = [((state,), float(account.enforcement == state)) for state in ENFORCEMENTS if account.enforcement]
+    known = dict.fromkeys((*ENFORCEMENTS, account.enforcement or ""))
+    states = [((state,), float(account.enforcement == state)) for state in known if account.enforcement]
     yield _gauge("ses_enforcement", "How SES treats the account.", ("state",), states)
     asked = None if account.seen_at is None else account.seen_at.timestamp()
     yield _gauge("ses_account_timestamp_seconds", "When SES was asked last.", (), [((), asked)])

@@ -32,7 +32,7 @@ class Guard:
 
     def __init__(self, application: ASGIApp, *, names: Collection[str] | None, any_address: bool) -> None:
         self._application = application
-        self._names = None if names is None else {name.lower() for name in names}
+        self._names = None if names is None else {each for name in names for each in (name.lower(), _as_sent(name))}
         self._any_address = any_address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,6 +68,14 @@ class Guard:
             return ipaddress.ip_address(name).is_loopback or self._any_address
         except ValueError:
             return False
+
+
+def _as_sent(name: str) -> str:
+    """Return a name with other letters than ASCII as a browser puts it into Host."""
+    try:
+        return name.lower().encode("idna").decode()
+    except UnicodeError:  # it is no name, and nobody ever asks under it
+        return name.lower()
 
 
 def is_asked_here(headers: Headers) -> bool:

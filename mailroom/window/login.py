@@ -82,7 +82,7 @@ class Login:
         if len(names) > 1:  # one may be of whoever asks, and the proxy has left it there
             return _answer(403, "Who are you?")
         if names and names[0]:
-            return self._visitor(names[0])
+            return self._visitor(_as_text(names[0]))
         if self._password:
             return self._logged_in(request, _network(self._where(request, peer)))
         return _answer(403, "Who are you?") if self._header else self._visitor("somebody here")
@@ -130,6 +130,14 @@ def _answer(status: int, words: str, headers: dict[str, str] | None = None) -> R
 
 def _digest(words: str) -> bytes:
     return hashlib.sha256(words.encode()).digest()
+
+
+def _as_text(header: str) -> str:
+    """Return what a proxy has written in UTF-8, as most do; what is none stays in the letters of ISO 8859-1."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        return header
 
 
 def _without_mapping(peer: str) -> str:

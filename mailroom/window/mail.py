@@ -40,7 +40,7 @@ def find(request: Request) -> Response:
     token = read_token(request.query_params.get("token", "").strip())
     if token is None:
         raise HTTPException(404, "A token is a whole number, as `mailroom jobs list` shows them.")
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/mail/{token}", status_code=303)
+    return RedirectResponse(f"{views.base(request)}/mail/{token}", status_code=303)
 
 
 def show(request: Request) -> Response:

@@ -4,6 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from mailroom.db.schema import delivery_outcome
 from mailroom.ops import remedies
 from mailroom.ops.advice import unreached
 from mailroom.ops.reading import STALE_AFTER, Paused, Reading, age
@@ -36,6 +37,7 @@ def show(request: Request) -> Response:
         found=None if seen.reading is None else overview(seen, seen.reading),
         remedy=_remedy,
         outcomes=_outcomes,
+        recorded=delivery_outcome.enums,
         stale=seen.reading is not None and age(seen.reading.read_at, seen.now) > STALE_AFTER,
         aws=AWS,
     )

@@ -7,7 +7,7 @@ from typing import Final
 
 from mailroom.job import Priority
 from mailroom.ops import causes, minutes
-from mailroom.ops.forecast import Forecast
+from mailroom.ops.forecast import STAYS, Forecast
 from mailroom.ops.health import MAX_WAIT
 from mailroom.ops.minutes import WAIT_BOUNDS, Minute
 from mailroom.ops.reading import Lane, Reading, SesAccount, Worker
@@ -24,8 +24,6 @@ SOON: Final = timedelta(minutes=1)
 MAX_ROWS: Final = 50
 # Of those that went away, or came from cron: each restart of one that cannot run leaves another, for a day.
 MAX_GONE: Final = 3
-# Why jobs that are due do not leave, as a forecast names it.
-STAYS: Final = ("paused", "no worker")
 
 
 @dataclass(frozen=True, slots=True)

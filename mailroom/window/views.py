@@ -44,6 +44,12 @@ def _environment() -> Environment:
     return found
 
 
+def base(request: Request) -> str:
+    """Return what the links of a page begin with, as a browser takes it: the path that this one is mounted at."""
+    root = quote(request.scope.get("root_path", "").strip("/"), safe="/:@!$&'()*+,;=~")
+    return f"/{root}" if root else ""
+
+
 def visitor(request: Request) -> Visitor:
     """Return who asks; whoever gets here is somebody."""
     found = request.state.visitor
@@ -77,8 +83,8 @@ def unchanged(request: Request, seen: Seen) -> Response | None:
 def _common(request: Request, seen: Seen | None) -> dict[str, Any]:
     asks = visitor(request)
     common: dict[str, Any] = {
-        "base": request.scope.get("root_path", ""),
-        "path": request.url.path,
+        "base": base(request),
+        "path": request.scope["path"].removeprefix(request.scope.get("root_path", "")),
         "visitor": asks,
         "may_act": may_act(request),
         "now": None,

@@ -88,7 +88,7 @@ def test_leases_that_ran_out_are_told(here: Here, url: str, engine: Engine) -> N
             )
         )
     out = here("status", env={"MAILROOM_DATABASE_URL": url}).out
-    assert "in flight: 3 jobs in 1 batches, 1 past their lease" in out
+    assert "in flight: 3 jobs in 1 batch, 1 past their lease" in out
 
 
 def test_what_ses_told_is_shown_once_it_told_something(here: Here, url: str, engine: Engine) -> None:
@@ -148,3 +148,26 @@ def test_what_the_fleet_counted_is_shown_with_its_age(here: Here, url: str, engi
     assert "\ncounted" not in out
     assert "│    5 │   5 │" in out
     assert re.search(r"warning: NoReading: nobody has counted for (9|1\d)\d", out)
+
+
+def test_a_count_that_ends_is_told_from_one_that_does_not(here: Here, url: str, engine: Engine) -> None:
+    """Only what was counted up to the cap is more than that."""
+    with engine.connect() as connection:
+        enqueue(connection, 5)
+        enqueue(connection, 10_003, prefix="later")
+        connection.execute(text("UPDATE jobs SET priority = 1"))
+        later = "UPDATE jobs SET due_at = now() + interval '1 hour' WHERE token > (SELECT min(token) + 4 FROM jobs)"
+        connection.execute(text(later))
+    out = here("status", env={"MAILROOM_DATABASE_URL": url}).out
+    assert re.search(r"│ 10,006\+ │   5 │", out), out
+
+
+def test_ages_of_what_is_ahead_of_the_clock_are_no_days_before_it(here: Here, url: str, engine: Engine) -> None:
+    with engine.connect() as connection:
+        pause = "INSERT INTO pauses (scope, code, reason, opened_at) VALUES ('account', 'ByHand', 'a test', :at)"
+        connection.execute(text(pause.replace(":at", "now() + interval '1 hour'")))
+        connection.execute(text("UPDATE feed SET heard_at = now() + interval '1 hour', polled_at = now()"))
+    out = here("status", env={"MAILROOM_DATABASE_URL": url}).out
+    assert "-1 day" not in out
+    assert re.search(r"^paused: account for (0:59|1:00)", out, re.MULTILINE)
+    assert re.search(r"^events: the newest (0:59|1:00):\d\d ago", out, re.MULTILINE)

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -70,6 +71,7 @@ OF_WINDOW = {
     "mailroom_ses_enforcement": "state",
     "mailroom_ses_account_timestamp_seconds": "",
     "mailroom_workers": "queue version",
+    "mailroom_worker_seen_timestamp_seconds": "",
     "mailroom_dead_rows": "",
     "mailroom_oldest_transaction_seconds": "",
     "mailroom_unconfirmed_mails": "",
@@ -200,3 +202,22 @@ def test_panels_lie_beside_each_other() -> None:
 def test_a_reading_that_is_ahead_of_the_clock_is_old(expression: str) -> None:
     """It was made before the clock was set back, and nothing says that anybody counts now."""
     assert "abs(time() - max(mailroom_reading_timestamp_seconds))" in expression
+
+
+def test_a_window_that_counts_alone_does_not_look_like_a_fleet_that_works() -> None:
+    """A window that may act counts where no worker does: that alone must not keep the alert from being raised."""
+    [expression] = [rule["expr"] for rule in alerts() if rule["alert"] == "MailroomNobodyWorks"]
+    assert "max(mailroom_worker_seen_timestamp_seconds)" in expression
+    assert "absent(mailroom_worker_seen_timestamp_seconds)" in expression
+    alone = FleetMetrics(Seen(NOW, reading(workers=()), (), None, {}))
+    assert "mailroom_worker_seen_timestamp_seconds" not in exposed(alone.collect())
+    gone = FleetMetrics(Seen(NOW, reading(seen=600), (), None, {}))
+    [seen] = [each for each in gone.collect() if each.name == "mailroom_worker_seen_timestamp_seconds"]
+    assert seen.samples[0].value == (NOW - timedelta(seconds=600)).timestamp()
+
+
+def test_a_standing_that_nobody_knows_yet_is_told() -> None:
+    """The alert is for all but HEALTHY."""
+    strange = FleetMetrics(Seen(NOW, reading(account=account(enforcement="RESTRICTED")), (), None, {}))
+    [told] = [each for each in strange.collect() if each.name == "mailroom_ses_enforcement"]
+    assert {sample.labels["state"]: sample.value for sample in told.samples}["RESTRICTED"] == 1

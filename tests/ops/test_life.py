@@ -92,3 +92,10 @@ def test_no_address_and_no_secret_is_told(conn: Connection) -> None:
     token = enqueue_recovery(conn, prefix="ada")
     attempt(conn, token, "sent", ago="1 s")
     assert "ada" not in str(life(conn, token))
+
+
+def test_a_link_that_has_ended_does_not_end_yet(conn: Connection) -> None:
+    token = enqueue_recovery(conn)
+    assert "its link ends, unless it is renewed" in [each.text for each in life(conn, token)]
+    conn.execute(text("UPDATE tokens SET expires_at = now() - interval '1 hour' WHERE id = :token"), {"token": token})
+    assert "its link ended" in [each.text for each in life(conn, token)]

@@ -1,8 +1,13 @@
 """Each pause and each warning has a cure, and `doctor` uses the same words."""
 
+import re
+from typing import Any
+
 import pytest
+from typer.main import get_command
 
 from mailroom import finding
+from mailroom.cli.app import app
 from mailroom.ops import remedies, reputation
 from mailroom.ses import classify
 from mailroom.ses.classify import Fault
@@ -62,3 +67,17 @@ def test_doctor_says_the_same_of_the_account() -> None:
     for module in ("ses/doctor.py", "ops/remedies.py"):
         assert "put-account-sending-attributes" not in (ROOT / "mailroom" / module).read_text()
     assert remedies.of_pause("account", "SendingPausedException") == finding.SWITCH_SENDING_ON
+
+
+@pytest.mark.parametrize(
+    "module", ["ops/remedies", "ops/endings", "ops/why", "ops/needs", "ops/causes", "finding", "window/acting"]
+)
+def test_each_command_that_is_advised_is_there_with_its_options(module: str) -> None:
+    source = (ROOT / "mailroom" / f"{module}.py").read_text()
+    for advised in re.findall(r"`(?:\{named\})?mailroom ([^`]+)`", source):
+        command: Any = get_command(app)
+        for word in advised.split():
+            if word.startswith("--"):
+                assert any(word in parameter.opts for parameter in command.params), advised
+            elif hasattr(command, "commands"):
+                command = command.commands[word]

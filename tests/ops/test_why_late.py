@@ -222,3 +222,29 @@ def test_what_has_no_job_and_what_is_not_there_are_told_apart(conn: Connection) 
     assert "`mailroom sweep` mails it" in why(conn, token).cure
     gone = why(conn, 4_711)
     assert (gone.code, gone.text) == ("Gone", "nothing is known of token 4711: deleted with its account, or pruned")
+
+
+def test_a_job_whose_link_is_good_no_more_is_not_said_to_leave(conn: Connection) -> None:
+    """Whatever keeps it: the claim ends it, and no worker that is started sends it."""
+    token = enqueue_recovery(conn)
+    write(conn, "UPDATE tokens SET expires_at = now() - interval '2 hours' WHERE id = :token", token=token)
+    found = why(conn, token, workers=(), pauses=(paused("account"),))
+    assert (found.code, found.text) == ("TokenExpired", "it will not be sent: its link ended 2 h ago")
+    assert "ask for another mail" in found.cure
+    write(conn, "UPDATE tokens SET consumed_at = now() WHERE id = :token", token=token)
+    assert why(conn, token).code == "TokenConsumed"
+    assert why(conn, token).text == "it will not be sent: its token had been used already"
+
+
+def test_a_link_that_is_renewed_is_waited_for(conn: Connection) -> None:
+    [token] = enqueue(conn, 1)
+    write(conn, "UPDATE tokens SET expires_at = now() - interval '2 hours' WHERE id = :token", token=token)
+    assert why(conn, token).code != "TokenExpired"
+
+
+def test_a_link_that_was_used_needs_no_mail(conn: Connection) -> None:
+    token = enqueue_recovery(conn)
+    write(conn, "DELETE FROM jobs WHERE token = :token", token=token)
+    write(conn, "UPDATE tokens SET consumed_at = now() WHERE id = :token", token=token)
+    found = why(conn, token)
+    assert (found.code, found.cure) == ("TokenConsumed", "")

@@ -88,3 +88,10 @@ def test_serving_ends_well_and_silently_at_a_signal(signal_number: signal.Signal
         process.send_signal(signal_number)
         assert process.communicate(timeout=PATIENCE_SECONDS) == ("", "")
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_number_in_a_path_that_is_none_is_not_there(ses: Simulator, method: str) -> None:
+    with contextlib.closing(HTTPConnection(*address(ses), timeout=PATIENCE_SECONDS)) as connection:
+        connection.request(method, f"/{'9' * 5_000}/events", "{}", {"Content-Type": "application/x-amz-json-1.0"})
+        assert connection.getresponse().status == 404

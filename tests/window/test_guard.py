@@ -301,3 +301,16 @@ def test_it_is_mounted_below_an_application_with_its_login(engine: Engine) -> No
         acted = window.post("/mail/act/pause", SAME_ORIGIN | {"Cookie": "session=1"}, scope="activation", reason="test")
         assert acted.status == 200
     assert paused(engine) == ["activation"]
+
+
+def test_a_name_in_other_letters_is_known_as_browsers_send_it(engine: Engine) -> None:
+    with opened(engine, names={"B\xfccher.example"}) as window:
+        assert window.ask(headers={"Host": "xn--bcher-kva.example:8026"}).status == 200
+        assert window.ask(headers={"Host": "bucher.example"}).status == 400
+
+
+def test_a_name_that_a_proxy_writes_in_any_letters_is_read_as_it_was_written() -> None:
+    entry = Login(ACT, header="X-Remote-User", peers=[HERE])
+    found = entry(asked("127.0.0.1", ("x-remote-user", "J\xf6rg")))
+    assert isinstance(found, Visitor)
+    assert found.name == "J\xf6rg"

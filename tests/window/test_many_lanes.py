@@ -91,3 +91,10 @@ def test_the_lanes_that_are_late_have_rows_before_all_others() -> None:
     assert len(told.rows) == MAX_ROWS
     assert told.rows[-1].late
     assert told.other_lanes == MANY + 1 - MAX_ROWS
+
+
+def test_the_first_sentence_looks_at_each_lane_once() -> None:
+    """Where nothing needs anybody it says how much waits."""
+    half, whole = (replace(tenants(lanes, taken=True, priority=BULK), pauses=()) for lanes in (500, 1_000))
+    assert "; 1,000 bulk activations wait" in look(whole).advice.sentence  # type: ignore[union-attr]
+    assert steps(whole) < ABOUT_TWICE * steps(half)
