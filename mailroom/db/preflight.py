@@ -74,7 +74,8 @@ def check(engine: Engine) -> None:
     """
     check_contract(engine)
     try:
-        with engine.connect() as connection:
+        # In a transaction: a pooler that allows none would let mails leave, and refuse what finds those that are lost.
+        with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection, connection.begin():
             found = next(faults(connection), None)
     except DBAPIError as error:
         raise unusable(error) from error

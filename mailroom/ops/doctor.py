@@ -243,6 +243,10 @@ def _actions(connection: Connection) -> Iterator[Finding]:
         message = f"jobs are of actions that there are no rows of: {', '.join(unknown)}"
         yield failed("actions", message, "insert them as they were; `mailroom actions list` shows what there is")
         return
+    if functions.call(connection, "action_list").first() is None:
+        message = "there is no kind of mail: nobody who signs up is mailed"
+        yield failed("actions", message, "insert them as they were, mailroom's own as alembic/versions/0001 has them")
+        return
     yield ok("actions", "each job is of one that there is")
 
 
