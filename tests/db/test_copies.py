@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from sqlalchemy import Engine, text
 
-from mailroom.db.engine import VERSION_TABLE
+from mailroom.db.engine import MOVED, VERSION_TABLE
 from mailroom.simulator import Simulator
 from tests.cli.command import sending
 from tests.cli.conftest import Here, here, ses
@@ -145,5 +145,7 @@ def test_a_schema_that_was_renamed_asks_for_a_migration(here: Here, ses: Simulat
         owner.execute("ALTER SCHEMA mailroom RENAME TO post")
     env = sending(url, ses) | {"MAILROOM_SCHEMA": "post"}
     here("sweep", env=env).assert_one_line(1, 'relation "feed" does not exist: `mailroom migrate`')
+    asked = {row["remedy"] for row in json.loads(here("doctor", "--json", env=env).out) if row["check"] == "restore"}
+    assert asked == {MOVED}
     assert here("migrate", env=env).code == 0
     assert here("sweep", env=env).code == 0
