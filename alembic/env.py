@@ -22,11 +22,13 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 from mailroom import settings
 from mailroom.cli import log
 from mailroom.cli.database import unmigrated
-from mailroom.db import functions, owners, schema, waits
+from mailroom.db import functions, kept_rows, owners, schema, waits
 from mailroom.db.engine import VERSION_TABLE, connect_engine
 from mailroom.db.namespace import quoted, quoted_in_text, schema_of
 from mailroom.errors import DatabaseError, MailroomError, SettingsError
 
+# What the migrations are written in, such as functions without quotes around them.
+OLDEST: Final = (14,)
 # While a migration waits for a lock, everybody who comes after it waits too, sign-ups among them.
 LOCK_WITHIN: Final = timedelta(milliseconds=300)
 # How long it tries, unless `alembic -x patience_seconds=…` says otherwise, and the longest pause between two tries.
@@ -109,6 +111,7 @@ def alone(connection: Connection) -> Iterator[None]:
                 retry_error_callback=lambda state: give_up(state, "another migration is still at work"),
             )
             waiting(lock_versions, own)
+            refuse_rowless(own)
             yield
             if is_unused(own):
                 trying()(leave, own)
@@ -136,6 +139,19 @@ def refuse_strangers(own: Connection) -> None:
             f"schema {quoted(schema_of(own))} has something of these names that is not mailroom's: {found};"
             " name another schema in MAILROOM_SCHEMA, or move it"
         )
+
+
+def refuse_rowless(own: Connection) -> None:
+    """Raise DatabaseError if tables of ours are there, and no revision is on record: a dump had no rows."""
+    names = {"schema": schema_of(own), "names": list(NAMES), "versions": ""}
+    if is_unused(own) and own.scalar(text(STRANGERS), names) is not None:
+        home = quoted(schema_of(own))
+        raise DatabaseError(
+            f"schema {home} has tables of mailroom, and no revision in {VERSION_TABLE}: it was"
+            f" {kept_rows.WITHOUT_ROWS.format(schema=home)}"
+        )
+    # A query keeps its snapshot until the next statement, and an index that is built concurrently would wait for that.
+    own.execute(text(LOCK.format(schema=quoted_in_text(schema_of(own)))))
 
 
 def is_unused(own: Connection) -> bool:
@@ -242,10 +258,14 @@ def is_in_the_way(error: BaseException) -> bool:
 
 
 def is_in_the_way_at_first(error: BaseException) -> bool:
-    """The same, and of two who make the first table at once, one finds that of the other, or that it took it away."""
+    """The same, and of two who make the first table at once, one finds that of the other, or that it took it away.
+
+    What has a context comes of a function, such as that of an event trigger of the application's.
+    """
     made = errors.UniqueViolation | errors.DuplicateTable | errors.DuplicateSchema
     gone = errors.UndefinedTable | errors.InvalidSchemaName
-    return is_in_the_way(error) or (isinstance(error, DBAPIError) and isinstance(error.orig, made | gone))
+    found = error.orig if isinstance(error, DBAPIError) else None
+    return is_in_the_way(error) or (isinstance(found, made | gone) and found.diag.context is None)
 
 
 def is_second(state: RetryCallState) -> bool:
@@ -266,6 +286,9 @@ def patience() -> timedelta:
 
 
 def run(connection: Connection) -> None:
+    if (connection.dialect.server_version_info or OLDEST) < OLDEST:
+        there = ".".join(map(str, connection.dialect.server_version_info or ()))
+        raise DatabaseError(f"mailroom needs PostgreSQL {OLDEST[0]} or newer, and this server is {there}")
     configure(connection)
     if context.get_context().opts.get("dont_mutate"):  # who only asks waits for nobody
         context.run_migrations()

@@ -1,4 +1,4 @@
-"""A real PgBouncer in transaction mode, in front of a server, for its superuser and with that password."""
+"""A real PgBouncer, in transaction mode unless asked, in front of a server, for its superuser with that password."""
 
 import contextlib
 import os
@@ -26,7 +26,7 @@ SETTINGS = """
 listen_addr = 127.0.0.1
 listen_port = {port}
 unix_socket_dir =
-pool_mode = transaction
+pool_mode = {mode}
 auth_type = scram-sha-256
 max_client_conn = 500
 default_pool_size = 5
@@ -38,10 +38,10 @@ server_login_retry = 1
 class PgBouncer:
     """Pools connections to any database of the server on a port. Its sessions change hands between transactions."""
 
-    def __init__(self, target: EmbeddedPostgres) -> None:
+    def __init__(self, target: EmbeddedPostgres, *, mode: str = "transaction") -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="mailroom-pgbouncer-"))
         self.port = free_port()
-        settings = SETTINGS.format(target=target.port, port=self.port)
+        settings = SETTINGS.format(target=target.port, port=self.port, mode=mode)
         users = self._folder / "users"
         users.touch(mode=0o600)
         users.write_text(f'"postgres" "{target.password}"\n')

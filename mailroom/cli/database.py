@@ -2,10 +2,10 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
-from psycopg.errors import QueryCanceled
+from psycopg.errors import DependentObjectsStillExist, InsufficientPrivilege, QueryCanceled
 from sqlalchemy.exc import DBAPIError
 
 import mailroom
@@ -17,6 +17,11 @@ from mailroom.db.engine import CANCELLED, connect_engine, first_line
 from mailroom.db.namespace import DEFAULT_SCHEMA
 from mailroom.errors import DatabaseError
 from mailroom.ops.maintenance import prune_all
+
+UNOWNED: Final = (
+    "migrate as the owner of mailroom's schema; before the first time, CREATE SCHEMA mailroom AUTHORIZATION …, or have"
+    " CREATE on the database"
+)
 
 
 def migrate() -> None:
@@ -84,7 +89,15 @@ def upgrade(url: str, schema: str = DEFAULT_SCHEMA) -> str | None:
 
 def unmigrated(error: DBAPIError) -> DatabaseError:
     """Return what is said of a database that refuses a step of a migration."""
-    hint = f": {CANCELLED}" if isinstance(error.orig, QueryCanceled) else ""
+    match error.orig:
+        case QueryCanceled():
+            hint = f": {CANCELLED}"
+        case InsufficientPrivilege():
+            hint = f": {UNOWNED}"
+        case DependentObjectsStillExist() as kept:
+            hint = f": {' '.join((kept.diag.message_detail or '').split())}"
+        case _:
+            hint = ""
     return DatabaseError(f"the database cannot be migrated: {first_line(error)}{hint}")
 
 

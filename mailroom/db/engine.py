@@ -24,8 +24,8 @@ VERSION_TABLE: Final = "mailroom_alembic_version"
 CONTRACT: Final = 4
 
 URL_FORMS: Final = (
-    "a postgresql:// URL or a libpq string such as 'host=… dbname=…'; a password in a URL has %40 for @, %2F for /"
-    " and %25 for %"
+    "a postgresql:// URL or a libpq string such as 'host=… dbname=…', without quotes around it; a password in a URL has"
+    " %40 for @, %2F for / and %25 for %, and after the question mark only what libpq knows, not schema= or pgbouncer="
 )
 NAME: Final = "mailroom"
 
@@ -55,9 +55,9 @@ _RECYCLE_SECONDS: Final = 1800
 # After these another connection may be better, perhaps to another server: it takes no writes (after a failover), shuts
 # down, has lost its files, has no room left; and what only this session does not know yet.
 _USELESS: Final = ("08", "0A000", "25006", "53", "57P0", "58", "XX")
-
 # What PostgreSQL does not say.
 CANCELLED: Final = "unless somebody cancelled it, statement_timeout is too short for this role"
+MOVED: Final = "`mailroom migrate` lets functions find the tables of a schema that was renamed"
 UNGRANTED: Final = "`mailroom grants` of the owner gives a role what it needs"
 # When all connections of an engine were last to be replaced by new ones.
 _renewed_at: "WeakKeyDictionary[Engine, float]" = WeakKeyDictionary()
@@ -79,7 +79,7 @@ def connection_string(url: str, *, application_name: str = NAME) -> str:
     repeats the value.
     """
     try:
-        given = conninfo_to_dict(re.sub(r"^postgresql\+psycopg://", "postgresql://", url))
+        given = conninfo_to_dict(re.sub(r"^postgresql\+psycopg://", "postgresql://", url.rstrip("\r\n")))
     except psycopg.Error:
         given = {}
     if not given or _is_misread(url, given):
@@ -281,8 +281,8 @@ def check_contract(engine: Engine) -> None:
 
 def unusable(error: DBAPIError) -> DatabaseError:
     """Return what is said of a database that does not even answer the first questions."""
-    hints = {psycopg.errors.QueryCanceled: CANCELLED, psycopg.errors.InsufficientPrivilege: UNGRANTED}
-    hint = next((f": {words}" for kind, words in hints.items() if isinstance(error.orig, kind)), "")
+    hints = {"57014": CANCELLED, "42501": UNGRANTED, "42P01": MOVED}  # cancelled, a right that lacks, no such table
+    hint = f": {hints[state]}" if (state := getattr(error.orig, "sqlstate", None)) in hints else ""
     return DatabaseError(f"the database cannot be used: {first_line(error)}{hint}")
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 from sqlalchemy import Connection, CursorResult, Row
 
 from mailroom.db import functions
-from mailroom.db.namespace import qualified
+from mailroom.db.namespace import qualified, quoted, schema_of
 from mailroom.errors import DatabaseError
 
 _ONE: Final = "INSERT INTO {table} DEFAULT VALUES"
@@ -18,6 +18,11 @@ INSERTS: Final = {
     "ses_account": _ONE,
     "site": _ONE,
 }
+# Of a schema whose tables are there, and what migrations put into them is not.
+WITHOUT_ROWS: Final = (
+    "restored without its rows (--schema-only, --exclude-table-data); restore them too, or DROP SCHEMA {schema} CASCADE"
+    " and `mailroom migrate`"
+)
 _TOO_MANY: Final = (
     "SET mailroom.triggers = off; DELETE all others FROM {table}; and make its primary key again, as alembic/versions"
     " has it"
@@ -25,8 +30,15 @@ _TOO_MANY: Final = (
 
 
 def astray(connection: Connection) -> Iterator[tuple[str, str]]:
-    """Yield of each table that has not the rows that must be there what is wrong, and its remedy."""
-    for row in functions.call(connection, "rows_astray"):
+    """Yield of each table that has not the rows that must be there what is wrong, and its remedy; of all at once if
+    there is none in any.
+    """
+    found = functions.call(connection, "rows_astray").all()
+    if {row.name for row in found if not row.there} == INSERTS.keys():
+        home = quoted(schema_of(connection))
+        yield f"schema {home} has none of the rows that migrations make", f"it was {WITHOUT_ROWS.format(schema=home)}"
+        return
+    for row in found:
         yield _fault(connection, row.name, row.there, wanted=row.wanted)
 
 

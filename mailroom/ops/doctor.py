@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
-from psycopg.errors import InsufficientPrivilege, QueryCanceled, UndefinedFunction
+from psycopg.errors import InsufficientPrivilege, QueryCanceled, UndefinedFunction, UndefinedTable
 from psycopg.sql import Literal
 from sqlalchemy import ColumnElement, Connection, Engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db import functions, preflight
-from mailroom.db.engine import CANCELLED, check_contract, first_line
+from mailroom.db.engine import CANCELLED, MOVED, check_contract, first_line
 from mailroom.db.namespace import qualified, schema_of
 from mailroom.errors import DatabaseError
 from mailroom.finding import Finding, failed, ok, warning
@@ -110,6 +110,8 @@ def _refused(engine: Engine, error: DBAPIError) -> str:
     if isinstance(error.orig, InsufficientPrivilege):
         with engine.connect() as connection:
             return doctor_rights.remedy(connection)
+    if isinstance(error.orig, UndefinedTable):
+        return MOVED
     return CANCELLED if isinstance(error.orig, QueryCanceled) else "see what it says"
 
 
@@ -242,6 +244,10 @@ def _actions(connection: Connection) -> Iterator[Finding]:
     if unknown:
         message = f"jobs are of actions that there are no rows of: {', '.join(unknown)}"
         yield failed("actions", message, "insert them as they were; `mailroom actions list` shows what there is")
+        return
+    if functions.call(connection, "action_list").first() is None:
+        message = "there is no kind of mail: nobody who signs up is mailed"
+        yield failed("actions", message, "insert them as they were, mailroom's own as alembic/versions/0001 has them")
         return
     yield ok("actions", "each job is of one that there is")
 

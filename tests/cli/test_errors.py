@@ -93,7 +93,20 @@ def test_a_schema_that_is_not_migrated_is_named(here: Here, ses: Simulator, url:
 def test_a_schema_that_cannot_be_made(here: Here, server: Server, empty_url: str) -> None:
     with a_role(server) as (_, log_in):
         env = {"MAILROOM_DATABASE_URL": log_in(empty_url)}
-        here("migrate", env=env).assert_one_line(1, "cannot be migrated: permission denied for database")
+        said = "cannot be migrated: permission denied for database"
+        here("migrate", env=env).assert_one_line(1, said, "CREATE SCHEMA mailroom AUTHORIZATION")
+
+
+def test_a_server_that_is_too_old_to_migrate(here: Here, empty_url: str) -> None:
+    """It answers, and says that it is of an older version."""
+    with psycopg.connect(empty_url, autocommit=True) as owner:
+        owner.execute("SET allow_system_table_mods = on")
+        owner.execute(
+            "CREATE OR REPLACE FUNCTION pg_catalog.version() RETURNS text LANGUAGE sql STABLE"
+            " AS $$ SELECT 'PostgreSQL 13.14 on x86_64-pc-linux-gnu' $$"
+        )
+    ended = here("migrate", env={"MAILROOM_DATABASE_URL": empty_url})
+    ended.assert_one_line(1, "needs PostgreSQL 14 or newer, and this server is 13.14")
 
 
 @pytest.mark.parametrize("right", ["settle", "settle_late", "rescue"])

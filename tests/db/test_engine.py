@@ -305,6 +305,21 @@ def test_what_is_spelt_right_is_taken(url: str, password: str, host: str) -> Non
 
 
 @pytest.mark.parametrize(
+    "query", ["schema=public", "sslmode=require&pgbouncer=true", "connection_limit=5", "ssl=require"]
+)
+def test_of_what_only_other_drivers_know_in_a_url_it_is_said_that_libpq_does_not(query: str) -> None:
+    with pytest.raises(SettingsError, match="after the question mark only what libpq knows") as raised:
+        connection_string(f"postgresql://ada:ssw0rd@127.0.0.1/app?{query}")
+    assert "ssw0rd" not in str(raised.value)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("url", ["postgresql://127.0.0.1/app", "postgresql+psycopg://127.0.0.1/app", "dbname=app"])
+def test_the_end_of_the_line_in_a_file_of_secrets_is_no_part_of_it(url: str, end: str) -> None:
+    assert conninfo_to_dict(connection_string(url + end))["dbname"] == "app"
+
+
+@pytest.mark.parametrize(
     ("said", "again"),
     [
         (psycopg.errors.UndefinedTable, True),

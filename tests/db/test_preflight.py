@@ -27,6 +27,7 @@ from tests.cli.command import sending
 from tests.cli.conftest import Here, here, ses
 from tests.kinds import ACTIVATION, LANES, RECOVERY
 from tests.machine import ROOT, missing
+from tests.pgbouncer import PROGRAM, PgBouncer
 from tests.roles import a_role
 from tests.running import connecting, eventually, transport, working
 from tests.servers import TESTS_PATH, Server, migrate
@@ -449,3 +450,15 @@ def test_whatever_a_role_carries_changes_nothing_or_is_refused_by_name(
         carried.reset()
     assert not found, "\n".join(found)
     assert tried > 200
+
+
+@pytest.mark.slow
+def test_a_pooler_that_knows_statements_and_no_transactions_is_refused(
+    here: Here, ses: Simulator, server: Server, url: str
+) -> None:
+    if server.embedded is None or not PROGRAM.exists():
+        missing("PgBouncer, and a server of our own behind it")
+    with PgBouncer(server.embedded, mode="statement") as pooler:
+        env = sending(pooler.url(url), ses)
+        for command in (("worker", "--no-listen"), ("sweep",), ("migrate",)):
+            here(*command, env=env).assert_one_line(1, "statement pooling mode")
