@@ -169,7 +169,7 @@ def test_two_that_do_not_go_together_keep_no_others_apart() -> None:
 
     sends, sharing = Picky(), CallSharing()
     sends.answers = [minds_a_pair]
-    outcomes = send(sends, mails("good", "good", "ada", "eve"), sharing=sharing, others_are_accepted=lambda: True)
+    outcomes = send(sends, mails("good", "good", "ada", "eve"), sharing=sharing, others_are_accepted=lambda _: True)
     assert kinds(outcomes) == ["Sent"] * 4
     assert [size for _, size in sends.calls] == [4, 2, 1, 1]
     assert sharing.is_worth_it(ACTIVATION)
