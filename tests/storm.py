@@ -13,10 +13,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from sqlalchemy import Connection, Engine, Row, text
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.engine import connect_engine
+from mailroom.queue.verdict import GRACE_HEARD
 from mailroom.simulator import Fault, Simulator
+from mailroom.simulator.ledger import TOKEN_TAG
 from tests import pgbouncer
 from tests.clock import WrongClockPostgres
 from tests.front import Front, certify
@@ -133,7 +136,8 @@ class Storm:
     misplaced: list[Row[Any]] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
     started: int = 0
-    clock_is_wrong: bool = False
+    clock_is_wrong_by: timedelta = timedelta(0)
+    leaps: list[datetime] = field(default_factory=list)
     feed: bool = False
 
     def hearing(self) -> dict[str, str]:
@@ -220,8 +224,11 @@ class Storm:
 
     def step_clock(self) -> None:
         """Put the server's clock wrong by minutes; or right again, if it is wrong."""
-        self.postgres.step(timedelta(0) if self.clock_is_wrong else self.chance.choice(CLOCK_STEPS))
-        self.clock_is_wrong = not self.clock_is_wrong
+        before = self.clock_is_wrong_by
+        self.clock_is_wrong_by = timedelta(0) if before else self.chance.choice(CLOCK_STEPS)
+        if self.clock_is_wrong_by > before:
+            self.leaps.append(datetime.now(UTC))
+        self.postgres.step(self.clock_is_wrong_by)
 
     def read_only_moment(self) -> None:
         """Lead everybody to a reader for some seconds, as a failover does. Who came meanwhile stays there.
@@ -325,6 +332,7 @@ class Books:
     accepted: int
     lost: int
     twice: int
+    twice_by_clock: int
     twice_off_record: int
     unfinished: int
     unconfirmed: int
@@ -435,7 +443,7 @@ def _calm(storm: Storm, threads: list[threading.Thread], say: Callable[[str], No
     """End the faults and the inserts, and wait until all is done that can be done."""
     say("calm")
     storm.simulator.faults.clear()
-    if storm.clock_is_wrong:
+    if storm.clock_is_wrong_by:
         storm.step_clock()
     for thread in threads[:-1]:
         thread.join()
@@ -483,6 +491,7 @@ def _books(storm: Storm, seconds: float) -> Books:
         accepted=sum(accepted.values()),
         lost=len(faults["lost"]),
         twice=len(twice),
+        twice_by_clock=len(_hurried(storm)),
         twice_off_record=len(faults["twice off record"]),
         unfinished=len(unfinished),
         unconfirmed=len(unconfirmed),
@@ -492,6 +501,22 @@ def _books(storm: Storm, seconds: float) -> Books:
         seconds=seconds,
         evidence=evidence,
     )
+
+
+def _hurried(storm: Storm) -> set[str]:
+    """Return the mails that were sent again without waiting for their events, since the clock leapt ahead meanwhile.
+
+    The waits are by the clock of the database, and no statement can tell that it leapt.
+    """
+    accepted: defaultdict[str, list[datetime]] = defaultdict(list)
+    for mail in storm.simulator.ledger.mails:
+        accepted[mail.tags[TOKEN_TAG]].append(mail.accepted_at)
+    return {
+        token
+        for token, moments in accepted.items()
+        for leap in storm.leaps
+        if any(leap - GRACE_HEARD < first < leap < second for first, second in pairwise(sorted(moments)))
+    }
 
 
 def life(connection: Connection, mail: int | str) -> list[dict[str, object]]:
