@@ -80,8 +80,11 @@ BEGIN
     ended AS MATERIALIZED (
         SELECT owner.account, owner.action, older.lowest
           FROM (SELECT DISTINCT account, action
-                  FROM tokens
-                 WHERE id = ANY (ARRAY(SELECT token FROM whole WHERE NOT gone)) AND consumed_at IS NOT NULL) AS owner
+                  FROM (SELECT account, action, consumed_at
+                          FROM tokens
+                         WHERE id = ANY (ARRAY(SELECT token FROM whole WHERE NOT gone))
+                        OFFSET 0) AS known  -- or all that were consumed would be walked over
+                 WHERE consumed_at IS NOT NULL) AS owner
          CROSS JOIN LATERAL (
                SELECT min(id) FILTER (
                           WHERE tokens.action = owner.action AND consumed_at IS NULL
