@@ -34,6 +34,11 @@ def at_once(count: int, until: float, *, again: bool) -> bool:
     return True
 
 
+def never() -> bool:
+    """Go on for as long as there is time."""
+    return False
+
+
 def unknown(scope: Scope) -> bool:
     """Say that of no other mail it is known that it was accepted."""
     return False
@@ -57,11 +62,13 @@ class Bisection:
         sharing: CallSharing,
         before_call: BeforeCall = at_once,
         others_are_accepted: Callable[[Scope], bool] = unknown,
+        is_stopping: Callable[[], bool] = never,
     ) -> None:
         """`batch` is its fence, for the transport. No call begins that could end after `deadline`, monotonic seconds.
 
         `sharing` is what the process knows of mails that share calls. `others_are_accepted`: whether mails in a scope
-        were lately. Where none were, what is refused on the way for that scope is a fault of all of it.
+        were lately. Where none were, what is refused on the way for that scope is a fault of all of it. `is_stopping`:
+        whether the process is about to end, for which no mail is charged.
         """
         self._transport = transport
         self._action = action
@@ -70,6 +77,7 @@ class Bisection:
         self._sharing = sharing
         self._before_call = before_call
         self._others_are_accepted = others_are_accepted
+        self._is_stopping = is_stopping
         self._called = self._answered = self._searching = self._searched = False
         self._progressed = self._accepted = self._in_vain = False
         self._shared = self._one_by_one = self._failed_together = False
@@ -111,7 +119,8 @@ class Bisection:
         if len(mails) > 1 and self._one_by_one:
             return [outcome for mail in mails for outcome in self._outcomes([mail])]
         if not self._begin_call(len(mails)):
-            if self._searching and not self._progressed:  # or the same mails would be searched like this for ever
+            is_slow = self._searching and not self._progressed
+            if is_slow and not self._is_stopping():  # or the same mails would be searched like this for ever
                 return [Deferred("OutOfTime", "the lease ended the search for a mail", charged=True)] * len(mails)
             return [Untried("OutOfTime")] * len(mails)
         answers = self._judged(self._call(mails))

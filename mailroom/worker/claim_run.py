@@ -151,6 +151,7 @@ class ClaimRun:
                 sharing=self._shared.sharing,
                 before_call=self._before_call,
                 others_are_accepted=partial(self._others_are_accepted, batch.action),
+                is_stopping=self._shared.stopping.is_set,
             )
             with self._shared.telemetry.sending(batch):
                 outcomes = calls.send(mails)

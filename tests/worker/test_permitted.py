@@ -155,3 +155,4 @@ def test_a_search_that_waits_for_a_permit_hears_a_stop(
         assert time.monotonic() - began < 5
         assert misplaced(connection) == []
         assert count(connection, "batches") == 0
+        assert count(connection, "jobs WHERE attempt > 0") == 0  # for a stop no mail is at fault
