@@ -4,15 +4,16 @@ import contextlib
 import itertools
 import json
 import logging
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 from unittest import mock
 
 import boto3
 from moto.server import ThreadedMotoServer
-from moto.sqs.exceptions import ReceiptHandleIsInvalid
 from moto.sqs.models import Queue as KeptByMoto
+from moto.sqs.models import SQSBackend
 from mypy_boto3_sqs import SQSClient
 
 from mailroom import ses
@@ -24,18 +25,41 @@ AWS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_ME
 _numbers = itertools.count()
 
 
-def _delete_message(queue: KeptByMoto, receipt_handle: str) -> None:
-    """Delete a message where it is: moto writes the list anew, and of two at once one undoes what the other did."""
-    if receipt_handle in queue.deleted_messages:
-        return
-    found = [message for message in queue._messages if message.had_receipt_handle(receipt_handle)]
-    if not found:
-        raise ReceiptHandleIsInvalid
-    for message in found:
-        queue.deleted_messages.update(filter(None, message.all_receipt_handles))
-        queue.pending_messages.discard(message)
-        with contextlib.suppress(ValueError):  # put aside meanwhile
-            queue._messages.remove(message)
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Have moto do one thing at a time with its messages, as it takes for granted that it does, except while it waits.
+
+    Else of two that receive at once one sets aside what the other has just been given, or is answered with a 500.
+    """
+    held = threading.RLock()
+
+    def alone(asked: Callable[..., Any]) -> Callable[..., Any]:
+        def ask(*given: Any, **named: Any) -> Any:
+            with held:
+                return asked(*given, **named)
+
+        return ask
+
+    def let_go(wait: Callable[..., Any]) -> Callable[..., Any]:
+        def ask(*given: Any, **named: Any) -> Any:
+            held.release()
+            try:
+                return wait(*given, **named)
+            finally:
+                held.acquire()
+
+        return ask
+
+    with contextlib.ExitStack() as stack:
+        for owner, name in (
+            (SQSBackend, "receive_message"),
+            (SQSBackend, "change_message_visibility"),
+            (KeptByMoto, "delete_message"),
+            (KeptByMoto, "add_message"),
+        ):
+            stack.enter_context(mock.patch.object(owner, name, alone(getattr(owner, name))))
+        stack.enter_context(mock.patch.object(KeptByMoto, "wait_for_messages", let_go(KeptByMoto.wait_for_messages)))
+        yield
 
 
 @contextlib.contextmanager
@@ -43,7 +67,7 @@ def running() -> Iterator[str]:
     """The URL of a server of its own."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    with mock.patch.object(KeptByMoto, "delete_message", _delete_message):
+    with _one_at_a_time():
         server.start()
         host, port = server.get_host_and_port()
         try:
