@@ -1,5 +1,6 @@
 """The functions: as their files have them, and as a migration installs them, in any schema and for any caller."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,18 @@ def test_each_does_its_work_with_the_rights_of_its_owner_and_the_settings_that_i
         settings = set(row.settings)
         assert (row.name, row.definer, pinned - settings) == (row.name, True, set())
         assert {"plan_cache_mode=force_generic_plan", "plan_cache_mode=force_custom_plan"} & settings, row.name
+
+
+def test_none_needs_md5_which_a_server_in_fips_mode_refuses(engine: Engine) -> None:
+    with engine.connect() as connection:
+        connection.execute(text("ALTER FUNCTION pg_catalog.md5(text) RENAME TO refused"))
+        connection.execute(text("ALTER FUNCTION pg_catalog.md5(bytea) RENAME TO refused"))
+        add_accounts(connection, 1)
+        before = look(connection).kinds
+        assert settle(connection, take(connection), Sent("m"))
+        connection.execute(text("UPDATE actions SET per_day = 7 WHERE number = 2"))
+        assert look(connection).kinds != before
+        assert [row.name for row in installed(connection) if "md5" in re.sub("--.*", "", row.source)] == []
 
 
 def test_nobody_but_their_owner_may_call_one(conn: Connection, all_of_them: list[Any]) -> None:
