@@ -13,7 +13,7 @@ from mailroom import ses
 from mailroom.fleet import pauses
 from mailroom.outcome import Scope, Sent
 from mailroom.simulator import Fault, Simulator
-from mailroom.worker import acceptances
+from mailroom.worker import acceptances, probe_turn
 from mailroom.worker.own_fault import OwnFault
 from mailroom.worker.sweep import Swept, sweep
 from mailroom.worker.vitals import process_name
@@ -21,8 +21,10 @@ from tests import running
 from tests.claiming import settle_alike, take
 from tests.kinds import ACTIVATION, RECOVERY
 from tests.running import eventually, transport, working
+from tests.trouble import statements
 from tests.world import add_accounts, count, drained, misplaced, rows
 
+LOOK = ".look("
 Wrong = Callable[[Simulator, pytest.MonkeyPatch], AbstractContextManager[ses.SesTransport]]
 
 
@@ -144,17 +146,20 @@ def test_a_worker_that_backs_off_leaves_probes_to_others(
     with engine.connect() as connection:
         add_accounts(connection, 1)
         pauses.open_pause(connection, "account", code="Fault", reason="a reason")
-        with working(engine, transport(simulator, monkeypatch), sweep_interval=0.05) as worker:
+        monkeypatch.setattr(probe_turn, "LEFT_TO_OTHERS", timedelta(hours=1))  # they are somewhere, and busy
+        with (
+            statements(engine) as seen,
+            working(engine, transport(simulator, monkeypatch), sweep_interval=0.05) as worker,
+        ):
             breaker = worker._shared.breaker  # it is nobody's own
-            for now in (time.monotonic(), time.monotonic() + 10, time.monotonic() + 20):
-                breaker.wait_to_try(now)
-                breaker.trip("Fault", "a reason", now=now, jitter=0)
+            breaker.trip("Fault", "a reason", now=time.monotonic() - 60, jitter=0)  # open, and it may try again
             connection.execute(text("UPDATE pauses SET probe_at = now()"))
-            time.sleep(1)
+            before = len(seen)
+            eventually(lambda: sum(LOOK in one for one in seen[before:]) > 25, "it sees that the pause can be probed")
             [row] = rows(connection, "SELECT probes FROM pauses")
             assert row.probes == 0
             breaker.reset()
-            worker.stop()
+            eventually(lambda: drained(connection), "it probes")
 
 
 class Clock:

@@ -1,4 +1,4 @@
-"""Between two probes comes what is not paused, however long they take."""
+"""Between two probes comes what is not paused, however long they take; and who makes them."""
 
 from datetime import timedelta
 
@@ -8,13 +8,12 @@ from sqlalchemy import Connection, Engine, text
 from mailroom.fleet import pauses
 from mailroom.mail.transport import Transport
 from mailroom.simulator import Fault, Simulator
+from mailroom.worker.probe_turn import LEFT_TO_OTHERS, ProbeTurn
 from mailroom.worker.sweep import sweep
 from tests.running import eventually, shared, transport, working
 from tests.world import add_accounts, ask_recovery, count, misplaced
 
 EACH_SERVER = False
-
-pytestmark = pytest.mark.slow
 
 RECOVERED = "deliveries WHERE action = 'password_recovery' AND outcome = 'sent'"
 
@@ -40,6 +39,7 @@ def wait_unpaused(connection: Connection) -> None:
         ask_recovery(connection, account)
 
 
+@pytest.mark.slow
 def test_a_lone_sender_whose_probes_take_long_sends_what_is_not_paused(engine: Engine, slow: Transport) -> None:
     with engine.connect() as connection:
         with working(engine, slow, sweep_interval=0.3):
@@ -51,9 +51,27 @@ def test_a_lone_sender_whose_probes_take_long_sends_what_is_not_paused(engine: E
         assert misplaced(connection) == []
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_probes_take_long_sends_what_is_not_paused(engine: Engine, slow: Transport) -> None:
     with engine.connect() as connection:
         wait_unpaused(connection)
         sweep(shared(engine, slow), name="test", max_time=timedelta(seconds=12))
         assert count(connection, RECOVERED) == 3
         assert count(connection, "pauses WHERE probes > 1") == 1
+
+
+def test_who_may_be_at_fault_leaves_each_probe_to_others_for_a_while() -> None:
+    now, at_fault = [100.0], [True]
+    turn = ProbeTurn(lambda: at_fault[0], clock=lambda: now[0])
+    for _ in range(2):
+        assert (turn.see(1), turn.take()) == (0, False)
+        assert turn.rest == LEFT_TO_OTHERS
+        now[0] += LEFT_TO_OTHERS.total_seconds()
+        assert turn.rest is None
+        assert (turn.see(1), turn.take(), turn.take()) == (1, True, False)
+    assert turn.see(1) == 0
+    assert turn.see(0) == 0  # another has probed
+    now[0] += LEFT_TO_OTHERS.total_seconds()
+    assert turn.see(1) == 0
+    at_fault[0] = False
+    assert (turn.see(1), turn.take()) == (1, True)
