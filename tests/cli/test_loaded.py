@@ -1,0 +1,66 @@
+"""What a command loads. boto3 takes a third of a second and 25 MB: only a command that asks AWS has it."""
+
+import sys
+
+import pytest
+from sqlalchemy import Engine
+
+from mailroom.simulator import Simulator
+from tests.cli.command import run, sending
+from tests.machine import ROOT
+from tests.world import add_accounts
+
+# Runs a command that fails where it loads what is not for it.
+PROGRAM = """
+import sys
+
+class Refusing:
+    def find_spec(self, name, path=None, target=None):
+        assert name.partition(".")[0] not in {refused}, f"it loads {{name}}"
+
+sys.meta_path.insert(0, Refusing())
+sys.argv = ["mailroom", *{arguments}]
+from mailroom.__main__ import main
+main()
+"""
+OF_AWS = {"boto3", "botocore"}
+OF_THE_WINDOW = {"starlette", "uvicorn", "jinja2", "prometheus_client"}
+COMMANDS = [
+    "status --json",
+    "jobs list",
+    "suppressions release ada@example.com --here",
+    "templates list",
+    "tokens sign 1",
+    "sweep",
+]
+
+
+def loading(arguments: str, refused: set[str]) -> list[str]:
+    program = PROGRAM.format(refused=refused, arguments=arguments.split())
+    return [sys.executable, "-c", program]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", COMMANDS)
+def test_a_command_that_does_not_send_loads_nothing_of_aws_and_nothing_of_the_window(
+    ses: Simulator, url: str, engine: Engine, arguments: str
+) -> None:
+    """A sweep sends, but not where it only prints."""
+    with engine.connect() as connection:
+        add_accounts(connection, 1)
+    env = sending(url, ses) | {"MAILROOM_DEBUG": "true"}
+    ended = run(loading(arguments, OF_AWS | OF_THE_WINDOW | {"alembic"}), env=env, cwd=ROOT)
+    assert ended.code == 0, ended.err
+
+
+@pytest.mark.slow
+def test_a_migration_loads_nothing_of_aws(ses: Simulator, empty_url: str) -> None:
+    ended = run(loading("migrate", OF_AWS | OF_THE_WINDOW), env=sending(empty_url, ses), cwd=ROOT)
+    assert ended.code == 0, ended.err
+
+
+@pytest.mark.slow
+def test_what_is_loaded_all_the_same_is_noticed(ses: Simulator, url: str) -> None:
+    ended = run(loading("sweep", OF_AWS), env=sending(url, ses), cwd=ROOT)
+    assert ended.code == 1
+    assert "it loads boto" in ended.err
