@@ -24,6 +24,7 @@ PROBES_FIRST: Final = timedelta(minutes=1)
 NEWS: Final = timedelta(minutes=15)
 # Of one kind the worst are told, and then how many others there are.
 MAX_OF_A_KIND: Final = 5
+# Of the day's quota: from here on somebody should know.
 MUCH_OF_THE_QUOTA: Final = 0.8
 MUCH_THROTTLED: Final = 0.5
 JUST_NOW: Final = timedelta(minutes=3)

@@ -10,14 +10,13 @@ from mailroom.ops import causes, minutes
 from mailroom.ops.forecast import STAYS, Forecast
 from mailroom.ops.health import MAX_WAIT
 from mailroom.ops.minutes import WAIT_BOUNDS, Minute
+from mailroom.ops.needs import MUCH_OF_THE_QUOTA
 from mailroom.ops.reading import Lane, Reading, SesAccount, Worker
 from mailroom.ops.waiting import is_late
 from mailroom.window import charts
 from mailroom.window.charts import Chart
 from mailroom.window.source import Seen
 
-# Of the day's quota: from here on somebody should know.
-MUCH_OF_QUOTA: Final = 0.8
 # Sooner than this nobody plans.
 SOON: Final = timedelta(minutes=1)
 # So many lanes, or workers, have a row.
@@ -81,7 +80,7 @@ class Quota:
     @property
     def scarce(self) -> bool:
         """Whether somebody should know."""
-        return self.share >= MUCH_OF_QUOTA
+        return self.share >= MUCH_OF_THE_QUOTA
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from sqlalchemy import Connection
 from mailroom.db.engine import CONTRACT
 from mailroom.db.metadata import delivery_outcome
 from mailroom.job import Batch
+from mailroom.ops.minutes import WAIT_BOUNDS
 from mailroom.queue.claim import Claim
 from mailroom.queue.verdict import Verdict
 from mailroom.worker.database_clock import DatabaseClock
@@ -38,7 +39,6 @@ OUTCOMES: Final = (*delivery_outcome.enums, "late", "untried")
 WAKEN_BY: Final[tuple[WakenBy, ...]] = ("notification", "look", "sweep")
 # Seconds. A call ends after 25 at the latest; a wait has no end.
 CALL_BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 30)
-WAIT_BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 86400)
 STATEMENT_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 BATCH_BOUNDS: Final = (1, 2, 5, 10, 20, 50)
 # More kinds of mail, or codes, than anybody has: whatever comes after them is one.
