@@ -5,12 +5,18 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 from typer.main import get_command
 
 from mailroom.cli.app import app
 from mailroom.cli.pipe import DEFAULT_OUTPUT_PATH
+from mailroom.outcome import Deferred, Sent
 from mailroom.settings import Settings, variable
+from mailroom.worker.batch_log import log_batch
+from tests.claiming import enqueue, take, verdicts
 from tests.machine import ROOT
+
+EACH_SERVER = False
 
 README = (ROOT / "README.md").read_text()
 
@@ -92,6 +98,18 @@ def test_the_files_that_it_names_are_there(page: str) -> None:
 def test_the_revision_that_it_shows_is_the_newest() -> None:
     newest = max(path.name[:4] for path in (ROOT / "alembic" / "versions").glob("[0-9]*.py"))
     assert re.findall(r"the database is at revision (\w+)", README) == [newest]
+
+
+def test_the_line_of_a_batch_that_it_shows_is_one_of_the_log(
+    conn: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    enqueue(conn, 10)
+    batch = take(conn)
+    outcomes = [*(Sent(f"m-{number}") for number in range(9)), Deferred("Throttling", "later", charged=False)]
+    log_batch(batch, verdicts(batch, outcomes), owned=True, seconds=0.143, ids={})
+    logged = caplog.messages[0].replace(f"id={batch.id} ", "id=812 ")
+    assert f"\nINFO {logged}\n" in README
 
 
 def test_the_targets_that_it_names_are_there() -> None:

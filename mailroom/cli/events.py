@@ -20,8 +20,8 @@ def events(
 ) -> None:
     """Read all events of SES, then exit.
 
-    Run it from cron where no worker runs. A worker reads them by itself while MAILROOM_EVENTS_QUEUE_URL is set. It is
-    safe beside workers and beside itself. A signal stops it.
+    Run it from cron where no worker runs. A worker reads them by itself if MAILROOM_EVENTS_QUEUE_URL is set. Several
+    may run at the same time, and beside workers. A signal stops it.
     """
     start_log()
     given = settings.load("database_url", "events_queue_url")

@@ -128,7 +128,8 @@ def release(addresses: Addresses, *, here: Here = False, as_json: AsJson = False
     They are taken off SES's own list, and released in the database. Earlier bounces and complaints no longer suppress
     them; the next bounce does. `mailroom jobs retry --outcome suppressed` sends the mails that were not sent.
 
-    If SES does not answer, nothing is released. If the credentials may not do that, it is a warning.
+    If SES does not answer, this address and those after it are not released. If the credentials may not do that, it is
+    a warning.
     """
     given = settings.load("database_url")
     wanted = _read(addresses)

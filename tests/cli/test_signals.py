@@ -117,11 +117,13 @@ def test_nohup_is_obeyed(ses: Simulator, url: str, engine: Engine) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["worker", "sweep", "collect"])
+@pytest.mark.parametrize("command", ["worker", "sweep", "collect", "events", "window"])
 def test_it_ends_while_it_connects_to_somebody_who_says_nothing(command: str, ses: Simulator) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"postgresql://127.0.0.1:{silent.getsockname()[1]}/app"
-        with killed_after(start(command, env=sending(url, ses))) as process:
+        env = sending(url, ses) | {"MAILROOM_EVENTS_QUEUE_URL": ses.events_queue_url}
+        arguments = [command, *(["--port", "0"] if command == "window" else [])]
+        with killed_after(start(*arguments, env=env)) as process:
             assert select.select([silent], [], [], PATIENCE_SECONDS)[0]
             process.send_signal(signal.SIGTERM)
             ended = end(process)
