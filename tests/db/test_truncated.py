@@ -1,12 +1,15 @@
 """Who truncates accounts or tokens while workers claim."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
+from mailroom.event import Event, EventKind
 from mailroom.outcome import Sent
 from mailroom.queue import feed
+from mailroom.queue.events import absorb
 from tests.claiming import claim, enqueue, settle, take
 from tests.telling import RENDERING_FAILURE, tell_of
 from tests.world import misplaced, rows, transaction, until_somebody_waits
@@ -74,3 +77,14 @@ def test_nor_for_who_looks_at_what_contradicts_an_acceptance(engine: Engine, pla
         assert sweeping.result(timeout=60) == []
         sweep.commit()
         assert rows(sweep, "SELECT FROM jobs") == []
+
+
+def test_what_nobody_here_knows_yet_is_kept(conn: Connection) -> None:
+    """A failure to render may be of a mail whose settlement is still to come, as after a failover."""
+    enqueue(conn)
+    batch = take(conn)
+    assert settle(conn, batch, Sent("m-1"))
+    tell_of(conn, batch, RENDERING_FAILURE, "m-1")
+    absorb(conn, [Event(EventKind.RENDERING_FAILURE, "m-2", datetime.now(UTC))])
+    conn.execute(text("TRUNCATE accounts CASCADE"))
+    assert rows(conn, "SELECT message_id FROM events") == [("m-2",)]
