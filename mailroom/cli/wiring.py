@@ -176,7 +176,7 @@ def running_feed(settings: Settings, engine: Engine) -> Iterator[None]:
 
 
 def feed_of(source: "EventQueue", settings: Settings, engine: Engine, *, patient: bool = True) -> Feed:
-    """Return what reads the events of a queue. What comes back because it never went out goes to our own queue."""
+    """Return what reads the events of a queue. What never went out and names no queue comes back to our own."""
     return Feed(engine, source, absorb=partial(feed.absorb, queue=settings.queue_name), patient=patient)
 
 

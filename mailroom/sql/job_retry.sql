@@ -1,7 +1,7 @@
 -- Put jobs back that are finished and were not sent, and make those due now that wait for later. One that is held (due
 -- never) may be out already: it is left to who decides that.
 --
--- Arguments: tokens (an array), queue (which a job that is put back goes to: its delivery does not say).
+-- Arguments: tokens (an array), queue (which a job that is put back goes to, whichever it was in).
 --
 -- The fence is the final delivery: who locks it and finds it unmarked puts the job back, so two retries put back one. The
 -- job counts as tried: the claim looks for a late acceptance, and does not wait for a batch to fill. A token that is

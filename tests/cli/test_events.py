@@ -7,13 +7,15 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import Connection
 
+from mailroom.outcome import Sent
 from mailroom.simulator import Simulator
 from tests import sqs
+from tests.claiming import enqueue, settle, take
 from tests.cli.command import NO_AWS
 from tests.cli.conftest import Here
 from tests.running import Processes, eventually
 from tests.ses.events import event
-from tests.world import add_accounts, count, drained, rows
+from tests.world import add_accounts, count, drained, execute, rows
 
 # Trap 18: longer than any stop may take, and shorter than what a service manager waits before it kills.
 STOP_SECONDS = 29
@@ -56,6 +58,19 @@ def test_events_reads_until_nothing_is_left(
     assert count(connection, "events") == 12
     assert queue.left() == 0
     assert "events received=12 added=12" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("known", "goes_to"), [("queue", "mailroom"), ("NULL", "news")])
+def test_what_never_went_out_goes_to_its_queue_or_else_to_that_of_who_reads_it(
+    here: Here, url: str, connection: Connection, queue: sqs.Queue, known: str, goes_to: str
+) -> None:
+    [token] = enqueue(connection)
+    assert settle(connection, take(connection), Sent("m-1"))
+    execute(connection.engine, f"UPDATE deliveries SET queue = {known}")  # noqa: S608 - the test's own words
+    queue.put([body("m-1")])
+    assert here("events", env=reading(url, queue) | {"MAILROOM_QUEUE_NAME": "news"}).code == 0
+    assert rows(connection, "SELECT token, queue, attempt FROM jobs") == [(token, goes_to, 1)]
 
 
 @pytest.mark.slow
