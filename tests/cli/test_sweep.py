@@ -123,6 +123,17 @@ def test_tokens_without_a_job_are_mailed(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", [[], ["--full"]], ids=["newest", "full"])
+def test_they_go_to_the_queue_of_who_finds_them(
+    here: Here, ses: Simulator, url: str, engine: Engine, how: list[str]
+) -> None:
+    lose_jobs(engine, 3)
+    env = sending(url, ses)
+    assert here("sweep", *how, env=env | {"MAILROOM_QUEUE_NAME": "news"}).code == 0
+    assert outcomes(engine) == ["sent"] * 3
+
+
+@pytest.mark.slow
 def test_old_ones_are_mailed_if_somebody_says_so(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
     lose_jobs(engine, 3, days_ago=30)
     assert here("sweep", env=sending(url, ses)).code == 0
