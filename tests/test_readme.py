@@ -10,7 +10,7 @@ from typer.main import get_command
 
 from mailroom.cli.app import app
 from mailroom.cli.pipe import DEFAULT_OUTPUT_PATH
-from mailroom.outcome import Deferred, Sent
+from mailroom.outcome import Deferred, Outcome, Sent
 from mailroom.settings import Settings, variable
 from mailroom.worker.batch_log import log_batch
 from tests.claiming import enqueue, take, verdicts
@@ -106,7 +106,10 @@ def test_the_line_of_a_batch_that_it_shows_is_one_of_the_log(
     caplog.set_level("INFO")
     enqueue(conn, 10)
     batch = take(conn)
-    outcomes = [*(Sent(f"m-{number}") for number in range(9)), Deferred("Throttling", "later", charged=False)]
+    outcomes: list[Outcome] = [
+        *(Sent(f"m-{number}") for number in range(9)),
+        Deferred("Throttling", "later", charged=False),
+    ]
     log_batch(batch, verdicts(batch, outcomes), owned=True, seconds=0.143, ids={})
     logged = caplog.messages[0].replace(f"id={batch.id} ", "id=812 ")
     assert f"\nINFO {logged}\n" in README
