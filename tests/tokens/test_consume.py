@@ -245,6 +245,15 @@ def test_a_token_whose_mail_went_elsewhere_activates_nothing(conn: Connection, a
     assert rows(conn, "SELECT status FROM accounts") == [(becomes,)]
 
 
+def test_who_marks_a_token_by_hand_proves_no_other_address_either(conn: Connection) -> None:
+    """As an application does that has the right to, and asks for no more than the secret."""
+    add_accounts(conn, 2)
+    conn.execute(text("UPDATE accounts SET email = 'eve@example.com' WHERE email = 'user1@example.com'"))
+    conn.execute(text("UPDATE tokens SET consumed_at = now()"))
+    found = rows(conn, "SELECT email, status FROM accounts ORDER BY email")
+    assert found == [("eve@example.com", "provisioned"), ("user2@example.com", "active")]
+
+
 def test_the_address_is_the_one_that_is_there_once_it_can_be_changed_no_more(url: str, engine: Engine) -> None:
     with engine.connect() as connection:
         [account] = add_accounts(connection, 1)
