@@ -30,8 +30,9 @@ Keys = bytes | Sequence[bytes]
 _NO_KEY: Final = f"a key is {KEY_BYTES} bytes"
 # In the schema, which is filled in; consume_token is told that a guess was counted, as far as there is one to count.
 _ACTION: Final = "SELECT path, has_code FROM {schema}.action_path(CAST(:action AS text))"
-_GUESSES_LEFT: Final = "SELECT {schema}.guesses_left(CAST(:secret AS bytea))"
+_GUESSES_LEFT: Final = "SELECT {schema}.guesses_left(CAST(:secret AS bytea)) AS left, current_setting('role') AS role"
 _COUNT_GUESS: Final = "SELECT {schema}.count_guess(CAST(:secret AS bytea))"
+_ACT: Final = text("SELECT set_config('role', :role, true)")
 _CONSUME: Final = (
     "SELECT account, reference, address FROM {schema}.consume_token("
     "CAST(:secret AS bytea), CAST(:action AS text), CAST(:code AS text), true)"
@@ -154,10 +155,10 @@ def _count_guess(connection: Connection, schema: str, secret: object) -> bool:
     """Count a guess at a token's code, for good; whether there was one left."""
     given = {"secret": secret}
     with _refused(connection):
-        left = _ask(connection, _GUESSES_LEFT, schema, given)
-        if left is None or not left[0]:
+        found = _ask(connection, _GUESSES_LEFT, schema, given)
+        if found is None or not found.left:
             return False
-        with _beside(connection) as own:
+        with _beside(connection, role=found.role) as own:
             answer: bool | None = own.scalar(text(_COUNT_GUESS.format(schema=quoted_in_text(schema))), given)
         # False: the last guess was taken meanwhile, as the caller sees too; or nobody but the caller sees the token: it
         # is not committed, and its guesses may go its way. NULL: nothing was counted, and what the caller may roll
@@ -170,8 +171,19 @@ def _count_guess(connection: Connection, schema: str, secret: object) -> bool:
 
 def _ask(connection: Connection, call: str, schema: str, given: Mapping[str, object]) -> Row[Any] | None:
     """Call a function; one that fails takes nothing with it of a transaction that the caller has."""
-    with nullcontext() if _commits_by_itself(connection) else connection.begin_nested():
+    with _unstreamed(connection), nullcontext() if _commits_by_itself(connection) else connection.begin_nested():
         return connection.execute(text(call.format(schema=quoted_in_text(schema))), given).first()
+
+
+@contextmanager
+def _unstreamed(connection: Connection) -> Iterator[None]:
+    """Have no cursor made for each statement, as an engine does that streams its results: a savepoint fits in none."""
+    streams = connection.get_execution_options().get("stream_results", False)
+    connection.execution_options(stream_results=False)
+    try:
+        yield
+    finally:
+        connection.execution_options(stream_results=streams)
 
 
 def _commits_by_itself(connection: Connection) -> bool:
@@ -192,15 +204,21 @@ def _refused(connection: Connection) -> Iterator[None]:
 
 
 @contextmanager
-def _beside(connection: Connection) -> Iterator[Connection]:
-    """Give another connection to the same database, on which each statement commits.
+def _beside(connection: Connection, *, role: str) -> Iterator[Connection]:
+    """Give another connection to the same database, with a transaction that commits when that is done with.
 
-    It is none of the pool's: callers who hold one each and wait for a second would wait for each other.
+    It is none of the pool's: callers who hold one each and wait for a second would wait for each other. `role` is that
+    which the caller has become, if any: who logs in may have no rights of its own. It is set for the transaction alone,
+    or a pooler might pass it on.
     """
     pool = connection.engine.pool.recreate()
     try:
         with Connection(connection.engine, pool.connect()) as own:
-            yield own.execution_options(isolation_level="AUTOCOMMIT")
+            own.execution_options(isolation_level="READ COMMITTED", stream_results=False)
+            with own.begin():
+                if role != "none":
+                    own.execute(_ACT, {"role": role})
+                yield own
     finally:
         pool.dispose()
 

@@ -68,8 +68,11 @@ def application(  # noqa: PLR0913 - a choice each
 
 
 def _committing(engine: Engine) -> Engine:
-    """Return one that commits each statement: an application's own may begin transactions, which nobody would end."""
-    return engine.execution_options(isolation_level="AUTOCOMMIT")
+    """Return one that commits each statement: an application's own may begin transactions, which nobody would end.
+
+    Or stream what it reads, for which it has to be in a transaction.
+    """
+    return engine.execution_options(isolation_level="AUTOCOMMIT", stream_results=False)
 
 
 def _static() -> list[Route]:

@@ -10,9 +10,13 @@ import pytest
 from sqlalchemy import Connection, Engine, event, text
 
 from mailroom import tokens
+from mailroom.db.engine import connect_engine
 from mailroom.errors import TokenError
 from mailroom.job import Action
+from mailroom.ops import grants
 from tests.kinds import ACTIVATION, RECOVERY, sign
+from tests.roles import a_role
+from tests.servers import Server
 from tests.tokens.signed import SECRET, activation_of, consume, signed, wait_until_blocked
 from tests.world import KEY, add_accounts, ask_recovery, rows, transaction
 
@@ -143,6 +147,40 @@ def test_a_transaction_that_has_used_the_token_does_not_wait_for_itself(
         with pytest.raises(TokenError):
             consume(connection, recovery)
         connection.execute(text("UPDATE accounts SET login = 'new' WHERE id = :account"), {"account": account})
+
+
+def test_an_engine_that_streams_its_results_consumes(
+    application: Engine, engine: Engine, recovery: tuple[str, Action, str]
+) -> None:
+    """SQLAlchemy makes a cursor on the server then for whatever it is told, also for a savepoint."""
+    token, action, code = recovery
+    streaming = application.execution_options(stream_results=True)
+    assert guess(streaming, (token, action, wrong(code))) is None
+    with streaming.begin() as connection:
+        consume(connection, recovery)
+        assert connection.get_execution_options()["stream_results"]
+    assert counted(engine) == [2]
+
+
+@pytest.mark.parametrize("scope", ["LOCAL", "SESSION"])
+def test_a_guess_is_counted_as_the_role_that_the_caller_acts_as(
+    server: Server, url: str, engine: Engine, recovery: tuple[str, Action, str], scope: str
+) -> None:
+    """Who logs in may have no right but to become another."""
+    with a_role(server) as (shop, as_shop), a_role(server, "NOINHERIT") as (pool, log_in):
+        as_shop(url)
+        server.execute(f"GRANT {shop} TO {pool}")
+        with engine.connect() as connection:
+            for statement in grants.statements(connection, "app", shop):
+                connection.exec_driver_sql(statement)
+        application = connect_engine(log_in(url), isolation_level="READ COMMITTED")
+        try:
+            with application.begin() as connection:
+                connection.execute(text(f"SET {scope} ROLE {shop}"))
+                consume(connection, recovery)
+        finally:
+            application.dispose()
+    assert counted(engine) == [1]
 
 
 def test_a_transaction_with_an_older_snapshot_consumes(engine: Engine, recovery: tuple[str, Action, str]) -> None:

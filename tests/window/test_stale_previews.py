@@ -52,8 +52,11 @@ def test_what_is_said_to_be_done_is_done_whatever_engine_an_application_gives(
     own = connect_engine(url, pool_size=2, isolation_level=level)
     with opened(engine, actions=own) as window:
         assert "Paused account." in window.post("/act/pause", scope="account", reason="a test").text
-    own.dispose()
     assert paused(engine) == 1
+    with opened(engine, actions=own.execution_options(stream_results=True)) as window:
+        assert "Resumed account." in window.post("/act/resume", scope="account", reason="a test").text
+    own.dispose()
+    assert paused(engine) == 0
 
 
 def test_an_outcome_that_has_no_list_of_its_own_leads_nowhere(engine: Engine) -> None:
