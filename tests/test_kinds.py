@@ -210,6 +210,18 @@ def test_rows_that_something_names_stay(engine: Engine) -> None:
             deleting.execute(text("TRUNCATE actions"))
 
 
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+def test_a_row_is_not_taken_from_what_a_snapshot_does_not_show(engine: Engine, level: str) -> None:
+    """Or the mail that was asked for would never leave."""
+    with engine.connect() as connection, transaction(engine, level) as deleting:
+        [account] = add_accounts(connection, 1, status="active")
+        connection.execute(text(ADD))
+        rows(deleting, "SELECT FROM tokens")
+        connection.execute(text("SELECT request_mail('change_address', :a)"), {"a": account})
+        with pytest.raises(DBAPIError, match="READ COMMITTED"):
+            deleting.execute(text("DELETE FROM actions WHERE name = 'change_address'"))
+
+
 def test_what_links_that_are_out_rely_on_stays(conn: Connection) -> None:
     conn.execute(text(ADD))
     for change in ("name = 'x'", "number = 9", "path = '/x'", "has_code = true"):

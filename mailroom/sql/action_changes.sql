@@ -12,7 +12,12 @@ BEGIN
         END IF;
         RETURN NEW;
     END IF;
-    LOCK TABLE tokens IN SHARE MODE;  -- what is being inserted has to be seen
+    -- What is being inserted has to be seen, and what was since the snapshot: at another level there is no new one.
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE invalid_transaction_state USING MESSAGE = format(
+            'action %s is deleted at READ COMMITTED, where whoever asks for its mails meanwhile is seen', OLD.name);
+    END IF;
+    LOCK TABLE tokens IN SHARE MODE;
     IF EXISTS (SELECT FROM tokens WHERE action = OLD.name) OR EXISTS (SELECT FROM jobs WHERE action = OLD.name)
        OR EXISTS (SELECT FROM batches WHERE action = OLD.name) THEN
         RAISE restrict_violation USING MESSAGE = format('there are tokens or jobs of action %s', OLD.name);
