@@ -7,10 +7,11 @@ CREATE OR REPLACE FUNCTION mailroom.make_activation_tokens()
     SET row_security = off SET timezone = 'UTC' AS $$
 <<variables>>
 DECLARE
-    kind   text;
-    lives  interval;
-    newest boolean;
-    silent text := nullif(current_setting('mailroom.unmailed', true), '');  -- see add_account
+    made_at timestamptz := clock_timestamp();  -- the transaction may have begun long before
+    kind    text;
+    lives   interval;
+    newest  boolean;
+    silent  text := nullif(current_setting('mailroom.unmailed', true), '');  -- see add_account
 BEGIN
     IF NOT coalesce(nullif(current_setting('mailroom.triggers', true), ''), 'on')::boolean
        OR silent = pg_trigger_depth()::text THEN
@@ -19,7 +20,7 @@ BEGIN
     SELECT name, life, newest_only INTO kind, lives, newest FROM actions WHERE activates ORDER BY number LIMIT 1;
     IF FOUND THEN
         INSERT INTO tokens (action, account, expires_at, address_hash, newest_only)
-        SELECT variables.kind, id, now() + variables.lives, token_address_hash(email), variables.newest
+        SELECT variables.kind, id, variables.made_at + variables.lives, token_address_hash(email), variables.newest
           FROM added
          WHERE status = 'provisioned';
     END IF;

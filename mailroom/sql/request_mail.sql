@@ -5,6 +5,7 @@
 --
 -- Returns the id of the token, which is that of the job. Raises no_data_found if there is no such account or action. Whether
 -- the account's status fits, and how many it had lately, is asked when the mail is to leave: what is not mailed is on record.
+-- Its life begins now, not with the transaction, which may have lasted as long.
 --
 -- Locks: what an insert of a token locks.
 CREATE OR REPLACE FUNCTION mailroom.request_mail(
@@ -37,8 +38,8 @@ BEGIN
         RAISE invalid_parameter_value USING MESSAGE = 'names that begin with lang_ are for the language of the mail';
     END IF;
     INSERT INTO tokens (action, account, address, data, expires_at, address_hash, newest_only)
-    SELECT variables.kind.name, id, request_mail.address, request_mail.data, now() + variables.kind.life, token_address_hash(email),
-           variables.kind.newest_only
+    SELECT variables.kind.name, id, request_mail.address, request_mail.data, clock_timestamp() + variables.kind.life,
+           token_address_hash(email), variables.kind.newest_only
       FROM accounts
      WHERE id = variables.owner
     RETURNING id INTO made;
