@@ -28,17 +28,16 @@ FORM = "<form method=post action='/{}'><input name={}><button>{}</button></form>
 HOME = FORM("sign-up", "email", "Join") + FORM("forgotten", "email", "Forgotten") + FORM("login", "password", "Staff")
 LINK = "<form method=post>Code, if the mail has one: <input name=code><button>Go on</button></form>"
 LIBPQ = conninfo_to_dict(connection_string(URL))
-DATABASE = {"ENGINE": "django.db.backends.postgresql", "NAME": LIBPQ.pop("dbname"), "OPTIONS": LIBPQ}
-settings.configure(
-    ALLOWED_HOSTS=HOSTS, ROOT_URLCONF=__name__, SECRET_KEY=os.environ["SESSION_KEY"], DATABASES={"default": DATABASE}
-)
+BASES = {"default": {"ENGINE": "django.db.backends.postgresql", "NAME": LIBPQ.pop("dbname"), "OPTIONS": LIBPQ}}
+settings.configure(ALLOWED_HOSTS=HOSTS, ROOT_URLCONF=__name__, SECRET_KEY=os.environ["SESSION_KEY"], DATABASES=BASES)
 django.setup()
 engine = connect_engine(URL, pool_size=5, isolation_level="READ COMMITTED")
 with connection.cursor() as cursor:
-    cursor.execute("CREATE TABLE IF NOT EXISTS users (id serial, email text, EXCLUDE (lower(email) WITH =))")
-SIGN_UP = "WITH new AS (INSERT INTO users (email) VALUES (%s) ON CONFLICT DO NOTHING RETURNING id, email) "
-SIGN_UP += "SELECT mailroom.add_account(email, email, reference => CAST(id AS text)) FROM new"
-RECOVER = "SELECT mailroom.request_mail('password_recovery', NULL, id::text) FROM users WHERE lower(email) = lower(%s)"
+    cursor.execute("CREATE TABLE IF NOT EXISTS users (id serial, mailbox text UNIQUE)")
+SIGN_UP = "WITH new AS (INSERT INTO users (mailbox) VALUES (mailroom.address_key(%(email)s)) ON CONFLICT DO NOTHING "
+SIGN_UP += "RETURNING id) SELECT mailroom.add_account(%(email)s, %(email)s, reference => CAST(id AS text)) FROM new"
+RECOVER = "SELECT mailroom.request_mail('password_recovery', NULL, id::text) FROM users "
+RECOVER += "WHERE mailbox = mailroom.address_key(%(email)s)"
 
 
 def may(request: Request) -> window.Visitor | Response:
@@ -50,7 +49,7 @@ def may(request: Request) -> window.Visitor | Response:
 
 def ask(request: HttpRequest, words: str) -> HttpResponse:
     with transaction.atomic(), connection.cursor() as cursor:  # the mail commits with the user, or not at all
-        cursor.execute(words, [request.POST["email"]])
+        cursor.execute(words, {"email": request.POST["email"]})
     return HttpResponse("Look into your mails.")  # the same answer, whoever asks
 
 

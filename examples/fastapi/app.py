@@ -26,7 +26,7 @@ HOME = "".join(ASK.format(f"/{action}", field, action) for action, field in PAGE
 LINK = "<form method=post>Code, if the mail has one: <input name=code><button>Go on</button></form>"
 engine = connect_engine(URL, pool_size=5, isolation_level="READ COMMITTED")
 with engine.begin() as connection:
-    connection.execute(text("CREATE TABLE IF NOT EXISTS users (id serial, email text, EXCLUDE (lower(email) WITH =))"))
+    connection.execute(text("CREATE TABLE IF NOT EXISTS users (id serial, mailbox text UNIQUE)"))
 
 
 async def read_form(request: Request) -> dict[str, str]:
@@ -49,8 +49,8 @@ app.get("/activate")(app.get("/recover")(lambda: LINK))  # scanners GET every li
 @app.post("/sign-up")
 def sign_up(form: Form) -> str:
     with engine.begin() as connection:  # the mail commits with the user, or not at all
-        new = text("INSERT INTO users (email) VALUES (:email) ON CONFLICT DO NOTHING RETURNING id")
-        if user := connection.scalar(new, form):
+        new = "INSERT INTO users (mailbox) VALUES (mailroom.address_key(:email)) ON CONFLICT DO NOTHING RETURNING id"
+        if user := connection.scalar(text(new), form):
             add = text("SELECT mailroom.add_account(:email, :email, reference => CAST(:user AS text))")
             connection.execute(add, form | {"user": user})
     return "Look into your mails."  # the same answer, whoever asks
@@ -60,7 +60,7 @@ def sign_up(form: Form) -> str:
 def forgotten(form: Form) -> str:
     with engine.begin() as connection:
         ask = "SELECT mailroom.request_mail('password_recovery', reference => CAST(id AS text)) FROM users"
-        connection.execute(text(f"{ask} WHERE lower(email) = lower(:email)"), form)
+        connection.execute(text(f"{ask} WHERE mailbox = mailroom.address_key(:email)"), form)
     return "Look into your mails."
 
 

@@ -26,7 +26,7 @@ HOME = "".join(ASK.format(f"/{action}", field, action) for action, field in PAGE
 LINK = "<form method=post>Code, if the mail has one: <input name=code><button>Go on</button></form>"
 engine = connect_engine(URL, pool_size=8, isolation_level="READ COMMITTED")
 with engine.begin() as connection:
-    connection.execute(text("CREATE TABLE IF NOT EXISTS users (id serial, email text, EXCLUDE (lower(email) WITH =))"))
+    connection.execute(text("CREATE TABLE IF NOT EXISTS users (id serial, mailbox text UNIQUE)"))
 app = Flask(__name__)
 app.config |= {"SECRET_KEY": os.environ["SESSION_KEY"], "SESSION_COOKIE_SAMESITE": "Strict", "TRUSTED_HOSTS": HOSTS}
 app.errorhandler(TokenError)(lambda _: ("This link is not good, or not any more.", 400))
@@ -46,8 +46,8 @@ def may(asked: Request) -> window.Visitor | Response:
 @app.post("/sign-up")
 def sign_up() -> str:
     with engine.begin() as connection:  # the mail commits with the user, or not at all
-        new = text("INSERT INTO users (email) VALUES (:email) ON CONFLICT DO NOTHING RETURNING id")
-        if user := connection.scalar(new, {"email": request.form["email"]}):
+        new = "INSERT INTO users (mailbox) VALUES (mailroom.address_key(:email)) ON CONFLICT DO NOTHING RETURNING id"
+        if user := connection.scalar(text(new), {"email": request.form["email"]}):
             add = text("SELECT mailroom.add_account(:email, :email, reference => CAST(:user AS text))")
             connection.execute(add, {"email": request.form["email"], "user": user})
     return "Look into your mails."  # the same answer, whoever asks
@@ -57,7 +57,7 @@ def sign_up() -> str:
 def forgotten() -> str:
     with engine.begin() as connection:
         ask = "SELECT mailroom.request_mail('password_recovery', reference => CAST(id AS text)) FROM users"
-        connection.execute(text(f"{ask} WHERE lower(email) = lower(:email)"), {"email": request.form["email"]})
+        connection.execute(text(f"{ask} WHERE mailbox = mailroom.address_key(:email)"), request.form.to_dict())
     return "Look into your mails."
 
 
