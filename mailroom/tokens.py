@@ -178,12 +178,14 @@ def _ask(connection: Connection, call: str, schema: str, given: Mapping[str, obj
 @contextmanager
 def _unstreamed(connection: Connection) -> Iterator[None]:
     """Have no cursor made for each statement, as an engine does that streams its results: a savepoint fits in none."""
-    streams = connection.get_execution_options().get("stream_results", False)
+    if not connection.get_execution_options().get("stream_results"):
+        yield
+        return
     connection.execution_options(stream_results=False)
     try:
         yield
     finally:
-        connection.execution_options(stream_results=streams)
+        connection.execution_options(stream_results=True)
 
 
 def _commits_by_itself(connection: Connection) -> bool:

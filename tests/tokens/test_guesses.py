@@ -160,6 +160,10 @@ def test_an_engine_that_streams_its_results_consumes(
         consume(connection, recovery)
         assert connection.get_execution_options()["stream_results"]
     assert counted(engine) == [2]
+    with application.begin() as connection:
+        with pytest.raises(TokenError):
+            consume(connection, recovery)
+        assert "stream_results" not in connection.get_execution_options(), "it would win over that of a statement"
 
 
 @pytest.mark.parametrize("scope", ["LOCAL", "SESSION"])
