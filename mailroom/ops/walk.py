@@ -63,7 +63,7 @@ def _recorded(connection: Connection, filters: Filters, limit: int | None) -> It
         left = None if left is None else left - len(found)
         last = select(attempts.c.id, attempts.c.at).where(attempts.c.id < first).order_by(attempts.c.id.desc()).limit(1)
         row = connection.execute(last).first()
-        is_over = row is None or (since is not None and row.at < since - OUT_OF_ORDER)
+        is_over = row is None or (since is not None and since - row.at > OUT_OF_ORDER)
         newest = None if is_over or row is None else row.id
         stretch = min(2 * stretch, LONGEST_STRETCH)
 

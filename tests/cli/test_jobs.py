@@ -534,6 +534,14 @@ def test_any_period_and_any_code_can_be_asked_for(here: Here, url: str, argument
     assert (ended.code, ended.err) == (0, "")
 
 
+def test_a_long_record_can_be_asked_for_as_far_back_as_there_are_times(here: Here, url: str, engine: Engine) -> None:
+    add(engine, 1_100)
+    execute(engine, SENT, "DELETE FROM jobs")
+    options = ("--outcome", "failed", "--since", "0001-01-01")
+    ended = here("jobs", "list", *options, env={"MAILROOM_DATABASE_URL": url})
+    assert (ended.code, ended.out, ended.err) == (0, "no jobs\n", "")
+
+
 @pytest.mark.parametrize("time", ["0001-01-01T00:00+23:59", "9999-12-31T23:59-00:01", "2026-03-01T25:00", "now"])
 def test_a_time_that_there_is_not_is_refused(here: Here, url: str, time: str) -> None:
     ended = here("jobs", "list", "--since", time, env={"MAILROOM_DATABASE_URL": url})
