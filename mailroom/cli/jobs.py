@@ -15,7 +15,7 @@ from mailroom import settings
 from mailroom.cli import job_options as options
 from mailroom.cli.manual import ending
 from mailroom.cli.terminal import print_json, print_table, printable, say
-from mailroom.cli.wiring import open_database, progress
+from mailroom.cli.wiring import one_snapshot, open_database, progress
 from mailroom.db.schema import delivery_outcome
 from mailroom.errors import MailroomError, SettingsError
 from mailroom.job import Priority
@@ -57,9 +57,8 @@ def list_jobs(  # noqa: PLR0913 - an option each
     filters = Filters(tuple(token or ()), account, outcomes, code, *moments, queue, held)
     _check(filters)
     with _open(writes=False) as connection:
-        # One snapshot for all pages: a job that moves meanwhile is neither missed nor listed twice.
-        snapshot = connection.execution_options(isolation_level="REPEATABLE READ")
-        found = list(walk.find(snapshot, filters, limit=limit))
+        with one_snapshot(connection) as snapshot:
+            found = list(walk.find(snapshot, filters, limit=limit))
         if show_addresses:
             found = jobs.with_addresses(connection, found)
     if as_json:
@@ -224,8 +223,9 @@ def _chosen(connection: Connection, filters: Filters, limit: int | None) -> list
     if filters == Filters(tokens=filters.tokens):
         return list(dict.fromkeys(filters.tokens))[:limit]
     states = {"finished"} if filters.on_record else {"waiting", "held"}
-    found = (row.token for row in jobs.find(connection, filters) if row.state in states)
-    return list(dict.fromkeys(islice(found, limit)))
+    with one_snapshot(connection) as snapshot:
+        found = (row.token for row in walk.find(snapshot, filters) if row.state in states)
+        return list(dict.fromkeys(islice(found, limit)))
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from rich.console import Console
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from mailroom.cli.terminal import is_writable, write_utf8
 from mailroom.db import preflight
@@ -75,6 +75,17 @@ def open_database(
         yield engine
     finally:
         engine.dispose()
+
+
+@contextlib.contextmanager
+def one_snapshot(connection: Connection) -> Iterator[Connection]:
+    """Give a connection on which all that is asked within the block is of one moment; then it commits each statement.
+
+    A job that moves meanwhile is neither missed nor found twice.
+    """
+    yield connection.execution_options(isolation_level="REPEATABLE READ")
+    connection.rollback()
+    connection.execution_options(isolation_level="AUTOCOMMIT")
 
 
 @contextlib.contextmanager

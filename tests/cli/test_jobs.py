@@ -36,6 +36,9 @@ SENT = (
 )
 
 
+OTHERS = "SELECT FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
+
+
 @pytest.fixture
 def env(ses: Simulator, url: str) -> dict[str, str]:
     return sending(url, ses) | {"COLUMNS": "200"}
@@ -497,6 +500,35 @@ def test_a_whole_queue_can_be_dropped(here: Here, env: dict[str, str], engine: E
     assert here("jobs", "drop", "--queue", "news", env=env).out == "dropped 1,200\n"
     assert tokens(here, env) == [1201]
     assert here("jobs", "retry", "--code", "Dropped", env=env).out == "put back 1,200, made due 0\n"
+
+
+@pytest.mark.parametrize("what", ["drop --queue mailroom", "retry --queue mailroom", "retry --outcome failed"])
+def test_of_much_that_is_chosen_by_options_no_more_is_read_than_is_changed(
+    here: Here, env: dict[str, str], engine: Engine, what: str
+) -> None:
+    """As `list` does it: a queue or a record of millions would not fit into memory, nor into statement_timeout."""
+    add(engine, 6_000)
+    if "failed" in what:
+        failed = SENT.replace("'sent'", "'failed'")
+        execute(engine, failed, "DELETE FROM jobs")
+    table = "deliveries" if "failed" in what else "jobs"
+    before = rows_read(engine, table)
+    ended = here("jobs", *what.split(), "--limit", "10", env=env)
+    assert (ended.code, re.findall(r"\b10\b", ended.out)) == (0, ["10"]), ended
+    with engine.connect() as connection:
+        eventually(lambda: not rows(connection, OTHERS), "its session has ended, and said what it read")
+    assert rows_read(engine, table) - before < 3_000
+
+
+def rows_read(engine: Engine, table: str) -> int:
+    with engine.connect() as connection:
+        return int(
+            connection.scalar(
+                text("SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_all_tables WHERE relid = CAST(:t AS regclass)"),
+                {"t": table},
+            )
+            or 0
+        )
 
 
 def test_a_retry_of_several_is_not_stopped_by_one_that_failed_twice_or_has_a_job(engine: Engine) -> None:
