@@ -7,7 +7,9 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import Connection, Engine, text
 
-from mailroom.ops import maintenance
+from mailroom.finding import Level
+from mailroom.ops import maintenance, refresh, status
+from mailroom.ops.doctor import examine
 from mailroom.ops.maintenance import Maintenance
 from mailroom.simulator import Simulator
 from tests.claiming import claim
@@ -282,6 +284,30 @@ def test_warnings_are_told_though_how_long_jobs_wait_cannot_be_read(
                 break
     assert "warning code=NoAutovacuum" in caplog.text
     assert "warning code=QueueUnread" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.early
+def test_who_asks_is_told_all_but_what_cannot_be_read(engine: Engine, connection: Connection, url: str) -> None:
+    """Beside an old snapshot: what somebody counted before is more than nothing, and what is wrong is told."""
+    add_accounts(connection, 3, prefix="counted")
+    assert refresh.refresh(engine) is not None
+    connection.execute(text("UPDATE readings SET read_at = now() - interval '5 minutes'"))
+    with many_dead_jobs(engine, connection) as walk:
+        for share in (3, 3, 6, 12):
+            let_statements_take(connection, walk / share)
+            with hurried_engine(url, pool_size=1) as hurried:
+                findings = examine(hurried, listening="", channel="token_insert", queue="mailroom")
+                found = [each for each in findings if each.check == "queue"]
+                with hurried.connect().execution_options(isolation_level="REPEATABLE READ") as snapshot:
+                    told, warned = status.counted(snapshot)
+                    assert snapshot.scalar(text("SELECT 1")) == 1
+            if warned:
+                break
+    assert {each.message.split(":")[0] for each in found} >= {"NoAutovacuum", "QueueUnread"}
+    assert {each.level for each in found} == {Level.WARNING}
+    assert sum(lane.due for lane in told.lanes) == 3
+    assert warned.keys() == {"NoReading", "QueueUnread"}
 
 
 @pytest.mark.slow

@@ -2,14 +2,19 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
+from mailroom.db.step_size import is_cut_off
 from mailroom.job import Priority
 from mailroom.ops import counting, reading
 from mailroom.ops.feedback import Feedback
 from mailroom.ops.health import Health
 from mailroom.ops.reading import Paused, Reading
+
+UNCOUNTED: Final = "what there is cannot be counted: a walk over dead rows is cut off; this is what was counted last"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +75,20 @@ def read(connection: Connection) -> Status:
 
 
 def counted(connection: Connection) -> tuple[Reading, dict[str, str]]:
-    """Return what `read` is made of: a reading, and a warning if nobody else counts any more."""
+    """Return what `read` is made of: a reading, and a warning if nobody else counts any more.
+
+    If counting is cut off it is the last reading all the same, with another warning; a transaction is then rolled back.
+    """
     kept = reading.read(connection)
     if kept is not None and timedelta(seconds=kept.age_seconds) <= reading.STALE_AFTER:
         return kept, {}
-    return counting.count(connection, before=kept), reading.too_old(kept)
+    try:
+        return counting.count(connection, before=kept), reading.too_old(kept)
+    except DBAPIError as error:
+        if kept is None or not is_cut_off(error):
+            raise
+    connection.rollback()
+    return kept, reading.too_old(kept) | {"QueueUnread": UNCOUNTED}
 
 
 def of(found: Reading, *, warned: dict[str, str] | None = None) -> Status:
