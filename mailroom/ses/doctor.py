@@ -83,7 +83,7 @@ def _unanswered(name: str, code: str) -> Finding:
 
 def _account(client: "SESV2Client") -> Iterator[Finding]:
     found = ask_account(client)
-    used = found.sent_last_24_hours / found.max_24_hour_send if found.max_24_hour_send > 0 else 0.0
+    used = found.sent_last_24_hours / found.max_24_hour_send if found.max_24_hour_send else 1.0
     quota = f"{found.sent_last_24_hours:.0f} of {found.max_24_hour_send:.0f} mails sent in 24 hours"
     if found.enforcement == "SHUTDOWN":
         yield failed("account", "SES has suspended it", finding.SEE_THE_CASE)
@@ -91,6 +91,8 @@ def _account(client: "SESV2Client") -> Iterator[Finding]:
         yield warning("account", f"under review: {found.enforcement}", finding.SEE_BOUNCES)
     if not found.sending_enabled:
         yield failed("account", "sending is paused", finding.SWITCH_SENDING_ON)
+    if found.max_send_rate == 0:
+        yield failed("account", "SES allows it 0 mails a second", finding.SEE_THE_CASE)
     if not found.production_access:
         yield warning("account", "in the sandbox: only verified addresses receive", finding.LEAVE_SANDBOX)
     if used >= 1:
