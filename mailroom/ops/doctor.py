@@ -16,8 +16,7 @@ from mailroom.db.engine import CANCELLED, MOVED, check_contract, first_line
 from mailroom.db.namespace import qualified, schema_of
 from mailroom.errors import DatabaseError
 from mailroom.finding import Finding, failed, ok, warning
-from mailroom.ops import doctor_objects, doctor_rights, doctor_tables, feedback, health, remedies, session_settings
-from mailroom.queue import feed
+from mailroom.ops import doctor_objects, doctor_queue, doctor_rights, doctor_tables, session_settings
 from mailroom.queue.listener import DEFAULT_CHANNEL, hears_itself
 
 # What the migrations make, by name: the table of each trigger.
@@ -85,8 +84,9 @@ def examine(engine: Engine, *, listening: str, channel: str, queue: str) -> Iter
         "clock": _clock,
         "restore": _restore,
         "actions": _actions,
-        "queue": partial(_queue, name=queue),
-        "events": _feed,
+        "queue": partial(doctor_queue.examine, name=queue),
+        "pauses": doctor_queue.paused,
+        "events": doctor_queue.heard,
         "channel": partial(_channel, channel=channel),
         "listen": partial(_listen, listening=listening, channel=channel),
     }
@@ -250,29 +250,6 @@ def _actions(connection: Connection) -> Iterator[Finding]:
         yield failed("actions", message, "insert them as they were, mailroom's own as alembic/versions/0001 has them")
         return
     yield ok("actions", "each job is of one that there is")
-
-
-def _queue(connection: Connection, *, name: str) -> Iterator[Finding]:
-    filled = connection.scalar(select(func.current_setting("mailroom.queue", True)))
-    if filled and filled != name:
-        message = f"the database's mailroom.queue is {filled}, and workers take {name}"
-        yield warning("queue", message, f"MAILROOM_QUEUE_NAME, or ALTER DATABASE … SET mailroom.queue = '{name}'")
-    found = health.warnings(health.read_what_can_be(connection)) | feedback.read_warnings(connection)
-    for code, message in found.items():
-        yield warning("queue", f"{code}: {message}", remedies.of_warning(code))
-    if not found:
-        yield ok("queue", "nothing waits too long, and vacuum keeps up")
-
-
-def _feed(connection: Connection) -> Iterator[Finding]:
-    """A silent one is among the warnings of the queue."""
-    state = feed.state(connection)
-    if state.polled_seconds is None or state.silent:
-        return
-    if state.heard_seconds is None:
-        yield ok("events", "the queue of events is read; none of this database has come yet")
-        return
-    yield ok("events", f"the newest came {state.heard_seconds:.0f} s ago")
 
 
 def _channel(connection: Connection, *, channel: str) -> Iterator[Finding]:

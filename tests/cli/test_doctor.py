@@ -39,6 +39,7 @@ CHECKS = [
         "restore",
         "actions",
         "queue",
+        "pauses",
         "channel",
         "listen",
     ),
@@ -418,6 +419,14 @@ def test_the_triggers_that_it_knows_are_those_there_are(engine: Engine) -> None:
 def test_a_queue_that_suffers(here: Here, env: dict[str, str], engine: Engine) -> None:
     execute(engine, "ALTER TABLE jobs SET (autovacuum_enabled = off)")
     assert_one(here, env, "queue", "warning", "NoAutovacuum")
+
+
+def test_what_is_paused(here: Here, env: dict[str, str]) -> None:
+    """Of this no mail leaves; that somebody forgot it is told by nothing else, before mails are late."""
+    assert here("pause", "account", "--reason", "a move", env=env).code == 0
+    assert_one(here, env, "pauses", "warning", "account is paused since 20", "(a move)", "`mailroom resume account`")
+    assert here("resume", "account", env=env).code == 0
+    assert ill(here, env) == {}
 
 
 def test_triggers_that_notify_another_channel(here: Here, env: dict[str, str]) -> None:
