@@ -290,5 +290,5 @@ def claim(reading: Reading) -> Cause:
     for code in _SLOW_CLAIMS:
         if code in reading.warnings:
             text = f"claims may be slow: {reading.warnings[code]}"
-            return Cause("claim", text, code, remedies.of_warning(code))
+            return Cause("claim", text, code, remedies.of_warning(code, reading.health.table))
     return Cause("claim", f"claims are not held up: {several(reading.health.dead_jobs, 'dead row')} in jobs")

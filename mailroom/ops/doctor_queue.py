@@ -17,9 +17,10 @@ def examine(connection: Connection, *, name: str) -> Iterator[Finding]:
     if filled and filled != name:
         message = f"the database's mailroom.queue is {filled}, and workers take {name}"
         yield warning("queue", message, f"MAILROOM_QUEUE_NAME, or ALTER DATABASE … SET mailroom.queue = '{name}'")
-    found = health.warnings(health.read_what_can_be(connection)) | feedback.read_warnings(connection)
+    read = health.read_what_can_be(connection)
+    found = health.warnings(read) | feedback.read_warnings(connection)
     for code, message in found.items():
-        yield warning("queue", f"{code}: {message}", remedies.of_warning(code))
+        yield warning("queue", f"{code}: {message}", remedies.of_warning(code, read.table))
     if not found:
         yield ok("queue", "nothing waits too long, and vacuum keeps up")
 

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db import functions
+from mailroom.db.namespace import qualified
 from mailroom.db.step_size import is_cut_off
 from mailroom.job import Priority
 
@@ -33,7 +34,7 @@ class Health:
     `holder` has the oldest transaction that keeps dead rows from being vacuumed: since `held_seconds` (None: hidden
     from this role) and `held_transactions`. `vacuumed`: autovacuum is at work on jobs. `overdue_seconds` is how far
     beyond its lease the worst batch is. `waited_seconds` has the oldest due job of each priority that has one; None: so
-    much is dead before it that the database does not get there.
+    much is dead before it that the database does not get there. `table` is jobs, as SQL finds it anywhere.
     """
 
     holder: str | None
@@ -43,6 +44,7 @@ class Health:
     vacuumed: bool
     overdue_seconds: float
     waited_seconds: dict[Priority, float] | None
+    table: str = "mailroom.jobs"
 
 
 def read_what_can_be(connection: Connection) -> Health:
@@ -68,6 +70,7 @@ def read(connection: Connection, *, waits: bool = True) -> Health:
         waited_seconds={
             Priority(priority): seconds for priority, seconds in zip(row.priorities, row.waited_seconds, strict=True)
         },
+        table=qualified(connection, "jobs"),
     )
 
 

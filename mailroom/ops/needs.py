@@ -248,7 +248,8 @@ def _warnings(reading: Reading) -> Iterator[Need]:
             "act" if code == "OverdueBatch" or (code in reputation.CODES and _over_the_line(reading)) else "look"
         )
         what, _, why = message.partition(": ")
-        yield Need(code, what, why or "see docs/operating.md, Warnings", remedies.of_warning(code), state)
+        cure = remedies.of_warning(code, reading.health.table)
+        yield Need(code, what, why or "see docs/operating.md, Warnings", cure, state)
 
 
 def _over_the_line(reading: Reading) -> bool:

@@ -92,10 +92,10 @@ _TEMPLATE_CODES: Final = {
 
 _OF_WARNINGS: Final = {
     "OldTransaction": "end it: `SELECT pg_terminate_backend(…)`, `ROLLBACK PREPARED …`, or drop the slot",
-    "DeadRows": "end the oldest transaction, if one is old; otherwise `VACUUM mailroom.jobs`",
-    "NoAutovacuum": "`ALTER TABLE mailroom.jobs RESET (autovacuum_enabled)`; and switch autovacuum on",
+    "DeadRows": "end the oldest transaction, if one is old; otherwise `VACUUM {table}`",
+    "NoAutovacuum": "`ALTER TABLE {table} RESET (autovacuum_enabled)`; and switch autovacuum on",
     "OverdueBatch": f"no worker or sweep rescues: {START_WORKER}",
-    "QueueUnread": "end the oldest transaction, if one is old; otherwise `VACUUM mailroom.jobs`",
+    "QueueUnread": "end the oldest transaction, if one is old; otherwise `VACUUM {table}`",
     "FeedSilent": "`mailroom doctor`, then the topic of the configuration set, its subscription and the queue",
     "BounceRate": _ADDRESSES,
     "ComplaintRate": _ADDRESSES,
@@ -126,9 +126,10 @@ def of_deferral(code: str) -> str:
     return THROTTLED if code in THROTTLES else _BY_CODE.get(code) or REACH_SES
 
 
-def of_warning(code: str) -> str:
-    """Say what to do about a warning of `status`."""
-    return _OF_WARNINGS.get(code, "look at workers, pauses and the rate: `mailroom status`")
+def of_warning(code: str, table: str = "mailroom.jobs") -> str:
+    """Say what to do about a warning of `status`; `table` is jobs, as SQL finds it."""
+    advised = _OF_WARNINGS.get(code, "look at workers, pauses and the rate: `mailroom status`")
+    return advised.replace("{table}", table)
 
 
 def ends_by_itself(code: str, *, by_hand: bool) -> str:

@@ -2,11 +2,16 @@
 
 import json
 import re
+from contextlib import closing
 from dataclasses import replace
 from uuid import uuid4
 
+import psycopg
+import pytest
+from psycopg import sql
 from sqlalchemy import Engine, text
 
+from mailroom.db.engine import connect_engine
 from mailroom.event import EventKind
 from mailroom.ops import suppressions
 from mailroom.ops.refresh import refresh
@@ -14,6 +19,7 @@ from mailroom.simulator import Fault, Simulator
 from tests.claiming import enqueue
 from tests.cli.command import sending
 from tests.cli.conftest import Here
+from tests.servers import migrate
 from tests.telling import BOUNCED, HARD, came_back, mail, moment, tell, went_out
 from tests.world import add_accounts, ask_recovery
 
@@ -171,3 +177,20 @@ def test_ages_of_what_is_ahead_of_the_clock_are_no_days_before_it(here: Here, ur
     assert "-1 day" not in out
     assert re.search(r"^paused: account for (0:59|1:00)", out, re.MULTILINE)
     assert re.search(r"^events: the newest (0:59|1:00):\d\d ago", out, re.MULTILINE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schema", ["mailroom", 'Post "room'])
+def test_what_is_advised_of_a_table_can_be_run_in_any_schema(here: Here, empty_url: str, schema: str) -> None:
+    """By whoever reads it in `status`, `doctor` or on the page, whatever the search_path is."""
+    migrate(empty_url, schema=schema)
+    env = {"MAILROOM_DATABASE_URL": empty_url, "MAILROOM_SCHEMA": schema, "MAILROOM_DEBUG": "1"}
+    engine = connect_engine(empty_url, schema=schema, pool_size=2)
+    with closing(psycopg.connect(empty_url, autocommit=True)) as owner:
+        owner.execute(sql.SQL("ALTER TABLE {}.jobs SET (autovacuum_enabled = off)").format(sql.Identifier(schema)))
+        told = [here("status", env=env).out, here("doctor", env=env).out]
+        assert refresh(engine) is not None
+        engine.dispose()
+        for words in (*told, here("status", env=env).out):
+            [advised] = {each for each in re.findall("`([^`]+)`", words) if "autovacuum_enabled" in each}
+            owner.execute(advised.encode())

@@ -60,6 +60,7 @@ def test_a_code_that_nobody_knows_yet_still_has_a_way_out() -> None:
 def test_every_warning_of_the_manual_has_a_cure_of_its_own(code: str) -> None:
     assert f"| `{code}` |" in (ROOT / "docs" / "operating.md").read_text()
     assert remedies.of_warning(code) != remedies.of_warning("OldJob0")
+    assert "{" not in remedies.of_warning(code)
 
 
 def test_doctor_says_the_same_of_the_account() -> None:
