@@ -1,5 +1,6 @@
 """`pause` and `resume`: stopping mails by hand, for the whole fleet."""
 
+import re
 from typing import Annotated, Final
 
 import typer
@@ -51,8 +52,8 @@ def resume(scope: Scope) -> None:
     Exit 1 if SCOPE is not paused.
     """
     with open_database(settings.load("database_url")) as engine, engine.connect() as connection:
-        _check(connection, scope)
-        if not pauses.close_pause(connection, scope, by_hand=True):
+        if not pauses.close_pause(connection, scope, by_hand=True):  # also of a scope that there is no more
+            _check(connection, scope)
             raise MailroomError(f"{scope} is not paused")
     say(f"resumed {scope}")
 
@@ -66,4 +67,4 @@ def _is_known(scope: str) -> bool:
     """Whether it is a scope, whatever actions there are."""
     queue = pauses.queue_scope("")
     others = (*pauses.SHARED, *(lanes.priority_scope(each) for each in lanes.PAUSABLE))
-    return scope in others or (scope.startswith(queue) and scope != queue)
+    return scope in others or (scope.startswith(queue) and re.fullmatch(r"\S+", scope.removeprefix(queue)) is not None)

@@ -1,6 +1,8 @@
 """`pause` and `resume`, and what `status` says of them."""
 
 import json
+import re
+import shlex
 
 import pytest
 from sqlalchemy import Engine, text
@@ -11,6 +13,9 @@ from tests.cli.command import sending
 from tests.cli.conftest import Here
 from tests.telling import BOUNCED, came_back, went_out
 from tests.world import add_accounts, count
+
+# A queue has a name, and no blank in it.
+NO_QUEUES = ["queue:", "queue:big news", "queue:news\t", "queue:a\u00a0b"]
 
 
 @pytest.mark.slow
@@ -62,7 +67,9 @@ def test_what_is_not_paused_cannot_be_resumed(here: Here, url: str) -> None:
     assert (ended.code, ended.err) == (1, "mailroom: account is not paused\n")
 
 
-@pytest.mark.parametrize("scope", ["everything", "queue:", "", "priority:3", "priority:"])
+@pytest.mark.parametrize(
+    "scope", ["everything", "queue:", "", "priority:3", "priority:", "queue:big news", "queue:news\t", "queue:a\u00a0b"]
+)
 def test_what_is_no_scope_is_refused(here: Here, url: str, scope: str) -> None:
     ended = here("pause", scope, env={"MAILROOM_DATABASE_URL": url})
     assert ended.code == 2
@@ -70,6 +77,22 @@ def test_what_is_no_scope_is_refused(here: Here, url: str, scope: str) -> None:
         "is not a scope: give account, configuration_set, identity, the name of an action, priority:0 to priority:2,"
         " or queue:NAME" in ended.err
     )
+
+
+def test_a_pause_of_what_is_no_more_can_be_ended(here: Here, url: str, engine: Engine) -> None:
+    """As `status` advises: of a kind of mail that was taken away, or of what somebody wrote by hand."""
+    env = {"MAILROOM_DATABASE_URL": url}
+    with engine.connect() as connection:
+        connection.execute(text("INSERT INTO actions (name, number, template, path) VALUES ('trial', 9, 't', '/t')"))
+        assert here("pause", "trial", env=env).code == 0
+        connection.execute(text("DELETE FROM actions WHERE name = 'trial'"))
+        connection.execute(text("INSERT INTO pauses (scope, code, reason) VALUES ('queue:big news', 'ByHand', '')"))
+    [*advised] = re.findall("`mailroom (resume [^`]+)`", here("status", env=env).out)
+    assert len(advised) == 2
+    for command in advised:
+        ended = here(*shlex.split(command), env=env)
+        assert (ended.code, ended.err) == (0, "")
+    assert "resume" not in here("status", env=env).out
 
 
 def test_what_every_reading_would_carry_has_an_end(here: Here, url: str, engine: Engine) -> None:
