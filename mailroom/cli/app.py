@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 from sqlalchemy.exc import DBAPIError
@@ -31,6 +31,7 @@ from mailroom.cli.manual import Manual, ending
 from mailroom.cli.terminal import discard_output, printable, say
 from mailroom.db.engine import first_line
 from mailroom.errors import DatabaseError, MailroomError, SettingsError
+from mailroom.settings import log_format
 from mailroom.worker.telemetry import installed_version
 
 app = typer.Typer(
@@ -45,6 +46,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its tables cut off names at 80 columns
 )
+
+
+# Typer's own, or that of click, as its version has it.
+_USAGE_ERROR: Final[Any] = typer.BadParameter.__base__
+
+
+class _StoppedError(SystemExit):
+    """A signal has asked the process to stop. No handler of errors on the way takes it for one."""
 
 
 def _say_version(asked: bool) -> None:
@@ -89,9 +98,11 @@ def main() -> None:
     """Run the command line. Exit codes: 0 fine, 1 failed, 2 wrong settings or usage; `sweep` adds 3."""
     try:
         with signals.answered_by(_stop(sys.argv[1:2])):
-            app()
+            code = _run()
     except SettingsError as error:
         _end(error, 2)
+    except _StoppedError:
+        _end(MailroomError("stopped"), 1)
     except MailroomError as error:
         _end(error, 1)
     except UnicodeEncodeError:
@@ -100,6 +111,19 @@ def main() -> None:
         _end(DatabaseError(f"the database failed: {first_line(error)}"), 1)
     except OSError as error:
         _end(MailroomError(f"the operating system reports: {error.strerror}"), 1)
+    else:
+        sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command line and return its exit code. What is wrong with its words typer says, or the log as JSON."""
+    try:
+        return int(app(standalone_mode=False) or 0)
+    except _USAGE_ERROR as error:
+        if log_format() == "json":
+            raise SettingsError(error.format_message()) from error
+        error.show()
+        return int(error.exit_code)
 
 
 def _stop(command: Sequence[str]) -> signals.Answer:
@@ -121,7 +145,7 @@ def _leave() -> None:
 
 def _interrupt() -> None:
     """Give up whatever is under way, a statement of the database too: psycopg cancels it."""
-    raise SystemExit("mailroom: stopped")  # said as it ends, with 1
+    raise _StoppedError
 
 
 def _end(error: MailroomError, code: int) -> None:

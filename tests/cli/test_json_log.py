@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from mailroom.cli.json_log import JsonLines, event_and_fields
 from mailroom.cli.log import OneLine
 from mailroom.simulator import Fault, Simulator
-from tests.cli.command import MAILROOM, PATIENCE_SECONDS, killed_after, run, sending, start
+from tests.cli.command import MAILROOM, PATIENCE_SECONDS, end, killed_after, run, sending, start
 from tests.machine import ROOT
 from tests.running import eventually
-from tests.world import add_accounts, count
+from tests.world import add_accounts, count, until_somebody_waits
 
 EACH_SERVER = False
 
@@ -187,6 +187,36 @@ def test_so_does_a_command_that_fails() -> None:
     found = json.loads(line)
     assert (found["level"], found["event"][:10]) == ("ERROR", "mailroom: ")
     assert "MAILROOM_DATABASE_URL is not set" in found["event"]
+
+
+@pytest.mark.parametrize(
+    ("usage", "said"),
+    [
+        ("worker --concurrency two", "--concurrency"),
+        ("worker --nothing", "--nothing"),
+        ("nothing", "No such command"),
+        ("jobs", "Usage: mailroom jobs"),
+    ],
+)
+def test_so_is_what_is_wrong_with_a_command_line(usage: str, said: str) -> None:
+    """Whoever collects the log of a container reads no line of any other kind."""
+    ended = run([*MAILROOM, *usage.split()], env={"MAILROOM_LOG_FORMAT": "json"})
+    assert (ended.code, ended.out) == (2, "")
+    found = json.loads(ended.err)
+    assert (found["level"], said in found["event"]) == ("ERROR", True)
+
+
+@pytest.mark.slow
+def test_so_is_that_a_command_was_stopped(url: str, engine: Engine) -> None:
+    environment = {"MAILROOM_LOG_FORMAT": "json", "MAILROOM_DATABASE_URL": url}
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as holder, holder.begin():
+        holder.execute(text("LOCK TABLE readings"))
+        with killed_after(start("status", env=environment)) as command:
+            until_somebody_waits(engine)
+            command.send_signal(signal.SIGTERM)
+            ended = end(command)
+    assert (ended.code, ended.out) == (1, "")
+    assert json.loads(ended.err)["event"] == "mailroom: stopped"
 
 
 def test_a_format_that_is_none_is_an_error() -> None:
