@@ -146,6 +146,16 @@ def test_the_region_is_that_of_every_other_program(monkeypatch: pytest.MonkeyPat
     assert settings.load().model_dump() == DEFAULTS | {"aws_region": "eu-central-1"}
 
 
+@pytest.mark.parametrize(("value", "read"), [("", None), (" \n", None), ("eu-west-1\n", "eu-west-1")])
+def test_a_region_that_is_empty_is_none_and_a_line_break_is_no_part_of_one(
+    monkeypatch: pytest.MonkeyPatch, value: str, read: str | None
+) -> None:
+    """Of manifests and files of secrets. botocore would say that the endpoint is no URL."""
+    monkeypatch.setenv("AWS_REGION", value)
+
+    assert settings.load().aws_region == read
+
+
 @pytest.mark.parametrize(
     ("name", "value", "accepted"),
     [
@@ -228,6 +238,8 @@ def test_a_value_that_cannot_be_read_is_named(
         ("DATABASE_URL", f"postgresql://ada:{CANARY}\udce9@db/app", "a postgresql:// URL"),
         ("WINDOW_PASSWORD", CANARY[:11], "at least 12 characters"),
         ("WINDOW_PASSWORD", f"{CANARY}\udce9 and more", "at least 12 characters, in UTF-8"),
+        ("WINDOW_PASSWORD", f"{CANARY} and more\n", "at least 12 characters, in UTF-8, without control characters"),
+        ("WINDOW_PASSWORD", f"{CANARY}\x85 and more", "at least 12 characters, in UTF-8, without control characters"),
     ],
 )
 def test_a_secret_that_cannot_be_read_is_not_shown(

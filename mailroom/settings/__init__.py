@@ -24,7 +24,9 @@ from mailroom.settings.values import (
     Folder,
     MailRate,
     Milliseconds,
+    Password,
     Queue,
+    Region,
     Schema,
     SecretKeys,
     Sender,
@@ -106,7 +108,7 @@ class Settings(BaseSettings):
         1, description="maximum bulk calls a second of all workers and sweeps together, or unlimited"
     )
     # botocore reads AWS_DEFAULT_REGION alone, while every other AWS tool reads this one.
-    aws_region: str | None = Field(
+    aws_region: Region = Field(
         None, validation_alias="AWS_REGION", description="region of SES; by default that of the AWS configuration"
     )
     events_queue_url: str = Field(
@@ -121,7 +123,7 @@ class Settings(BaseSettings):
         description="folder for raw error answers of SES; by default ./output for send, and none for worker and sweep",
     )
 
-    window_password: Annotated[str, matching(r"[^\ud800-\udfff]{12,}|", "at least 12 characters, in UTF-8")] = Field(
+    window_password: Password = Field(
         "",
         repr=False,
         description="password of the window, for any user name; by default it needs none, on this machine",

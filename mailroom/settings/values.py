@@ -124,6 +124,10 @@ def _folder(value: object) -> object:
     return None if value == "" else value  # Path("") is the folder that the process was started in
 
 
+def _region(value: object) -> object:
+    return (value.strip() or None) if isinstance(value, str) else value
+
+
 def _sender(value: str) -> str:
     address = value.rpartition("<")[2].rpartition(">")[0] if value.rstrip().endswith(">") else value.strip()
     if re.fullmatch(r"[ -~]*", value) is None or _SENDER.fullmatch(address) is None:
@@ -141,6 +145,14 @@ SecretKeys = Annotated[tuple[bytes, ...], NoDecode, BeforeValidator(_secret_keys
 MailRate = Annotated[float | None, BeforeValidator(_mail_rate)]
 CallRate = Annotated[float | None, BeforeValidator(_call_rate)]
 Sender = Annotated[str, AfterValidator(_sender)]
+Region = Annotated[str | None, BeforeValidator(_region)]
+# RFC 7617: none of these can be typed into a login.
+Password = Annotated[
+    str,
+    matching(
+        r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]{12,}|", "at least 12 characters, in UTF-8, without control characters"
+    ),
+]
 Folder = Annotated[Path | None, BeforeValidator(_folder)]
 Address = Annotated[tuple[str, int] | None, NoDecode, BeforeValidator(_address)]
 

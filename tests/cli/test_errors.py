@@ -163,6 +163,10 @@ def test_no_region(here: Here, env: dict[str, str], command: str) -> None:
     here(command, env=env).assert_one_line(2, "AWS_REGION")
 
 
+def test_a_region_that_is_empty_is_none_at_all(here: Here, env: dict[str, str]) -> None:
+    here("sweep", env=env | {"AWS_REGION": ""}).assert_one_line(2, "You must specify a region", "AWS_REGION")
+
+
 @pytest.mark.parametrize("endpoint", ["localhost:8025", "http://user:canary@[::1", "http://a..b"])
 def test_an_endpoint_that_is_no_url(here: Here, env: dict[str, str], endpoint: str) -> None:
     ended = here("sweep", env=env | {"AWS_ENDPOINT_URL_SESV2": endpoint})
