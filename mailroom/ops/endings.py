@@ -7,13 +7,13 @@ from typing import Final
 from mailroom.ops.jobs import Found, Reported
 from mailroom.ops.words import span
 
-_RELEASE: Final = "`mailroom suppressions release`, then `mailroom jobs retry {token}`"
+_RELEASE: Final = "`mailroom suppressions release ADDRESS`, then `mailroom jobs retry {token}`"
 # Why a mail was not sent, by error code, and what helps.
 _NOT_SENT: Final = {
     "Superseded": ("a newer mail of its kind was asked for, or used; only the newest is sent", ""),
     "TooMany": (
         "its account has had as many of its kind as it may: it may be flooded",
-        "if the person is real: wait, or raise the limit, `mailroom actions set`",
+        "if the person is real: wait, or raise the limit, `mailroom actions set NAME --per-day NUMBER`",
     ),
     "TokenGone": ("its token was deleted, or its account", ""),
     "TokenConsumed": ("its token had been used already", ""),
@@ -79,4 +79,4 @@ def _accepted(found: Found, told: Sequence[Reported]) -> Ending:
 
 
 _SPAM: Final = "ask the recipient to look among the spam"
-_RETRIES: Final = "it goes back by itself, or `mailroom jobs show` says why not"
+_RETRIES: Final = "it goes back by itself, or `mailroom jobs show TOKEN` says why not"

@@ -44,7 +44,7 @@ _ALLOW: Final = (
     " `mailroom jobs list --code AccessDeniedException` shows what is denied"
 )
 _CLOCK: Final = "renew the credentials, and see that the machine's clock is right (NTP)"
-_TEMPLATE: Final = "push the template: `mailroom templates push`, then `mailroom templates use`"
+_TEMPLATE: Final = "push the template, and use it: `mailroom templates push --use`"
 _REFUSED: Final = (
     "`mailroom doctor` checks the template; if it is sound, see whose they are: `mailroom jobs list --code {}`"
 )

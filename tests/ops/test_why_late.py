@@ -166,10 +166,10 @@ def test_a_job_in_a_call_says_since_when_and_with_whom(conn: Connection) -> None
     ("outcome", "code", "words", "cure"),
     [
         ("cancelled", "Superseded", "a newer mail of its kind was asked for", ""),
-        ("cancelled", "TooMany", "it may be flooded", "`mailroom actions set`"),
+        ("cancelled", "TooMany", "it may be flooded", "`mailroom actions set NAME --per-day NUMBER`"),
         ("cancelled", "Dropped", "somebody dropped it", "`mailroom jobs retry 1` takes that back"),
         ("expired", "TokenExpired", "its token ran out before it could be sent", "ask for another mail"),
-        ("suppressed", "SuppressedBounce", "a mail to it bounced for good", "`mailroom suppressions release`"),
+        ("suppressed", "SuppressedBounce", "a mail to it bounced for good", "`mailroom suppressions release ADDRESS`"),
         ("rejected", "MessageRejected", "MessageRejected", "`mailroom jobs show 1`"),
         ("failed", "LeaseExpired", "LeaseExpired", "`mailroom jobs retry 1` tries it again"),
     ],
