@@ -127,8 +127,9 @@ def _server(connection: Connection) -> Iterator[Finding]:
         if (connection.scalar(select(func.current_setting(name, True))) or safe) != safe
     ]
     if reckless:
-        remedy = "; ".join(f"ALTER SYSTEM SET {name} = '{DURABLE[name]}'" for name in reckless)
-        yield warning("server", f"a crash of the machine may damage it or forget: {', '.join(reckless)}", remedy)
+        setting = "; ".join(f"ALTER SYSTEM SET {name} = '{DURABLE[name]}'" for name in reckless)
+        message = f"a crash of the machine may damage it or forget: {', '.join(reckless)}"
+        yield warning("server", message, f"{setting}; SELECT pg_reload_conf()")
         return
     yield ok("server", "it survives a crash of the machine")
 
@@ -169,7 +170,7 @@ def _functions(connection: Connection) -> Iterator[Finding]:
         return
     loose = [row for row in rows if not row.pinned]
     if loose:
-        named = {qualified(connection, row.name): row.path for row in loose}
+        named = {functions.signature(row.name, schema_of(connection)): row.path for row in loose}
         remedy = "; ".join(f"ALTER FUNCTION {name} SET search_path = {path}" for name, path in named.items())
         names = ", ".join(row.name for row in loose)
         yield failed("functions", f"without a search_path of mailroom's schema and then pg_temp: {names}", remedy)

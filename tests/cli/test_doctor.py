@@ -87,6 +87,7 @@ def test_where_all_is_well_every_line_says_so(here: Here, ses: Simulator, env: d
     assert (
         "server: a crash of the machine may damage it or forget: fsync, full_page_writes -> ALTER SYSTEM" in ended.out
     )
+    assert "; SELECT pg_reload_conf()\n" in ended.out
     assert ses.ledger.mails == []
 
 
@@ -356,8 +357,23 @@ def test_a_role_for_which_no_trigger_fires(here: Here, env: dict[str, str], engi
 def test_a_function_without_a_path_of_its_own(here: Here, env: dict[str, str], engine: Engine, function: str) -> None:
     for change in ("RESET search_path", "SET search_path = mailroom"):
         execute(engine, f"ALTER FUNCTION {function} {change}")
-        remedy = f'ALTER FUNCTION "mailroom".{function} SET search_path = mailroom, pg_temp'
+        remedy = f"ALTER FUNCTION {functions.signature(function, 'mailroom')} SET search_path = mailroom, pg_temp"
         assert_one(here, env, "functions", "failed", remedy)
+    execute(engine, remedy)
+    assert ill(here, env) == {}
+
+
+def test_a_path_is_set_again_beside_a_function_of_others_with_the_same_name(
+    here: Here, env: dict[str, str], engine: Engine
+) -> None:
+    others = (
+        "CREATE FUNCTION claim(integer) RETURNS integer LANGUAGE sql SET search_path = mailroom, pg_temp AS 'SELECT 1'"
+    )
+    with engine.connect() as connection:
+        ours = functions.signature("claim", "mailroom")
+        connection.execute(text(f"ALTER FUNCTION {ours} RESET search_path"))
+        connection.execute(text(others))
+    remedy = ill(here, env)["functions"][1].rpartition(" -> ")[2]
     execute(engine, remedy)
     assert ill(here, env) == {}
 
