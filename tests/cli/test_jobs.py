@@ -531,6 +531,18 @@ def rows_read(engine: Engine, table: str) -> int:
         )
 
 
+@pytest.mark.parametrize("what", ["drop", "retry"])
+def test_what_was_done_before_the_database_failed_is_told(
+    here: Here, env: dict[str, str], engine: Engine, what: str
+) -> None:
+    add(engine, 1_200)
+    raising = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'enough'; END $$"
+    late = "CREATE TRIGGER refuse BEFORE DELETE OR UPDATE ON jobs FOR EACH ROW WHEN (OLD.token > 1000)"
+    execute(engine, raising, f"{late} EXECUTE FUNCTION refuse()")
+    ended = here("jobs", what, "--queue", "mailroom", env=env)
+    ended.assert_one_line(1, "the database failed: enough", "1,000 jobs were changed before")
+
+
 def test_a_retry_of_several_is_not_stopped_by_one_that_failed_twice_or_has_a_job(engine: Engine) -> None:
     with engine.connect() as connection:
         twice, there, plain = enqueue(connection, 3)
