@@ -1,5 +1,7 @@
 """The answers of SES, read with care: results are told apart by position, and what does not add up is unconfirmed."""
 
+import json
+from http import HTTPStatus
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -7,6 +9,24 @@ from botocore.exceptions import ClientError
 from mailroom.outcome import Outcome, Sent, Unconfirmed
 from mailroom.ses import classify
 from mailroom.ses.classify import Fault
+
+
+def drop_foreign_body(response_dict: dict[str, Any], **_: object) -> None:
+    """Empty the body of an error answer that is not of AWS: no object of JSON, and in whatever letters.
+
+    botocore raises an error of its own at such a body, and nobody would know the status, which says whether the
+    request was refused. Of text that is UTF-8 and no JSON it makes a message. For its event `before-parse`.
+    """
+    if response_dict["status_code"] < HTTPStatus.MULTIPLE_CHOICES:
+        return
+    try:
+        said = json.loads(response_dict["body"].decode())
+    except UnicodeDecodeError:
+        said = None
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(said, dict) or not isinstance(said.get("__type", ""), str):
+        response_dict["body"] = b""
 
 
 def fault(error: ClientError, *, source: str) -> tuple[Fault, str]:

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 import boto3
 import botocore
@@ -14,7 +14,7 @@ from botocore.config import Config
 
 from mailroom.errors import SettingsError
 from mailroom.mail.transport import CONNECT_TIMEOUT, READ_TIMEOUT
-from mailroom.ses import network
+from mailroom.ses import answer, network
 
 if TYPE_CHECKING:
     from mypy_boto3_sesv2 import SESV2Client
@@ -119,7 +119,9 @@ def made(make: Callable[[boto3.Session], T], what: str, *, region: str | None) -
 
     def make_it() -> tuple[T, object]:
         session = boto3.Session(region_name=region)
-        return make(session), session.get_credentials()
+        client: Any = make(session)
+        client.meta.events.register("before-parse", answer.drop_foreign_body)
+        return client, session.get_credentials()
 
     try:
         client, credentials = network.with_deadline(make_it, within=MAX_CONNECT)

@@ -135,6 +135,8 @@ DENIED = b'{"__type": "com.amazonaws.sqs#AccessDeniedException", "message": "ada
     [
         (403, DENIED, "AccessDeniedException"),
         (400, b'{"__type": "com.amazonaws.sqs#OverLimit"}', "OverLimit"),
+        (403, b"<html>gesperrt f\xfcr ada@example.com", "403"),
+        (403, b'"ada@example.com may not"', "403"),
         (200, b'{"Messages": 7}', "UnreadableAnswer"),
         (200, b"[" * 100_000, "UnreadableAnswer"),
     ],

@@ -5,11 +5,12 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from typing import Final
 
 import pytest
 
 from mailroom import ses
-from mailroom.outcome import Outcome, Sent
+from mailroom.outcome import Deferred, Outcome, Sent, Unconfirmed
 from tests.ses.calls import SOURCE, Connect, kinds, listening, mails, send, whole
 
 
@@ -102,6 +103,37 @@ def test_an_answer_that_nobody_asked_for_is_nobodys(connect: Connect) -> None:
 )
 def test_what_makes_no_sense_is_unconfirmed(connect: Connect, said: bytes, kind: str) -> None:
     assert kinds(told(connect, saying(said, after=0.05))) == [kind]
+
+
+LATIN: Final = "<html>Zugriff verweigert: gesperrt f\u00fcr Sie</html>".encode("latin-1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "said",
+    [
+        *(
+            answer(status, LATIN, "Content-Type: text/html")
+            for status in ("302 Found", "404 Not Found", "429 Too Many")
+        ),
+        answer("407 Proxy Authentication Required", "<html>".encode("utf-16")),
+        answer("401 Unauthorized", b"\x1f\x8b\x08\x00\xff", "Content-Encoding: gzip"),
+        *(answer("403 Forbidden", body) for body in (LATIN, "Forbidden", None, [], [{"a": 1}], 403)),
+        answer("403 Forbidden", {"__type": 5}),
+    ],
+)
+def test_a_refusal_that_is_no_object_of_json_is_told_by_its_status(connect: Connect, said: bytes) -> None:
+    """A proxy's, in the letters of its country, say. It costs no mail an attempt, as one in UTF-8 does not."""
+    [outcome] = told(connect, saying(said, after=0.05))
+    assert isinstance(outcome, Deferred)
+    assert (outcome.charged, outcome.scope, outcome.code) == (False, None, said.split()[1].decode())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("status", ["408 Request Timeout", "502 Bad Gateway"])
+def test_a_fault_of_a_server_decides_nothing_whatever_letters_it_is_in(connect: Connect, status: str) -> None:
+    [outcome] = told(connect, saying(answer(status, LATIN), after=0.05))
+    assert outcome == Unconfirmed(status.split(maxsplit=1)[0], "SES answered with a fault of its own")
 
 
 def test_one_message_id_for_two_mails_is_kept_for_both(connect: Connect) -> None:
