@@ -128,6 +128,12 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         ("SES_CONFIG_SET", "account-mail_2", "account-mail_2"),
         ("SES_CONFIG_SET", "", ""),
         ("SES_SOURCE", "Ada <ada@example.com>", "Ada <ada@example.com>"),
+        ("SES_SOURCE", "Shop, Ltd. <mail@example.com>", '"Shop, Ltd." <mail@example.com>'),
+        ("SES_SOURCE", '"Shop, Ltd." <mail@example.com>', '"Shop, Ltd." <mail@example.com>'),
+        ("SES_SOURCE", "Shop: all (new) <mail@localhost>", '"Shop: all (new)" <mail@localhost>'),
+        ("SES_SOURCE", '"Shop <mail@example.com>', '"\\"Shop" <mail@example.com>'),
+        ("SES_SOURCE", "M\u00fcller <mail@example.com>", "=?utf-8?q?M=C3=BCller?= <mail@example.com>"),
+        ("SES_SOURCE", " ada@example.com ", "ada@example.com"),
         ("SES_OUTPUT_PATH", "/var/log/mail", Path("/var/log/mail")),
         ("SES_OUTPUT_PATH", "", None),
     ],
@@ -200,6 +206,13 @@ def test_a_region_that_is_empty_is_none_and_a_line_break_is_no_part_of_one(
         ("SES_SOURCE", "noreply@example..com", "an ASCII sender address"),
         ("SES_SOURCE", "Ada <noreply@example-.com>", "an ASCII sender address"),
         ("SES_SOURCE", "a@example.com, b@example.com", "an ASCII sender address"),
+        *(
+            ("SES_SOURCE", source, "an ASCII sender address")
+            for source in (
+                *("<a@example.com> <b@example.com>", "a@example.com <b@example.com>", "a@example.com>"),
+                *("<a@example.com", "a,b@example.com", ".a@example.com", "a..b@example.com", f"{'x' * 65}@example.com"),
+            )
+        ),
         ("SES_SOURCE", "no\u00e9@example.com", "an ASCII sender address"),
         ("SES_SOURCE", "noreply@\u00e9xample.com", "an ASCII sender address"),
         ("SES_SOURCE", "no\x7f@example.com", "an ASCII sender address"),

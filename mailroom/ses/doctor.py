@@ -17,6 +17,7 @@ from mailroom.mail import templates
 from mailroom.ses import classify, network
 from mailroom.ses.account import MAX_ANSWER
 from mailroom.ses.account import account as ask_account
+from mailroom.ses.request import as_header
 
 if TYPE_CHECKING:
     from mypy_boto3_sesv2 import SESV2Client
@@ -61,7 +62,7 @@ def examine(
 def _senders(source: str, actions: Sequence[Action]) -> list[str]:
     """Return the address of each sender, that of most mails first."""
     named = [source, *(action.source for action in actions if action.source)]
-    return list(dict.fromkeys(parseaddr(each)[1] for each in named))
+    return list(dict.fromkeys(parseaddr(as_header(each))[1] for each in named))
 
 
 def _checked(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:

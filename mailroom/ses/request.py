@@ -1,10 +1,12 @@
 """The requests to SES: one mail in a call of its own, or several that share one."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from mailroom.job import Action
+from mailroom.mail.sender import sender
 from mailroom.mail.transport import Mail
 
 if TYPE_CHECKING:
@@ -18,6 +20,15 @@ Entry = tuple[Mail, str]
 HEADERS: Final = {"Auto-Submitted": "auto-generated", "X-Auto-Response-Suppress": "All"}
 # An account-wide setting would rewrite the link, and report the secret in it with each click.
 NO_TRACKING: Final = {"Tracking": {"OpenTrackingEnabled": "DISABLED", "ClickTrackingEnabled": "DISABLED"}}
+
+
+@lru_cache(maxsize=256)
+def as_header(address: str) -> str:
+    """Return who sends as it may stand in a header: a plain UPDATE may write a name that needs quotes, and has none."""
+    try:
+        return sender(address, may_be_local=True)
+    except ValueError:
+        return address  # SES is to say what is wrong with it
 
 
 class Requests:
@@ -36,13 +47,13 @@ class Requests:
 
     def source(self, action: Action) -> str:
         """Return who sends the mails of an action."""
-        return action.source or self._source
+        return as_header(action.source or self._source)
 
     def write(self, action: Action, entries: Sequence[Entry], *, batch: str | None) -> dict[str, Any]:
         """Return what SendEmail is asked for one mail, and SendBulkEmail for several."""
         frame = {"FromEmailAddress": self.source(action), **self._always}
         if action.reply_to:
-            frame["ReplyToAddresses"] = [action.reply_to]
+            frame["ReplyToAddresses"] = [as_header(action.reply_to)]
         template = {"TemplateName": action.template, **self._template}
         if len(entries) == 1:
             return frame | self._single(action, template, entries[0], batch)

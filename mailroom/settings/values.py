@@ -10,6 +10,7 @@ from pydantic_settings import NoDecode
 
 from mailroom.db.engine import URL_FORMS, connection_string
 from mailroom.errors import SettingsError
+from mailroom.mail.sender import sender
 
 MIN_RATE: Final = 0.01
 MAX_NAME_BYTES: Final = 63  # PostgreSQL's
@@ -19,9 +20,6 @@ LOOPBACK: Final = "127.0.0.1"
 # password, or like a key: it belongs to another variable.
 MAX_SHOWN: Final = 100
 _LOOKS_SECRET: Final = re.compile(r"://.*@|passw(or)?d\s*=|[0-9a-f]{64}", re.IGNORECASE | re.DOTALL)
-# A name that is not on the internet is one, too: a server of one's own may take it for SES.
-_LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-_SENDER: Final = re.compile(rf"[!-?A-~]+@{_LABEL}(?:\.{_LABEL})*")
 
 
 def shown(value: object) -> str:
@@ -129,10 +127,10 @@ def _region(value: object) -> object:
 
 
 def _sender(value: str) -> str:
-    address = value.rpartition("<")[2].rpartition(">")[0] if value.rstrip().endswith(">") else value.strip()
-    if re.fullmatch(r"[ -~]*", value) is None or _SENDER.fullmatch(address) is None:
-        raise ValueError("an ASCII sender address")
-    return value
+    try:
+        return sender(value, may_be_local=True)
+    except ValueError as error:
+        raise ValueError(f"an ASCII sender address: {error}") from None
 
 
 Milliseconds = Annotated[timedelta, BeforeValidator(_milliseconds)]

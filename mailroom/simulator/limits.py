@@ -18,7 +18,9 @@ MAX_TEMPLATE_PAGE = 100  # SES: ListEmailTemplates returns at most 100 a page
 
 _TAG = re.compile(r"[A-Za-z0-9_-]{1,256}")
 _CONFIGURATION_SET = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_NAMED = re.compile(r"[^<>\r\n]*<([^<>]+)>")
+_NAMED = re.compile(
+    r'(?:"(?:[^"\\\r\n]|\\[^\r\n])*"|[^<>",:;@\\\r\n]*)\s*<([^<>]+)>'
+)  # RFC 5322: else a name needs quotes
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _ADDRESS = re.compile(

@@ -91,6 +91,10 @@ def test_where_all_is_well_every_line_says_so(here: Here, ses: Simulator, env: d
     assert ses.ledger.mails == []
 
 
+def test_the_name_of_a_sender_is_not_its_address(here: Here, env: dict[str, str]) -> None:
+    assert ill(here, env | {"MAILROOM_SES_SOURCE": "Ada, Ltd. <noreply@mail.example.com>"}) == {}
+
+
 def test_settings_that_cannot_be_read(here: Here, env: dict[str, str]) -> None:
     ended = here("doctor", env=env | {"MAILROOM_BATCH_LIMIT": "51"})
     assert (ended.code, ended.out.count("\n")) == (1, 1)

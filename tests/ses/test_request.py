@@ -13,7 +13,7 @@ from botocore.validate import validate_parameters
 from mailroom import ses
 from mailroom.job import Action
 from mailroom.mail.transport import Mail
-from mailroom.outcome import Deferred, Scope
+from mailroom.outcome import Deferred, Scope, Sent
 from mailroom.ses.request import Requests
 from mailroom.simulator import Fault, Simulator
 from tests.kinds import ACTIVATION
@@ -96,6 +96,18 @@ def test_an_action_may_have_a_sender_of_its_own(nobody: Any, count: int) -> None
     assert (asked["FromEmailAddress"], asked["ReplyToAddresses"]) == ("Shop <shop@example.com>", ["help@example.com"])
     usual = written(nobody, count)
     assert (usual["FromEmailAddress"], "ReplyToAddresses" in usual) == (SOURCE, False)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_name_that_an_update_wrote_without_quotes_gets_them(
+    simulator: Simulator, transport: ses.SesTransport, count: int
+) -> None:
+    """SES takes what stands before a comma for an address, and refuses the call."""
+    shop = Action(
+        "activation", number=1, template="activationv1", path="/activate", source="Shop, Ltd. <shop@example.com>"
+    )
+    assert all(isinstance(outcome, Sent) for outcome in send(transport, mails(count), action=shop))
+    assert {mail.source for mail in simulator.ledger.mails} == {'"Shop, Ltd." <shop@example.com>'}
 
 
 @pytest.mark.parametrize(("action", "scope"), [(ACTIVATION, Scope.IDENTITY), (SHOP, Scope.ACTION)])
