@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from urllib.parse import urlsplit
 
 import boto3
 import botocore
@@ -118,8 +119,11 @@ def made(make: Callable[[boto3.Session], T], what: str, *, region: str | None) -
     _quieten()
 
     def make_it() -> tuple[T, object]:
-        session = boto3.Session(region_name=region)
+        session = boto3.Session(region_name=region or None)
+        if not session.region_name:  # botocore takes an empty name for one, and blames the endpoint that it makes of it
+            raise boto.NoRegionError
         client: Any = make(session)
+        _check_endpoint(client.meta.endpoint_url)
         client.meta.events.register("before-parse", answer.drop_foreign_body)
         return client, session.get_credentials()
 
@@ -139,6 +143,13 @@ def made(make: Callable[[boto3.Session], T], what: str, *, region: str | None) -
             f"{what} cannot be used: no AWS credentials were found (AWS_ACCESS_KEY_ID, a profile, a role)"
         )
     return client
+
+
+def _check_endpoint(url: str) -> None:
+    """Raise ValueError for a URL that no call could be made to: botocore would say so at each call, and not here."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or parts.port == 0:  # or it raises, for what is no port
+        raise ValueError("not a URL of a server")
 
 
 def _quieten() -> None:

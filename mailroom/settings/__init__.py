@@ -13,6 +13,7 @@ from mailroom.db.namespace import DEFAULT_SCHEMA
 from mailroom.errors import SettingsError
 from mailroom.mail.transport import MAX_CALL_TIME
 from mailroom.settings.values import (
+    MAX_PORT,
     ON_LOOPBACK,
     QUEUE,
     SQS,
@@ -153,8 +154,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _queue_is_one(self) -> Self:
         url = self.events_queue_url
-        known = SQS.fullmatch(url) or (QUEUE.fullmatch(url) and (ON_LOOPBACK.match(url) or self.aws_endpoint_url_sqs))
-        if url and not known:
+        here = ON_LOOPBACK.match(url)
+        known = SQS.fullmatch(url) or (QUEUE.fullmatch(url) and (here or self.aws_endpoint_url_sqs))
+        if url and (not known or (here and int(here[1] or MAX_PORT) > MAX_PORT)):
             raise ValueError(
                 f"{PREFIX}EVENTS_QUEUE_URL: {shown(url)} is not accepted: the https:// URL of an SQS queue, as in"
                 " https://sqs.eu-west-1.amazonaws.com/123456789012/mailroom-events; any other only with"

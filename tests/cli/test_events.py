@@ -106,6 +106,7 @@ def test_a_database_that_is_away_is_a_failure(here: Here, queue: sqs.Queue) -> N
         "ftp://127.0.0.1/123456789012/mailroom-events",
         "http://127.0.0.1:1/a queue",
         "http://127.0.0.1.example.com/123456789012/q",
+        "http://127.0.0.1:65536/123456789012/q",
     ],
 )
 def test_what_is_not_the_url_of_a_queue_is_said_in_a_line(here: Here, url: str, queue: sqs.Queue, value: str) -> None:

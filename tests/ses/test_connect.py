@@ -26,6 +26,10 @@ from tests.ses.calls import (
         ({"AWS_PROFILE": "nobody"}, "ProfileNotFound"),
         ({"AWS_CONFIG_FILE": __file__}, "ConfigParseError"),
         ({"AWS_ENDPOINT_URL_SESV2": "not a URL"}, "its endpoint is not a URL .*AWS_ENDPOINT_URL_SESV2"),
+        *(
+            ({"AWS_ENDPOINT_URL_SESV2": url}, "its endpoint is not a URL .*AWS_ENDPOINT_URL_SESV2")
+            for url in ("http://127.0.0.1:99999", "http://127.0.0.1:-1", "http://127.0.0.1:x", "ftp://127.0.0.1")
+        ),
         ({"AWS_DEFAULTS_MODE": "nonsense"}, "InvalidDefaultsMode"),
     ],
 )
@@ -39,16 +43,23 @@ def test_a_wrong_aws_environment_is_one_line(
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(("region", "says"), [(None, "AWS_REGION"), ("not a region", "InvalidRegionError")])
-def test_a_region_is_needed(region: str | None, says: str) -> None:
+@pytest.mark.parametrize("empty", [False, True])
+@pytest.mark.parametrize(
+    ("region", "says"), [(None, "Set AWS_REGION"), ("", "Set AWS_REGION"), ("not a region", "InvalidRegionError")]
+)
+def test_a_region_is_needed(monkeypatch: pytest.MonkeyPatch, region: str | None, says: str, empty: bool) -> None:
+    """A variable that is empty, as a file of compose may leave it, names none."""
+    if empty:
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "")
     with pytest.raises(SettingsError, match=says) as raised:
         ses.connect(region=region, connections=1)
     assert "\n" not in str(raised.value)
 
 
-def test_a_region_may_come_from_botocores_own_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("region", [None, ""])
+def test_a_region_may_come_from_botocores_own_chain(monkeypatch: pytest.MonkeyPatch, region: str | None) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-north-1")
-    assert ses.connect(region=None, connections=1).meta.region_name == "eu-north-1"
+    assert ses.connect(region=region, connections=1).meta.region_name == "eu-north-1"
 
 
 def test_retries_and_time_outs_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
