@@ -49,6 +49,7 @@ REFUSALS: Final = frozenset(
         "MessageRejected",
         "RequestEntityTooLarge",
         "RequestEntityTooLargeException",
+        "ValidationError",
         "ValidationException",
     }
 )

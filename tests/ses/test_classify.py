@@ -56,6 +56,12 @@ def test_an_unknown_code_is_judged_by_its_status_and_never_final(http_status: in
     assert exception_fault("OfTomorrow", http_status=http_status, message="", source=SOURCE) is fault
 
 
+@pytest.mark.parametrize("code", ["RequestAbortedException", "RequestTimeoutException"])
+def test_a_request_that_ended_before_its_answer_may_have_been_accepted(code: str) -> None:
+    """AWS answers so with 400, too."""
+    assert exception_fault(code, http_status=400, message="", source=SOURCE) is Fault.UNKNOWN
+
+
 def test_an_unknown_status_of_an_entry_is_temporary() -> None:
     assert status_fault("OF_TOMORROW", message="", source=SOURCE) is Fault.TEMPORARY
 

@@ -121,7 +121,7 @@ def test_a_role_that_is_refused_costs_the_mails_nothing(
         finally:
             sts.shutdown()
             thread.join()
-    assert (kinds(outcomes), codes(outcomes)) == (["free"] * 2, {"ValidationError"})
+    assert (kinds(outcomes), codes(outcomes)) == (["free"] * 2, {"CredentialsValidationError"})
     assert simulator.ledger.requests == []
 
 

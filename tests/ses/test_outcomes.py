@@ -40,10 +40,11 @@ FREE = {
 REJECTED = {
     *("MessageRejected", "BadRequestException", "InvalidParameterValue"),
     *("RequestEntityTooLarge", "RequestEntityTooLargeException", "ValidationException"),
+    "ValidationError",
 }
 UNCONFIRMED = {
     *("InternalServiceErrorException", "ConcurrentModificationException", "InternalFailure"),
-    *("ServiceUnavailable", "ServiceUnavailableException"),
+    *("ServiceUnavailable", "ServiceUnavailableException", "RequestAbortedException", "RequestTimeoutException"),
 }
 CHARGED = {"AlreadyExistsException", "ConflictException", "InvalidNextTokenException"}
 EXPECTED = {
