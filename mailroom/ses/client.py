@@ -1,6 +1,7 @@
 """The client of SES: region, credentials and time-outs, no retries of its own; and a new one where that may help."""
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import boto3
 import botocore
 from botocore import exceptions as boto
 from botocore.config import Config
+from botocore.credentials import Credentials
 
 from mailroom.errors import SettingsError
 from mailroom.mail.transport import CONNECT_TIMEOUT, READ_TIMEOUT
@@ -27,6 +29,7 @@ C = TypeVar("C")
 
 # Credentials may come from a program, or from a server on this machine.
 MAX_CONNECT: Final = timedelta(seconds=30)
+_CREDENTIAL: Final = re.compile(r"[!-~]+")
 # Not later than the first probe of a pause, which is to find the new credentials.
 RENEW_EVERY: Final = timedelta(seconds=2)
 
@@ -118,7 +121,7 @@ def made(make: Callable[[boto3.Session], T], what: str, *, region: str | None) -
     """Return a client that is made from what boto3's own chain says. Raises SettingsError, which names `what`."""
     _quieten()
 
-    def make_it() -> tuple[T, object]:
+    def make_it() -> tuple[T, Credentials | None]:
         session = boto3.Session(region_name=region or None)
         if not session.region_name:  # botocore takes an empty name for one, and blames the endpoint that it makes of it
             raise boto.NoRegionError
@@ -142,7 +145,20 @@ def made(make: Callable[[boto3.Session], T], what: str, *, region: str | None) -
         raise SettingsError(
             f"{what} cannot be used: no AWS credentials were found (AWS_ACCESS_KEY_ID, a profile, a role)"
         )
+    if not _can_sign(credentials):
+        raise SettingsError(
+            f"{what} cannot be used: an AWS credential has a blank or a line end in it, or other letters than ASCII:"
+            " check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and the file of credentials"
+        )
     return client
+
+
+def _can_sign(found: Credentials) -> bool:
+    """Whether a request can be signed with these, as far as that is known here: others are asked for at each call."""
+    if type(found) is not Credentials:
+        return True
+    parts = (found.access_key, found.secret_key, found.token)
+    return all(_CREDENTIAL.fullmatch(part) for part in parts if part)
 
 
 def _check_endpoint(url: str) -> None:

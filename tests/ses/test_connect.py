@@ -43,6 +43,18 @@ def test_a_wrong_aws_environment_is_one_line(
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
+@pytest.mark.parametrize("value", ["canary\n", " canary", "can ary", "can\u200bary"])
+def test_a_key_with_a_line_end_in_it_is_told_at_start(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """As of a file of secrets. The request could not be written, or its signature would be another one."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=r"SES cannot be used: .* a blank or a line end") as raised:
+        ses.connect(region="eu-west-1", connections=1)
+    assert "ary" not in str(raised.value)
+    with pytest.raises(SettingsError, match=r"SQS cannot be used: .* a blank or a line end"):
+        ses.connect_to_queue("https://sqs.eu-west-1.amazonaws.com/1/q", region=None, connections=1)
+
+
 @pytest.mark.parametrize("empty", [False, True])
 @pytest.mark.parametrize(
     ("region", "says"), [(None, "Set AWS_REGION"), ("", "Set AWS_REGION"), ("not a region", "InvalidRegionError")]
