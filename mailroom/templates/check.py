@@ -112,7 +112,7 @@ def _of_sample(
     if part == "subject":
         return _of_subject(rendered)
     for name, written in (("secret", SECRET), ("code", CODE)):
-        if name in given and written not in rendered:
+        if name in given and written not in values.shown(part, rendered):
             return f"{{{{{name}}}}} is not written: the mail would be of no use"
     return None
 

@@ -14,6 +14,8 @@ HOSTILE: Final = SAMPLES["html"]
 LOGINS: Final = ("ada", "bob")
 _TAG: Final = re.compile(r"""<!--.*?-->|<[A-Za-z/](?:[^<>"']|"[^"]*"|'[^']*')*>""", re.DOTALL)
 _QUOTED: Final = re.compile(r""""[^"]*"|'[^']*'""")
+# Some of what a browser takes for one is closed at once.
+_COMMENT: Final = re.compile(r"<!--(?:-?>|.*?(?:--!?>|\Z))", re.DOTALL)
 # From the last scheme on: not all languages have blanks around a link.
 _LINK: Final = re.compile(rf"[A-Za-z][A-Za-z0-9+.-]{{0,30}}://(?:(?!://)\S)*{SECRET}[!-~]*")
 
@@ -33,7 +35,7 @@ def problems(
             if one != other:
                 yield f"{PARTS[part]}: has the login in the link, and would break it: nothing is encoded for URLs"
             for where, given in _others(data):
-                text = written(part, LOGINS[0], given)
+                text = shown(part, written(part, LOGINS[0], given))
                 if lacking := [name for name, value in needed.items() if value not in text]:
                     missing = f"{{{{{lacking[0]}}}}} is not written where {where}"
                     yield f"{PARTS[part]}: {missing}: the mail would be of no use"
@@ -42,6 +44,11 @@ def problems(
             yield f"{PARTS['html']}: has a value in a tag without quotes around it, and would make more of the tag"
     except RenderingError as error:
         yield f"with other values: {error}"
+
+
+def shown(part: str, text: str) -> str:
+    """Return what somebody may see of a text: nothing of a comment."""
+    return _COMMENT.sub("", text) if part == "html" else text
 
 
 def _links(part: str, text: str) -> list[str]:

@@ -13,6 +13,19 @@ def problems(folder: Path, *, has_code: bool = False) -> list[str]:
     return templates.problems(templates.read(folder), "activation", has_code=has_code)
 
 
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<!-- a --><p>{{secret}}</p><!-- b -->",
+        "<!--[if mso]>{{secret}}<![endif]--><!--[if !mso]><!--><p>{{secret}}</p><!--<![endif]-->",
+        "<!--><p>{{secret}}</p>",
+        "<!---><p>{{secret}}</p><!-- b -->",
+    ],
+)
+def test_what_stands_between_comments_is_seen(tmp_path: Path, html: str) -> None:
+    assert problems(activation(tmp_path, html=html)) == []
+
+
 def test_what_is_good_has_no_problems(tmp_path: Path) -> None:
     assert problems(write(tmp_path, languages(en=GOOD, de=GERMAN, fr=FRENCH))) == []
 
@@ -28,6 +41,8 @@ def test_what_is_good_has_no_problems(tmp_path: Path) -> None:
         ("text", "{{#if secret}}here{{/if}}", "text.txt, for ordinary: {{secret}} is not written"),
         ("html", "{{#if login}}x{{else}}{{secret}}{{/if}}", "html.html, for ordinary: {{secret}} is not written"),
         ("html", '{{#* inline "a"}}{{secret}}{{/inline}}x', "html.html, for ordinary: {{secret}} is not written"),
+        ("html", "<p>a</p><!-- {{secret}} -->", "html.html, for ordinary: {{secret}} is not written"),
+        ("html", "<!-- <p>a</p> {{secret}}", "html.html, for ordinary: {{secret}} is not written"),
         ("subject", "Hello {{login}}", "uses login, which is escaped for HTML: use login_text"),
         ("subject", "{{secret}}", "uses secret: a subject is shown"),
         ("text", "{{secret}} {{login}}", "uses login, which is escaped for HTML: use login_text"),
@@ -119,6 +134,7 @@ def test_a_subject_has_to_fit_into_a_header(tmp_path: Path) -> None:
         ("text", "{{#if vip}}{{secret}}{{/if}}", "text.txt: {{secret}} is not written where vip is False"),
         ("html", "{{#if device}}{{secret}}{{/if}}", "html.html: {{secret}} is not written where device is ''"),
         ("html", "{{#if count}}{{secret}}{{/if}}", "html.html: {{secret}} is not written where count is 0"),
+        ("html", "{{#if vip}}{{secret}}{{else}}<!-- {{secret}} -->{{/if}}", "{{secret}} is not written where vip is"),
         ("text", "{{#if vip}}{{secret}}{{else if device_text}}{{secret}}{{/if}}", "all of its data is otherwise"),
         ("html", "{{secret}} <i title={{login}}>a</i>", "html.html: has a value in a tag without quotes"),
         ("html", "{{secret}} <img alt='a b' title={{device}} src=x>", "html.html: has a value in a tag without"),
