@@ -3,18 +3,25 @@
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.exc import DBAPIError
 
 from mailroom.finding import Level
 from mailroom.ops import maintenance, refresh, status
 from mailroom.ops.doctor import examine
 from mailroom.ops.maintenance import Maintenance
+from mailroom.queue.feed import ResendWait
+from mailroom.queue.floors import Floors
+from mailroom.queue.rescue import Rescue
 from mailroom.simulator import Simulator
+from mailroom.worker.scan import Scan
 from tests.claiming import claim
+from tests.kinds import LANES
 from tests.ops.aging import AGED, age, everything, lose_jobs, mail, prune
-from tests.running import eventually, transport, working
+from tests.running import connecting, eventually, limits, transport, working
 from tests.trouble import (
     hurried_engine,
     let_statements_take,
@@ -134,6 +141,44 @@ def test_rescues_that_are_all_refused_at_once_do_not_spin(
             connection.execute(text("DROP TRIGGER refuse ON batches"))
             eventually(lambda: count(connection, "batches") == 0, "they are given back")
         assert misplaced(connection) == []
+
+
+def lose_connection_at(engine: Engine, other: Connection, *what: str) -> None:
+    """Let the server end each session that is about to call one of these functions."""
+
+    def end(conn: Connection, cursor: Any, statement: str, *_: object) -> None:
+        if any(each in statement for each in what):
+            pid = cursor.connection.info.backend_pid
+            other.execute(text("SELECT pg_terminate_backend(:pid, 60000)"), {"pid": pid})
+
+    event.listen(engine, "before_cursor_execute", end)
+
+
+def test_a_connection_that_is_lost_as_it_is_asked_whether_events_come_holds_up_no_rescue(
+    engine: Engine, url: str
+) -> None:
+    """Nor does it end the worker: SQLAlchemy refuses a lost connection with an error of its own."""
+    with connecting(url) as own, engine.connect() as connection:
+        lose_batches(connection, 2)
+        lose_connection_at(own, connection, ".feed_state(")
+        rescue = Rescue(ResendWait(limits(resend_after_heard=timedelta(minutes=1))))
+        with own.connect() as working:
+            assert rescue.step(working)
+        assert count(connection, "batches") == 0
+        assert misplaced(connection) == []
+
+
+def test_a_look_whose_connection_is_lost_says_so_though_a_sender_doubts_at_that_moment(
+    engine: Engine, url: str
+) -> None:
+    with connecting(url) as own, engine.connect() as connection, own.connect() as working:
+        scan = Scan(limits(), Floors())
+        scan.doubt()  # so that pages are looked at first
+        lose_connection_at(own, connection, LOOK)
+        event.listen(own, "before_cursor_execute", lambda *given: scan.doubt() if LOOK in given[2] else None)
+        with pytest.raises(DBAPIError) as lost:
+            scan.look_from_start(working, LANES, lambda: True)
+        assert lost.value.connection_invalidated
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Gives back what was lost, as much at a time as the database takes, and never in the way of what can be sent."""
 
-import contextlib
 import logging
 import time
 from collections.abc import Iterable
@@ -80,8 +79,11 @@ class Rescue:
         began = time.monotonic()
         if began < self._rests_until:
             return False
-        with contextlib.suppress(DBAPIError):  # then the wait is as it was: whether SES is heard holds up no rescue
+        try:
             self._resend.refresh(connection)  # nobody may have asked yet, in a process that begins with what was lost
+        except DBAPIError as error:  # then the wait is as it was: whether SES is heard holds up no rescue
+            if error.connection_invalidated:
+                connection.rollback()  # or SQLAlchemy makes no other in its place
         try:
             rescued = rescue(
                 connection,

@@ -105,8 +105,8 @@ class Scan:
         self._walk_on(connection, lanes, goes_on)
         try:
             return self.look(connection, lanes)
-        except DBAPIError:
-            if not self._doubts:
+        except DBAPIError as error:
+            if not is_cut_off(error):  # a sender may doubt meanwhile, and a connection that is lost looks no further
                 raise
         self._walk_on(connection, lanes, goes_on)
         return self.look(connection, lanes)
