@@ -14,7 +14,8 @@ from mailroom.db.step_size import StepSize
 from mailroom.queue import feed
 from mailroom.queue.lanes import Lane
 from mailroom.queue.limits import MAX_PROBE_WAIT, Limits
-from mailroom.queue.verdict import GRACE, UNCHARGED_DELAY
+from mailroom.queue.look import UNTRIED_WAIT
+from mailroom.queue.verdict import GRACE
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def repair(connection: Connection, limits: Limits, lanes: Sequence[Lane], *, mos
             "priorities": [priority.value for priority, _ in lanes],
             "actions": [action for _, action in lanes],
             "max_wait": limits.max_wait,
-            "untried_wait": UNCHARGED_DELAY,
+            "untried_wait": UNTRIED_WAIT,
             "max_probe_wait": MAX_PROBE_WAIT,
             "again_after": _again_after(connection, limits),
             "most": most,

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Row
 
 from mailroom.db import functions
 from mailroom.job import Position, Priority
+from mailroom.queue.claim import MAX_BUSY_WAIT
 from mailroom.queue.floors import SLACK, Floors, as_binds
 from mailroom.queue.lanes import Lane
 from mailroom.queue.limits import MAX_PROBE_WAIT
@@ -17,6 +18,8 @@ from mailroom.queue.verdict import MAX_DELAY, UNCHARGED_DELAY
 # A look moves the floor of each lane up to the first job that it sees, but no nearer to now than this: what commits
 # later than that waits for the sweep.
 SETTLED_AFTER: Final = timedelta(seconds=30)
+# For how long a job waits at most that was not charged yet: for another attempt, or for who has locked what it needs.
+UNTRIED_WAIT: Final = max(UNCHARGED_DELAY, MAX_BUSY_WAIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ def look(
             "slack": SLACK,
             "settled_after": SETTLED_AFTER,
             "max_wait": max_wait,
-            "untried_wait": UNCHARGED_DELAY,
+            "untried_wait": UNTRIED_WAIT,
             "max_probe_wait": MAX_PROBE_WAIT,
             **as_binds(start, lanes),
         },

@@ -9,11 +9,12 @@ from sqlalchemy import Connection, Engine, text
 from mailroom import queue
 from mailroom.fleet import buckets, pauses
 from mailroom.fleet.buckets import Bucket, Granted
+from mailroom.queue.claim import MAX_BUSY_WAIT
 from mailroom.queue.clock_repair import repair
 from mailroom.queue.floors import Floors
 from mailroom.ses.classify import REFUSALS
 from mailroom.simulator import Simulator
-from tests.claiming import claim
+from tests.claiming import claim, enqueue_recovery, look, waiting
 from tests.kinds import LANES
 from tests.rating import let_pass, ours, tell_account
 from tests.running import eventually, limits, transport, working
@@ -51,7 +52,7 @@ def test_what_may_be_that_far_ahead_stays_where_it_is(engine: Engine) -> None:
     usual = limits()
     with engine.connect() as connection:
         add_accounts(connection, 4)
-        for token, seconds, attempt in ((1, 9, 0), (2, 110, 1)):
+        for token, seconds, attempt in ((1, 29, 0), (2, 110, 1)):
             connection.execute(LATER, {"token": token, "ahead": timedelta(seconds=seconds), "attempt": attempt})
         connection.execute(text("UPDATE jobs SET due_at = 'infinity' WHERE token = 3"))
         assert claim(connection, batch_limit=1).taken == 1
@@ -65,6 +66,20 @@ def test_what_may_be_that_far_ahead_stays_where_it_is(engine: Engine) -> None:
         longer = limits(resend_after=timedelta(hours=2))
         connection.execute(LATER, {"token": 2, "ahead": timedelta(hours=1), "attempt": 1})
         assert (repair(connection, longer, LANES), repair(connection, usual, LANES)) == (0, 1)
+
+
+def test_a_job_that_waits_for_who_has_locked_its_account_is_not_of_a_time_before(engine: Engine) -> None:
+    """It would be tried again each second, and each time the log would say that the clock was set back."""
+    with engine.connect() as connection, engine.connect() as holder:
+        enqueue_recovery(connection)
+        connection.execute(text("UPDATE tokens SET created_at = created_at - interval '10 minutes'"))
+        with holder.execution_options(isolation_level="READ COMMITTED").begin():
+            holder.execute(text("SELECT FROM accounts FOR UPDATE"))
+            assert claim(connection).busy == 1
+            [(_, attempt, wait)] = waiting(connection)
+            assert (attempt, wait) == (0, MAX_BUSY_WAIT.total_seconds())
+            assert not look(connection).ahead
+            assert repair(connection, limits(), LANES) == 0
 
 
 @pytest.mark.parametrize("until", ["claimed_at + interval '60 days'", "'infinity'"])
