@@ -240,10 +240,12 @@ class ClaimRun:
         with self._shared.engine.connect() as connection:
             began = time.monotonic()
             owned, self.due = queue.settle_and_look(connection, judged)
+        self._shared.vitals.served()
         self._shared.telemetry.settle_took([batch for batch, _ in judged], time.monotonic() - began)
         return owned
 
     def _settle_failed(self, state: RetryCallState, batch: Batch) -> None:
+        self._shared.vitals.refused()
         self._shared.telemetry.settle_failed()
         error = state.outcome and state.outcome.exception()
         if state.attempt_number == 1 and isinstance(error, DBAPIError):

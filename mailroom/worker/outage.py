@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.engine import first_line, renew_connections
 from mailroom.db.preflight import UnsafeSessionError
+from mailroom.worker.vitals import LOOK, Vitals
 
 log = logging.getLogger(__name__)
 
@@ -16,8 +17,9 @@ log = logging.getLogger(__name__)
 class Outage:
     """Keeps apart what has failed: a server that is read-only answers a look, and no claim. Safe between threads."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, vitals: Vitals) -> None:
         self._engine = engine
+        self._vitals = vitals
         self._lock = threading.Lock()
         self._failing: set[Hashable] = set()
         self._unsafe = False
@@ -28,6 +30,8 @@ class Outage:
         Leave the connections there are for new ones where one failure follows another, whatever it is called: a role's
         settings or rights may have been fixed since they were made, or the name led to another server then.
         """
+        if what != LOOK:
+            self._vitals.refused()
         unsafe = isinstance(error.orig, UnsafeSessionError)  # what began as another error, and a person has to mend
         with self._lock:
             if not self._failing or (unsafe and not self._unsafe):
@@ -40,6 +44,8 @@ class Outage:
 
     def works(self, what: Hashable) -> None:
         """Take note that this works."""
+        if what != LOOK:
+            self._vitals.served()
         with self._lock:
             if what not in self._failing:
                 return

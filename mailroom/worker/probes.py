@@ -63,12 +63,16 @@ def live(vitals: Vitals, limits: Bounds) -> list[Check]:
 
 
 def ready(vitals: Vitals, limits: Bounds) -> list[Check]:
-    """Whether the process works: started, so that its release fits the database, and the database answers."""
-    unreached = vitals.unreached_seconds
+    """Whether the process works: started, so that its release fits the database, and the database answers.
+
+    And it does what senders ask: a look finds it well where a claim, or a settlement, needs a right that lacks.
+    """
+    unreached, refused = vitals.unreached_seconds, vitals.refused_seconds
     reached = unreached is not None and unreached <= limits.reached.total_seconds()
     return [
         Check("started", vitals.is_started, "yes" if vitals.is_started else "not yet"),
         Check("database", reached, "never reached" if unreached is None else _of(unreached, limits.reached)),
+        Check("refused", refused <= limits.reached.total_seconds(), _of(refused, limits.reached)),
         Check("stopping", not vitals.is_stopping, "yes" if vitals.is_stopping else "no"),
     ]
 

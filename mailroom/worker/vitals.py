@@ -7,8 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Final
 
+# A sender that was refused asks again sooner than that, unless there is nothing that it may send.
+ASKED_WITHIN: Final = timedelta(minutes=1)
 # What watched threads do.
 LOOK: Final = "look"
 SENDER: Final = "sender"
@@ -44,6 +47,8 @@ class Vitals:
         self._clock = clock
         self._threads: dict[int, _Thread] = {}
         self._reached_at: float | None = None
+        # When the database first and last refused what a sender asks of it, with nothing done between.
+        self._refused: tuple[float, float] | None = None
         self.is_started = self.is_stopping = False
         self.died = 0
         self.looked_at = 0.0
@@ -91,12 +96,27 @@ class Vitals:
         """Take note that the database has answered a look."""
         self._reached_at = self._clock()
 
+    def served(self) -> None:
+        """Take note that the database has done what a sender asked of it."""
+        self._refused = None
+
+    def refused(self) -> None:
+        """Take note that the database has not done what a sender asked of it."""
+        now = self._clock()
+        self._refused = (now if self._refused is None else self._refused[0], now)
+
     # What others ask
 
     @property
     def unreached_seconds(self) -> float | None:
         """How long the database has not answered a look; None: it never has."""
         return None if self._reached_at is None else self._clock() - self._reached_at
+
+    @property
+    def refused_seconds(self) -> float:
+        """For how long the database has done nothing that senders ask; 0 where it was not asked lately."""
+        first, last = self._refused or (0.0, 0.0)
+        return last - first if self._clock() - last <= ASKED_WITHIN.total_seconds() else 0.0
 
     def step_seconds(self, *, looks: bool) -> float:
         """How long the longest step of the thread that looks, or else of the senders, has taken so far."""

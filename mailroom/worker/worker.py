@@ -67,7 +67,7 @@ class Worker:
         self._claims = self._shared.claims
         self._rescue = Rescue(self._shared.resend)
         self._clock_repair = ClockRepair(self._limits)
-        self._outage = Outage(self._engine)
+        self._outage = Outage(self._engine, self._vitals)
         # What wakes the process, and what wakes one sender: True for work, False to stop.
         self._wakeups = Wakeups()
         self._work_tokens: mailbox.SimpleQueue[bool] = mailbox.SimpleQueue()

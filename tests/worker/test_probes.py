@@ -8,16 +8,19 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, text
 
 from mailroom.mail.transport import Mail
+from mailroom.ops import grants
 from mailroom.outcome import Deferred, Outcome
 from mailroom.simulator import Simulator
 from mailroom.worker import probes
 from mailroom.worker.vitals import LOOK, SENDER, Vitals
 from tests.machine import ROOT
 from tests.proxy import HalfOpenProxy
+from tests.roles import a_role
 from tests.running import Processes, Scripted, accept, eventually
+from tests.servers import Server
 from tests.worker.watched import LIMITS, Clock, Watched, get, watched
 from tests.world import add_accounts, count, drained
 
@@ -47,7 +50,8 @@ def told(worker: Watched, name: str, says: str = "") -> str:
 
 def test_docs_have_a_line_for_each_thing_that_happens_here() -> None:
     happens = ["all is well", "SIGSTOP", "a call that never returns", "the database is down for five minutes"]
-    assert list(documented()) == [*happens, "LISTEN is lost", "it stops"]
+    happens += ["the database refuses every claim", "LISTEN is lost", "it stops"]
+    assert list(documented()) == happens
 
 
 @pytest.mark.slow
@@ -125,6 +129,29 @@ def _passing(worker: Watched, seconds: float) -> tuple[int, int]:
     worker.pass_seconds(seconds)
     eventually(lambda: worker.value("mailroom_settle_retries_total") > retried, "again")
     return worker.probe()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("refused", "says"), [("claim", "database error"), ("settle", "not settled yet")])
+def test_a_database_that_refuses_every_claim_is_not_ready_and_yet_live(
+    server: Server, url: str, connection: Connection, caplog: pytest.LogCaptureFixture, refused: str, says: str
+) -> None:
+    """Looks go well, as long as only a right to claim lacks, or the disk is full."""
+    with a_role(server) as (role, log_in):
+        grants.apply(connection, grants.statements(connection, "worker", role))
+        connection.execute(text(f"REVOKE EXECUTE ON FUNCTION {refused} FROM {role}"))
+        add_accounts(connection, 1)
+        with watched(log_in(url), Scripted()) as worker:
+            eventually(lambda: says in caplog.text, "it is refused")
+            assert worker.probe() == (200, 200)
+            worker.pass_seconds(31)
+            eventually(lambda: worker.probe() == (200, 503), "it is all the time")
+            assert "[-] refused: 31 s of 30 s" in get(worker.port, "/readyz?verbose")[1]
+            tells = told(worker, f"mailroom_{refused}_duration_seconds_count", "does not rise")
+            said = line("the database refuses every claim", 200, "503 after 30 s", tells)
+            assert refused != "claim" or said == documented()["the database refuses every claim"]
+            connection.execute(text(f"GRANT EXECUTE ON FUNCTION {refused} TO {role}"))
+            eventually(lambda: worker.probe() == (200, 200), "it is not any more")
 
 
 @pytest.mark.slow
