@@ -10,8 +10,31 @@ from typing import Final
 FIRST_LOOK: Final = timedelta(seconds=1)
 # While the pages of the queue are looked at, or a clock is repaired, some at a time; and where many notify.
 NEXT_STEP: Final = timedelta(milliseconds=100)
+# In a fleet of a few workers all but one of them claim in vain whenever a job comes.
+MAX_VAIN: Final = 20
 WORKED: Final = "worked"
 WAITS: Final = "waits"
+
+
+class Notified:
+    """Whether a job was notified of since the last look began, and whether to claim at once for such a notification.
+
+    Who may connect to the database may notify of jobs that are not there, without end. After so many claims that found
+    nothing, with none between that did, a look tells first whether there is anything. Safe between threads.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        self._vain = 0
+
+    def is_worth_a_claim(self) -> bool:
+        """Take note of one; whether it is."""
+        self.came = True
+        return self._vain < MAX_VAIN
+
+    def claimed(self, *, found: bool) -> None:
+        """Take note that a claim has found something, or nothing."""
+        self._vain = 0 if found else self._vain + 1
 
 
 class Wakeups:

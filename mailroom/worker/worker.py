@@ -27,7 +27,7 @@ from mailroom.worker.sender import Sender, Work
 from mailroom.worker.shared import Shared
 from mailroom.worker.starting import start_all
 from mailroom.worker.vitals import LOOK, SENDER, process_name
-from mailroom.worker.wakeups import FIRST_LOOK, NEXT_STEP, WAITS, WORKED, Wakeups
+from mailroom.worker.wakeups import FIRST_LOOK, NEXT_STEP, WAITS, WORKED, Notified, Wakeups
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class Worker:
         ]
         self._report = Report(self._engine, self._senders, queue=self._limits.queue)
         self._probe_turn = ProbeTurn(lambda: shared.breaker.is_open or shared.own_fault.is_suspected)
-        self._came = threading.Event()
+        self._notified = Notified()
         self._failure: MailroomError | None = None
         self._claims = self._shared.claims
         self._rescue = Rescue(self._shared.resend)
@@ -113,11 +113,10 @@ class Worker:
             self._shared.telemetry.woken("notification")
         if payload == URGENT:
             self._shared.urgent_came.set()
-        if payload in {URGENT, NORMAL}:
-            self._came.set()
+        if payload in {URGENT, NORMAL} and self._notified.is_worth_a_claim():
             self._start_senders(1)
         else:
-            self._wakeups.put(payload)
+            self._wakeups.put("")
 
     def ping(self, channel: str, payload: str) -> bool:
         """Notify a channel over an ordinary connection; False if the database cannot be reached."""
@@ -158,7 +157,7 @@ class Worker:
     def _see(self, connection: Connection, from_start: Callable[[], bool] | None) -> View:
         """Look, and start as many senders as there is work for. A sender that failed is to try again."""
         claims = self._claims
-        self._came.clear()
+        self._notified.came = False
         view = claims.look(connection) if from_start is None else claims.look_from_start(connection, from_start)
         probeable = self._probe_turn.see(view.probeable)
         failed = self._outage.failing - {LOOK}
@@ -250,12 +249,13 @@ class Worker:
     def _note(self, sender: Sender, work: Work) -> bool:
         """Take note of what a claim came to; whether there was anything to claim."""
         self._outage.works(sender)
-        if work.taken + work.busy == 0:
+        found = work.taken + work.busy > 0
+        self._notified.claimed(found=found)
+        if not found:
             self._shared.breaker.nothing_to_try()
-            if self._came.is_set():  # what came waits for a batch to fill, perhaps: a look tells for how long
+            if self._notified.came:  # what came waits for a batch to fill, perhaps: a look tells for how long
                 self._wakeups.put(WAITS)
-            return False
-        return True
+        return found
 
     def _probe_if_due(self, sender: Sender) -> bool:
         return self._probe_turn.take() and sender.prober.probe(self._shared.stopping.is_set)

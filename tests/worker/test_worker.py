@@ -17,7 +17,7 @@ from mailroom.errors import MailroomError
 from mailroom.fleet.permits import NoLimit
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Outcome
-from mailroom.queue.listener import URGENT
+from mailroom.queue.listener import NORMAL, URGENT
 from mailroom.simulator import Fault, Simulator
 from mailroom.worker.breaker import Breaker
 from mailroom.worker.vitals import Vitals
@@ -427,16 +427,23 @@ def test_a_job_that_committed_late_is_found_by_the_sweep(
 
 
 @pytest.mark.slow
-def test_notifications_without_end_cost_ten_looks_a_second(engine: Engine) -> None:
-    """Whoever may connect to the database may notify, and of whatever they like."""
-    looks: list[str] = []
+@pytest.mark.parametrize("payload", ["of somebody else", NORMAL, URGENT])
+def test_notifications_without_end_cost_ten_looks_a_second(engine: Engine, payload: str) -> None:
+    """Whoever may connect to the database may notify, and of whatever they like: of mails that are not there, too."""
+    asked: list[str] = []
     with working(engine, Scripted()) as worker:
-        event.listen(engine, "before_cursor_execute", lambda *given: looks.append(given[2]))
+        event.listen(engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
         ends = time.monotonic() + 1
         while time.monotonic() < ends:
-            worker.woken("of somebody else")
+            worker.woken(payload)
             threading.Event().wait(0.001)
-    assert 1 < sum(".look(" in one for one in looks) < 20
+        looks, claims = (sum(what in one for one in asked) for what in (".look(", ".claim("))
+        assert 1 < looks < 20
+        assert claims < 40
+        with engine.connect() as connection:
+            add_accounts(connection, 1)
+            worker.woken(payload)
+            eventually(lambda: drained(connection), "what does come is sent")
 
 
 def test_a_host_whose_name_is_no_text_sends_as_any_other(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
