@@ -17,6 +17,8 @@ STOPS = (
 )
 # A terminal that closes says so twice, the kernel and then the shell: that is one hang-up.
 HANGUP_SECONDS = 1.0
+# Whoever passes a signal on to a process, and then to the group that it is in, says so twice (timeout): that is one.
+ECHO_SECONDS = 0.25
 
 Answer = Callable[[], None]
 
@@ -56,6 +58,7 @@ class _Hearing:
     """What this process has heard, and who answers."""
 
     asked_at: float | None = None
+    number: int | None = None
     answer: Answer | None = None
 
 
@@ -101,8 +104,15 @@ def _ignore() -> None:
 def _hear(number: int, frame: FrameType | None) -> None:
     now = time.monotonic()
     if _Hearing.asked_at is None:
-        _Hearing.asked_at = now
+        _Hearing.asked_at, _Hearing.number = now, number
         if _Hearing.answer is not None:
             _Hearing.answer()
-    elif number != signal.SIGHUP or now - _Hearing.asked_at > HANGUP_SECONDS:
+    elif now - _Hearing.asked_at > _same_for(number):
         os._exit(1)
+
+
+def _same_for(number: int) -> float:
+    """For how many seconds after the first signal this one is no second."""
+    if number == signal.SIGHUP:
+        return HANGUP_SECONDS
+    return ECHO_SECONDS if number == _Hearing.number else 0.0

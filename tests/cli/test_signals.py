@@ -78,11 +78,16 @@ def test_a_call_is_finished_and_settled_whatever_the_signal(
 
 
 @pytest.mark.slow
-def test_a_closed_terminal_says_so_twice_and_the_call_is_finished_all_the_same(
-    simulator: Simulator, url: str, engine: Engine
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+def test_who_is_told_the_same_twice_finishes_its_call_all_the_same(
+    simulator: Simulator, url: str, engine: Engine, number: signal.Signals
 ) -> None:
-    """Here it may take ten minutes to do so, since on a busy machine a tenth of a second may be one."""
-    code = "from mailroom import signals; signals.HANGUP_SECONDS = 600; from mailroom.__main__ import main; main()"
+    """By a terminal that closes, or by `timeout`, which tells its command and then the whole group.
+
+    Here it may take ten minutes to do so, since on a busy machine a tenth of a second may be one.
+    """
+    patient = "signals.HANGUP_SECONDS = signals.ECHO_SECONDS = 600"
+    code = f"from mailroom import signals; {patient}; from mailroom.__main__ import main; main()"
     simulator.faults.add(Fault(operation=BULK, latency_ms=1500, times=1))
     with engine.connect() as connection:
         add_accounts(connection, 10)
@@ -91,9 +96,9 @@ def test_a_closed_terminal_says_so_twice_and_the_call_is_finished_all_the_same(
         process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         with killed_after(process) as worker:
             eventually(lambda: simulator.ledger.counts().mails, "a call is under way")
-            worker.send_signal(signal.SIGHUP)
+            worker.send_signal(number)
             threading.Event().wait(0.1)  # not merged with the first
-            worker.send_signal(signal.SIGHUP)
+            worker.send_signal(number)
             ended = end(worker)
         assert ended.code == 0, ended
         assert count(connection, "deliveries WHERE outcome = 'sent'") == 10
