@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from mailroom.cli.worker import (
     run_until_stopped,
 )
 from mailroom.errors import LineError, SettingsError
+from mailroom.fleet import clock
 from mailroom.fleet.permits import NoLimit
 from mailroom.job import Action
 from mailroom.mail.pipe import MAX_LINE, PipeTransport, parse
@@ -145,7 +145,7 @@ def _send_line(transport: Transport, sharing: CallSharing, number: int, mails: S
         of_action = [mail for each, mail in mails if each == action]
         for start in range(0, len(of_action), MAX_CALL):
             part = of_action[start : start + MAX_CALL]
-            deadline = time.monotonic() + MAX_LINE_TIME.total_seconds()
+            deadline = clock.seconds() + MAX_LINE_TIME.total_seconds()
             # Nobody pauses, and nobody tries again: the mail for which SES refuses the others is worth looking for.
             calls = Bisection(
                 transport, action, batch=None, deadline=deadline, sharing=sharing, others_are_accepted=lambda _: True

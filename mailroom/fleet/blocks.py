@@ -2,7 +2,6 @@
 
 import random
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -13,6 +12,7 @@ from sqlalchemy import Engine
 
 from mailroom.fleet import buckets
 from mailroom.fleet.buckets import HOLD, Bucket, Granted
+from mailroom.fleet.clock import seconds
 from mailroom.fleet.permits import ASK_AGAIN, Permit
 
 # How often a search that waits for a permit looks whether the process holds one.
@@ -35,7 +35,7 @@ class FleetPermits:
     """
 
     def __init__(
-        self, engine: Engine, *, mail_rate: float | None, bulk_rate: float | None, clock: Clock = time.monotonic
+        self, engine: Engine, *, mail_rate: float | None, bulk_rate: float | None, clock: Clock = seconds
     ) -> None:
         self._engine = engine
         self._clock = clock

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Final, Protocol
 
 from mailroom.errors import TransportError
+from mailroom.fleet import clock
 from mailroom.job import Action
 from mailroom.mail.transport import Mail, Transport
 from mailroom.outcome import Answer, Deferred, Outcome, RefusedTogether, Rejected, Scope, Sent, Untried
@@ -174,7 +175,7 @@ class Bisection:
         if self._called and not self._before_call(count, self._latest, again=self._searching):
             return False
         self._called = True
-        return time.monotonic() <= self._latest
+        return clock.seconds() <= self._latest
 
     def _note(self, outcomes: Sequence[Outcome]) -> None:
         """Take note of what a call has shown; where it is in vain to go on, no other follows."""

@@ -16,6 +16,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_e
 from mailroom import queue, tokens
 from mailroom.db.engine import first_line, is_retryable
 from mailroom.errors import TransportError
+from mailroom.fleet import clock
 from mailroom.fleet.permits import Permit
 from mailroom.job import Batch, Job
 from mailroom.mail.transport import Mail
@@ -123,16 +124,16 @@ class ClaimRun:
     def _ensure_permit(self, batch: Batch) -> bool:
         """See that the batch may be sent. The first may wait for a permit; another would keep it from being settled."""
         if self._answers:
-            return time.monotonic() <= self._permit.ends
+            return clock.seconds() <= self._permit.ends
         latest = self._deadline - self._shared.transport.max_call_time.total_seconds()
-        if time.monotonic() <= self._permit.until or self._take_again(len(batch.jobs), latest):
+        if clock.seconds() <= self._permit.until or self._take_again(len(batch.jobs), latest):
             return True
         log.info("no permit any more, the claim took longer than it holds: batch=%d", batch.id)
         return False
 
     def _ensure_time(self, batch: Batch) -> bool:
         """See that a call can end before the lease does; back off if it cannot."""
-        if self._deadline - time.monotonic() >= self._shared.transport.max_call_time.total_seconds():
+        if self._deadline - clock.seconds() >= self._shared.transport.max_call_time.total_seconds():
             return True
         self._shared.reactions.back_off(Deferred("OutOfTime", "the claim took too long for the lease", charged=False))
         log.warning("no time any more, too little of the lease was left: batch=%d", batch.id)
@@ -171,7 +172,7 @@ class ClaimRun:
     def _before_call(self, count: int, until: float, *, again: bool) -> bool:
         """Settle what came before, and take what another call needs: see `BeforeCall`."""
         self._settle_meanwhile()  # who knows how many more calls this batch takes, and how long they wait
-        return (not again and time.monotonic() <= self._permit.until) or self._take_again(count, until)
+        return (not again and clock.seconds() <= self._permit.until) or self._take_again(count, until)
 
     def _others_are_accepted(self, action: str, scope: Scope) -> bool:
         """Whether a mail that this scope covers was accepted lately, of whichever process."""
@@ -259,7 +260,7 @@ class ClaimRun:
                 self._gave_back = True
             is_ours = batch.fence in owned
             ids = self._shared.telemetry.settled(batch, verdicts, owned=is_ours)
-            log_batch(batch, verdicts, owned=is_ours, seconds=time.monotonic() - self._since, ids=ids)
+            log_batch(batch, verdicts, owned=is_ours, seconds=clock.seconds() - self._since, ids=ids)
 
 
 def _goes_well(outcomes: Sequence[Outcome]) -> bool:

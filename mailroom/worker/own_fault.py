@@ -1,14 +1,13 @@
 """Tells whether a fault is this machine's own: SES has accepted such mails of others, and since then none of ours."""
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
 from sqlalchemy import Engine
 
-from mailroom.fleet import pauses
+from mailroom.fleet import clock, pauses
 from mailroom.job import Action
 from mailroom.outcome import Scope
 from mailroom.worker import acceptances
@@ -25,7 +24,7 @@ class OwnFault:
     """
 
     def __init__(
-        self, engine: Engine, *, known: Callable[[], Mapping[str, Action]], clock: Callable[[], float] = time.monotonic
+        self, engine: Engine, *, known: Callable[[], Mapping[str, Action]], clock: Callable[[], float] = clock.seconds
     ) -> None:
         """`known` returns the kinds of mail that there are. `clock` tells monotonic seconds."""
         self._engine = engine

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.step_size import is_cut_off
-from mailroom.fleet import pauses
+from mailroom.fleet import clock, pauses
 from mailroom.fleet.permits import ASK_AGAIN, Permit
 from mailroom.job import Batch, Position
 from mailroom.mail.transport import DENIALS
@@ -100,7 +100,7 @@ class Prober:
 
     def _try_mail(self, permit: Permit, claims: Iterator[Sequence[Batch]]) -> bool:
         """Send one mail of what is paused, and resume if it is accepted; return whether it was refused."""
-        since = time.monotonic()
+        since = clock.seconds()
         batches = next(claims, None)
         if batches is None:
             return False

@@ -1,6 +1,5 @@
 """One sender: claim batches, within its permits, and have them sent and settled."""
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from datetime import timedelta
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.step_size import StepSize
+from mailroom.fleet import clock
 from mailroom.fleet.permits import Permit
 from mailroom.queue.claim import Claim
 from mailroom.worker.claim_run import ClaimRun
@@ -60,7 +60,7 @@ class Sender:
                 if permit is None:
                     return None
                 stack.enter_context(permit)
-                since = time.monotonic()
+                since = clock.seconds()
                 self._shared.vitals.beat()
                 claim = self._claim(permit, limit)
             # Of what is limited a claim takes one batch, whatever was wanted.

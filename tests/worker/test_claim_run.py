@@ -7,7 +7,7 @@ from math import inf
 from typing import Any, cast
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 
 from mailroom import queue
 from mailroom.fleet.permits import NoLimit, Permit
@@ -224,3 +224,26 @@ def test_a_call_has_what_the_claim_left_of_the_lease(
         ClaimRun(shared, [batch], permit=permit, size=sender.size, since=since).work()
         assert len(sends.mailed) - before == sent
         assert left(connection) == (JOBS - sent, 0, 0)
+
+
+def test_a_machine_that_was_suspended_after_a_claim_sends_none_of_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its monotonic clock stood still; the lease is over, and others have sent the mails."""
+    sends, suspended, clock_gettime = Scripted(), 0.0, time.clock_gettime
+    monkeypatch.setattr(
+        time, "clock_gettime", lambda which: clock_gettime(which) + suspended * (which == time.CLOCK_BOOTTIME)
+    )
+
+    def suspend(*given: Any) -> None:
+        nonlocal suspended
+        if ".claim(" in given[2]:
+            suspended = 60.0
+
+    event.listen(engine, "after_cursor_execute", suspend)
+    with engine.connect() as connection:
+        add_accounts(connection, 3)
+        running.sender(engine, sends).work_claim()
+        assert sends.calls == []
+        assert count(connection, "jobs WHERE attempt = 0") == 3
+        assert misplaced(connection) == []
