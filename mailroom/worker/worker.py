@@ -241,6 +241,7 @@ class Worker:
                 probed = False
         except DBAPIError as error:
             self._note_failure(sender, error)
+            worked = True  # what it was woken for waits on, and nobody notifies of that again
         except MailroomError as error:
             self._fail(error)
         if worked:
