@@ -17,8 +17,10 @@ def options(schema: str) -> dict[str, Any]:
 
 
 def schema_of(connection: Connection | Engine) -> str:
-    """Return the schema that a connection, or an engine, is for: it was given the `options` of it."""
-    schema: str = connection.get_execution_options()[_OPTION][None]
+    """Return the schema that a connection, or an engine, is for: it was given the `options` of it, or ValueError."""
+    schema: str | None = connection.get_execution_options().get(_OPTION, {}).get(None)
+    if schema is None:
+        raise ValueError("this engine is for no schema of mailroom: make it with mailroom.db.engine.connect_engine")
     return schema
 
 

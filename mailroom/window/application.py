@@ -14,6 +14,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, ExceptionHandler
 
+from mailroom.db.namespace import schema_of
 from mailroom.window import account, acting, lists, mail, now, programs, views
 from mailroom.window.guard import Guard
 from mailroom.window.rights import Admission, May
@@ -43,9 +44,9 @@ def application(  # noqa: PLR0913 - a choice each
     asks. With `actions`, an engine with the role worker, who may act does so through it; `queue` is the one that
     retried jobs go to. `names` are those under which it answers (None: the application that it is mounted in sees to
     that), `free` the paths that need nobody's leave, `rate_limit` the mails a second that the settings
-    allow, and `checks` makes those of `mailroom doctor`.
+    allow, and `checks` makes those of `mailroom doctor`. Raises ValueError for an engine of another make.
     """
-    free = {*STATIC, *free}
+    schema_of(engine)  # or each page would be a mistake
     made = Starlette(
         routes=[
             *_static(),
@@ -56,7 +57,7 @@ def application(  # noqa: PLR0913 - a choice each
             *acting.routes(),
             *programs.routes(),
         ],
-        middleware=[Middleware(Admission, may=may, free=free)],
+        middleware=[Middleware(Admission, may=may, free={*STATIC, *free})],
         exception_handlers=_answers(),
     )
     acts = None if actions is None else _committing(actions)
@@ -72,6 +73,7 @@ def _committing(engine: Engine) -> Engine:
 
     Or stream what it reads, for which it has to be in a transaction.
     """
+    schema_of(engine)
     return engine.execution_options(isolation_level="AUTOCOMMIT", stream_results=False)
 
 

@@ -2,11 +2,13 @@
 
 import re
 
+import psycopg
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, create_engine, text
 
 from mailroom.db.engine import connect_engine
 from mailroom.ops.refresh import refresh
+from mailroom.window import application
 from tests.window.client import opened
 from tests.world import count
 
@@ -57,6 +59,15 @@ def test_what_is_said_to_be_done_is_done_whatever_engine_an_application_gives(
         assert "Resumed account." in window.post("/act/resume", scope="account", reason="a test").text
     own.dispose()
     assert paused(engine) == 0
+
+
+@pytest.mark.parametrize("given", ["engine", "actions"])
+def test_an_engine_of_which_nobody_knows_the_schema_is_refused_at_once(engine: Engine, url: str, given: str) -> None:
+    """As one that an application has for its own tables: each page would be a mistake of the window."""
+    plain = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(url))
+    engines = {"engine": engine} | {given: plain}
+    with pytest.raises(ValueError, match="connect_engine"):
+        application(engines["engine"], actions=engines.get("actions"), may=lambda _: None)
 
 
 def test_an_outcome_that_has_no_list_of_its_own_leads_nowhere(engine: Engine) -> None:
