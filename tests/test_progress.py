@@ -1,7 +1,9 @@
 """One step that cannot be done, or not at once, keeps no other from being done; nothing spins meanwhile."""
 
+import contextlib
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -18,10 +20,11 @@ from mailroom.queue.floors import Floors
 from mailroom.queue.rescue import Rescue
 from mailroom.simulator import Simulator
 from mailroom.worker.scan import Scan
+from tests import running
 from tests.claiming import claim
 from tests.kinds import LANES
 from tests.ops.aging import AGED, age, everything, lose_jobs, mail, prune
-from tests.running import connecting, eventually, limits, transport, working
+from tests.running import PATIENCE_SECONDS, Scripted, connecting, eventually, limits, transport, working
 from tests.trouble import (
     hurried_engine,
     let_statements_take,
@@ -179,6 +182,66 @@ def test_a_look_whose_connection_is_lost_says_so_though_a_sender_doubts_at_that_
         with pytest.raises(DBAPIError) as lost:
             scan.look_from_start(working, LANES, lambda: True)
         assert lost.value.connection_invalidated
+
+
+@contextlib.contextmanager
+def settling(sends: Scripted, engine: Engine, batches: int) -> Iterator[None]:
+    """Have one sender claim so many batches of ten, send them, and settle them meanwhile."""
+    with engine.connect() as connection:
+        add_accounts(connection, 10 * batches)
+    sender = running.sender(engine, sends, clock=sends.clock)
+    sender.size.batches = batches
+    with ThreadPoolExecutor(1) as thread:
+        work = thread.submit(sender.work_claim)
+        try:
+            yield
+        finally:
+            found = work.result(PATIENCE_SECONDS)
+    assert found is not None
+    assert found.taken == 10 * batches
+
+
+@pytest.mark.slow
+@pytest.mark.early
+def test_a_settlement_that_takes_too_long_gets_smaller_until_it_does_not(
+    engine: Engine, anew: Engine, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of all batches of a claim: SES has accepted their mails, and they would go out again."""
+    slow_down_rows(connection, "INSERT", "deliveries", 0.02)
+    let_statements_take(connection, timedelta(seconds=1))
+    with settling(Scripted(), anew, 20):
+        eventually(lambda: count_sent(connection) == 200, "all is settled")
+    assert count(connection, "deliveries") == 200
+    assert misplaced(connection) == []
+    assert caplog.text.count("not settled yet") == 1
+
+
+@pytest.mark.slow
+def test_a_batch_that_cannot_be_settled_keeps_no_other_of_its_claim(engine: Engine, connection: Connection) -> None:
+    connection.execute(text("ALTER TABLE deliveries ADD CONSTRAINT never CHECK (token <> 1) NOT VALID"))
+    with settling(Scripted(), engine, 7):
+        eventually(lambda: count_sent(connection) == 60, "the others are settled")
+        assert count(connection, "batches") == 1
+        connection.execute(text("ALTER TABLE deliveries DROP CONSTRAINT never"))
+    assert count_sent(connection) == 70
+    assert misplaced(connection) == []
+
+
+@pytest.mark.slow
+def test_a_batch_that_is_refused_for_its_values_takes_no_answers_along(engine: Engine, connection: Connection) -> None:
+    """As where a trigger of the application's copies the log into a column that is too short."""
+    connection.execute(text("CREATE TABLE copies (token varchar(1))"))
+    connection.execute(
+        text(
+            "CREATE FUNCTION copy() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN INSERT INTO copies VALUES (CASE NEW.token WHEN 1 THEN 'too long' END); RETURN NULL; END $$"
+        )
+    )
+    connection.execute(text("CREATE TRIGGER copy AFTER INSERT ON deliveries FOR EACH ROW EXECUTE FUNCTION copy()"))
+    with pytest.raises(DBAPIError, match="value too long"), settling(Scripted(), engine, 7):
+        pass
+    assert count_sent(connection) == 60
+    assert misplaced(connection) == []
 
 
 @pytest.mark.slow

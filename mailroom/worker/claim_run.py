@@ -27,6 +27,7 @@ from mailroom.worker import on_way
 from mailroom.worker.batch_log import log_batch
 from mailroom.worker.bisection import Bisection
 from mailroom.worker.claim_size import MAX_SENDING, ClaimSize
+from mailroom.worker.settlement import Settlement
 from mailroom.worker.shared import Shared
 
 log = logging.getLogger(__name__)
@@ -198,7 +199,12 @@ class ClaimRun:
             wait=wait_random_exponential(multiplier=0.1, max=MAX_SETTLE_WAIT.total_seconds()),
             before_sleep=lambda state: self._settle_failed(state, closing[0][0]),
         )
-        self._note(closing, owned=attempts(self._settle_once, closing))
+        settlement = Settlement(closing)
+        attempts(settlement.run, self._settle_once)
+        self.due = settlement.due
+        if settlement.was_too_much:
+            self._size.batches = 1
+        self._note(closing, owned=settlement.owned)
 
     def _settle_meanwhile(self) -> None:
         """While a batch is at work, settle those before it and return those behind it, if that can be now.
@@ -212,7 +218,7 @@ class ClaimRun:
         if not closing:
             return
         try:
-            owned = self._settle_once(closing)
+            owned, self.due = self._settle_once(closing)
         except SQLAlchemyError:  # done all the same, perhaps; it is repeated in the end
             return
         self._note(closing, owned=owned)
@@ -237,13 +243,13 @@ class ClaimRun:
             for job, outcome in zip(batch.jobs, outcomes, strict=True)
         ]
 
-    def _settle_once(self, judged: Sequence[Judged]) -> set[UUID]:
+    def _settle_once(self, judged: Sequence[Judged]) -> tuple[set[UUID], bool]:
         with self._shared.engine.connect() as connection:
             began = time.monotonic()
-            owned, self.due = queue.settle_and_look(connection, judged)
+            settled = queue.settle_and_look(connection, judged)
         self._shared.vitals.served()
         self._shared.telemetry.settle_took([batch for batch, _ in judged], time.monotonic() - began)
-        return owned
+        return settled
 
     def _settle_failed(self, state: RetryCallState, batch: Batch) -> None:
         self._shared.vitals.refused()
