@@ -15,16 +15,20 @@ from mailroom.finding import Level
 from mailroom.ops import maintenance, refresh, status
 from mailroom.ops.doctor import examine
 from mailroom.ops.maintenance import Maintenance
+from mailroom.outcome import Sent
+from mailroom.queue import events
 from mailroom.queue.feed import ResendWait
 from mailroom.queue.floors import Floors
 from mailroom.queue.rescue import Rescue
 from mailroom.simulator import Simulator
 from mailroom.worker.scan import Scan
+from mailroom.worker.sweep import sweep
 from tests import running
-from tests.claiming import claim
+from tests.claiming import claim, settle_alike, take
 from tests.kinds import LANES
 from tests.ops.aging import AGED, age, everything, lose_jobs, mail, prune
 from tests.running import PATIENCE_SECONDS, Scripted, connecting, eventually, limits, transport, working
+from tests.telling import RENDERING_FAILURE, of
 from tests.trouble import (
     hurried_engine,
     let_statements_take,
@@ -241,6 +245,25 @@ def test_a_batch_that_is_refused_for_its_values_takes_no_answers_along(engine: E
     with pytest.raises(DBAPIError, match="value too long"), settling(Scripted(), engine, 7):
         pass
     assert count_sent(connection) == 60
+    assert misplaced(connection) == []
+
+
+@pytest.mark.slow
+@pytest.mark.early
+def test_a_sweep_takes_back_fewer_mails_at_a_time_where_more_are_cut_off(
+    engine: Engine, connection: Connection, hurried: Engine
+) -> None:
+    add_accounts(connection, 50)
+    batch = take(connection)
+    assert settle_alike(connection, batch, Sent("m"))
+    connection.execute(text("UPDATE deliveries SET message_id = 'm' || token"))
+    events.absorb(
+        connection,
+        [of(batch, RENDERING_FAILURE, f"m{job.token}", job=place, site=None) for place, job in enumerate(batch.jobs)],
+    )
+    slow_down_rows(connection, "UPDATE", "deliveries", 0.05)
+    sweep(running.shared(hurried, Scripted()), name="sweep", max_time=timedelta(seconds=0))
+    assert count(connection, "deliveries WHERE retried_at IS NOT NULL") > 0
     assert misplaced(connection) == []
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.engine import first_line
-from mailroom.db.step_size import is_cut_off
+from mailroom.db.step_size import StepSize, is_cut_off
 from mailroom.fleet.permits import ASK_AGAIN
 from mailroom.ops import reputation
 from mailroom.queue import feed, late_acceptances
@@ -72,7 +72,9 @@ def sweep(shared: Shared, *, name: str, max_time: timedelta) -> Swept:
 def _act_on_record(shared: Shared, goes_on: Callable[[], bool]) -> None:
     """Let evidence decide that came late; what keeps that from being done does not keep mails from being sent."""
     acts: tuple[Callable[[Connection], object], ...] = (
-        partial(feed.take_back, queue=shared.limits.queue),
+        lambda connection: StepSize(feed.MAX_TAKEN_BACK).take(
+            lambda most: feed.take_back(connection, queue=shared.limits.queue, most=most)
+        ),
         partial(late_acceptances.apply, goes_on=goes_on),
     )
     for act in acts:
