@@ -14,7 +14,7 @@
 --
 -- Returns a row for each job looked at: to be sent, the first of each batch with its batch and what its row of actions says; finished, with its outcome;
 -- or gone back to jobs, with neither: `busy`, due after a tenth of its token's age (from busy_wait to max_busy_wait),
--- since somebody has locked its account or its token; or not, due as it was, since enough others leave. In each row,
+-- since somebody has locked its account or its token, or its end cannot be put on record; or not, due as it was, since enough others leave. In each row,
 -- whether there was work in `others` of the lanes.
 --
 -- In steps, each of which is made only where there is something to do: most claims find a job or two that can be mailed as
@@ -47,6 +47,7 @@ DECLARE
     any_back boolean;
     any_late bigint[];
     renewed  bigint[];
+    ended    bigint[];
 BEGIN
     -- The lane to serve: of those in which a batch is full, or has waited long enough, the first in which a job can be
     -- had, the most urgent first. Where others hold all of a lane, those behind must not wait. Urgent jobs never wait for
@@ -304,6 +305,20 @@ BEGIN
           INTO held, any_back
           FROM unnest(held);
     END IF;
+    IF any_lost THEN
+        ended := jobs_end(ARRAY(SELECT each FROM unnest(held) AS each WHERE each.error_code IS NOT NULL),
+                          claim.queue, lane.priority, CAST(lane.action AS text));
+        IF EXISTS (SELECT FROM unnest(held) WHERE error_code IS NOT NULL AND token <> ALL (ended)) THEN  -- it goes back
+            SELECT array_agg(CAST(ROW(
+                       token, due_at, attempt, account, email, login, data, secret, code, resend,
+                       CASE WHEN error_code IS NULL OR token = ANY (ended) THEN created_at ELSE '-infinity' END, accepted_in,
+                       accepted_fence, message_id, ahead, CASE WHEN token = ANY (ended) THEN error_code END, surplus,
+                       busy OR (error_code IS NOT NULL AND token <> ALL (ended))) AS claimed_job) ORDER BY due_at, token),
+                   true
+              INTO held, any_back
+              FROM unnest(held);
+        END IF;
+    END IF;
     IF any_back THEN
         INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
         SELECT token,
@@ -313,15 +328,6 @@ BEGIN
                lane.action, lane.priority, attempt, claim.queue
           FROM unnest(held)
          WHERE (busy OR surplus) AND error_code IS NULL;
-    END IF;
-    IF any_lost THEN
-        INSERT INTO deliveries (token, account, batch, fence, queue, priority, action, outcome, attempt, message_id, error_code)
-        SELECT token, account, accepted_in, accepted_fence, claim.queue, lane.priority, lane.action, CAST(CASE WHEN error_code = 'AcceptedLate' THEN 'sent' WHEN error_code = 'TokenExpired' THEN 'expired'
-                         WHEN starts_with(error_code, 'Suppressed') THEN 'suppressed' ELSE 'cancelled' END
-                    AS delivery_outcome), attempt,
-               nullif(message_id, ''), error_code
-          FROM unnest(held)
-         WHERE error_code IS NOT NULL;
     END IF;
     RETURN QUERY
     WITH batch AS (

@@ -204,3 +204,24 @@ def test_a_token_of_any_moment_holds_up_no_others_while_somebody_has_locked_it(e
         assert tokens_of(take(claimer)) == [tokens[1]]
         soon = "SELECT due_at - now() BETWEEN interval '1 second' AND interval '30 seconds' FROM jobs"
         assert rows(claimer, soon) == [(True,)]
+
+
+@pytest.mark.parametrize(
+    "refusing",
+    [
+        "ALTER TABLE deliveries ADD CHECK (token <> {token}) NOT VALID",
+        "CREATE FUNCTION drop_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;"
+        " CREATE TRIGGER drop_it BEFORE INSERT ON deliveries FOR EACH ROW WHEN (NEW.token = {token})"
+        " EXECUTE FUNCTION drop_it()",
+    ],
+    ids=["checks", "drops"],
+)
+def test_one_whose_end_the_application_lets_nobody_record_holds_up_no_others(conn: Connection, refusing: str) -> None:
+    tokens = enqueue(conn, 4)
+    conn.execute(text("UPDATE tokens SET consumed_at = now() WHERE id = ANY (:ids)"), {"ids": tokens[:2]})
+    conn.execute(text(refusing.format(token=tokens[0])))
+
+    assert tokens_of(take(conn, batch_limit=3)) == [tokens[2]]
+    assert waiting(conn) == [(tokens[0], 0, 30), (tokens[3], 0, -60)]
+    assert [outcome for _, outcome, *_ in log(conn)] == ["cancelled"]
+    assert misplaced(conn) == []
