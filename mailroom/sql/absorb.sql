@@ -42,11 +42,29 @@ BEGIN
                AS event (kind, message_id, at, token, fence, site, address, type, subtype, status)
          ORDER BY message_id, kind, at
     ),
-    in_flight AS MATERIALIZED (
+    newest AS MATERIALIZED (
         SELECT batches.id AS batch, batches.fence, batches.action, held.token, held.attempt
           FROM batches
          CROSS JOIN LATERAL unnest(batches.tokens, batches.attempts) AS held (token, attempt)
-         WHERE batches.fence = ANY (absorb.fences)
+         WHERE batches.id > (SELECT batches_newest()) AND batches.fence = ANY (absorb.fences)
+    ),
+    -- What is neither in one of the newest batches (see batches_newest) nor in the log is looked for in all of them.
+    missing AS MATERIALIZED (
+        SELECT array_agg(told.fence) AS fences
+          FROM told
+         WHERE told.fence NOT IN (SELECT fence FROM newest) AND NOT told.foreign_site
+           AND (SELECT true
+                  FROM deliveries
+                 WHERE deliveries.token = told.token AND deliveries.fence = told.fence
+                 LIMIT 1) IS NULL
+    ),
+    in_flight AS MATERIALIZED (
+        SELECT * FROM newest
+         UNION ALL
+        SELECT batches.id, batches.fence, batches.action, held.token, held.attempt
+          FROM batches
+         CROSS JOIN LATERAL unnest(batches.tokens, batches.attempts) AS held (token, attempt)
+         WHERE (SELECT fences FROM missing) IS NOT NULL AND batches.fence = ANY ((SELECT fences FROM missing)::uuid[])
     ),
     -- By token, with a LIMIT: a look by index for each, whatever there was when the plan was made.
     placed AS MATERIALIZED (

@@ -8,7 +8,7 @@
 --
 -- A mail that may have gone out twice is one mail: its copies are not the account's doing. What lies in the future was
 -- before a clock was set back, nobody knows when: it is not counted. An account may have a million tokens, and few mails
--- are in flight: so it is asked once whose these are.
+-- are in flight: so it is asked once whose these are, of the newest batches (see batches_newest).
 --
 -- Locks: the accounts, skipping what others hold: whoever only may connect cannot hold one, and nobody waits for it.
 -- VOLATILE: what is read after the lock is read in a new snapshot.
@@ -35,6 +35,7 @@ BEGIN
           FROM batches
          CROSS JOIN LATERAL unnest(batches.tokens) AS held (token)
          WHERE batches.action = action_room.of_action AND batches.claimed_at <= clock_timestamp()
+           AND batches.id > (SELECT batches_newest())
     )
     SELECT asked.owner,
            least(coalesce(action_room.per_15_minutes - mailed.lately, 2147483647),

@@ -64,12 +64,22 @@ BEGIN
                 ORDER BY due_at, token
                 LIMIT look.batch_limit) AS head ON true
          GROUP BY lane.priority, lane.action
+    ),
+    -- A look from the beginning sees all that is in flight; any other, the newest (see batches_newest).
+    looks AS MATERIALIZED (
+        SELECT coalesce(bool_and(floor IS NULL), true) AS from_start FROM unnest(look.floors_due_at) AS floor
+    ),
+    flight AS MATERIALIZED (
+        SELECT claimed_at, lease_until FROM batches WHERE (SELECT from_start FROM looks)
+         UNION ALL
+        SELECT claimed_at, lease_until FROM batches
+         WHERE NOT (SELECT from_start FROM looks) AND id > (SELECT batches_newest())
     )
     SELECT (SELECT count(*) FROM leaves WHERE leaves_at <= now()) AS ready,
            (SELECT CAST(extract(epoch FROM min(at) - now()) AS double precision)
               FROM (SELECT leaves_at FROM leaves UNION ALL SELECT probe_at FROM pauses) AS upcoming (at)
              WHERE at > now() AND at < 'infinity') AS next_seconds,
-           EXISTS (SELECT FROM batches WHERE lease_until < now()) AS rescuable,
+           EXISTS (SELECT FROM flight WHERE lease_until < now()) AS rescuable,
            EXISTS (
                SELECT
                  FROM pauses
@@ -89,7 +99,7 @@ BEGIN
                                                'queue:' || look.queue,
                                                lane_scope(given.priority, given.action)))) AS probeable,
            EXISTS (
-                  SELECT FROM batches
+                  SELECT FROM flight
                    WHERE claimed_at > clock_timestamp() OR lease_until > clock_timestamp() + interval '30 days')
                OR EXISTS (
                   SELECT FROM pauses

@@ -1,6 +1,6 @@
 -- Give back the jobs of batches whose lease ran out.
 --
--- Arguments: batch_limit (batches at a time), passed_over (how many of the oldest to leave for now), max_attempts,
+-- Arguments: batch_limit (batches at a time), passed_over (how many of the first to leave for now), max_attempts,
 -- resend_after (an interval; NULL: never).
 --
 -- SES may have accepted any of these mails, so each attempt is charged and on record as unconfirmed. A job comes due
@@ -23,13 +23,27 @@ CREATE OR REPLACE FUNCTION mailroom.rescue(
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET jit = off
     SET row_security = off AS $$
 #variable_conflict use_column
+<<variables>>
+DECLARE
+    after_id bigint := batches_newest();
+    lost_ids bigint[];
 BEGIN
+    -- Of the newest first (see batches_newest), and if there is none of them, of the others.
+    lost_ids := ARRAY(
+        SELECT id FROM batches WHERE id > variables.after_id AND lease_until < clock_timestamp()
+         ORDER BY id LIMIT rescue.batch_limit OFFSET rescue.passed_over FOR UPDATE SKIP LOCKED);
+    IF cardinality(lost_ids) = 0 THEN
+        lost_ids := ARRAY(
+            SELECT id FROM batches WHERE id <= variables.after_id AND lease_until < clock_timestamp()
+             ORDER BY id LIMIT rescue.batch_limit
+            OFFSET greatest(0, rescue.passed_over - (
+                   SELECT count(*) FROM batches WHERE id > variables.after_id AND lease_until < clock_timestamp()))
+               FOR UPDATE SKIP LOCKED);
+    END IF;
     RETURN QUERY
     WITH lost AS (
         DELETE FROM batches
-         WHERE id = ANY (ARRAY(
-               SELECT id FROM batches WHERE lease_until < clock_timestamp()
-                ORDER BY id LIMIT rescue.batch_limit OFFSET rescue.passed_over FOR UPDATE SKIP LOCKED))
+         WHERE id = ANY (variables.lost_ids)
         RETURNING id, fence, queue, worker, action, priority, tokens, attempts, due_ats, due_at, claimed_at
     ),
     job AS MATERIALIZED (

@@ -204,7 +204,8 @@ BEGIN
                 WHERE token = pending.token AND fence = pending.fence
                 UNION ALL
                SELECT CAST(action AS text), claimed_at FROM batches
-                WHERE fence = pending.fence AND pending.token = ANY (tokens)
+                WHERE id > (SELECT batches_newest())  -- of an older one the next look tells, once it was rescued
+                  AND fence = pending.fence AND pending.token = ANY (tokens)
                 LIMIT 1) AS kinds
          WHERE pending.kind = 'rendering_failure'
            AND NOT EXISTS (  -- sent and heard of before that; or before the clock was set back, which comes to the same
@@ -218,13 +219,16 @@ BEGIN
     ),
     -- Done with, where its token neither waits nor is in flight, and that was so for longer than any statement takes: one
     -- that began before the event was there may still write an acceptance of the message.
+    in_flight AS MATERIALIZED (
+        SELECT unnest(tokens) AS token FROM batches
+    ),
     looked AS (
         UPDATE events
            SET look_at = CASE
                    WHEN pending.token IS NOT NULL AND pending.absorbed_at < clock_timestamp() - interval '1 hour'
                         AND pending.token NOT IN (SELECT token FROM taken_back)
                         AND NOT EXISTS (SELECT FROM jobs WHERE token = pending.token)
-                        AND NOT EXISTS (SELECT FROM batches WHERE pending.token = ANY (tokens))
+                        AND NOT EXISTS (SELECT FROM in_flight WHERE in_flight.token = pending.token)
                         AND NOT EXISTS (
                             SELECT FROM deliveries
                              WHERE token = pending.token AND message_id = pending.message_id
