@@ -16,7 +16,7 @@ from mailroom.ops import maintenance, refresh, status
 from mailroom.ops.doctor import examine
 from mailroom.ops.maintenance import Maintenance
 from mailroom.outcome import Sent
-from mailroom.queue import events
+from mailroom.queue import by_hand, events
 from mailroom.queue.feed import ResendWait
 from mailroom.queue.floors import Floors
 from mailroom.queue.rescue import Rescue
@@ -399,6 +399,23 @@ def test_a_sweep_and_a_full_reconcile_take_smaller_steps_too(
     assert maintenance.reconcile_newest(hurried, queue="mailroom").enqueued
     assert sum(len(step.enqueued) for step in maintenance.reconcile_all(hurried, queue="mailroom")) > 0
     assert (count(connection, "jobs"), misplaced(connection)) == (24, [])
+
+
+@pytest.mark.slow
+@pytest.mark.early
+def test_what_a_person_does_to_jobs_is_done_in_smaller_steps_too(
+    engine: Engine, connection: Connection, hurried: Engine
+) -> None:
+    add_accounts(connection, 60)
+    connection.execute(text("UPDATE jobs SET due_at = 'infinity'"))
+    slow_down_rows(connection, "UPDATE", "jobs", 0.03)
+    also = "CREATE TRIGGER slowly BEFORE INSERT ON deliveries FOR EACH ROW EXECUTE FUNCTION slowly()"
+    connection.execute(text(also))
+    with hurried.connect() as person:
+        assert len(by_hand.release(person, range(61))) == 60
+        assert len(by_hand.drop(person, range(61))) == 60
+        assert len(by_hand.retry(person, range(61), queue="mailroom").put_back) == 60
+    assert misplaced(connection) == []
 
 
 @pytest.mark.slow

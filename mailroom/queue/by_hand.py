@@ -3,20 +3,22 @@
 Where the database fails after some of them were changed, DatabaseError says how many.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db import functions
 from mailroom.db.engine import first_line
+from mailroom.db.step_size import StepSize
 from mailroom.errors import DatabaseError
 
-# Jobs changed by one statement, and so in one commit.
+# Jobs changed by one statement, and so in one commit; fewer where the database cuts it off.
 CHANGED_AT_ONCE: Final = 1_000
 
 
@@ -34,10 +36,10 @@ def retry(connection: Connection, wanted: Iterable[int], *, queue: str) -> Retri
     What is consumed or gone stays finished. The claim decides as for any job: a recovery that ran out expires again.
     """
     done = Retried([], [])
-    for some in _chunks(wanted):
-        with _telling(len(done.put_back) + len(done.made_due)):
-            for row in functions.call(connection, "job_retry", {"tokens": some, "queue": queue}):
-                (done.put_back if row.was_finished else done.made_due).append(row.token)
+    for row in _in_steps(
+        wanted, lambda some: functions.call(connection, "job_retry", {"tokens": some, "queue": queue}).all()
+    ):
+        (done.put_back if row.was_finished else done.made_due).append(row.token)
     return done
 
 
@@ -52,11 +54,9 @@ def drop(connection: Connection, wanted: Iterable[int]) -> list[int]:
 
 
 def _changed(connection: Connection, change: str, wanted: Iterable[int]) -> list[int]:
-    changed: list[int] = []
-    for some in _chunks(wanted):
-        with _telling(len(changed)):
-            changed += functions.call(connection, change, {"tokens": some}).scalars()
-    return changed
+    return [
+        row.token for row in _in_steps(wanted, lambda some: functions.call(connection, change, {"tokens": some}).all())
+    ]
 
 
 @contextmanager
@@ -71,7 +71,19 @@ def _telling(changed: int) -> Iterator[None]:
         raise DatabaseError(words) from error
 
 
-def _chunks(wanted: Iterable[int]) -> Iterator[list[int]]:
-    left = iter(wanted)
-    while some := list(islice(left, CHANGED_AT_ONCE)):
-        yield some
+def _in_steps(wanted: Iterable[int], change: Callable[[list[int]], Sequence[Row[Any]]]) -> Iterator[Row[Any]]:
+    """Change jobs, fewer at a time where the database cuts off more; yield what comes of each step."""
+    step_size, coming, told = StepSize(CHANGED_AT_ONCE), iter(wanted), 0
+    left = list(islice(coming, CHANGED_AT_ONCE))
+    while left:
+        with _telling(told):
+            changed, found = step_size.take(partial(_change_some, change, left))
+        yield from found
+        told += len(found)
+        left = [*left[changed:], *islice(coming, changed)]
+
+
+def _change_some(
+    change: Callable[[list[int]], Sequence[Row[Any]]], left: list[int], most: int
+) -> tuple[int, Sequence[Row[Any]]]:
+    return most, change(left[:most])
