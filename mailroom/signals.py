@@ -18,7 +18,7 @@ STOPS = (
 # A terminal that closes says so twice, the kernel and then the shell: that is one hang-up.
 HANGUP_SECONDS = 1.0
 # Whoever passes a signal on to a process, and then to the group that it is in, says so twice (timeout): that is one.
-ECHO_SECONDS = 0.25
+ECHO_SECONDS = 0.1
 
 Answer = Callable[[], None]
 
