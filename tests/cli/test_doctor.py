@@ -22,6 +22,7 @@ from tests.world import add_accounts, execute, rows
 
 EACH_SERVER = True
 
+OF_SES = ["account", "identity", "configuration set", "template activationv1", "template passwordrecoveryv1"]
 CHECKS = [
     *(
         "settings",
@@ -43,7 +44,7 @@ CHECKS = [
         "channel",
         "listen",
     ),
-    *("account", "identity", "configuration set", "template activationv1", "template passwordrecoveryv1"),
+    *OF_SES,
 ]
 
 
@@ -585,7 +586,7 @@ def test_credentials_that_may_only_send_are_a_warning(here: Here, ses: Simulator
     for operation in ("GetAccount", "GetEmailIdentity", "GetConfigurationSet", "GetEmailTemplate"):
         ses.faults.add(Fault(operation=operation, error="AccessDeniedException", status=403, times=None))
     wrong = ill(here, env)
-    assert list(wrong) == CHECKS[17:]
+    assert list(wrong) == OF_SES
     assert {level for level, _ in wrong.values()} == {"warning"}
 
 
@@ -593,7 +594,7 @@ def test_credentials_that_may_only_send_are_a_warning(here: Here, ses: Simulator
 def test_an_ses_that_cannot_be_reached(here: Here, env: dict[str, str]) -> None:
     env["AWS_ENDPOINT_URL_SESV2"] = f"http://127.0.0.1:{closed_port()}"
     wrong = ill(here, env)
-    assert list(wrong) == CHECKS[17:]
+    assert list(wrong) == OF_SES
     assert all("EndpointConnectionError" in words for _, words in wrong.values())
 
 
