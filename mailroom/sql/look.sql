@@ -25,7 +25,7 @@ CREATE OR REPLACE FUNCTION mailroom.look(
     )
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
-    SET row_security = off SET enable_material = off SET enable_memoize = off SET join_collapse_limit = 1 AS $$
+    SET row_security = off SET enable_bitmapscan = off SET enable_material = off SET enable_memoize = off SET join_collapse_limit = 1 AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
