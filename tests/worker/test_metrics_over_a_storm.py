@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, Engine, text
 
 from mailroom.simulator import Fault, Simulator
@@ -40,11 +41,9 @@ OWNERS = (
     " 'BEGIN INSERT INTO public.owners VALUES (NEW.id, NEW.worker); RETURN NEW; END'",
     "CREATE TRIGGER note AFTER INSERT ON batches FOR EACH ROW EXECUTE FUNCTION public.note()",
 )
-# No statement is under way that could close a batch of one that is frozen.
-IDLE = (
-    "NOT EXISTS (SELECT FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid()"
-    " AND datname = current_database() AND query LIKE '%settle%')"
-)
+# What is to be killed is told by the name of its sessions.
+DOOMED = "doomed"
+SESSIONS = f"pg_stat_activity WHERE datname = current_database() AND application_name = '{DOOMED}'"
 
 
 class LosesAnswers(HalfOpenProxy):
@@ -172,7 +171,10 @@ def test_what_a_process_that_was_killed_counted_is_less_than_is_on_record_and_th
     blow(simulator)
     execute(engine, *OWNERS)
     with LosesAnswers(url) as proxy, engine.connect() as connection:
-        steady, doomed = (start(processes, url, simulator, MAILROOM_SWEEP_INTERVAL="500") for _ in range(2))
+        steady, doomed = (
+            start(processes, each, simulator, MAILROOM_SWEEP_INTERVAL="500")
+            for each in (url, make_conninfo(url, application_name=DOOMED))
+        )
         unlucky = start(processes, proxy.url, simulator)
         more = lossy_parts(connection, 90, proxy)
         last = [doomed.metrics() for _ in itertools.islice(more, 10)][-1]
@@ -202,11 +204,12 @@ def kill(worker: Member, connection: Connection) -> int:
     """Kill it if it has mails in flight, let their leases end, and return how many they are; else leave it alone."""
     mine = f"batches WHERE split_part(worker, '/', 2) = '{worker.process.popen.pid}'"
     worker.process.freeze()
-    if not count(connection, f"{mine} AND {IDLE}"):
+    if not count(connection, mine) or count(connection, f"{SESSIONS} AND state = 'active'"):
         worker.process.signal(signal.SIGCONT)
         return 0
     worker.process.signal(signal.SIGKILL)
     worker.process.wait()
+    eventually(lambda: not count(connection, SESSIONS), "the server has done what it was asked last")
     held = sum(len(row.tokens) for row in rows(connection, f"SELECT tokens FROM {mine}"))  # noqa: S608 - our own words
     connection.execute(text(f"UPDATE {mine.replace(' WHERE', ' SET lease_until = now() WHERE')}"))  # noqa: S608 - as above
     return held
