@@ -52,7 +52,7 @@ BEGIN
     missing AS MATERIALIZED (
         SELECT array_agg(told.fence) AS fences
           FROM told
-         WHERE told.fence NOT IN (SELECT fence FROM newest) AND NOT told.foreign_site
+         WHERE told.fence IS NOT NULL AND told.fence NOT IN (SELECT fence FROM newest) AND NOT told.foreign_site
            AND (SELECT true
                   FROM deliveries
                  WHERE deliveries.token = told.token AND deliveries.fence = told.fence

@@ -1,6 +1,7 @@
 """Batches that are done stay as dead rows as long as an old snapshot does: nobody walks over all of them each time."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -90,6 +91,8 @@ def test_nor_does_evidence(many_dead: Engine) -> None:
         batch = take(connection)
         sent = of(batch, EventKind.SEND, "m", site=events.site(connection))
         assert read(many_dead, lambda worker: events.absorb(worker, [sent])) < 10
+        untagged = replace(sent, fence=None, site=None)
+        assert read(many_dead, lambda worker: events.absorb(worker, [untagged])) < 10
         failures = [
             of(batch, EventKind.RENDERING_FAILURE, f"m{job}", job=job, site=events.site(connection)) for job in (0, 1)
         ]
