@@ -72,8 +72,9 @@ feed = Table(
     Column("heard_at", moment),
     *(
         Column(name, BigInteger, nullable=False, server_default=text("0"))
-        for name in ("added", "known", "elsewhere", "unknown")
+        for name in ("added", "known", "elsewhere", "unknown", "minute")
     ),
+    Index("feed_minute_idx", "minute"),
 )
 
 resumptions = Table(

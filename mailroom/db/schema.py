@@ -286,6 +286,8 @@ permits = Table(
     Column("throttled_at", moment),
     Column("long_held", Double, nullable=False, server_default=text("0")),
     Column("long_held_until", moment, nullable=False, server_default=text("'-infinity'")),
+    Column("minute", BigInteger, nullable=False, server_default=text("0")),
+    Index("permits_minute_idx", "bucket", "minute"),
     CheckConstraint("bucket IN ('mails', 'bulk_calls')", name="permits_bucket"),
     CheckConstraint("…", name="permits_numbers"),
 )

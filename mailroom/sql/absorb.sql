@@ -29,8 +29,6 @@ CREATE OR REPLACE FUNCTION mailroom.absorb(
 DECLARE
     counts  record;
     touched bytea[];
-    -- Of a count that has come to the end of its type; it begins again.
-    count_limit constant bigint := 4611686018427387903;
 BEGIN
     WITH home AS MATERIALIZED (
         SELECT id FROM site
@@ -148,11 +146,7 @@ BEGIN
            ARRAY(SELECT address_hash FROM entered WHERE kind = 'delivery') AS delivered
       INTO counts;
 
-    UPDATE feed
-       SET polled_at = clock_timestamp(),
-           heard_at = CASE WHEN counts.ours > 0 OR heard_at > clock_timestamp() THEN clock_timestamp() ELSE heard_at END,
-           added = (added & variables.count_limit) + counts.added, known = (known & variables.count_limit) + counts.known,
-           elsewhere = (elsewhere & variables.count_limit) + counts.elsewhere, unknown = (unknown & variables.count_limit) + counts.unknown;
+    PERFORM feed_note(counts.ours > 0, counts.added, counts.known, counts.elsewhere, counts.unknown);
     -- A new snapshot, which has the rows above. A delivery says something only of an address that something is said of.
     -- Under the lock of the feed: of two that absorb at once, a bounce and a delivery, the second sees what the first did.
     SELECT counts.said || ARRAY(SELECT address_hash FROM suppressions WHERE address_hash = ANY (counts.delivered))

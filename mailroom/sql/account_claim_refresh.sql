@@ -7,6 +7,9 @@
 -- due now: the clock was set back. (Never is never: somebody wanted it so.)
 --
 -- Locks: the account.
+--
+-- Plan: pinned. The newest version of the row of permits is found first, whatever there is of older ones: without sorting, only the
+-- index of minutes gives it.
 CREATE OR REPLACE FUNCTION mailroom.account_claim_refresh(
     every interval, first_tries interval
 )
@@ -15,7 +18,7 @@ CREATE OR REPLACE FUNCTION mailroom.account_claim_refresh(
     )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
-    SET row_security = off AS $$
+    SET row_security = off SET enable_sort = off AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
@@ -29,7 +32,7 @@ BEGIN
         RETURNING refresh_due_at
     )
     SELECT CASE WHEN taken.refresh_due_at IS NOT NULL
-                THEN (SELECT granted FROM permits WHERE bucket = 'mails') END AS granted,
+                THEN (SELECT granted FROM permits WHERE bucket = 'mails' ORDER BY minute DESC LIMIT 1) END AS granted,
            CAST(CASE WHEN coalesce(taken.refresh_due_at, ses_account.refresh_due_at) < 'infinity'
                      THEN extract(epoch FROM coalesce(taken.refresh_due_at, ses_account.refresh_due_at) - clock_timestamp())
                 END AS double precision) AS due_seconds

@@ -15,6 +15,9 @@
 --
 -- Locks: the bucket. The clock is read after the lock: whoever waited for it must not count the wait twice. Moments that
 -- are ahead of it were written before it was set back: from then on it is now that counts.
+--
+-- Plan: pinned. The newest version of the row is found first, whatever there is of older ones: without sorting, only the
+-- index of minutes gives it.
 CREATE OR REPLACE FUNCTION mailroom.permits_take(
     bucket text, wanted integer, own_rate double precision, urgent boolean, default_share double precision,
     unknown_rate double precision, capacity_seconds double precision, reserve double precision,
@@ -27,15 +30,17 @@ CREATE OR REPLACE FUNCTION mailroom.permits_take(
     )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
-    SET row_security = off AS $$
+    SET row_security = off SET enable_sort = off AS $$
 #variable_conflict use_column
+<<variables>>
+DECLARE
+    place tid;
 BEGIN
+    -- By place, in a statement of its own: it sees the version that was waited for.
+    SELECT ctid INTO place FROM permits WHERE bucket = permits_take.bucket ORDER BY minute DESC LIMIT 1 FOR UPDATE;
     RETURN QUERY
-    WITH held AS MATERIALIZED (
-        SELECT * FROM permits WHERE bucket = permits_take.bucket FOR UPDATE
-    ),
-    clock AS MATERIALIZED (
-        SELECT held.*, clock_timestamp() AS now FROM held
+    WITH clock AS MATERIALIZED (
+        SELECT permits.*, clock_timestamp() AS now FROM permits WHERE ctid = variables.place
     ),
     -- What the account allows; of bulk calls SES tells nothing. -1 is no limit.
     account AS MATERIALIZED (
@@ -105,9 +110,10 @@ BEGIN
                granted = (choice.granted & 4611686018427387903) + choice.grants,
                long_held = CASE WHEN for_long AND rate IS NOT NULL THEN long + grants ELSE long END,
                long_held_until = CASE WHEN for_long AND rate IS NOT NULL THEN choice.now + permits_take.long_hold
-                                      ELSE least(choice.long_held_until, choice.now + permits_take.long_hold) END
+                                      ELSE least(choice.long_held_until, choice.now + permits_take.long_hold) END,
+               minute = greatest(choice.minute, CAST(extract(epoch FROM choice.now) AS bigint) / 60)
           FROM held_long AS choice
-         WHERE permits.bucket = choice.bucket
+         WHERE permits.ctid = variables.place
            AND (choice.grants > 0 OR choice.filled_at > choice.now OR choice.throttled_at > choice.now)
     )
     SELECT grants, coalesce(quota_left - quota_reserved < 1, false) AS only_urgent, cap AS per_second, now AS granted_at,
