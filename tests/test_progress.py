@@ -232,8 +232,11 @@ def test_a_batch_that_cannot_be_settled_keeps_no_other_of_its_claim(engine: Engi
 
 
 @pytest.mark.slow
-def test_a_batch_that_is_refused_for_its_values_takes_no_answers_along(engine: Engine, connection: Connection) -> None:
+def test_a_batch_that_is_refused_for_its_values_takes_no_answers_along(
+    engine: Engine, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
     """As where a trigger of the application's copies the log into a column that is too short."""
+    caplog.set_level("INFO")
     connection.execute(text("CREATE TABLE copies (token varchar(1))"))
     connection.execute(
         text(
@@ -245,6 +248,7 @@ def test_a_batch_that_is_refused_for_its_values_takes_no_answers_along(engine: E
     with pytest.raises(DBAPIError, match="value too long"), settling(Scripted(), engine, 7):
         pass
     assert count_sent(connection) == 60
+    assert sum(message.startswith("batch id=") for message in caplog.messages) == 6
     assert misplaced(connection) == []
 
 

@@ -200,11 +200,13 @@ class ClaimRun:
             before_sleep=lambda state: self._settle_failed(state, closing[0][0]),
         )
         settlement = Settlement(closing)
-        attempts(settlement.run, self._settle_once)
+        try:
+            attempts(settlement.run, self._settle_once)
+        finally:  # one that is refused for its values is not among them
+            self._note(settlement.settled, owned=settlement.owned)
         self.due = settlement.due
         if settlement.was_too_much:
             self._size.batches = 1
-        self._note(closing, owned=settlement.owned)
 
     def _settle_meanwhile(self) -> None:
         """While a batch is at work, settle those before it and return those behind it, if that can be now.

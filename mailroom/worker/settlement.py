@@ -15,14 +15,15 @@ Settle = Callable[[Sequence[Judged]], tuple[set[UUID], bool]]
 class Settlement:
     """Settles batches, so that neither their number nor one of them keeps the others from being settled.
 
-    `owned` are the fences of those that were still ours; `due` says whether there may be more to claim; `was_too_much`
-    whether the database has cut one off.
+    `settled` are those that it has settled so far, and `owned` the fences of those of them that were still ours; `due`
+    says whether there may be more to claim; `was_too_much` whether the database has cut one off.
     """
 
     def __init__(self, closing: Sequence[Judged]) -> None:
         self._left = list(closing)
         self._step_size = StepSize(len(closing))
         self._hopeless: DBAPIError | None = None
+        self.settled: list[Judged] = []
         self.owned: set[UUID] = set()
         self.due = self.was_too_much = False
 
@@ -42,6 +43,7 @@ class Settlement:
                 continue
             self._left = self._left[len(some) :]
             self._step_size.grow()
+            self.settled += some
             self.owned |= owned
             self.due |= due
         if self._hopeless is not None:
