@@ -38,17 +38,23 @@ class Notified:
 
 
 class Wakeups:
-    """A mailbox. SimpleQueue, since a signal handler may put into it at any moment."""
+    """A mailbox. SimpleQueue, since a signal handler may put into it at any moment.
+
+    Who waits need not be woken for each mail: once it knows that a sender has worked, it looks in a while, and what is
+    put of that until then tells it nothing.
+    """
 
     def __init__(self) -> None:
         self._came: mailbox.SimpleQueue[str] = mailbox.SimpleQueue()
+        self._knows_work = False
 
     def put(self, why: str) -> None:
         """Ask for a look: soon, where a sender has WORKED or a job WAITS, and at once for any other reason.
 
         Not at once after the last look, though: who may connect to the database may notify without end.
         """
-        self._came.put(why)
+        if why != WORKED or not self._knows_work:
+            self._came.put(why)
 
     def wait(self, ends: float) -> bool:
         """Wait, until a monotonic moment, for what asks for a look; whether a sender has worked.
@@ -63,10 +69,11 @@ class Wakeups:
                 break
             while not self._came.empty():
                 wakeups.add(self._came.get())
-            worked |= WORKED in wakeups
+            worked = self._knows_work = worked or WORKED in wakeups
             if wakeups - {WORKED, WAITS}:
                 ends = min(ends, began + NEXT_STEP.total_seconds())
                 continue
             soon = NEXT_STEP if WAITS in wakeups else FIRST_LOOK
             ends = min(ends, time.monotonic() + soon.total_seconds())
+        self._knows_work = False  # what is put from now on may be of work that the next look does not see
         return worked
