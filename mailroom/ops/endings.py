@@ -1,6 +1,6 @@
 """What it means that a job is finished, in words, and what is to be done then."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,6 +29,8 @@ _NOT_SENT: Final = {
     "RenderingFailure": ("its template did not render", "correct the template, then `mailroom jobs retry {token}`"),
 }
 _RETRY: Final = "`mailroom jobs show {token}` has each attempt; `mailroom jobs retry {token}` tries it again"
+# Complaints that blame nobody: the recipient says that it is no spam, or a server doubts who sent it.
+WITHOUT_BLAME: Final = {"not-spam", "auth-failure"}
 # The last word of SES on a mail that it accepted: what decides comes last.
 _LAST_WORDS: Final = ("send", "delivery_delay", "delivery", "bounce", "complaint", "reject", "rendering_failure")
 
@@ -57,7 +59,9 @@ def ending(found: Found, told: Sequence[Reported]) -> Ending:
 
 
 def _accepted(found: Found, told: Sequence[Reported]) -> Ending:
-    events = [each for each in told if found.message_id is None or each.message_id == found.message_id]
+    own = [each for each in told if found.message_id is None or each.message_id == found.message_id]
+    taken = {each.message_id for each in own if each.kind == "delivery"}
+    events = [each for each in own if not _is_aside(each, taken)]
     last = max(events, key=lambda each: (_LAST_WORDS.index(each.kind), each.at), default=None)
     kind = "" if last is None else last.kind
     after = "" if last is None or found.at is None else f" {span(max((last.at - found.at).total_seconds(), 0))} later"
@@ -75,7 +79,18 @@ def _accepted(found: Found, told: Sequence[Reported]) -> Ending:
         case "reject" | "rendering_failure":
             return Ending("NeverOut", f"SES accepted it and did not send it ({kind.replace('_', ' ')})", _RETRIES)
         case _:
-            return Ending("Sent", "SES accepted it; nothing was heard of it since", _SPAM)
+            since = "nobody says that it did not arrive" if own else "nothing was heard of it since"
+            return Ending("Sent", f"SES accepted it; {since}", _SPAM)
+
+
+def _is_aside(told: Reported, taken: Collection[str]) -> bool:
+    """Whether it decides nothing, as `suppression_review` has it; `taken`: messages that a recipient's server took.
+
+    What bounces for a while after that is a reply of somebody who is away.
+    """
+    if told.kind == "complaint":
+        return told.type in WITHOUT_BLAME
+    return told.kind == "bounce" and told.type != "Permanent" and told.message_id in taken
 
 
 _SPAM: Final = "ask the recipient to look among the spam"

@@ -25,6 +25,11 @@ _EVENTS: Final = {
     "rendering_failure": "its template did not render: it never went out",
     "delivery_delay": "the recipient's server does not take it yet",
 }
+# Of a complaint that blames nobody.
+_NO_COMPLAINTS: Final = {
+    "not-spam": "the recipient says that it is no spam",
+    "auth-failure": "a server doubts who sent it",
+}
 _OUTCOMES: Final = {
     "sent": "SES accepted it",
     "rejected": "SES refused it, for its own sake",
@@ -100,7 +105,8 @@ _STATES: Final = {"late": "; the answer came when others had it already", "retri
 
 def _event(told: Reported) -> Moment:
     said = " ".join(filter(None, (told.type, told.subtype, told.status)))
-    return Moment(told.at, told.kind, _EVENTS.get(told.kind, told.kind), said or None)
+    told_so = _NO_COMPLAINTS.get(told.type) if told.kind == "complaint" else None
+    return Moment(told.at, told.kind, told_so or _EVENTS.get(told.kind, told.kind), said or None)
 
 
 def _token(known: Token, *, now: datetime) -> Iterator[Moment]:

@@ -213,6 +213,31 @@ def test_a_mail_that_was_sent_says_what_was_heard_of_it(
     assert words in found.text
 
 
+@pytest.mark.parametrize(
+    ("kind", "kind_of_it", "alone"),
+    [
+        (EventKind.BOUNCE, "Transient", "Bounced"),
+        (EventKind.COMPLAINT, "not-spam", "Sent"),
+        (EventKind.COMPLAINT, "auth-failure", "Sent"),
+    ],
+)
+def test_what_is_no_bounce_and_no_complaint_is_not_called_so(
+    conn: Connection, kind: EventKind, kind_of_it: str, alone: str
+) -> None:
+    """As of somebody who is away, and answers by himself: it suppresses nobody, and the mail has arrived."""
+    token = enqueue_recovery(conn)
+    batch = take(conn)
+    write(conn, "DELETE FROM batches")
+    deliver(conn, token, "sent")
+    write(conn, "UPDATE deliveries SET fence = CAST(:fence AS uuid)", fence=batch.fence)
+    site = events.site(conn)
+    events.absorb(conn, [of(batch, kind, "m", site=site, type=kind_of_it)])
+    assert why(conn, token).code == alone
+    assert "nothing was heard" not in why(conn, token).text
+    events.absorb(conn, [of(batch, EventKind.DELIVERY, "m", site=site)])
+    assert why(conn, token).code == "Delivered"
+
+
 def test_what_has_no_job_and_what_is_not_there_are_told_apart(conn: Connection) -> None:
     write(conn, "SET LOCAL mailroom.triggers = off")
     [account] = add_accounts(conn, 1, status="active")
