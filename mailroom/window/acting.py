@@ -43,8 +43,8 @@ OF_JOBS: Final = {
         "Put back, or made due,",
         "Jobs that are finished and were not sent are put back; those that wait become due now. What was sent, is in"
         " flight, held or consumed is left.",
-        "`mailroom jobs drop TOKEN`, or Drop on its page. A job that is put back counts as tried once, with priority"
-        " 1; of more than 50 at once each has priority 2.",
+        "`mailroom jobs drop TOKEN`, or Drop on its page. A job that is put back counts as tried once, with the"
+        " priority of its kind; of more than 50 of priority 1 at once each has priority 2.",
     ),
     "release": Deed(
         "Release",
@@ -57,7 +57,7 @@ OF_JOBS: Final = {
         "Dropped",
         "Jobs that wait or are held are cancelled, and stay on record as Dropped. Nobody gets these mails.",
         "`mailroom jobs retry TOKEN`, or Try again on its page, as long as its link lasts. It comes back as tried"
-        " once, with priority 1, not its own; of more than 50 at once each has priority 2.",
+        " once, with the priority of its kind; of more than 50 of priority 1 at once each has priority 2.",
     ),
 }
 OF_SCOPES: Final = {

@@ -54,6 +54,17 @@ def test_what_is_dropped_comes_back_by_retry(window: Window, engine: Engine, tok
     assert of(engine, f"jobs WHERE token = {token}") == 1
 
 
+def test_what_comes_back_has_the_priority_that_the_page_says(
+    window: Window, engine: Engine, tokens: dict[str, int]
+) -> None:
+    token = str(tokens["recovery"])
+    told = window.post("/act/drop", tokens=token, reason="a test").text
+    assert "once, with the priority of its kind;" in told
+    assert "with the priority of its kind;" in window.ask(f"/act/retry?token={token}").text
+    window.post("/act/retry", tokens=token, reason="it was wrong")
+    assert of(engine, f"jobs WHERE token = {token} AND priority = 0") == 1
+
+
 @pytest.mark.slow
 def test_all_of_a_list_means_what_the_list_shows(window: Window, engine: Engine, tokens: dict[str, int]) -> None:
     preview = window.ask("/act/retry?outcome=rejected&since=1d").text
