@@ -154,6 +154,8 @@ class BoundedConnection(psycopg.Connection[Any]):
         try:
             self.cancel_safe(timeout=CANCEL_WITHIN.total_seconds())
             answer = self._wait(gen, interval, CANCEL_WITHIN.total_seconds())
+        except psycopg.errors.QueryCanceled as error:  # the server says that a user has asked for it
+            raise psycopg.errors.QueryCanceled("no answer came in time, so it was cancelled: is it locked?") from error
         except psycopg.Error as error:
             if error.sqlstate is not None:
                 raise
@@ -177,8 +179,7 @@ def connect(
     """Return a connection on which a statement means what it says, whatever a role or a database sets.
 
     It holds nothing in the session that PgBouncer in transaction mode would pass on to others. Raises psycopg's errors;
-    ReadOnlyServerError if it is to write, and the server takes no writes. `step` is called before, and before each
-    statement.
+    ReadOnlyServerError if it is to write, and the server takes no writes. `step` is called before whatever may hang.
     """
     if step is not None:
         step()
@@ -216,8 +217,7 @@ def connect_engine(
     Its connections are those of `connect`; parameters stay out of error messages. A statement to which no answer comes
     for `answer_within` is cancelled: it fails, or OutcomeUnknownError is raised (as `orig` of an OperationalError) if
     not even that is answered. A server that takes no writes, or says that it is of no use, is left: the next statement
-    makes a new connection. Unless it `writes`, it reads on a standby too. `step` is called before each connection that
-    is made and before each statement.
+    makes a new connection. Unless it `writes`, it reads on a standby too. `step` is called before whatever may hang.
     """
     conninfo = connection_string(url, application_name=application_name)
     engine = create_engine(
@@ -281,8 +281,8 @@ def check_contract(engine: Engine) -> None:
 
 def unusable(error: DBAPIError) -> DatabaseError:
     """Return what is said of a database that does not even answer the first questions."""
-    hints = {"57014": CANCELLED, "42501": UNGRANTED, "42P01": MOVED}  # cancelled, a right that lacks, no such table
-    hint = f": {hints[state]}" if (state := getattr(error.orig, "sqlstate", None)) in hints else ""
+    state = getattr(getattr(error.orig, "diag", None), "sqlstate", None)  # if it is the server that says so
+    hint = {"57014": f": {CANCELLED}", "42501": f": {UNGRANTED}", "42P01": f": {MOVED}"}.get(state or "", "")
     return DatabaseError(f"the database cannot be used: {first_line(error)}{hint}")
 
 

@@ -112,7 +112,8 @@ def _refused(engine: Engine, error: DBAPIError) -> str:
             return doctor_rights.remedy(connection)
     if isinstance(error.orig, UndefinedTable):
         return MOVED
-    return CANCELLED if isinstance(error.orig, QueryCanceled) else "see what it says"
+    is_short = isinstance(error.orig, QueryCanceled) and error.orig.diag.sqlstate is not None  # and not this command
+    return CANCELLED if is_short else "see what it says"
 
 
 def _guarantee(connection: Connection) -> Iterator[Finding]:
