@@ -7,7 +7,7 @@ from sqlalchemy import Connection, func, select
 
 from mailroom.finding import Finding, ok, warning
 from mailroom.fleet import pauses
-from mailroom.ops import feedback, health, remedies, reputation
+from mailroom.ops import feedback, health, reading, remedies, reputation
 from mailroom.queue import feed
 
 
@@ -17,10 +17,10 @@ def examine(connection: Connection, *, name: str) -> Iterator[Finding]:
     if filled and filled != name:
         message = f"the database's mailroom.queue is {filled}, and workers take {name}"
         yield warning("queue", message, f"MAILROOM_QUEUE_NAME, or ALTER DATABASE … SET mailroom.queue = '{name}'")
-    read = health.read_what_can_be(connection)
-    found = health.warnings(read) | feedback.read_warnings(connection)
+    well = health.read_what_can_be(connection)
+    found = health.warnings(well) | feedback.read_warnings(connection) | reading.too_old(reading.read(connection))
     for code, message in found.items():
-        yield warning("queue", f"{code}: {message}", remedies.of_warning(code, read.table))
+        yield warning("queue", f"{code}: {message}", remedies.of_warning(code, well.table))
     if not found:
         yield ok("queue", "nothing waits too long, and vacuum keeps up")
 

@@ -9,6 +9,7 @@ from sqlalchemy import Engine, text
 from mailroom.db import functions
 from mailroom.ops import session_settings
 from mailroom.ops.doctor import TRIGGERS
+from mailroom.ops.refresh import refresh
 from mailroom.queue import listener
 from mailroom.ses.doctor import variables
 from mailroom.simulator import Fault, Simulator
@@ -440,6 +441,14 @@ def test_the_triggers_that_it_knows_are_those_there_are(engine: Engine) -> None:
 def test_a_queue_that_suffers(here: Here, env: dict[str, str], engine: Engine) -> None:
     execute(engine, "ALTER TABLE jobs SET (autovacuum_enabled = off)")
     assert_one(here, env, "queue", "warning", "NoAutovacuum")
+
+
+def test_a_fleet_that_counts_no_more(here: Here, env: dict[str, str], engine: Engine) -> None:
+    """As where the last worker died at night: nothing is due yet, and the next mail will not leave."""
+    assert refresh(engine)
+    assert ill(here, env) == {}
+    execute(engine, "UPDATE readings SET read_at = read_at - interval '5 minutes'")
+    assert_one(here, env, "queue", "warning", "NoReading: nobody has counted for 3", "`mailroom worker`")
 
 
 def test_what_is_paused(here: Here, env: dict[str, str]) -> None:
