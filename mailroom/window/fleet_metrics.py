@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from prometheus_client import Metric
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from mailroom.fleet import pauses
@@ -72,12 +72,13 @@ def _of_queue(found: Reading) -> Iterator[Metric]:
 
 def _of_ses(found: Reading, seen: Seen) -> Iterator[Metric]:
     account = found.account
-    granted = CounterMetricFamily(f"{PREFIX}permits_granted", "Permits that were ever granted.", labels=["bucket"])
-    for bucket, each in found.buckets.items():
-        granted.add_metric([bucket], each.granted)
-    yield granted
+    # No counter: permits come back, and a rate of what goes down is the rate of all that there ever was.
+    granted = [((bucket,), float(each.granted)) for bucket, each in found.buckets.items()]
+    yield _gauge("permits_granted", "Permits that were granted, less those that came back.", ("bucket",), granted)
     slowed = [((bucket,), each.slowdown) for bucket, each in found.buckets.items()]
     yield _gauge("slowdown_ratio", "What throttling has left of the rate.", ("bucket",), slowed)
+    used = causes.used_rate(seen.hour, now=seen.now)
+    yield _gauge("rate_used", "Mails a second handed over, in the better of the last two minutes.", (), [((), used)])
     rate = causes.granted_rate(found, seen.rate_limit)
     yield _gauge("rate_limit", "Mails a second that the fleet may send now.", ("bucket",), [(("mails",), rate)])
     sent = None if account.sent_last_24_hours is None else account.sent_last_24_hours + account.granted_since

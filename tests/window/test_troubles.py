@@ -12,7 +12,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db.engine import connect_engine
-from mailroom.fleet import pauses
+from mailroom.fleet import buckets, pauses
 from mailroom.ops import grants
 from mailroom.window import source, views
 from mailroom.window.application import FOR_PROGRAMS
@@ -74,7 +74,24 @@ def test_metrics_are_those_of_the_reading(viewer: Engine) -> None:
     assert found["mailroom_sent_again_mails"] == {(): 2.0}
     assert set(found["mailroom_ses_enforcement"]) == {("HEALTHY",), ("PROBATION",), ("SHUTDOWN",)}
     assert found["mailroom_reading_timestamp_seconds"][()] > 1_700_000_000
-    assert found["mailroom_permits_granted_total"].keys() == {("mails",), ("bulk_calls",)}
+    assert found["mailroom_permits_granted"].keys() == {("mails",), ("bulk_calls",)}
+
+
+def test_what_goes_down_is_no_counter(engine: Engine) -> None:
+    """A scraper takes it for one that began again, and all that there ever was for what came since."""
+    told = []
+    with engine.connect() as connection:
+        granted = buckets.take(connection, buckets.Bucket.MAILS, 10, own_rate=100, urgent=True)
+        for unused in (0, granted.count):
+            buckets.return_unused(connection, buckets.Bucket.MAILS, granted, unused)
+            scene.count(engine)
+            with opened(engine) as window:
+                told.append(window.ask("/metrics").text)
+    first, then = (
+        re.findall(r'^mailroom_permits_granted\w*{bucket="mails"} (.*)$', each, re.MULTILINE) for each in told
+    )
+    assert float(*first) > float(*then) == 0
+    assert "# TYPE mailroom_permits_granted gauge" in told[0]
 
 
 def test_what_is_paused_is_told_once_of_each_queue_and_of_the_others_together(engine: Engine) -> None:
