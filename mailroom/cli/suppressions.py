@@ -112,13 +112,17 @@ def add(addresses: Addresses, *, as_json: AsJson = False) -> None:
     This includes recoveries, and lasts until `mailroom suppressions release`. SES's own list is not changed.
     """
     wanted = _read(addresses)
-    with _open() as connection:
-        done = [suppressions.add(connection, address) for address in wanted]
-    if as_json:
-        print_json([{"hash": known, "added": added} for known, added in done])
-        return
-    for known, added in done:
-        say(f"{known}: {'suppressed' if added else 'was suppressed by hand already'}")
+    done: list[dict[str, Any]] = []
+    try:
+        with _open() as connection:
+            for address in wanted:
+                known, added = suppressions.add(connection, address)
+                done.append({"hash": known, "added": added})
+                if not as_json:
+                    say(f"{known}: {'suppressed' if added else 'was suppressed by hand already'}")
+    finally:
+        if as_json and (done or not wanted):  # also what was done before something came in the way
+            print_json(done)
 
 
 @app.command(epilog=ending("mailroom suppressions release ada@example.com --here"))

@@ -6,7 +6,7 @@ import resource
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from mailroom.event import EventKind
 from mailroom.ops import suppressions
@@ -127,6 +127,20 @@ def test_here_asks_nobody_else(here: Here, url: str, engine: Engine, bounced: in
     env = {"MAILROOM_DATABASE_URL": url}  # no region, no credentials
     assert here("suppressions", "show", ADA, "--here", env=env).out.count("\n") == 1
     assert here("suppressions", "release", ADA, "--here", env=env).out == f"{known(engine, ADA)}: released (bounce)\n"
+
+
+@pytest.mark.parametrize("option", [(), ("--json",)])
+def test_what_was_suppressed_before_the_database_did_no_more_is_told(
+    here: Here, env: dict[str, str], engine: Engine, option: tuple[str, ...]
+) -> None:
+    with engine.connect() as connection:
+        connection.execute(
+            text("ALTER TABLE suppressions ADD CHECK (address_hash <> token_address_hash('c@example.com'))")
+        )
+    ended = here("suppressions", "add", "a@example.com", "b@example.com", "c@example.com", *option, env=env)
+    assert ended.code == 1
+    told = [row["added"] for row in json.loads(ended.out)] if option else ended.out.splitlines()
+    assert len(told) == 2
 
 
 def test_addresses_come_from_stdin_and_are_kept_and_logged_nowhere(
