@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Final
 
@@ -23,6 +23,8 @@ from mailroom.ops import jobs, walk
 from mailroom.ops.jobs import Filters, Found, Reported
 from mailroom.queue import by_hand
 
+# How long a statement may wait: what somebody has locked must not be waited for without a word.
+ANSWER_WITHIN: Final = timedelta(seconds=20)
 PERSONAL: Final = ("email", "login")
 
 app = typer.Typer(
@@ -200,7 +202,7 @@ def drop(
 @contextlib.contextmanager
 def _open(*, writes: bool = True) -> Iterator[Connection]:
     with (
-        open_database(settings.load("database_url"), answer_within=None, writes=writes) as engine,
+        open_database(settings.load("database_url"), answer_within=ANSWER_WITHIN, writes=writes) as engine,
         engine.connect() as connection,
     ):
         yield connection

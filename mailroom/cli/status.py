@@ -18,6 +18,8 @@ from mailroom.ops.reputation import AWS_BOUNCES, AWS_COMPLAINTS
 from mailroom.ops.status import Status
 from mailroom.ops.words import CAP, several
 
+# How long a statement may wait: for somebody who has locked a table, perhaps, and who is why one asks.
+ANSWER_WITHIN: Final = timedelta(seconds=10)
 WORDS: Final = {"newest": "of the newest", "day": "of the last 24 hours,"}
 
 
@@ -37,7 +39,7 @@ def show(
     """
     given = settings.load("database_url")
     with (
-        open_database(given, answer_within=None, writes=False) as engine,
+        open_database(given, answer_within=ANSWER_WITHIN, writes=False) as engine,
         engine.connect() as connection,
     ):
         # One snapshot for all of it: a job that moves meanwhile is neither missed nor counted twice.

@@ -14,7 +14,10 @@ from mailroom.ops.feedback import Feedback
 from mailroom.ops.health import Health
 from mailroom.ops.reading import Paused, Reading
 
-UNCOUNTED: Final = "what there is cannot be counted: a walk over dead rows is cut off; this is what was counted last"
+UNCOUNTED: Final = (
+    "what there is cannot be counted: a walk over dead rows is cut off, or a table is locked; this is what was counted"
+    " last"
+)
 
 
 @dataclass(frozen=True, slots=True)

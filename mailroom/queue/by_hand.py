@@ -73,8 +73,9 @@ def _telling(changed: int) -> Iterator[None]:
 
 def _in_steps(wanted: Iterable[int], change: Callable[[list[int]], Sequence[Row[Any]]]) -> Iterator[Row[Any]]:
     """Change jobs, fewer at a time where the database cuts off more; yield what comes of each step."""
-    step_size, coming, told = StepSize(CHANGED_AT_ONCE), iter(wanted), 0
+    coming, told = iter(wanted), 0
     left = list(islice(coming, CHANGED_AT_ONCE))
+    step_size = StepSize(len(left))  # or one that is locked would be tried again and again, with fewer of no others
     while left:
         with _telling(told):
             changed, found = step_size.take(partial(_change_some, change, left))

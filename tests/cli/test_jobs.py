@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -590,3 +591,19 @@ def test_a_long_record_can_be_asked_for_as_far_back_as_there_are_times(here: Her
 def test_a_time_that_there_is_not_is_refused(here: Here, url: str, time: str) -> None:
     ended = here("jobs", "list", "--since", time, env={"MAILROOM_DATABASE_URL": url})
     ended.assert_one_line(2, f"'{time}' is not a time")
+
+
+@pytest.mark.slow
+def test_what_is_locked_is_not_waited_for_without_a_word(
+    here: Here, url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailroom.cli.jobs.ANSWER_WITHIN", timedelta(seconds=1))
+    env = {"MAILROOM_DATABASE_URL": url}
+    with engine.connect() as connection:
+        first, *_ = enqueue(connection, 2)
+    with engine.execution_options(isolation_level="READ COMMITTED").begin() as holder:
+        holder.execute(text("SELECT FROM jobs WHERE token = :token FOR UPDATE"), {"token": first})
+        here("jobs", "drop", str(first), env=env).assert_one_line(1, "it was cancelled: is it locked?")
+        holder.execute(text("LOCK TABLE jobs"))
+        here("jobs", "list", env=env).assert_one_line(1, "it was cancelled: is it locked?")
+    assert here("jobs", "drop", str(first), env=env).out == "dropped 1\n"

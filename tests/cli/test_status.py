@@ -4,6 +4,7 @@ import json
 import re
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from uuid import uuid4
 
 import psycopg
@@ -154,6 +155,25 @@ def test_what_the_fleet_counted_is_shown_with_its_age(here: Here, url: str, engi
     assert "\ncounted" not in out
     assert "│    5 │   5 │" in out
     assert re.search(r"warning: NoReading: nobody has counted for (9|1\d)\d", out)
+
+
+@pytest.mark.slow
+def test_a_table_that_is_locked_is_not_waited_for(
+    here: Here, url: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is why one asks: no worker counts any more, and what was counted last is more than nothing."""
+    monkeypatch.setattr("mailroom.cli.status.ANSWER_WITHIN", timedelta(seconds=1))
+    env = {"MAILROOM_DATABASE_URL": url}
+    with engine.connect() as connection:
+        enqueue(connection, 3)
+        assert refresh(engine)
+        connection.execute(text("UPDATE readings SET read_at = read_at - interval '5 minutes'"))
+    with engine.execution_options(isolation_level="READ COMMITTED").begin() as holder:
+        holder.execute(text("LOCK TABLE jobs"))
+        ended = here("status", "--json", env=env)
+    told = json.loads(ended.out)
+    assert [row["jobs"] for row in told["waiting"]] == [3]
+    assert told["warnings"].keys() == {"NoReading", "QueueUnread"}
 
 
 def test_a_count_that_ends_is_told_from_one_that_does_not(here: Here, url: str, engine: Engine) -> None:
