@@ -12,6 +12,7 @@ import mailroom
 from mailroom import settings
 from mailroom.cli.log import start_log
 from mailroom.cli.manual import setting
+from mailroom.cli.terminal import say
 from mailroom.cli.wiring import open_database, progress
 from mailroom.db.engine import CANCELLED, connect_engine, first_line
 from mailroom.db.namespace import DEFAULT_SCHEMA
@@ -52,11 +53,16 @@ def prune(
     given = settings.load("database_url", "prune_after", prune_after=older_than)
     assert given.prune_after is not None  # noqa: S101 - it is required
     deliveries = tokens = 0
-    with open_database(given) as engine, progress() as tell:
-        for step in prune_all(engine, older_than=given.prune_after):
-            deliveries, tokens = deliveries + step.deliveries, tokens + step.tokens
-            tell(f"deleted {deliveries:,} deliveries and {tokens:,} tokens")
-    typer.echo(f"deleted {deliveries:,} deliveries and {tokens:,} tokens")
+    ended = False
+    try:
+        with open_database(given) as engine, progress() as tell:
+            for step in prune_all(engine, older_than=given.prune_after):
+                deliveries, tokens = deliveries + step.deliveries, tokens + step.tokens
+                tell(f"deleted {deliveries:,} deliveries and {tokens:,} tokens")
+        ended = True
+    finally:
+        if ended or deliveries:  # also what was deleted before something came in the way, or somebody stopped it
+            say(f"deleted {deliveries:,} deliveries and {tokens:,} tokens")
 
 
 def upgrade(url: str, schema: str = DEFAULT_SCHEMA) -> str | None:

@@ -6,7 +6,7 @@ from sqlalchemy import Engine, text
 from mailroom.simulator import Simulator
 from tests.cli.command import sending
 from tests.cli.conftest import Here
-from tests.world import add_accounts, count, misplaced
+from tests.world import add_accounts, count, execute, misplaced
 
 
 @pytest.fixture
@@ -48,3 +48,18 @@ def test_without_an_age_nothing_is_deleted(here: Here, engine: Engine, env: dict
     here("prune", "--older-than", "90", env=env).assert_one_line(2, "'90' is not accepted: a number of days")
     with engine.connect() as connection:
         assert count(connection, "deliveries") == 13
+
+
+@pytest.mark.slow
+def test_what_was_deleted_before_the_database_did_no_more_is_told(
+    here: Here, engine: Engine, env: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailroom.ops.maintenance.SCAN_LIMIT", 5)
+    execute(
+        engine,
+        "CREATE TABLE kept (token bigint REFERENCES tokens)",
+        "INSERT INTO kept SELECT token FROM deliveries ORDER BY id OFFSET 7 LIMIT 1",
+    )
+    ended = here("prune", "--older-than", "90d", env=env)
+    assert (ended.code, ended.out) == (1, "deleted 5 deliveries and 5 tokens\n")
+    assert "violates foreign key constraint" in ended.err
