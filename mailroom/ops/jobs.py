@@ -194,6 +194,13 @@ def find_token(connection: Connection, token: int) -> Token | None:
     return None if row is None else Token(*row)
 
 
+def has_newer(connection: Connection, token: Token, action: str) -> bool:
+    """Whether a newer token of its account and action was made."""
+    known = token_states.c
+    newer = known.account == token.account, known.action == action, known.id > token.id
+    return connection.execute(select(known.id).where(*newer).limit(1)).first() is not None
+
+
 def _chosen(view: TableClause, filters: Filters) -> Select[Any]:
     """Rows of a view that the filters choose, each with all that may be told of a job."""
     # When a job is due that waits, `at` tells; held is never, which is no moment to Python.

@@ -127,11 +127,15 @@ def _unwanted(connection: Connection, job: Found, *, now: datetime) -> Cause | N
         return Cause("ended", f"it will not be sent: {endings.meaning('TokenGone')}", "TokenGone")
     if known.consumed_at is not None:
         return Cause("ended", f"it will not be sent: {endings.meaning('TokenConsumed')}", "TokenConsumed")
-    kinds = functions.call(connection, "action_list")
-    if known.expires_at > now or any(kind.renews for kind in kinds if kind.name == job.action):
-        return None
-    text = f"it will not be sent: its link ended {span(age(known.expires_at, now))} ago"
-    return Cause("ended", text, "TokenExpired", "ask for another mail; then see why that waits")
+    kinds = {kind.name: kind for kind in functions.call(connection, "action_list")}
+    kind = kinds.get(job.action)
+    if known.expires_at <= now and not (kind and kind.renews):
+        text = f"it will not be sent: its link ended {span(age(known.expires_at, now))} ago"
+        return Cause("ended", text, "TokenExpired", "ask for another mail; then see why that waits")
+    if kind and kind.newest_only and jobs.has_newer(connection, known, job.action):
+        cure = "see why the newest mail of its account waits"
+        return Cause("ended", f"it will not be sent: {endings.meaning('Superseded')}", "Superseded", cure)
+    return None
 
 
 def _unread(*, foreign: bool) -> Cause:

@@ -261,6 +261,19 @@ def test_a_job_whose_link_is_good_no_more_is_not_said_to_leave(conn: Connection)
     assert why(conn, token).text == "it will not be sent: its token had been used already"
 
 
+def test_a_job_that_a_newer_one_supersedes_is_not_said_to_leave(conn: Connection) -> None:
+    """As where somebody has asked three times: to resume what is paused sends the last of them alone."""
+    [account] = add_accounts(conn, 1, status="active")
+    older, newest = ask_recovery(conn, account), ask_recovery(conn, account)
+    others = enqueue_recovery(conn)
+    found = why(conn, older, workers=(), pauses=(paused("account"),))
+    assert (found.code, found.cure) == ("Superseded", "see why the newest mail of its account waits")
+    assert found.text.startswith("it will not be sent: a newer mail of its kind was asked for")
+    assert {why(conn, token, workers=()).code for token in (newest, others)} == {"NoWorker"}
+    write(conn, "UPDATE actions SET newest_only = false WHERE name = 'password_recovery'")
+    assert why(conn, older, workers=()).code == "NoWorker"
+
+
 def test_a_link_that_is_renewed_is_waited_for(conn: Connection) -> None:
     [token] = enqueue(conn, 1)
     write(conn, "UPDATE tokens SET expires_at = now() - interval '2 hours' WHERE id = :token", token=token)
