@@ -4,7 +4,8 @@
 --
 -- One snapshot sees each token in one place, since everything moves them in one commit. A token that is consumed needs
 -- no mail. The log names tokens that are gone as well: ids that came again are told apart by the moment of the token; and
--- a delivery that is older than the token of its id says that one of them was brought in without the other.
+-- a delivery that is older than the token of its id says that one of them was brought in without the other. (Not of a token
+-- that is of the future, or younger than one with a higher id: the clock was set back after it was made.)
 --
 -- Returns one row: how many of each kind, and the first of each.
 --
@@ -47,12 +48,15 @@ BEGIN
     ),
     older AS MATERIALIZED (
         SELECT tokens.id
-          FROM (SELECT id, created_at FROM tokens ORDER BY id DESC LIMIT doctor_restored.scan_limit) AS tokens
+          FROM (SELECT id, created_at,
+                       min(created_at) OVER (ORDER BY id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS later_at
+                  FROM (SELECT id, created_at FROM tokens ORDER BY id DESC LIMIT doctor_restored.scan_limit) AS latest
+               ) AS tokens
          CROSS JOIN LATERAL (
                SELECT count(*) AS deliveries
                  FROM deliveries
                 WHERE deliveries.token = tokens.id AND deliveries.created_at < tokens.created_at) AS logged
-         WHERE logged.deliveries > 0
+         WHERE logged.deliveries > 0 AND tokens.created_at <= least(clock_timestamp(), tokens.later_at)
     ),
     nowhere AS MATERIALIZED (
         SELECT newest.id

@@ -10,10 +10,12 @@ from mailroom.db import functions
 from mailroom.ops import session_settings
 from mailroom.ops.doctor import TRIGGERS
 from mailroom.ops.refresh import refresh
+from mailroom.outcome import Sent
 from mailroom.queue import listener
 from mailroom.ses.doctor import variables
 from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.templates import default_content
+from tests.claiming import enqueue, settle, take
 from tests.cli.command import sending
 from tests.cli.conftest import Here
 from tests.machine import closed_port
@@ -201,6 +203,21 @@ def test_rows_that_were_restored_while_triggers_made_others(here: Here, env: dic
         " SELECT 1, 'activation', 'sent', 0, now() - interval '1 day'",
     )
     assert_one(here, env, "restore", "failed", "1 tokens are younger than what the log says of them, the first is 1")
+
+
+def test_a_clock_that_was_set_back_is_no_restore(here: Here, env: dict[str, str], engine: Engine) -> None:
+    """The token is of when the clock was ahead, and its mail left after that: nobody is to restore a backup for it."""
+    with engine.connect() as connection:
+        enqueue(connection, 2)
+        settle(connection, take(connection), Sent("message"))
+    execute(engine, "UPDATE tokens SET created_at = now() + interval '10 minutes' WHERE id = 1")
+    assert ill(here, env) == {}
+    execute(  # half an hour later
+        engine,
+        "UPDATE tokens SET created_at = created_at - interval '30 minutes'",
+        "UPDATE deliveries SET created_at = created_at - interval '30 minutes'",
+    )
+    assert ill(here, env) == {}
 
 
 def test_triggers_that_were_left_off(here: Here, env: dict[str, str], engine: Engine) -> None:
