@@ -32,6 +32,8 @@ _NO_KEY: Final = f"a key is {KEY_BYTES} bytes"
 _ACTION: Final = "SELECT path, has_code FROM {schema}.action_path(CAST(:action AS text))"
 _GUESSES_LEFT: Final = "SELECT {schema}.guesses_left(CAST(:secret AS bytea)) AS left, current_setting('role') AS role"
 _COUNT_GUESS: Final = "SELECT {schema}.count_guess(CAST(:secret AS bytea))"
+_LEVEL: Final = text("SHOW transaction_isolation")
+_IDLE: Final = 0  # of libpq
 _ACT: Final = text("SELECT set_config('role', :role, true)")
 _CONSUME: Final = (
     "SELECT account, reference, address FROM {schema}.consume_token("
@@ -107,20 +109,20 @@ def consume(
     has another address by now, or a status that its action has nothing to do with. Call it on POST, never on GET: link
     scanners fetch every address they see. Raises ValueError where there is no such action.
 
-    Whatever the database raises is a TokenError as well, from its cause: the same moment's deletion of the account, a
-    time-out, a connection that is gone. A transaction stays usable wherever PostgreSQL lets it; at SERIALIZABLE it may
-    still be refused when it commits.
+    Whatever the database raises is a TokenError too, from its cause: a deletion at the same moment, a time-out, a lost
+    connection. A transaction stays usable wherever PostgreSQL lets it; at SERIALIZABLE it may fail when it commits.
 
     A token stands few guesses at its code (`most_guesses` in SQL); when they are used up it is refused, also with the
     right code. What is not five digits is refused uncounted. A guess is counted before anything is compared, and
-    committed on a connection of its own, so it counts whatever becomes of the caller's transaction. That connection is
-    made outside the engine's pool, and only for a token that exists and has guesses left.
+    committed on its own, whatever becomes of the caller's transaction: on the same connection if that has not begun at
+    the server yet, else on one outside the engine's pool, made only for a token that exists and has guesses left.
     """
     _checked(key)  # before a guess is spent on it
     given = {"secret": _split(token)[0], "action": action}
-    path, has_code = _find_action(connection, schema, action)
-    if has_code and not (_is_code(code) and _count_guess(connection, schema, given["secret"])):
-        raise TokenError
+    with _refused(connection), _ahead(connection) as own:
+        path, has_code = _find_action(connection if own is None else own, schema, action)
+        if has_code and not (_is_code(code) and _count_guess(connection, own, schema, given["secret"])):
+            raise TokenError
     verify(token, path=path, key=key, code=code if has_code else None)
     with _refused(connection):
         row = _ask(connection, _CONSUME, schema, given | {"code": code if has_code else None})
@@ -151,13 +153,16 @@ def _find_action(connection: Connection, schema: str, action: str) -> tuple[str,
     return row.path, row.has_code
 
 
-def _count_guess(connection: Connection, schema: str, secret: object) -> bool:
-    """Count a guess at a token's code, for good; whether there was one left."""
+def _count_guess(connection: Connection, ahead: Connection | None, schema: str, secret: object) -> bool:
+    """Count a guess at a token's code, for good; whether there was one left. `ahead` is as `_ahead` gives it."""
     given = {"secret": secret}
     with _refused(connection):
-        found = _ask(connection, _GUESSES_LEFT, schema, given)
+        found = _ask(connection if ahead is None else ahead, _GUESSES_LEFT, schema, given)
         if found is None or not found.left:
             return False
+        if ahead is not None:
+            counted = _ask(ahead, _COUNT_GUESS, schema, given)
+            return counted is not None and bool(counted[0])
         with _beside(connection, role=found.role) as own:
             answer: bool | None = own.scalar(text(_COUNT_GUESS.format(schema=quoted_in_text(schema))), given)
         # False: the last guess was taken meanwhile, as the caller sees too; or nobody but the caller sees the token: it
@@ -203,6 +208,39 @@ def _refused(connection: Connection) -> Iterator[None]:
         yield
     except (SQLAlchemyError, driver.Error, OSError, *own) as error:
         raise TokenError from error
+
+
+@contextmanager
+def _ahead(connection: Connection) -> Iterator[Connection | None]:
+    """Give the caller's session for a transaction that commits before theirs, or None.
+
+    None: theirs has begun, is not at READ COMMITTED, or none is needed, since each statement commits.
+
+    Behind PgBouncer a transaction has a connection to the server from its first statement on. If each of them waits for
+    a second one, as `_beside` does, nobody gets it, and all that goes through that pool stands still.
+    """
+    if _commits_by_itself(connection) or not _is_idle(connection):
+        yield None
+        return
+    own = Connection(connection.engine, connection.connection)  # not to be closed: it is the caller's
+    own.execution_options(stream_results=False)
+    with own.begin():
+        if own.scalar(_LEVEL) == "read committed":  # at others a count may be refused
+            yield own
+            return
+    yield None
+
+
+def _is_idle(connection: Connection) -> bool:
+    """Whether the caller's transaction has not begun at the server, as far as its driver tells."""
+    # An engine with a level of its own would take from the caller the one that was asked for besides.
+    level = connection.engine.get_execution_options().get("isolation_level")
+    if level is not None and level != connection.get_execution_options().get("isolation_level"):
+        return False
+    driver: Any = connection.connection.driver_connection
+    if hasattr(driver, "is_in_transaction"):  # asyncpg
+        return not driver.is_in_transaction()
+    return getattr(getattr(driver, "info", None), "transaction_status", None) == _IDLE  # psycopg, psycopg2
 
 
 @contextmanager

@@ -55,6 +55,7 @@ def test_a_guess_that_finds_no_way_to_the_database_is_a_token_error(
     async def consume() -> list[int]:
         engine = engine_of(url)
         async with engine.begin() as own:
+            await own.execute(text("SELECT 1"))
             event.listen(engine.sync_engine, "do_connect", refuse)
             with pytest.raises(TokenError) as refusal:
                 await tokens.consume_async(own, token, action=action, key=KEY, code=code)

@@ -243,6 +243,7 @@ def test_a_way_to_the_database_that_fails_is_a_token_error(
 
         engine = create_engine("postgresql+psycopg://", creator=connect)
         with engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
             with pytest.raises(TokenError) as refusal:
                 consume(connection, recovery)
             assert isinstance(refusal.value.__cause__, error)

@@ -118,10 +118,43 @@ def connections_made(engine: Engine, act: Callable[[], object]) -> int:
     return len(made)
 
 
+def guess_later(application: Engine, mailed: tuple[str, Action, str]) -> int | None:
+    """Consume in a transaction that has begun."""
+    try:
+        with application.begin() as connection:
+            connection.execute(text("SELECT"))
+            return consume(connection, mailed)
+    except TokenError:
+        return None
+
+
+def test_a_guess_that_comes_first_in_its_transaction_costs_no_connection(
+    application: Engine, recovery: tuple[str, Action, str]
+) -> None:
+    token, action, code = recovery
+    assert counted(application) == []
+    assert connections_made(application, lambda: guess(application, (token, action, wrong(code)))) == 0
+    assert counted(application) == [1]
+    assert connections_made(application, lambda: guess(application, recovery)) == 0
+    assert counted(application) == [2]
+
+
+def test_an_application_that_asks_something_as_each_transaction_begins_consumes(
+    application: Engine, recovery: tuple[str, Action, str]
+) -> None:
+    """As for row-level security of its own, whose tenant it sets."""
+    event.listen(application, "begin", lambda own: own.execute(text("SELECT set_config('shop.tenant', '1', true)")))
+    with application.connect() as connection:
+        assert consume(connection, recovery)
+        connection.commit()
+    assert counted(application) == [1]
+
+
 def test_only_a_guess_at_a_good_token_costs_a_connection(
     application: Engine, recovery: tuple[str, Action, str]
 ) -> None:
     """Or anybody could have them made, with tokens made up."""
+    guess = guess_later
     token, action, code = recovery
     made_up = sign(SECRET, action=action, key=KEY, code=code)
     no_code = (token, action, "1234")
