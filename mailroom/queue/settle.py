@@ -54,7 +54,9 @@ def _settle(connection: Connection, judged: Iterable[Judged], *, asked: bool) ->
         "again_places": numbers_literal(place for place, _, _ in again),
         "again_attempts": numbers_literal(retry.attempt for _, _, retry in again),
         "again_after": words_literal(
-            None if retry.after is None else f"{retry.after.total_seconds()} s" for _, _, retry in again
+            # Not as Python writes a number: PostgreSQL takes no 5e-05 for an interval.
+            None if retry.after is None else f"{retry.after.total_seconds():.6f} s"
+            for _, _, retry in again
         ),
         "asked": asked,
         "call_ms": numbers_literal(verdict.call_ms for _, _, verdict in by_job for _ in verdict.deliveries),

@@ -1,13 +1,14 @@
 """What a settlement does to each job of a batch."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import Connection, text
 
 from mailroom import queue
 from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Unconfirmed
-from mailroom.queue.verdict import MAX_ATTEMPTS
+from mailroom.queue.verdict import MAX_ATTEMPTS, Again
 from tests.claiming import (
     enqueue,
     log,
@@ -111,6 +112,17 @@ def test_words_that_a_text_cannot_hold_do_not_keep_a_batch_from_settling(conn: C
     enqueue(conn, 2)
     assert settle(conn, take(conn), Rejected("Odd\0", "a\0b"), Rejected("Odd", "half a pair: \ud800"))
     assert [row.outcome for row in rows(conn, "SELECT outcome FROM deliveries")] == ["rejected", "rejected"]
+
+
+@pytest.mark.parametrize("after", [timedelta(microseconds=1), timedelta(microseconds=99), timedelta(days=30)])
+def test_a_job_may_come_again_after_any_time(conn: Connection, after: timedelta) -> None:
+    """Chance takes a share of the wait off, and may leave next to nothing of it: what was accepted is on record."""
+    tokens = enqueue(conn, 2)
+    batch = take(conn)
+    first, second = verdicts(batch, [Sent("m-0"), Deferred("MailboxFull", "later", charged=True)])
+    assert queue.settle(conn, [(batch, [first, replace(second, again=Again(1, after))])]) == {batch.fence}
+    assert log(conn) == [(tokens[0], "sent", 0, False), (tokens[1], "deferred", 0, False)]
+    assert rows(conn, "SELECT due_at - now() AS after FROM jobs") == [(after,)]
 
 
 LIFE = """
