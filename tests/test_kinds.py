@@ -446,7 +446,7 @@ def test_data_has_no_place_in_a_line(active: tuple[Connection, int], engine: Eng
     ask(connection, data='{"plan": "x"}')
     ask(connection)
     with (
-        (tmp_path / "lines").open("w", encoding="utf-8") as lines,
+        (tmp_path / "lines").open("wb", buffering=0) as lines,
         working(engine, PipeTransport(lines), sweep_interval=0.2),
     ):
         eventually(lambda: drained(connection), "both are finished")

@@ -12,7 +12,6 @@ from sqlalchemy import Connection
 
 from mailroom import settings, signals
 from mailroom.cli.log import log, start_log
-from mailroom.cli.terminal import write_utf8
 from mailroom.cli.wiring import limits, open_database, open_queue, open_transport, refuse_closed_output
 from mailroom.cli.worker import (
     LISTEN,
@@ -60,14 +59,16 @@ def collect(
     """
     start_log()
     refuse_closed_output()
-    write_utf8()
     given = settings.load(
         "database_url", "secret_key", batch_limit=batch_limit, batch_timeout=batch_timeout, queue_name=queue_name
     )
-    with open_queue(given, pool_size=3) as engine:
+    with (
+        open_queue(given, pool_size=3) as engine,
+        open(sys.stdout.fileno(), "wb", buffering=0, closefd=False) as out,
+    ):
         shared = Shared(
             engine,
-            PipeTransport(sys.stdout),
+            PipeTransport(out),
             key=given.signing_key,
             limits=limits(given, into_pipe=True),
             permits=NoLimit(batches_wait=True),

@@ -5,10 +5,12 @@ they must be. No field holds a line end: the database refuses control characters
 """
 
 import csv
+import io
 import re
+import select
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Final, TextIO
+from typing import Final
 
 from mailroom.errors import LineError, TransportError
 from mailroom.job import Action
@@ -26,13 +28,14 @@ _CODE: Final = re.compile(r"[0-9]{5}")
 
 
 class PipeTransport:
-    """Writes batches as lines. A batch is sent once its line is flushed: what the reader does with it is its affair."""
+    """Writes batches as lines. A batch is sent once its line is written: what the reader does with it is its affair."""
 
     max_call_time = timedelta(0)
     throttles: frozenset[str] = frozenset()
     keeps_apart = False
 
-    def __init__(self, out: TextIO) -> None:
+    def __init__(self, out: io.RawIOBase) -> None:
+        """`out` keeps nothing back: what a buffer has might still be written once its batch has been returned."""
         self._out = out
 
     def unmailable(self, mail: Mail) -> Rejected | None:
@@ -46,12 +49,22 @@ class PipeTransport:
 
     def send(self, action: Action, mails: Sequence[Mail], *, batch: str | None) -> Sequence[Outcome]:
         fields = [field for mail in mails for field in _fields(action, mail)]
+        line = io.StringIO(newline="")
+        csv.writer(line, lineterminator="\n").writerow(fields)
         try:
-            csv.writer(self._out, lineterminator="\n").writerow(fields)
-            self._out.flush()
+            self._write(line.getvalue().encode())
         except OSError as error:
             raise TransportError(f"the output is closed, and the batch returned: {error.strerror}") from error
         return [Sent(message_id=None)] * len(mails)
+
+    def _write(self, line: bytes) -> None:
+        left = memoryview(line)
+        while left:
+            written = self._out.write(left)
+            if written is None:  # it waits for its reader, and does not block: whoever shares it has set it so
+                select.select([], [self._out], [])
+            else:
+                left = left[written:]
 
 
 def parse(line: str, actions: Mapping[str, Action]) -> list[tuple[Action, Mail]]:

@@ -1,8 +1,13 @@
 """The line format: whatever an account may hold goes through it and comes back; anything else is a malformed line."""
 
 import contextlib
+import fcntl
 import io
+import os
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -35,10 +40,22 @@ def mail(login: str = "ada", address: str = "ada@example.com") -> Mail:
     return Mail(token=None, address=address, login=login, secret=SECRET, code=CODE)
 
 
+class Written(io.RawIOBase):
+    """What is written, a piece at a time."""
+
+    def __init__(self) -> None:
+        self.kept = bytearray()
+
+    def write(self, given: Any) -> int:
+        piece = bytes(given)[:50]
+        self.kept += piece
+        return len(piece)
+
+
 def line_of(action: Action, batch: Sequence[Mail]) -> str:
-    out = io.StringIO(newline="")
+    out = Written()
     PipeTransport(out).send(action, batch, batch="1")
-    return out.getvalue()
+    return out.kept.decode()
 
 
 def read(line: str) -> list[tuple[Action, Mail]]:
@@ -97,22 +114,53 @@ def test_a_batch_is_one_line_and_an_action_a_number() -> None:
     )
 
 
-def test_a_batch_is_sent_once_its_line_is_flushed() -> None:
-    buffer = io.BytesIO()
-    out = io.TextIOWrapper(io.BufferedWriter(buffer), encoding="utf-8")
-    outcomes = PipeTransport(out).send(ACTIVATION, [mail(), mail()], batch="1")
-    assert outcomes == [Sent(None), Sent(None)]
-    assert buffer.getvalue().endswith(b"\n")
+def test_a_batch_is_sent_once_its_line_is_written() -> None:
+    out = Written()
+    assert PipeTransport(out).send(ACTIVATION, [mail(), mail()], batch="1") == [Sent(None), Sent(None)]
+    assert out.kept.endswith(b"\n")
 
 
 def test_a_closed_output_takes_no_more() -> None:
-    class Closed(io.StringIO):
-        def flush(self) -> None:
+    class Closed(io.RawIOBase):
+        def write(self, given: Any) -> int:
             raise BrokenPipeError(32, "Broken pipe")
 
     with pytest.raises(TransportError, match="Broken pipe") as error:
         PipeTransport(Closed()).send(ACTIVATION, [mail()], batch="1")
     assert "ada" not in str(error.value)
+
+
+def test_what_the_output_did_not_take_is_written_no_more() -> None:
+    """Its batch is returned: the rest of the line must not follow, as that of a buffer does when Python ends."""
+
+    class Full(Written):
+        def write(self, given: Any) -> int:
+            if len(self.kept) >= 100:
+                raise OSError(28, "No space left on device")
+            return super().write(given)
+
+    out = Full()
+    with out, pytest.raises(TransportError, match="No space left"):
+        PipeTransport(out).send(ACTIVATION, [mail()], batch="1")
+    assert len(out.kept) == 100
+
+
+def test_an_output_that_does_not_block_is_waited_for() -> None:
+    """Somebody who shares it may have set it so. Before, the batch was returned, and its line written all the same."""
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    fcntl.fcntl(writes, fcntl.F_SETPIPE_SZ, 4096)
+
+    def read_late() -> bytes:
+        time.sleep(0.1)
+        with open(reads, "rb") as source:
+            return source.read()
+
+    with ThreadPoolExecutor(1) as reader:
+        line = reader.submit(read_late)
+        with open(writes, "wb", buffering=0) as out:
+            assert PipeTransport(out).send(ACTIVATION, [mail()] * 50, batch="1") == [Sent(None)] * 50
+        assert read(line.result().decode()) == [(ACTIVATION, mail())] * 50
 
 
 @pytest.mark.parametrize(
