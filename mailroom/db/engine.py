@@ -114,14 +114,27 @@ class BoundedConnection(psycopg.Connection[Any]):
     answer_within: timedelta | None = None
     # Called before each wait for the server. SQLAlchemy's own events would cost more than half a statement each time.
     step: Callable[[], object] | None = None
+    _cancels = _is_adrift = False
+
+    def note(self, notice: psycopg.errors.Diagnostic) -> None:
+        """Take note of a commit that waits for its standby no longer, whoever told it so: only a warning says that."""
+        told = self._cancels or notice.source_function == "SyncRepWaitForLSN"
+        self._is_adrift |= told and notice.severity_nonlocalized == "WARNING"
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         if self.step is not None:
             self.step()
-        if timeout is not None or self.answer_within is None:
-            return self._wait(gen, interval, timeout)
+        self._is_adrift = False
+        within = None if timeout is not None or self.answer_within is None else self.answer_within.total_seconds()
+        answer = self._wait(gen, interval, timeout) if within is None else self._wait_or_end(gen, interval, within)
+        if self._is_adrift:
+            self.close()
+            raise OutcomeUnknownError("the commit is not yet on the standbys that it has to wait for")
+        return answer
+
+    def _wait_or_end(self, gen: Any, interval: float, within: float) -> Any:
         try:
-            return self._wait(gen, interval, self.answer_within.total_seconds())
+            return self._wait(gen, interval, within)
         except psycopg.OperationalError as error:
             if error.sqlstate is not None:
                 raise
@@ -145,15 +158,10 @@ class BoundedConnection(psycopg.Connection[Any]):
         Whatever the server answers now counts: that it was cancelled, an error, or its result, if it was faster. But a
         commit that was waiting for a standby is only told to wait no longer: it is not what the result says.
         """
-        warned: list[str | None] = []
-
-        def note(notice: psycopg.errors.Diagnostic) -> None:
-            warned.append(notice.severity_nonlocalized)
-
-        self.add_notice_handler(note)
+        self._cancels = True
         try:
             self.cancel_safe(timeout=CANCEL_WITHIN.total_seconds())
-            answer = self._wait(gen, interval, CANCEL_WITHIN.total_seconds())
+            return self._wait(gen, interval, CANCEL_WITHIN.total_seconds())
         except psycopg.errors.QueryCanceled as error:  # the server says that a user has asked for it
             raise psycopg.errors.QueryCanceled("no answer came in time, so it was cancelled: is it locked?") from error
         except psycopg.Error as error:
@@ -162,11 +170,7 @@ class BoundedConnection(psycopg.Connection[Any]):
             self.close()
             raise OutcomeUnknownError("no answer came in time, nor to a request to cancel") from error
         finally:
-            self.remove_notice_handler(note)
-        if "WARNING" in warned:
-            self.close()
-            raise OutcomeUnknownError("the commit is not yet on the standbys that it has to wait for")
-        return answer
+            self._cancels = False
 
 
 def connect(
@@ -187,6 +191,7 @@ def connect(
         connection = BoundedConnection.connect(conninfo, prepare_threshold=None, autocommit=True)
     except OSError as error:  # no file descriptor is left
         raise psycopg.OperationalError(f"this machine cannot connect: {error.strerror}") from error
+    connection.add_notice_handler(connection.note)
     connection.adapters.register_loader("timestamptz", MomentLoader)
     connection.answer_within = _FIRST_ANSWER_WITHIN
     try:
@@ -232,15 +237,10 @@ def connect_engine(
         pool_use_lifo=True,  # a server process that has just worked has the plans and the pages at hand
         use_native_hstore=False,
     )
-    _leave_in_time(engine)
-    return engine
-
-
-def _leave_in_time(engine: Engine) -> None:
-    """Have its connections replaced where others may be better, or are asked for."""
     event.listen(engine, "handle_error", _leave_if_useless)
     event.listen(engine, "connect", lambda _, record: record.info.update(made_at=time.monotonic(), is_new=True))
     event.listen(engine, "checkout", lambda _, record, __: _leave_if_old(record, _renewed_at.get(engine, 0.0)))
+    return engine
 
 
 def renew_connections(engine: Engine) -> None:

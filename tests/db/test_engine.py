@@ -1,5 +1,6 @@
 """Connections that end what they give up, leave a server that is of no use, and tell nothing of a password."""
 
+import contextlib
 import os
 import resource
 import threading
@@ -137,33 +138,67 @@ def test_of_a_statement_whose_connection_breaks_nobody_knows(url: str, direct_ur
         through.dispose()
 
 
+CANCEL_COMMITS = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+
+
+@contextlib.contextmanager
+def without_standby(server: Server) -> Iterator[None]:
+    """Let commits wait for a standby that is not there."""
+    if server.embedded is None:
+        missing("a server whose configuration can be changed")
+    writer = connect_engine(server.url, answer_within=SHORT)
+
+    def commits() -> bool:
+        try:
+            with writer.connect() as connection:
+                connection.execute(text("SELECT pg_logical_emit_message(true, '', '')"))
+        except OperationalError:
+            return False
+        return True
+
+    try:
+        server.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        server.execute("SELECT pg_reload_conf()")
+        eventually(lambda: not commits(), "the server knows")
+        yield
+    finally:
+        server.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        server.execute("SELECT pg_reload_conf()")
+        eventually(commits, "as before")
+        writer.dispose()
+
+
 @pytest.mark.slow
 def test_a_commit_that_still_waits_for_its_standby_is_not_called_done(
     server: Server, impatient: Engine, engine: Engine
 ) -> None:
     """Told to stop waiting, PostgreSQL warns, and answers as if all were well."""
-    if server.embedded is None:
-        missing("a server whose configuration can be changed")
     with engine.connect() as connection:
         add_accounts(connection, 2)
         [batch] = claim(connection).batches
     verdicts = [judge(Sent("m"), attempt=job.attempt, jitter=0) for job in batch.jobs]
-    try:
-        server.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
-        server.execute("SELECT pg_reload_conf()")
-        with impatient.connect() as connection:
-            shown = text("SHOW synchronous_standby_names")
-            eventually(lambda: connection.scalar(shown) == "nobody", "the server knows")
-            with pytest.raises(OperationalError) as raised:
-                queue.settle(connection, [(batch, verdicts)])
+    with without_standby(server), impatient.connect() as connection:
+        with pytest.raises(OperationalError) as raised:
+            queue.settle(connection, [(batch, verdicts)])
         assert isinstance(raised.value.orig, OutcomeUnknownError)
-    finally:
-        server.execute("ALTER SYSTEM RESET synchronous_standby_names")
-        server.execute("SELECT pg_reload_conf()")
     with engine.connect() as connection:
-        eventually(lambda: connection.scalar(text("SHOW synchronous_standby_names")) == "", "as before")
         queue.settle(connection, [(batch, verdicts)])
         assert misplaced(connection) == []
+
+
+@pytest.mark.slow
+def test_nor_is_one_that_somebody_else_tells_to_wait_no_longer(server: Server, engine: Engine) -> None:
+    """As an administrator does who sees commits hang. A failover would forget the claim, and its mails go out twice."""
+    with engine.connect() as connection:
+        add_accounts(connection, 2)
+    with without_standby(server), ThreadPoolExecutor(1) as thread, engine.connect() as connection:
+        claimed = thread.submit(claim, connection)
+        while not claimed.done():
+            server.execute(CANCEL_COMMITS)
+        with pytest.raises(OperationalError) as raised:
+            claimed.result()
+        assert isinstance(raised.value.orig, OutcomeUnknownError)
+        assert raised.value.connection_invalidated
 
 
 @pytest.mark.slow
