@@ -7,7 +7,8 @@
 -- code is another, or somebody else is in the way: what others do at the same moment is no error of who consumes.
 --
 -- Locks: the account first: deleting an account locks it before its tokens, so both go the same way round. What is good is
--- asked after that, in a new snapshot, and of the token's own row once more when that is locked as well.
+-- asked after that, in a new snapshot, and of the token's own row once more when that is locked as well. Where the snapshot
+-- is the transaction's, newer tokens of the account and action are locked first: of one that was consumed since, that fails.
 --
 -- What is returned is kept until the triggers have run: what RETURN QUERY has given stays given when one of them fails, and
 -- all is undone.
@@ -30,6 +31,20 @@ BEGIN
     IF has_code AND counted IS NOT TRUE
        AND (guesses_left(wanted_secret) IS NULL OR count_guess(wanted_secret) IS NOT TRUE) THEN
         RETURN;
+    END IF;
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        PERFORM 1 FROM tokens
+          WHERE id = ANY (ARRAY(
+                SELECT newer.id
+                  FROM (SELECT id, account, action FROM tokens WHERE secret = consume_token.wanted_secret) AS given
+                 CROSS JOIN LATERAL (
+                       SELECT id, action, consumed_at
+                         FROM tokens
+                        WHERE tokens.account = given.account
+                       OFFSET 0) AS newer  -- or all that are newer would be walked over, whoever's they are
+                 WHERE newer.id > given.id AND newer.action = given.action AND newer.consumed_at IS NULL))
+          ORDER BY id
+            FOR NO KEY UPDATE;
     END IF;
     WITH consumed AS (
         UPDATE tokens SET consumed_at = clock_timestamp()

@@ -106,6 +106,18 @@ def test_who_sees_less_than_what_follows_from_a_token_has_not_consumed_it(
     assert_consumed_once(engine, good)
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_newer_one_that_was_consumed_since_the_snapshot_ends_an_older(engine: Engine, level: str) -> None:
+    with engine.connect() as other, engine.connect().execution_options(isolation_level=level) as connection:
+        [account] = add_accounts(other, 1, status="active")
+        older, newer = (signed(other, ask_recovery(other, account)) for _ in range(2))
+        rows(connection, "SELECT")
+        assert consume(other, newer) == account
+        with pytest.raises(TokenError):
+            consume(connection, older)
+        assert_usable(connection)
+
+
 FAILING = """
 CREATE TABLE profiles (account bigint PRIMARY KEY, name text NOT NULL);
 CREATE FUNCTION welcome() RETURNS trigger LANGUAGE plpgsql AS $$
