@@ -49,6 +49,12 @@ DECLARE
     renewed  bigint[];
     ended    bigint[];
 BEGIN
+    -- A claim that a crash of the server forgets sends mails twice, and nobody knows. Who works here has asked at the start,
+    -- and asks each minute; meanwhile a setting may be changed, or come from another client of a pooler.
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'on', true);
+    END IF;
+
     -- The lane to serve: of those in which a batch is full, or has waited long enough, the first in which a job can be
     -- had, the most urgent first. Where others hold all of a lane, those behind must not wait. Urgent jobs never wait for
     -- a batch to fill, nor do jobs that come back for another attempt: they have waited. The look at whole batches takes

@@ -271,3 +271,15 @@ def test_claims_at_the_same_moment_take_different_jobs(engine: Engine) -> None:
     assert max(len(batch) for batch in batches) <= 7
     with engine.connect() as connection:
         assert misplaced(connection) == []
+
+
+def test_a_claim_is_kept_in_a_crash_whatever_was_set_since_the_worker_began(conn: Connection) -> None:
+    """By a reload of the server's configuration, or by another client of a pooler, who leaves it behind."""
+    enqueue(conn)
+    conn.execute(text("SET LOCAL synchronous_commit = off"))
+    assert rows(conn, "SHOW synchronous_commit") == [("off",)]
+    take(conn)
+    assert rows(conn, "SHOW synchronous_commit") == [("on",)]
+    conn.execute(text("SET LOCAL synchronous_commit = remote_apply"))
+    assert not claim(conn).batches
+    assert rows(conn, "SHOW synchronous_commit") == [("remote_apply",)]
