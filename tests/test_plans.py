@@ -18,7 +18,7 @@ from mailroom import queue
 from mailroom.db import functions
 from mailroom.event import Event, EventKind
 from mailroom.job import Batch, Priority
-from mailroom.ops import health, maintenance, minutes
+from mailroom.ops import counting, health, maintenance, minutes
 from mailroom.outcome import Sent
 from mailroom.queue import by_hand, feed, late_acceptances
 from mailroom.queue.events import Absorbed, absorb, site
@@ -98,6 +98,7 @@ def run_everything(connection: Connection) -> None:
     health.read(connection)
     functions.call(connection, "reading_lanes", {"most": 10, "known": []})
     functions.call(connection, "reading_unconfirmed", {"since": timedelta(days=1), "most": 10})
+    counting.count(connection)
     minutes.recompute(connection)
     by_hand.retry(connection, [1], queue="mailroom")
     by_hand.release(connection, [1])
@@ -208,11 +209,15 @@ def test_the_fleet_is_counted_by_index(used: Connection) -> None:
         functions.call(used, "reading_unconfirmed", {"since": timedelta(days=1), "most": 10_000})
         used.execute(text("UPDATE readings SET minutes_until = NULL"))
         minutes.recompute(used)
-    lanes, unconfirmed, counted = plans
+        counting.count(used)
+    lanes, unconfirmed, counted, whole = plans
     assert lanes.scans("jobs") == {"jobs_claim_idx"}
     assert unconfirmed.scans("deliveries") == {"deliveries_unconfirmed_idx", "deliveries_token_idx"}
     assert counted.scans("deliveries") == {"deliveries_created_at_idx"}
     assert counted.scans("minutes") <= {"minutes_at_idx"}
+    assert whole.scans("deliveries") == {"deliveries_created_at_idx"}
+    assert whole.scans("minutes") <= {"minutes_at_idx"}
+    assert whole.scans("jobs") == set()  # but for what `lanes` has
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from mailroom.errors import DatabaseError, SettingsError
 VERSION_TABLE: Final = "mailroom_alembic_version"
 # The version of the functions that this code calls. It is raised by a release that calls one that was not there before;
 # `sql/contract.sql` says with which versions a database can be worked on.
-CONTRACT: Final = 4
+CONTRACT: Final = 5
 
 URL_FORMS: Final = (
     "a postgresql:// URL or a libpq string such as 'host=… dbname=…', without quotes around it; a password in a URL has"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from mailroom.ops import reputation, suppressions
+from mailroom.ops import reputation
 from mailroom.ops.reputation import Reputation
 from mailroom.queue import feed
 from mailroom.queue.feed import SILENCE, FeedState
@@ -17,11 +17,6 @@ class Feedback:
     feed: FeedState
     suppressed: dict[str, int]
     reputation: dict[str, Reputation]
-
-
-def read(connection: Connection) -> Feedback:
-    """Read it all. Counting reads all of `suppressions`."""
-    return Feedback(feed.state(connection), suppressions.count(connection), reputation.read(connection))
 
 
 def read_warnings(connection: Connection) -> dict[str, str]:

@@ -53,8 +53,8 @@ GRANTS: Final[dict[str, dict[str, str]]] = {
     "viewer": {
         f"FUNCTION {name}": "EXECUTE"
         for name in (
-            *("contract", "action_list", "action_senders", "feed_state", "health", "reading_lanes"),
-            *("reading_unconfirmed", "reputation", "suppression_list", "template_list"),
+            *("contract", "action_list", "action_senders", "feed_state", "health", "reading_count"),
+            *("reading_lanes", "reading_unconfirmed", "reputation", "suppression_list", "template_list"),
             *(name for name in functions.names() if name.startswith("browse_")),
         )
     }

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Connection, Interval, cast, func, literal, select
 
@@ -37,9 +37,16 @@ class Minute:
     queue: str = ""
 
 
+def arguments(step: timedelta) -> dict[str, Any]:
+    """Return what the database needs to know to count minutes, by the names that `reading_refresh` has for it."""
+    bounds = [float(bound) for bound in WAIT_BOUNDS]
+    return {"bounds": bounds, "step": step, "minutes_reach": REACH, "minutes_keep": KEPT}
+
+
 def recompute(connection: Connection, *, step: timedelta = STEP) -> bool:
     """Count the minutes that have closed since, a `step` of them at most; return whether that was all."""
-    binds = {"bounds": [float(bound) for bound in WAIT_BOUNDS], "step": step, "reach": REACH, "keep": KEPT}
+    given = arguments(step)
+    binds = {"bounds": given["bounds"], "step": step, "reach": given["minutes_reach"], "keep": given["minutes_keep"]}
     return bool(functions.call(connection, "minutes_recompute", binds).one().complete)
 
 

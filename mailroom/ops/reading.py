@@ -10,8 +10,10 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection, func, select
 
 from mailroom.db.moments import EARLIEST
+from mailroom.db.namespace import qualified
 from mailroom.db.views import fleet_reading
 from mailroom.job import Position, Priority
+from mailroom.ops import feedback, health
 from mailroom.ops.feedback import Feedback
 from mailroom.ops.health import Health
 
@@ -157,11 +159,19 @@ def read(connection: Connection) -> Reading | None:
     if row is None or not isinstance(row.found, dict) or row.found.get("format") != FORMAT:
         return None
     try:
-        found = _adapter().validate_python(_without_format(row.found))
+        found = of(connection, row.found)
     except ValidationError:  # who works must not end for what another release has written
         return None
     seconds = age(row.read_at, row.now).total_seconds()
     return replace(found, failed_at=row.failed_at, failure=row.failure, age_seconds=seconds)
+
+
+def of(connection: Connection, counted: Mapping[str, Any]) -> Reading:
+    """Return the reading that was counted, and what is made of it: warnings. Raises ValidationError."""
+    given = {name: value for name, value in counted.items() if name != "format"}
+    found = _adapter().validate_python(given | {"failed_at": None, "failure": "", "warnings": {}})
+    well = replace(found.health, table=qualified(connection, "jobs"))
+    return replace(found, health=well, warnings=health.warnings(well) | feedback.warnings(found.feedback))
 
 
 def is_of_another_release(connection: Connection) -> bool:
@@ -200,7 +210,3 @@ def warnings(found: Reading) -> dict[str, str]:
 @cache
 def _adapter() -> TypeAdapter[Reading]:
     return TypeAdapter(Reading)
-
-
-def _without_format(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in found.items() if name != "format"}

@@ -86,7 +86,7 @@ def counted(connection: Connection) -> tuple[Reading, dict[str, str]]:
     if kept is not None and timedelta(seconds=kept.age_seconds) <= reading.STALE_AFTER:
         return kept, {}
     try:
-        return counting.count(connection, before=kept), reading.too_old(kept)
+        return counting.count(connection), reading.too_old(kept)
     except DBAPIError as error:
         if kept is None or not is_cut_off(error):
             raise

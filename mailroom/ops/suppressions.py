@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection
 
 from mailroom.db import functions
-from mailroom.db.views import suppressed_addresses
 
 REASONS: Final = ("added", "bounce", "soft_bounces", "complaint")
 # Rows of one statement.
@@ -64,10 +63,3 @@ def release(connection: Connection, address: str) -> tuple[str, str | None]:
     """Let an address be mailed again; return its hash, and why it was suppressed (None: it was not)."""
     row = functions.call(connection, "suppression_release", {"address": address}).one()
     return row.hash, row.was
-
-
-def count(connection: Connection) -> dict[str, int]:
-    """Return how many addresses are suppressed, by reason."""
-    reason = suppressed_addresses.c.reason
-    rows = connection.execute(select(reason, func.count().label("number")).group_by(reason).order_by(reason))
-    return {row.reason: row.number for row in rows}

@@ -14,5 +14,5 @@ CREATE OR REPLACE FUNCTION mailroom.contract()
     SET row_security = off AS $$
 #variable_conflict use_column
 BEGIN
-    RETURN QUERY SELECT 1, 4;
+    RETURN QUERY SELECT 1, 5;
 END $$;

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from mailroom.db import functions
 from mailroom.db.bounded import SOON, bounded
 from mailroom.db.engine import first_line
-from mailroom.ops.refresh import refresh
+from mailroom.ops.refresh import count_if_due
 from mailroom.queue.listener import Listener
 from mailroom.worker.sender import Sender
 from mailroom.worker.telemetry import installed_version
@@ -34,7 +34,7 @@ def tell_of_sweep(engine: Engine, *, queue: str) -> str:
     with engine.connect() as connection, bounded(connection, SOON):
         functions.call(connection, "worker_seen", about | nothing)
     failures: list[str] = []
-    refresh(engine, fails=failures.append)
+    count_if_due(engine, fails=failures.append)
     return "".join(failures)
 
 
@@ -92,10 +92,8 @@ class Report:
 
     def _count(self) -> str | None:
         failures: list[str] = []
-        found = refresh(self._engine, fails=failures.append)
-        if failures:
-            return failures[0]
-        return None if found is None else ""
+        taken = count_if_due(self._engine, fails=failures.append)
+        return failures[0] if failures else "" if taken else None
 
     def _try(self, what: str, act: Callable[[], str | None]) -> None:
         """Do it; it returns what was wrong. None: it was not its turn, and nothing is known."""

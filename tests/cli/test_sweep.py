@@ -35,7 +35,7 @@ def outcomes(engine: Engine) -> list[str]:
 
 def before_counting(statements: Iterable[str]) -> list[str]:
     """What a sweep asks for until all is sent, and it counts for the fleet."""
-    return list(takewhile(lambda statement: "reading_take" not in statement, statements))
+    return list(takewhile(lambda statement: "reading_refresh" not in statement, statements))
 
 
 def test_an_empty_queue_is_drained(here: Here, ses: Simulator, url: str) -> None:
@@ -364,7 +364,7 @@ def test_a_count_that_fails_fails_no_sweep(
     caplog.set_level("INFO")
     add(engine, 3)
     with engine.connect() as connection:
-        connection.execute(text("ALTER FUNCTION reading_take RENAME TO reading_taken"))
+        connection.execute(text("ALTER FUNCTION reading_refresh RENAME TO reading_refreshed"))
     assert here("sweep", env=sending(url, ses)).code == 0
     assert outcomes(engine) == ["sent"] * 3
     assert "the count for the fleet is left to the next sweep: " in caplog.text

@@ -6,11 +6,11 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event, text
 
 from mailroom.db import functions
 from mailroom.job import Position, Priority
-from mailroom.ops import causes, counting, reading, refresh, status
+from mailroom.ops import causes, counting, minutes, reading, refresh, status
 from mailroom.ops.reading import Lane, Reading
 from mailroom.outcome import Sent, Unconfirmed
 from mailroom.queue import late_acceptances
@@ -82,7 +82,7 @@ def test_every_queue_is_found_whichever_were_known_before(conn: Connection, know
 
 @pytest.mark.slow
 def test_a_lane_is_counted_up_to_ten_thousand_and_estimated_beyond(engine: Engine, connection: Connection) -> None:
-    add_accounts(connection, counting.MAX_COUNTED)
+    add_accounts(connection, 10_000)
     [lane] = counting.count(connection).lanes
     assert (lane.due, lane.capped) == (10_000, False)
     add_accounts(connection, 500, prefix="more")
@@ -198,19 +198,42 @@ def test_whoever_has_the_turn_keeps_nobody_waiting(engine: Engine) -> None:
         assert refresh.refresh(engine) is None
 
 
-def test_a_reading_that_takes_long_comes_seldom_but_not_too_seldom() -> None:
-    waits = [refresh._due_after(timedelta(seconds=took)).total_seconds() for took in (0.01, 0.2, 1)]
-    assert waits == [13.99, 20, 50]
+def slow_down(connection: Connection, name: str, seconds: float) -> None:
+    """Let a function of ours take so much longer."""
+    [(body,)] = rows(connection, "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = :name", name=name)
+    slower = body.replace("\nBEGIN\n", f"\nBEGIN\nPERFORM pg_sleep({seconds});\n", 1)
+    assert slower != body
+    connection.exec_driver_sql(slower.replace("%", "%%"))
 
 
-def test_who_comes_every_fifteen_seconds_counts_each_time(engine: Engine) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(("takes", "wait"), [(0.2, 20), (1, 50)])
+def test_a_reading_that_takes_long_comes_seldom_but_not_too_seldom(
+    engine: Engine, connection: Connection, takes: float, wait: float
+) -> None:
+    slow_down(connection, "health", takes)
+    found = read_again(engine)
+    [(due_at,)] = rows(connection, "SELECT due_at FROM readings")
+    assert found.seconds >= takes
+    assert wait <= (due_at - found.read_at).total_seconds() <= 60
+
+
+def test_who_comes_every_fifteen_seconds_counts_each_time(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its own clock, which may be a moment ahead of what was the turn before."""
+    monkeypatch.setattr(refresh, "MAX_SHARE", 1.0)  # however slow this machine is
     assert refresh.refresh(engine) is not None
-    refresh._keep(engine, None, failure="", due_after=refresh._due_after(timedelta(milliseconds=10)))
     with engine.connect() as connection:
         back = {"ago": refresh.EVERY - timedelta(milliseconds=100)}
         connection.execute(text("UPDATE readings SET due_at = due_at - CAST(:ago AS interval)"), back)
     assert refresh.refresh(engine) is not None
+
+
+def test_to_count_is_one_statement_and_not_to_have_the_turn_another(engine: Engine) -> None:
+    """Who is idle asks little else."""
+    asked: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda _c, _cu, statement, *_: asked.append(statement))
+    assert [refresh.count_if_due(engine) for _ in range(2)] == [True, False]
+    assert len(asked) == 2
 
 
 @pytest.mark.slow
@@ -250,10 +273,7 @@ def test_a_reading_that_took_long_for_its_minutes_is_not_late_before_its_turn(
     engine: Engine, connection: Connection
 ) -> None:
     """It comes again as seldom as all of it took long. Who took it to be late would say that no worker is there."""
-    [(body,)] = rows(connection, "SELECT pg_get_functiondef(oid) FROM pg_proc WHERE proname = 'minutes_recompute'")
-    slower = body.replace("\nBEGIN\n", "\nBEGIN\nPERFORM pg_sleep(0.6);\n", 1)
-    assert slower != body
-    connection.exec_driver_sql(slower.replace("%", "%%"))
+    slow_down(connection, "minutes_recompute", 0.6)
     found = read_again(engine)
     [(due_at,)] = rows(connection, "SELECT due_at FROM readings")
     assert due_at - found.read_at > timedelta(seconds=45)
@@ -265,7 +285,7 @@ def test_minutes_that_are_too_many_for_a_slow_machine_are_counted_one_by_one(
     engine: Engine, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One takes a second, all of them six, of four that there are."""
-    monkeypatch.setattr(refresh, "SOON", timedelta(seconds=4))
+    monkeypatch.setattr(refresh, "ANSWER_WITHIN", timedelta(seconds=4))
     connection.execute(
         text(
             "INSERT INTO deliveries (action, outcome, attempt, created_at) SELECT 'activation', 'sent', 0,"
@@ -280,15 +300,17 @@ def test_minutes_that_are_too_many_for_a_slow_machine_are_counted_one_by_one(
     assert rows(connection, "SELECT minutes_until > now() - interval '20 minutes' FROM readings") == [(True,)]
 
 
-def test_whoever_was_held_up_does_not_put_back_the_clock(engine: Engine) -> None:
-    """A process that was stopped in the midst of counting goes on much later."""
-    newer = read_again(engine)
-    old = replace(newer, read_at=newer.read_at - timedelta(minutes=5), lanes=())
-    with engine.connect() as connection:
-        refresh._keep(engine, old, failure="", due_after=refresh.EVERY)
-        kept = reading.read(connection)
-        assert kept is not None
-        assert kept.read_at == newer.read_at
+def test_whoever_is_held_up_in_the_midst_of_counting_has_the_turn_until_it_ends(engine: Engine) -> None:
+    """So none that is older than what is kept comes later. If it dies over it, the next one counts."""
+    read_again(engine)
+    with engine.connect() as connection, transaction(engine) as other:
+        due(connection)
+        binds = {**minutes.arguments(minutes.STEP), **counting.arguments(refresh.REACH), "catching_up": refresh.EVERY}
+        binds |= {"every": refresh.EVERY, "max_share": 1.0, "longest": refresh.EVERY, "longest_due": refresh.EVERY}
+        assert functions.call(other, "reading_refresh", binds).one().taken
+        assert refresh.refresh(engine) is None
+        other.rollback()
+        assert refresh.refresh(engine) is not None
 
 
 @pytest.mark.parametrize("column", ["due_at", "read_at"])
@@ -352,11 +374,20 @@ def test_nobody_misses_what_never_was_or_has_long_been_taken_away(engine: Engine
     assert "NoReading" not in status.read(connection).warnings
 
 
-def test_the_rates_are_counted_once_a_minute(engine: Engine, connection: Connection) -> None:
+KEEP_RATES = text("""
+UPDATE readings
+   SET read_at = now() + CAST(:ahead AS interval),
+       found = CAST(jsonb_set(CAST(found AS jsonb), '{feedback,reputation}',
+                              '{"newest": {"mails": 77, "bounces": 0, "complaints": 0,
+                                           "bounce_rate": 0, "complaint_rate": 0}}') AS json)
+""")
+
+
+@pytest.mark.parametrize(("ahead", "mails"), [("0 s", 77), ("-1 minute", 1), ("365 days", 1)])
+def test_the_rates_are_counted_once_a_minute(engine: Engine, ahead: str, mails: int) -> None:
     """They are a walk over a hundred thousand attempts."""
-    connection.execute(text("INSERT INTO deliveries (action, outcome, attempt) VALUES ('activation', 'sent', 0)"))
-    now = counting.count(connection)
-    earlier = replace(now, read_at=now.read_at - timedelta(minutes=1), feedback=replace(now.feedback, reputation={}))
-    assert counting.count(connection, before=earlier).feedback.reputation["newest"].mails == 1
-    same = replace(earlier, read_at=now.read_at + timedelta(days=365))
-    assert counting.count(connection, before=same).feedback.reputation["newest"].mails == 1
+    read_again(engine)
+    with transaction(engine) as connection:  # in which it is one moment
+        connection.execute(text("INSERT INTO deliveries (action, outcome, attempt) VALUES ('activation', 'sent', 0)"))
+        connection.execute(KEEP_RATES, {"ahead": ahead})
+        assert counting.count(connection).feedback.reputation["newest"].mails == mails

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Engine, text
 
 from mailroom.fleet import pauses
 from mailroom.job import Priority
-from mailroom.ops import feedback, reputation
+from mailroom.ops import counting, feedback, reputation
 from mailroom.ops.maintenance import Maintenance
 from mailroom.queue.lanes import priority_scope
 from tests import plans
@@ -235,7 +235,7 @@ def test_a_feed_that_falls_silent_while_mails_go_out_is_warned_of(
     )
     warned = feedback.read_warnings(conn)
     assert list(warned) == (["FeedSilent"] if silent else [])
-    assert warned == feedback.warnings(feedback.read(conn))
+    assert warned == feedback.warnings(counting.count(conn).feedback)
 
 
 # What it costs

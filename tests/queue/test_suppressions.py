@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, text
 
 from mailroom.event import Event, EventKind
-from mailroom.ops import suppressions
+from mailroom.ops import counting, suppressions
 from mailroom.queue import by_hand, events
 from tests.claiming import claim, log, take, tokens_of, waited
 from tests.telling import HARD, SOFT, Mail, ask, event, mail, moment, reasons, sign_up, tell
@@ -394,7 +394,7 @@ def test_a_list_is_told_page_by_page(conn: Connection) -> None:
     found = list(suppressions.find(conn, limit=100, page=4))
     assert [each.hash for each in found] == sorted({each.hash for each in found})
     assert len(found) == 25
-    assert suppressions.count(conn) == {"added": 24, "bounce": 1}
+    assert counting.count(conn).feedback.suppressed == {"added": 24, "bounce": 1}
     [bounced] = suppressions.find(conn, reasons=["bounce"], limit=100, page=4)
     assert (bounced.type, bounced.subtype, bounced.since) == ("Permanent", "General", bounced.bounced_at)
     assert [each.hash for each in suppressions.find(conn, after=found[9].hash, limit=3, page=2)] == [
