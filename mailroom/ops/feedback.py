@@ -19,9 +19,12 @@ class Feedback:
     reputation: dict[str, Reputation]
 
 
-def read_warnings(connection: Connection) -> dict[str, str]:
-    """Return what a person should look into, by code; at a bounded cost, and hardly any where there is no feed."""
-    state = feed.state(connection)
+def read_warnings(connection: Connection, state: FeedState | None = None) -> dict[str, str]:
+    """Return what a person should look into, by code; at a bounded cost, and hardly any where there is no feed.
+
+    `state` is that of the feed, if it is known.
+    """
+    state = state or feed.state(connection)
     return _warnings(state, {} if state.polled_seconds is None else reputation.read(connection))
 
 

@@ -16,7 +16,7 @@ from mailroom.db.engine import first_line
 from mailroom.db.step_size import StepSize
 from mailroom.ops import feedback, health, reputation
 from mailroom.queue import feed
-from mailroom.queue.feed import MAX_TAKEN_BACK, ResendWait
+from mailroom.queue.feed import MAX_TAKEN_BACK, FeedState, ResendWait
 from mailroom.queue.late_acceptances import MAX_LOOKED_AT, LateAcceptances
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ def reconcile(
 
     Raises DBAPIError if another one is at work for too long.
     """
-    with engine.connect().execution_options(isolation_level="READ COMMITTED") as connection, connection.begin():
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         row = functions.call(
             connection, "reconcile", {"queue": queue, "below": below, "horizon": horizon, "scan_limit": scan_limit}
         ).one()
@@ -157,6 +157,7 @@ class Maintenance:
         self._walk: int | None = None
         self._late = LateAcceptances()
         self._pruned: int | None = None  # after which delivery the prune goes on; None: it begins
+        self._heard: FeedState | None = None
         self._warnings: dict[str, dict[str, str]] = {}
         self._failures: set[str] = set()
         self.reconciled = 0  # tokens that it has enqueued
@@ -188,10 +189,10 @@ class Maintenance:
             ("reconcile", self._reconcile),
             (TAKE_BACK, self._take_back),
             (LATE, self._apply_late),
-            ("feed", self._refresh),
+            ("feed", self._hear),
             ("the review of the rates", self._review),
             ("health", partial(self._warn, "health", lambda found: health.warnings(health.read_what_can_be(found)))),
-            ("feedback", partial(self._warn, "feedback", feedback.read_warnings)),
+            ("feedback", partial(self._warn, "feedback", self._feedback_warnings)),
         ]
 
     def _reconcile(self) -> None:
@@ -218,10 +219,16 @@ class Maintenance:
         with self._engine.connect() as connection:
             feed.take_back(connection, queue=self._queue, most=self._scan_limits[TAKE_BACK].size)
 
-    def _refresh(self) -> None:
+    def _hear(self) -> None:
+        """See whether SES is heard: for the mails that may be out, and for the warnings of the same minute."""
+        self._heard = None
+        with self._engine.connect() as connection:
+            self._heard = feed.state(connection)
         if self._resend is not None:
-            with self._engine.connect() as connection:
-                self._resend.refresh(connection)
+            self._resend.learn(self._heard)
+
+    def _feedback_warnings(self, connection: Connection) -> dict[str, str]:
+        return feedback.read_warnings(connection, self._heard)
 
     def _review(self) -> None:
         with self._engine.connect() as connection:

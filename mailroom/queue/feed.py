@@ -102,7 +102,10 @@ class ResendWait:
 
     def refresh(self, connection: Connection) -> None:
         """See whether the provider is heard."""
-        if self._limits.resend_after is None or self._limits.resend_after_heard is None:
-            return
-        is_live = state(connection).live
-        self.current = self._limits.resend_after_heard if is_live else self._limits.resend_after
+        if self._limits.resend_after is not None and self._limits.resend_after_heard is not None:
+            self.learn(state(connection))
+
+    def learn(self, heard: FeedState) -> None:
+        """Take note whether the provider is heard."""
+        if self._limits.resend_after is not None and self._limits.resend_after_heard is not None:
+            self.current = self._limits.resend_after_heard if heard.live else self._limits.resend_after

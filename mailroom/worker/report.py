@@ -4,6 +4,7 @@ import logging
 import secrets
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from math import inf
 from typing import Final
 
 from sqlalchemy import Engine
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 EVERY: Final = timedelta(seconds=15)
 FORGET_AFTER: Final = timedelta(days=1)
+# So long it waits for a sweep: coming round for a report alone would cost another look.
+MAX_LATE: Final = timedelta(seconds=1)
 
 
 def tell_of_sweep(engine: Engine, *, queue: str) -> str:
@@ -57,16 +60,16 @@ class Report:
         self._seen = False
         self._due_at = float("-inf")
 
-    def step(self, now: float) -> float:
+    def step(self, now: float, *, sweep_at: float = inf) -> float:
         """Report if it is due at `now`, in monotonic seconds; return when it is due again.
 
-        What the database refuses is logged once.
+        It waits a moment for a sweep that comes at `sweep_at` anyway. What the database refuses is logged once.
         """
         if now >= self._due_at:
             self._due_at = now + EVERY.total_seconds()
             self._try("the report of this worker", self._report)
             self._try("the count for the fleet", self._count)
-        return self._due_at
+        return sweep_at if 0 <= sweep_at - self._due_at < MAX_LATE.total_seconds() else self._due_at
 
     def leave(self, *, reachable: bool = True) -> None:
         """Say that the process has stopped. Where that cannot be said, it will be forgotten."""

@@ -179,23 +179,24 @@ class Worker:
         soon, sweep_at = FIRST_LOOK, time.monotonic()
         while not self._shared.stopping.is_set():
             self._vitals.came_round()
-            sweep = time.monotonic() >= sweep_at
+            began = time.monotonic()
+            sweep = began >= sweep_at
             self._shared.telemetry.woken("sweep" if sweep else "look")
             if sweep:
-                sweep_at = time.monotonic() + self._sweep_interval.total_seconds()
+                sweep_at = began + self._sweep_interval.total_seconds()
             upcoming = self._look_if_possible(sweep=sweep)
-            report_at = self._do_the_rest(sweep=sweep)
+            report_at = self._do_the_rest(began, sweep_at, sweep=sweep)
             ends = min(time.monotonic() + min(soon, upcoming or soon).total_seconds(), sweep_at, report_at)
             worked = self._wakeups.wait(ends)
             soon = FIRST_LOOK if worked else min(soon * 2, self._sweep_interval)
 
-    def _do_the_rest(self, *, sweep: bool) -> float:
+    def _do_the_rest(self, now: float, sweep_at: float, *, sweep: bool) -> float:
         """Do what is not looking for work, where the database can be reached; return the moment of the next report."""
         if LOOK in self._outage.failing or self._shared.stopping.is_set():
             return inf
         if sweep or self._maintenance.owes:
-            self._maintenance.step(time.monotonic())
-        return self._report.step(time.monotonic())
+            self._maintenance.step(now)
+        return self._report.step(now, sweep_at=sweep_at)
 
     def _look_if_possible(self, *, sweep: bool) -> timedelta | None:
         try:

@@ -15,11 +15,14 @@ from sqlalchemy import Engine
 from mailroom import queue, ses
 from mailroom.db.engine import connect_engine
 from mailroom.mail.transport import Transport
+from mailroom.ops.maintenance import Maintenance
 from mailroom.outcome import Sent
+from mailroom.queue.feed import ResendWait
 from mailroom.queue.floors import Floors
 from mailroom.queue.limits import Limits
 from mailroom.queue.verdict import judge
 from mailroom.simulator import Simulator
+from mailroom.worker.report import Report
 from mailroom.worker.sender import Sender
 from mailroom.worker.shared import Shared
 from tests.benchmarks import page, results, rows
@@ -96,6 +99,22 @@ def test_a_claim_takes_two_statements_and_two_commits_however_many_batches_it_op
     sender.work_claim()  # the first opens the connection
     assert _spent(quiet, filled, sender.work_claim) == (2, 2)
     assert _spent(quiet, filled, lambda: [sender.work_claim() for _ in range(5)]) == (10, 10)
+
+
+def test_an_idle_worker_asks_two_statements_a_report_and_eight_a_minute_besides_its_looks(
+    quiet: Server, engine: Engine
+) -> None:
+    """Whether it is its turn to count for the fleet or not."""
+    report = Report(engine, [_sender(engine, NoTransport(0, Stamps(None)))], queue="mailroom")
+    care = Maintenance(engine, queue="mailroom", prune_after=None, resend=ResendWait(LIMITS))
+    with engine.connect():
+        pass  # the first opens the connection
+    asked = []
+    for act in (lambda: report.step(0), lambda: report.step(15), lambda: care.step(0), lambda: care.step(59)):
+        before = _statements(quiet)
+        act()
+        asked.append(_statements(quiet) - before)
+    assert asked == [2, 2, 8, 0]
 
 
 def test_a_batch_is_one_request(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

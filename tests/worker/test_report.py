@@ -72,6 +72,13 @@ def test_it_reports_every_fifteen_seconds(engine: Engine, connection: Connection
 
 
 @PATIENT
+@pytest.mark.parametrize(("sweep_at", "due_at"), [(115.0, 115.0), (115.9, 115.9), (116.0, 115.0), (114.9, 115.0)])
+def test_it_waits_for_a_sweep_that_comes_a_moment_later(engine: Engine, sweep_at: float, due_at: float) -> None:
+    """Who looks for work need not look once more for it."""
+    assert report(engine).step(100.0, sweep_at=sweep_at) == due_at
+
+
+@PATIENT
 def test_who_has_not_been_seen_for_a_day_is_forgotten(engine: Engine, connection: Connection) -> None:
     gone, lost, here = report(engine), report(engine), report(engine)
     for own in (gone, lost):
