@@ -7,14 +7,13 @@ from typing import Any
 
 import typer
 from psycopg import errors, sql
-from rich.table import Table
 from sqlalchemy.exc import DBAPIError
 
 from mailroom import settings
 from mailroom.cli import action_options as options
 from mailroom.cli.job_options import UNITS
 from mailroom.cli.manual import ending
-from mailroom.cli.terminal import print_json, print_table, say
+from mailroom.cli.terminal import new_table, print_json, print_table, say
 from mailroom.cli.wiring import open_database
 from mailroom.db import functions
 from mailroom.db.engine import first_line
@@ -37,7 +36,7 @@ def list_actions(*, as_json: options.AsJson = False) -> None:
     if as_json:
         print_json(found)
         return
-    table = Table("number", "name", "template", "path", "life", "code", "priority", "needs", "limits", "")
+    table = new_table("number", "name", "template", "path", "life", "code", "priority", "needs", "limits", "")
     for row in found:
         limits = " ".join(
             f"{row[column]} {words}"

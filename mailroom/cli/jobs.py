@@ -8,13 +8,12 @@ from itertools import islice
 from typing import Final
 
 import typer
-from rich.table import Table
 from sqlalchemy import Connection
 
 from mailroom import settings
 from mailroom.cli import job_options as options
 from mailroom.cli.manual import ending
-from mailroom.cli.terminal import print_json, print_table, printable, say
+from mailroom.cli.terminal import new_table, print_json, print_table, printable, say
 from mailroom.cli.wiring import one_snapshot, open_database, progress
 from mailroom.db.schema import delivery_outcome
 from mailroom.errors import MailroomError, SettingsError
@@ -271,7 +270,9 @@ def _as_json(row: Found, *, addresses: bool) -> dict[str, object]:
 
 
 def _print(found: Iterable[Found | Reported], *, addresses: bool) -> None:
-    table = Table(*("token", "account", "action", "state", "at", "attempt", "queue", "priority", "batch", "outcome"))
+    table = new_table(
+        *("token", "account", "action", "state", "at", "attempt", "queue", "priority", "batch", "outcome")
+    )
     for heading in ("code", *(PERSONAL if addresses else ())):
         table.add_column(heading)
     for row in found:

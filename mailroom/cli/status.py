@@ -2,13 +2,12 @@
 
 from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.table import Table
 
 from mailroom import settings
-from mailroom.cli.terminal import print_json, print_table, printable, say
+from mailroom.cli.terminal import new_table, print_json, print_table, printable, say
 from mailroom.cli.wiring import open_database
 from mailroom.ops import minutes, reputation, status
 from mailroom.ops.advice import RECENT, Advice, advise
@@ -17,6 +16,9 @@ from mailroom.ops.reading import Paused
 from mailroom.ops.reputation import AWS_BOUNCES, AWS_COMPLAINTS
 from mailroom.ops.status import Status
 from mailroom.ops.words import CAP, several
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 # How long a statement may wait: for somebody who has locked a table, perhaps, and who is why one asks.
 ANSWER_WITHIN: Final = timedelta(seconds=10)
@@ -67,7 +69,7 @@ def _advise(told: Advice) -> None:
 def _print(found: Status) -> None:
     if found.age_seconds >= 1:
         say(f"counted {found.age_seconds:.0f} s ago")
-    waiting = Table("queue", "priority", "action", title="waiting", title_justify="left")
+    waiting = new_table("queue", "priority", "action", title="waiting")
     for heading in ("jobs", "due", "oldest"):
         waiting.add_column(heading, justify="right")
     for row in found.waiting:
@@ -84,7 +86,7 @@ def _print(found: Status) -> None:
     flight = found.in_flight
     batches = several(flight.batches, "batch", "batches")
     say(f"in flight: {several(flight.jobs, 'job')} in {batches}, {flight.overdue:,} past their lease")
-    outcomes = Table("outcome", title="outcomes", title_justify="left")
+    outcomes = new_table("outcome", title="outcomes")
     for period in found.outcomes:
         outcomes.add_column(f"last {period}", justify="right")
     names = sorted({name for counts in found.outcomes.values() for name in counts})
@@ -124,7 +126,7 @@ def _lines(of_aws: tuple[float, float]) -> str:
     return " and ".join(f"{line:.1%}" for line in of_aws)
 
 
-def _print_or(table: Table, nothing: str) -> None:
+def _print_or(table: "Table", nothing: str) -> None:
     if table.row_count:
         print_table(table)
     else:

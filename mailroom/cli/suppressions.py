@@ -8,13 +8,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from rich.table import Table
 from sqlalchemy import Connection
 
 from mailroom import settings
 from mailroom.cli.ids import positive
 from mailroom.cli.manual import ending
-from mailroom.cli.terminal import print_json, print_table, printable, say
+from mailroom.cli.terminal import new_table, print_json, print_table, printable, say
 from mailroom.cli.wiring import open_database
 from mailroom.errors import MailroomError, SettingsError, TransportError
 from mailroom.ops import suppressions
@@ -22,6 +21,7 @@ from mailroom.ops.suppressions import Suppression
 
 if TYPE_CHECKING:
     from mypy_boto3_sesv2 import SESV2Client
+    from rich.table import Table
 
 STDIN: Final = "-"
 # RFC 5321: the longest that a path may be, and more.
@@ -230,8 +230,8 @@ def _remove_at_ses(client: "SESV2Client", address: str) -> str:
         ) from error
 
 
-def _table(found: Sequence[Suppression]) -> Table:
-    table = Table("hash", "reason", "type", "subtype", "since", "released")
+def _table(found: Sequence[Suppression]) -> "Table":
+    table = new_table("hash", "reason", "type", "subtype", "since", "released")
     for row in found:
         cells = (row.hash, row.reason, row.type, row.subtype, _shown(row.since), _shown(row.released_at))
         table.add_row(*(printable(cell or "") for cell in cells))

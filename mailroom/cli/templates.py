@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 from sqlalchemy import Connection
 
 from mailroom import handlebars, settings, templates
 from mailroom.cli import template_preview
 from mailroom.cli.manual import ending
-from mailroom.cli.terminal import print_json, print_table, say
+from mailroom.cli.terminal import new_table, print_json, print_table, say
 from mailroom.cli.wiring import open_database
 from mailroom.errors import MailroomError
 from mailroom.job import Action
@@ -63,7 +62,7 @@ def list_templates(*, as_json: Annotated[bool, typer.Option("--json", help="Prin
     if as_json:
         print_json([asdict(each) for each in found], default=lambda moment: moment.isoformat())
         return
-    table = Table("name", "action", "languages", "pushed", "used by")
+    table = new_table("name", "action", "languages", "pushed", "used by")
     for each in found:
         languages = " ".join(f"{tag} (default)" if tag == each.default_language else tag for tag in each.languages)
         pushed = f"{each.created_at:%Y-%m-%d %H:%M %Z}" if each.created_at else "by hand"

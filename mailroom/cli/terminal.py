@@ -7,12 +7,14 @@ import os
 import sys
 from collections.abc import Callable
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from mailroom.errors import MailroomError
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def say(words: str) -> None:
@@ -25,8 +27,17 @@ def print_json(value: object, *, default: Callable[[datetime], str] | None = Non
     _print(json.dumps(value, default=default).replace("\x7f", "\\u007f"))
 
 
-def print_table(table: Table) -> None:
+def new_table(*headers: str, title: str | None = None) -> "Table":
+    """Return a table without rows."""
+    from rich.table import Table  # noqa: PLC0415 - 2 MB, which a worker does without
+
+    return Table(*headers, title=title, title_justify="left")
+
+
+def print_table(table: "Table") -> None:
     """Print it whole: a line that is longer than the terminal is better than one that is cut."""
+    from rich.console import Console  # noqa: PLC0415 - likewise
+
     out = Console(markup=False, emoji=False)  # a queue may have any name
     out.width = max(out.width, out.measure(table, options=out.options.update(width=10_000)).maximum)
     with out.capture() as printed:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from rich.console import Console
 from sqlalchemy import Connection, Engine
 
 from mailroom.cli.terminal import is_writable, write_utf8
@@ -39,6 +38,8 @@ AskAccount = Callable[[], SesAccount]
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
     """Give what tells of the progress of a long command: on a terminal, and else to nobody."""
+    from rich.console import Console  # noqa: PLC0415 - 2 MB, which a worker does without
+
     with Console(stderr=True, markup=False).status("") as shown:
         yield shown.update
 

@@ -60,6 +60,15 @@ def test_a_migration_loads_nothing_of_aws(ses: Simulator, empty_url: str) -> Non
 
 
 @pytest.mark.slow
+def test_what_sends_loads_nothing_that_draws_tables(ses: Simulator, url: str, engine: Engine) -> None:
+    """A worker would keep it for ever."""
+    with engine.connect() as connection:
+        add_accounts(connection, 1)
+    ended = run(loading("sweep", {"rich", "alembic"} | OF_THE_WINDOW), env=sending(url, ses), cwd=ROOT)
+    assert ended.code == 0, ended.err
+
+
+@pytest.mark.slow
 def test_what_is_loaded_all_the_same_is_noticed(ses: Simulator, url: str) -> None:
     ended = run(loading("sweep", OF_AWS), env=sending(url, ses), cwd=ROOT)
     assert ended.code == 1
