@@ -4,7 +4,8 @@
 -- has it); recovery_per_second (as permits_take has it); format (of the reading, and of the one before it that can be read);
 -- and began (when the work on it did; NULL: now).
 --
--- Returns one row: the reading, as Reading of mailroom/ops/reading.py has it, but for what that makes of it when it is read.
+-- Returns one row: the reading, as Reading of mailroom/ops/reading.py has it, but for what that makes of it when it is read:
+-- the release before reads it too, and finds that empty.
 -- Of each kind in a lane 10,001 jobs are counted at most, and 1,000 workers are told, those seen last. Two numbers are dear,
 -- and slow to change: the rates are counted once a minute, and suppressed addresses once in ten; else they are those of the
 -- reading before. A moment that no program can hold is told as the nearest that it can.
@@ -217,5 +218,6 @@ BEGIN
         'unconfirmed_day', variables.unconfirmed.unconfirmed, 'sent_again_day', variables.unconfirmed.sent_again,
         'health', health, 'feedback', json_build_object('feed', feed, 'suppressed', suppressed, 'reputation', rates),
         'priorities', (SELECT json_object_agg(name, priority ORDER BY number) FROM actions),
-        'seconds', extract(epoch FROM clock_timestamp() - variables.began));
+        'seconds', extract(epoch FROM clock_timestamp() - variables.began),
+        'failed_at', NULL, 'failure', '', 'warnings', json_build_object());
 END $$;

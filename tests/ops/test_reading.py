@@ -1,9 +1,10 @@
 """A reading: one process counts for all, at a bounded cost, and what it cannot count leaves what was counted before."""
 
+import json
 import re
 import threading
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import Connection, Engine, event, text
@@ -226,6 +227,22 @@ def test_who_comes_every_fifteen_seconds_counts_each_time(engine: Engine, monkey
         back = {"ago": refresh.EVERY - timedelta(milliseconds=100)}
         connection.execute(text("UPDATE readings SET due_at = due_at - CAST(:ago AS interval)"), back)
     assert refresh.refresh(engine) is not None
+
+
+def test_a_worker_of_the_release_before_still_counts_and_reads(engine: Engine) -> None:
+    """It takes the turn and keeps what it has counted, each by a function of its own, and reads what it knows."""
+    read_again(engine)
+    with engine.connect() as connection:
+        due(connection)
+        [(found,)] = rows(connection, "SELECT found FROM readings")
+        assert found.keys() >= {each.name for each in fields(Reading)} - {"age_seconds"}
+        turn = {"every": refresh.EVERY, "longest": refresh.LONGEST}
+        assert [functions.call(connection, "reading_take", turn).one().taken for _ in range(2)] == [True, False]
+        counted = {"read_at": datetime.now(UTC), "counted": json.dumps(found | {"seconds": 7}), "failure": ""}
+        functions.call(connection, "reading_keep", counted | {"due_after": refresh.EVERY})
+        kept = reading.read(connection)
+        assert kept is not None
+        assert kept.seconds == 7
 
 
 def test_to_count_is_one_statement_and_not_to_have_the_turn_another(engine: Engine) -> None:
