@@ -1,5 +1,6 @@
 """Whether the types of mailroom, and the letters that it takes for one, are as this release makes them."""
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -67,12 +68,21 @@ def folds_as_made(bodies: Iterable[Definition]) -> bool:
         if body.name == "lowered":
             letters, folded = (*_STRING.findall(body.printed), "", "")[:2]
             there = dict(zip(letters, folded, strict=False))
-            return len(letters) == len(folded) and all(there.get(each, each) == _fold(each) for each in _settled())
+            changed = {letter: lower for letter, lower in there.items() if letter != lower and _is_settled(letter)}
+            return len(letters) == len(folded) and changed == _folded()
     return True  # what lacks it is told elsewhere
 
 
-def _settled() -> Iterator[str]:
-    return (each for each in map(chr, range(1, _PLANES)) if unicodedata.ucd_3_2_0.category(each) != "Cn")
+@functools.cache
+def _folded() -> dict[str, str]:
+    """The settled letters that it changes, and what they become. Few change at all, and that is known sooner."""
+    cased = (each for each in map(chr, range(1, _PLANES)) if each != each.lower() or each != each.casefold())
+    return {each: _fold(each) for each in cased if each != _fold(each) and _is_settled(each)}
+
+
+def _is_settled(letter: str) -> bool:
+    """Whether `lowered` has to know it: what lies behind the planes, it never does."""
+    return "\0" < letter < chr(_PLANES) and unicodedata.ucd_3_2_0.category(letter) != "Cn"
 
 
 def _fold(letter: str) -> str:

@@ -9,8 +9,7 @@ from collections.abc import Collection, Iterator
 from typing import Any, Final
 
 from psycopg import errors, sql
-from sqlalchemy import ColumnElement, Connection, cast, func, select
-from sqlalchemy.dialects.postgresql import OID
+from sqlalchemy import Connection, text
 
 from mailroom.db import functions
 from mailroom.db.namespace import schema_of
@@ -64,6 +63,25 @@ GRANTS: Final[dict[str, dict[str, str]]] = {
 # What a mail takes from its claim to its record: without all of it, one would be sent, and again, and nobody know.
 VITAL: Final = frozenset({"claim", "look", "rescue", "settle", "settle_late"})
 
+# In one statement: they are more than a hundred, and each would be a way to the server and back. Of what is not there
+# nobody has a right.
+_LACKING: Final = text(
+    """
+    SELECT pg_catalog.format('%s%s ON %s %s', privilege, ' (' || NULLIF("column", '') || ')', kind, name)
+      FROM unnest(CAST(:privileges AS text[]), CAST(:columns AS text[]), CAST(:kinds AS text[]),
+                  CAST(:names AS text[]), CAST(:on AS text[]))
+           WITH ORDINALITY AS asked (privilege, "column", kind, name, "on", place)
+     WHERE CASE
+           WHEN kind = 'FUNCTION'
+           THEN pg_catalog.has_function_privilege(CAST(pg_catalog.to_regprocedure("on") AS oid), privilege)
+           WHEN "column" <> ''
+           THEN pg_catalog.has_column_privilege(CAST(pg_catalog.to_regclass("on") AS oid), "column", privilege)
+           ELSE pg_catalog.has_table_privilege(CAST(pg_catalog.to_regclass("on") AS oid), privilege)
+           END IS NOT TRUE
+     ORDER BY place
+    """
+)
+
 # SQLSTATE of the warning that a GRANT did less than it says.
 _NOT_GRANTED: Final = "01007"
 
@@ -84,14 +102,15 @@ def lacking(connection: Connection, part: str, only: Collection[str] | None = No
     `only`: the names that are asked for.
     """
     schema = schema_of(connection)
-    return [
-        f"{privilege}{f' ({column})' if column else ''} ON {kind} {name}"
+    asked = [
+        (privilege, column, kind, name, _named(kind, name, schema).as_string())
         for named, privileges in GRANTS[part].items()
         for kind, name in [named.split(" ")]
         if only is None or name in only
         for privilege, column in _single(privileges)
-        if not connection.scalar(select(_has(kind, _named(kind, name, schema).as_string(), privilege, column)))
     ]
+    columns = zip(("privileges", "columns", "kinds", "names", "on"), map(list, zip(*asked, strict=True)), strict=True)
+    return list(connection.scalars(_LACKING, dict(columns)))
 
 
 def _single(privileges: str) -> Iterator[tuple[str, str]]:
@@ -99,15 +118,6 @@ def _single(privileges: str) -> Iterator[tuple[str, str]]:
     for privilege, columns in re.findall(r"([A-Z]+)(?: \(([^)]*)\))?", privileges):
         for column in columns.split(", "):
             yield privilege, column
-
-
-def _has(kind: str, name: str, privilege: str, column: str) -> ColumnElement[bool]:
-    if kind == "FUNCTION":
-        return func.has_function_privilege(cast(func.to_regprocedure(name), OID), privilege)
-    relation = cast(func.to_regclass(name), OID)
-    if column:
-        return func.has_column_privilege(relation, column, privilege)
-    return func.has_table_privilege(relation, privilege)
 
 
 def apply(connection: Connection, granting: list[str]) -> None:
