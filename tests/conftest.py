@@ -4,10 +4,10 @@ On which server a test runs that uses a database:
 
 - What asks the server something of which the answer may be another one in another version (SQL, triggers, migrations,
   plans, locks, sessions) runs on each: PostgreSQL 18 from the wheel and Debian's 15. These are the folders db, queue,
-  fleet, ops and worker, what lies at the root, and of the others what says EACH_SERVER = True.
-- What is about our own words (the commands, the simulator, the transport, the demo) runs once, on PostgreSQL 18. So
-  does, elsewhere, what says EACH_SERVER = False: what processes do with the answers of functions and statements that
-  are tested on each.
+  fleet, ops and tokens, what lies at the root, and of the others what says EACH_SERVER = True.
+- What is about our own words (the commands, the simulator, the transport, the demo), and what processes do with the
+  answers of functions and statements that are tested on each (the worker), runs once, on PostgreSQL 18. So does,
+  elsewhere, a module that says EACH_SERVER = False, and in the others a test that is marked `one_server`.
 - A module that says THROUGH_PGBOUNCER = True runs behind PgBouncer as well.
 
 If MAILROOM_TEST_DATABASE_URL names a server, everything runs once, on that. `make test` leaves to `make test-all` what
@@ -37,8 +37,8 @@ from tests.running import Processes
 from tests.servers import BINARIES, GIVEN, Server, Servers
 from tests.simulator.client import ask
 
-# Folders of what is ours alone.
-ONCE = {"cli", "demo", "mail", "ses", "simulator"}
+# Folders of what is ours alone, and of what processes do.
+ONCE = {"cli", "demo", "mail", "ses", "simulator", "worker"}
 
 # A machine that is busy may take seconds for an example, or to think of one.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -129,15 +129,16 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what uses a database where it is to run."""
     if "server" in metafunc.fixturenames:
-        servers = ["given"] if GIVEN else servers_of(metafunc.module)
+        once = metafunc.definition.get_closest_marker("one_server") is not None
+        servers = ["given"] if GIVEN else servers_of(metafunc.module, once=once)
         metafunc.parametrize("server", servers, indirect=True, scope="session")
 
 
-def servers_of(module: Any) -> list[str]:
-    """Where a module runs, by the rule above."""
+def servers_of(module: Any, *, once: bool) -> list[str]:
+    """Where a module runs by the rule above, or a test of it that runs `once`, but for PgBouncer."""
     folder = module.__name__.split(".")[1]
     first, *others = BINARIES
-    servers = [first, *others] if getattr(module, "EACH_SERVER", folder not in ONCE) else [first]
+    servers = [first, *others] if getattr(module, "EACH_SERVER", folder not in ONCE) and not once else [first]
     return [*servers, "pgbouncer"] if getattr(module, "THROUGH_PGBOUNCER", False) else servers
 
 

@@ -13,6 +13,8 @@ from tests.cli.command import MAILROOM, Ended, run, sending
 from tests.running import Process, Processes, eventually
 from tests.world import misplaced, rows
 
+EACH_SERVER = False
+
 
 @pytest.fixture
 def heard(simulator: Simulator) -> dict[str, str]:

@@ -95,25 +95,30 @@ def test_where_all_is_well_every_line_says_so(here: Here, ses: Simulator, env: d
     assert ses.ledger.mails == []
 
 
+@pytest.mark.one_server
 def test_the_name_of_a_sender_is_not_its_address(here: Here, env: dict[str, str]) -> None:
     assert ill(here, env | {"MAILROOM_SES_SOURCE": "Ada, Ltd. <noreply@mail.example.com>"}) == {}
 
 
+@pytest.mark.one_server
 def test_settings_that_cannot_be_read(here: Here, env: dict[str, str]) -> None:
     ended = here("doctor", env=env | {"MAILROOM_BATCH_LIMIT": "51"})
     assert (ended.code, ended.out.count("\n")) == (1, 1)
     assert ended.out.startswith("failed  settings: MAILROOM_BATCH_LIMIT: '51' is not accepted")
 
 
+@pytest.mark.one_server
 def test_settings_that_nothing_reads(here: Here, env: dict[str, str]) -> None:
     assert_one(here, env | {"MAILROOM_BATCH_LIMITS": "5"}, "settings", "warning", "MAILROOM_BATCH_LIMITS")
 
 
+@pytest.mark.one_server
 def test_no_key(here: Here, env: dict[str, str]) -> None:
     del env["MAILROOM_SECRET_KEY"]
     assert_one(here, env, "key", "failed", "MAILROOM_SECRET_KEY is not set")
 
 
+@pytest.mark.one_server
 def test_no_database(here: Here, env: dict[str, str]) -> None:
     env["MAILROOM_DATABASE_URL"] = f"postgresql://ada:hunter2@127.0.0.1:{closed_port()}/app"
     wrong = ill(here, env)
@@ -468,6 +473,7 @@ def test_a_fleet_that_counts_no_more(here: Here, env: dict[str, str], engine: En
     assert_one(here, env, "queue", "warning", "NoReading: nobody has counted for 3", "`mailroom worker`")
 
 
+@pytest.mark.one_server
 def test_what_is_paused(here: Here, env: dict[str, str]) -> None:
     """Of this no mail leaves; that somebody forgot it is told by nothing else, before mails are late."""
     assert here("pause", "account", "--reason", "a move", env=env).code == 0
@@ -476,10 +482,12 @@ def test_what_is_paused(here: Here, env: dict[str, str]) -> None:
     assert ill(here, env) == {}
 
 
+@pytest.mark.one_server
 def test_triggers_that_notify_another_channel(here: Here, env: dict[str, str]) -> None:
     assert_one(here, env | {"MAILROOM_CHANNEL_NAME": "news"}, "channel", "warning", "mailroom.channel", "news")
 
 
+@pytest.mark.one_server
 @pytest.mark.slow
 def test_a_connection_that_cannot_listen(here: Here, env: dict[str, str]) -> None:
     env["MAILROOM_LISTEN_DATABASE_URL"] = f"postgresql://ada@127.0.0.1:{closed_port()}/app"
@@ -496,6 +504,7 @@ def test_a_connection_that_listens_elsewhere(
     assert_one(here, env, "listen", "failed", "does not arrive")
 
 
+@pytest.mark.one_server
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "level", "words"),
@@ -526,6 +535,7 @@ def test_the_account(
         assert_one(here, env, "account", level, words)
 
 
+@pytest.mark.one_server
 @pytest.mark.slow
 def test_a_sender_is_verified_by_itself_its_domain_or_one_above(
     here: Here, ses: Simulator, env: dict[str, str]
@@ -541,6 +551,7 @@ def test_a_sender_is_verified_by_itself_its_domain_or_one_above(
     assert_one(here, env, "identity", "failed", "noreply@mail.example.com is not verified")
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize("column", ["source", "reply_to"])
 def test_a_sender_that_was_written_by_hand_and_is_no_address(
     here: Here, env: dict[str, str], engine: Engine, column: str
@@ -555,11 +566,13 @@ def test_a_sender_that_was_written_by_hand_and_is_no_address(
     assert ill(here, env) == {}
 
 
+@pytest.mark.one_server
 def test_a_sender_with_a_name_is_well(here: Here, env: dict[str, str], engine: Engine) -> None:
     execute(engine, """UPDATE actions SET source = '"Shop, Inc." <a@example.com>', reply_to = ' b@example.com '""")
     assert ill(here, env) == {}
 
 
+@pytest.mark.one_server
 @pytest.mark.slow
 def test_a_configuration_set_that_is_missing(here: Here, ses: Simulator, env: dict[str, str]) -> None:
     ses.configuration_sets.delete("default")
@@ -567,11 +580,13 @@ def test_a_configuration_set_that_is_missing(here: Here, ses: Simulator, env: di
     assert ill(here, env | {"MAILROOM_SES_CONFIG_SET": ""}) == {}
 
 
+@pytest.mark.one_server
 def test_a_template_that_is_missing(here: Here, ses: Simulator, env: dict[str, str]) -> None:
     ses.templates.delete("passwordrecoveryv1")
     assert_one(here, env, "template passwordrecoveryv1", "failed", "does not exist", "create-email-template")
 
 
+@pytest.mark.one_server
 @pytest.mark.parametrize(
     ("text_part", "level", "words"),
     [
@@ -587,6 +602,7 @@ def test_a_template_that_mailroom_cannot_fill(
     assert_one(here, env, "template activationv1", level, words)
 
 
+@pytest.mark.one_server
 def test_a_template_without_a_text_part(here: Here, ses: Simulator, env: dict[str, str]) -> None:
     content = {name: part for name, part in default_content("activationv1").items() if name != "Text"}
     ses.templates.update("activationv1", content)
@@ -608,6 +624,7 @@ def test_what_a_template_needs(template: str, names: set[str]) -> None:
     assert variables(template) == names
 
 
+@pytest.mark.one_server
 def test_credentials_that_may_only_send_are_a_warning(here: Here, ses: Simulator, env: dict[str, str]) -> None:
     for operation in ("GetAccount", "GetEmailIdentity", "GetConfigurationSet", "GetEmailTemplate"):
         ses.faults.add(Fault(operation=operation, error="AccessDeniedException", status=403, times=None))
@@ -616,6 +633,7 @@ def test_credentials_that_may_only_send_are_a_warning(here: Here, ses: Simulator
     assert {level for level, _ in wrong.values()} == {"warning"}
 
 
+@pytest.mark.one_server
 @pytest.mark.slow
 def test_an_ses_that_cannot_be_reached(here: Here, env: dict[str, str]) -> None:
     env["AWS_ENDPOINT_URL_SESV2"] = f"http://127.0.0.1:{closed_port()}"
@@ -624,10 +642,12 @@ def test_an_ses_that_cannot_be_reached(here: Here, env: dict[str, str]) -> None:
     assert all("EndpointConnectionError" in words for _, words in wrong.values())
 
 
+@pytest.mark.one_server
 def test_no_credentials(here: Here, env: dict[str, str]) -> None:
     del env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"]
     assert_one(here, env, "ses", "failed", "no AWS credentials")
 
 
+@pytest.mark.one_server
 def test_mails_that_are_only_printed(here: Here, env: dict[str, str]) -> None:
     assert_one(here, env | {"MAILROOM_DEBUG": "true"}, "ses", "warning", "MAILROOM_DEBUG")

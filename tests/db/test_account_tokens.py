@@ -135,6 +135,7 @@ def default_of(connection: Connection, column: str) -> str:
     return str(row.expression)
 
 
+@pytest.mark.one_server
 @pytest.mark.slow
 @pytest.mark.early
 def test_codes_are_five_digits_and_uniform(conn: Connection) -> None:

@@ -126,11 +126,25 @@ def set_all(engine: Engine, tables: list[str], place: int) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", range(4))
-@pytest.mark.parametrize("table", ["every", *(pytest.param(each, marks=pytest.mark.slow) for each in TABLES)])
-def test_where_values_are_far_everything_goes_on(
+def test_where_all_values_are_far_everything_goes_on(
+    here: Here, ses: Simulator, engine: Engine, url: str, place: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_all(engine, TABLES, place)
+    assert_all_goes_on(here, ses, engine, url, caplog)
+
+
+@pytest.mark.one_server  # what it does is done on each where all are
+@pytest.mark.slow
+@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("table", TABLES)
+def test_where_the_values_of_a_table_are_far_everything_goes_on(
     here: Here, ses: Simulator, engine: Engine, url: str, table: str, place: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    set_all(engine, TABLES if table == "every" else [table], place)
+    set_all(engine, [table], place)
+    assert_all_goes_on(here, ses, engine, url, caplog)
+
+
+def assert_all_goes_on(here: Here, ses: Simulator, engine: Engine, url: str, caplog: pytest.LogCaptureFixture) -> None:
     execute(engine, "UPDATE ses_account SET refresh_due_at = '-infinity'")  # as it is within a minute
     env = sending(url, ses)
     for command in COMMANDS:

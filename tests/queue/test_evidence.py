@@ -88,6 +88,7 @@ def finish(connection: Connection) -> None:
         pass
 
 
+@pytest.mark.one_server
 @pytest.mark.slow
 def test_whatever_was_accepted_ends_as_sent_and_nothing_else_does(engine: Engine, connection: Connection) -> None:
     provider = Provider(site(connection), random.Random(12))

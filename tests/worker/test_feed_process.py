@@ -19,8 +19,6 @@ from tests.ses.events import event
 from tests.sqs_front import Front
 from tests.world import add_accounts, count, drained
 
-EACH_SERVER = False
-
 # Trap 18: a service manager that kills may do so after so many seconds.
 STOP_SECONDS = 20
 

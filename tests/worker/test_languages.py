@@ -12,9 +12,6 @@ from tests.running import PATIENCE_SECONDS, Held, aws, eventually, transport, wo
 from tests.templates.folders import FRENCH, GERMAN, GOOD, languages, write
 from tests.world import add_accounts, ask_recovery, count, drained, misplaced
 
-# What processes do with answers that are tested on each server.
-EACH_SERVER = False
-
 CODE = {"text.txt": "{{secret}} {{code}}", "html.html": "{{secret}} {{code}}"}
 
 

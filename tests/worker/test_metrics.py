@@ -26,8 +26,6 @@ from tests.worker.counting import but_untried, counted, recorded
 from tests.worker.watched import get, watched
 from tests.world import add_accounts, ask_recovery, count, drained, misplaced
 
-EACH_SERVER = False
-
 NO = Deferred("EndpointConnectionError", "no", charged=False)
 
 

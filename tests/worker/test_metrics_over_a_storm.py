@@ -29,8 +29,6 @@ from tests.worker.counting import (
 from tests.worker.watched import get
 from tests.world import add_accounts, count, drained, execute, misplaced, rows, transaction
 
-EACH_SERVER = False
-
 pytestmark = pytest.mark.slow
 
 SENDING = {"SendEmail", "SendBulkEmail"}

@@ -15,8 +15,6 @@ from tests.servers import Server
 from tests.trouble import statements
 from tests.world import add_accounts, drained, misplaced
 
-EACH_SERVER = False
-
 
 def made_by(engine: Engine) -> list[object]:
     """The connections that an engine makes from now on."""

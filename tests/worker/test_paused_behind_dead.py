@@ -13,9 +13,6 @@ from tests.running import eventually, shared, transport, working
 from tests.trouble import hurried_engine, let_statements_take, many_dead_jobs
 from tests.world import add_accounts, count, count_sent
 
-# How long PostgreSQL walks over what is dead is much the same in each version.
-EACH_SERVER = False
-
 pytestmark = [pytest.mark.slow, pytest.mark.early]
 
 

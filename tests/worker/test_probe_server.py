@@ -18,8 +18,6 @@ from mailroom.worker.probes import Check
 from tests.running import PATIENCE_SECONDS, eventually
 from tests.worker.watched import get
 
-EACH_SERVER = False
-
 FINE = [Check("look", passed=True, found="0 s of 75 s")]
 BROKEN = [*FINE, Check("step", passed=False, found="51 s of 50 s")]
 

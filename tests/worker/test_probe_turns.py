@@ -13,8 +13,6 @@ from mailroom.worker.sweep import sweep
 from tests.running import eventually, shared, transport, working
 from tests.world import add_accounts, ask_recovery, count, misplaced
 
-EACH_SERVER = False
-
 RECOVERED = "deliveries WHERE action = 'password_recovery' AND outcome = 'sent'"
 
 

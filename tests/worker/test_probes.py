@@ -24,8 +24,6 @@ from tests.servers import Server
 from tests.worker.watched import LIMITS, Clock, Watched, get, watched
 from tests.world import add_accounts, count, drained
 
-EACH_SERVER = False
-
 DOCS = ROOT / "docs" / "window.md"
 NOWHERE = "postgresql://127.0.0.1:1/nowhere"
 

@@ -16,8 +16,6 @@ from tests.running import Processes, connecting, eventually
 from tests.servers import BINARIES, GIVEN, TESTS_PATH, Server, migrate
 from tests.world import add_accounts, count, drained, misplaced, rows
 
-EACH_SERVER = False
-
 pytestmark = pytest.mark.slow
 
 BULK = "SendBulkEmail"  # not the look at the account, which a worker begins with

@@ -22,9 +22,6 @@ from tests.running import PATIENCE_SECONDS, Scripted, eventually, refuse, sender
 from tests.worker.refusing import record, sign_up
 from tests.world import add_accounts, ask_recovery, count, drained, misplaced, rows
 
-# What is read of the log is tested on each server, in fleet/test_refusal_log.
-EACH_SERVER = False
-
 # How SES refuses a mail for its recipient's sake: the entry, or the whole call.
 BY_ENTRY = (
     Fault(operation="SendEmail", recipients="bad", error="MessageRejected", times=None),

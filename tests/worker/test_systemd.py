@@ -13,8 +13,6 @@ from mailroom.worker.systemd import Supervised, notify
 from mailroom.worker.vitals import LOOK, SENDER, Vitals
 from tests.running import Processes, eventually
 
-EACH_SERVER = False
-
 
 class Heard:
     """What hears it, unless there is trouble."""

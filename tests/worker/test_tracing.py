@@ -24,8 +24,6 @@ from tests.cli.command import sending
 from tests.running import Scripted, eventually, working
 from tests.world import add_accounts, count, drained, rows, transaction
 
-EACH_SERVER = False
-
 TRACE = f"00-{'ab' * 16}-{'cd' * 8}-01"
 
 

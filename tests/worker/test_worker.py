@@ -37,6 +37,7 @@ from tests.running import (
 )
 from tests.world import add_accounts, ask_recovery, count, drained, misplaced, rows
 
+EACH_SERVER = True  # connections that are ended, that listen, that find locks
 THROUGH_PGBOUNCER = True
 
 LISTENING = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'"
