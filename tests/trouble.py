@@ -57,20 +57,26 @@ def slow_down_rows(connection: Connection, change: str, table: str, seconds: flo
 def many_dead_jobs(engine: Engine, connection: Connection, count: int = 700_000) -> Iterator[timedelta]:
     """Let jobs begin with many that are done, of one import an hour ago, while an old snapshot keeps them.
 
-    Gives how long a look from the beginning takes.
+    They are sound, and put in as the indexes go: to check each, and to look for its place, would take three times as
+    long. Gives how long a look from the beginning takes.
     """
     connection.execute(text("ALTER TABLE jobs SET (autovacuum_enabled = off)"))
+    sound = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'jobs_sound'"
+    rule = connection.scalar(text(sound))
+    connection.execute(text("ALTER TABLE jobs DROP CONSTRAINT jobs_sound"))
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as old, old.begin():
         connection.execute(
             text(
                 "INSERT INTO jobs (token, due_at, action, priority, queue)"
-                " SELECT -n, now() - interval '1 hour', 'activation', 1, 'mailroom'"
+                " SELECT n - 1 - :count, now() - interval '1 hour', 'activation', 1, 'mailroom'"
                 " FROM generate_series(1, :count) AS n"
             ),
             {"count": count},
         )
+        connection.execute(text(f"ALTER TABLE jobs ADD CONSTRAINT jobs_sound {rule} NOT VALID"))
         old.execute(text("SELECT count(*) FROM jobs"))
         connection.execute(text("DELETE FROM jobs"))
+        connection.execute(text("ALTER TABLE jobs VALIDATE CONSTRAINT jobs_sound"))
         yield min(_look(connection) for _ in range(3))
 
 
