@@ -111,11 +111,11 @@ BEGIN
                'oldest_seconds', CASE WHEN claimed_at IS NULL THEN 0 ELSE CAST(least(greatest(
                    extract(epoch FROM now()) - extract(epoch FROM claimed_at), 0), 864000000) AS double precision) END)
       INTO variables.flight
-      FROM (SELECT count(DISTINCT id) AS batches, count(*) AS jobs,
-                   count(DISTINCT id) FILTER (WHERE lease_until < now()) AS overdue,
-                   min(lease_until) AS lease_until, min(claimed_at) AS claimed_at
+      FROM (SELECT count(DISTINCT batches.id) AS batches, count(*) AS jobs,
+                   count(DISTINCT batches.id) FILTER (WHERE batches.lease_until < now()) AS overdue,
+                   min(batches.lease_until) AS lease_until, min(batches.claimed_at) AS claimed_at
               FROM batches
-             CROSS JOIN LATERAL unnest(tokens) AS held) AS counted;
+             CROSS JOIN LATERAL unnest(batches.tokens) AS held) AS counted;
 
     SELECT coalesce(json_agg(json_build_object(
                'scope', scope, 'code', code, 'reason', reason,
@@ -141,15 +141,17 @@ BEGIN
       FROM permits;
 
     SELECT json_build_object(
-               'seen_at', CASE WHEN fetched_at IS NOT NULL
-                               THEN least(greatest(fetched_at, variables.earliest), variables.latest) END,
-               'max_send_rate', max_send_rate, 'max_24_hour_send', max_24_hour_send,
-               'sent_last_24_hours', sent_last_24_hours, 'granted_since', greatest(0, granted - granted_before),
-               'sending_enabled', sending_enabled, 'production_access', production_access, 'enforcement', enforcement)
+               'seen_at', CASE WHEN said.fetched_at IS NOT NULL
+                               THEN least(greatest(said.fetched_at, variables.earliest), variables.latest) END,
+               'max_send_rate', said.max_send_rate, 'max_24_hour_send', said.max_24_hour_send,
+               'sent_last_24_hours', said.sent_last_24_hours,
+               'granted_since', greatest(0, permits.granted - said.granted_before),
+               'sending_enabled', said.sending_enabled, 'production_access', said.production_access,
+               'enforcement', said.enforcement)
       INTO variables.account
       FROM (VALUES (true)) AS always
-      LEFT JOIN ses_account ON true
-      LEFT JOIN permits ON bucket = 'mails';
+      LEFT JOIN ses_account AS said ON true
+      LEFT JOIN permits ON permits.bucket = 'mails';
 
     -- By the names that minutes_recompute has.
     WITH counted AS (
