@@ -71,7 +71,8 @@ def axe() -> str:
 
 
 def complaints(page: Page, script: str) -> list[str]:
-    """What axe finds on a page."""
+    """What axe finds on a page, once it is there with its colours: they come in a file of their own."""
+    page.wait_for_load_state()
     page.evaluate(script)
     found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [
