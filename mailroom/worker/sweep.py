@@ -106,12 +106,13 @@ def _drain(shared: Shared, sender: Sender, goes_on: Callable[[], bool]) -> Swept
             waits = iter(WAITS)
         elif work.busy:
             continue
-        elif not _is_left(shared, goes_on, busy=busy):
-            if _probe(shared, sender, lambda: not goes_on()):  # it was paused meanwhile
-                continue
-            return Swept.REFUSED if shared.claims.is_paused() else Swept.DRAINED
-        elif not _wait(next(waits, None)):
-            return Swept.LEFT
+        else:
+            paused = shared.claims.is_paused()  # first: what comes due from now on waits for no pause
+            if _is_left(shared, goes_on, busy=busy):
+                if not _wait(next(waits, None)):
+                    return Swept.LEFT
+            elif not _probe(shared, sender, lambda: not goes_on()):  # it may be paused since a moment ago
+                return Swept.REFUSED if paused else Swept.DRAINED
     return Swept.LEFT if _is_left(shared, goes_on, busy=busy) else Swept.DRAINED
 
 

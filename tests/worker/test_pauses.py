@@ -1,14 +1,16 @@
 """Pauses are opened by what SES answers, and ended by one mail that goes through."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 
 from mailroom.fleet import pauses
 from mailroom.simulator import Fault, Simulator
 from mailroom.simulator.templates import default_content
-from tests.running import eventually, transport, working
+from mailroom.worker.sweep import Swept, sweep
+from tests.running import eventually, shared, transport, working
 from tests.world import add_accounts, ask_recovery, count, drained, execute, misplaced, rows
 
 THROUGH_PGBOUNCER = True
@@ -267,3 +269,26 @@ def test_refusals_are_counted_over_all_processes(
         eventually(lambda: pauses.read(connection), "the action is paused")
         assert count(connection, "jobs") == 5
         assert misplaced(connection) == []
+
+
+def test_what_comes_due_after_a_sweep_has_looked_is_not_taken_for_paused(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[str] = []
+
+    def comes_due(*given: Any) -> None:
+        if ".pause_probe(" not in given[2]:
+            return
+        statements.append(given[2])
+        if len(statements) == 4:  # two when it begins, two when nothing else is left
+            execute(engine, "UPDATE jobs SET due_at = now() - interval '1 ms' WHERE due_at > now()")
+
+    with engine.connect() as connection:
+        [account] = add_accounts(connection, 1, status="active", prefix="active")
+        ask_recovery(connection, account)
+        execute(engine, "UPDATE jobs SET due_at = now() + interval '5 minutes', attempt = 1")
+        pauses.open_pause(connection, "activation", code="Fault", reason="a reason")
+        event.listen(engine, "after_cursor_execute", comes_due)
+        swept = sweep(shared(engine, transport(simulator, monkeypatch)), name="test", max_time=timedelta(seconds=30))
+        assert count(connection, "jobs WHERE due_at <= now()") == 1, "it came due before the sweep ended"
+    assert swept is Swept.DRAINED
