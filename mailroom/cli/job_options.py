@@ -1,17 +1,24 @@
-"""The arguments and options by which `jobs` chooses jobs."""
+"""The arguments and options by which `jobs` chooses jobs, and the connection on which it looks for them."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
 import typer
+from sqlalchemy import Connection
 
+from mailroom import settings
 from mailroom.cli.ids import positive
 from mailroom.cli.manual import setting
+from mailroom.cli.wiring import open_database
 from mailroom.db.schema import delivery_outcome
 from mailroom.errors import SettingsError
-from mailroom.ops.jobs import Moment
+from mailroom.ops.jobs import Filters, Moment
 
+# How long a statement may wait: what somebody has locked must not be waited for without a word.
+ANSWER_WITHIN: Final = timedelta(seconds=20)
 UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 TIME_HELP: Final = "an age (90s, 15m, 2h, 7d) or a time (2026-03-01, 2026-03-01T12:30; in UTC unless it has an offset)"
 
@@ -77,3 +84,26 @@ def read_time(given: str | None) -> Moment | None:
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise SettingsError(f"{given!r} is not a time: give {TIME_HELP}") from None
+
+
+def check(filters: Filters, *, choose: bool = False) -> None:
+    """Raise SettingsError where options do not go together, or `choose` nothing."""
+    for outcome in filters.outcomes:
+        if outcome not in delivery_outcome.enums:
+            raise SettingsError(f"{outcome!r} is not an outcome: give {', '.join(delivery_outcome.enums)}")
+    if filters.on_record and filters.held:
+        raise SettingsError("--held does not go with --outcome or --code: an attempt on record is not held")
+    if filters.on_record and filters.queue:
+        raise SettingsError("--queue does not go with --outcome or --code: an attempt on record has no queue")
+    if choose and filters == Filters():
+        raise SettingsError("name tokens, or choose jobs by options")
+
+
+@contextmanager
+def open_jobs(*, writes: bool = True) -> Iterator[Connection]:
+    """Give a connection on which no statement waits for long."""
+    with (
+        open_database(settings.load("database_url"), answer_within=ANSWER_WITHIN, writes=writes) as engine,
+        engine.connect() as connection,
+    ):
+        yield connection

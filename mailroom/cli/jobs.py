@@ -1,29 +1,23 @@
-"""`jobs`: looking at single jobs, and changing what becomes of them."""
+"""`jobs`: looking at single jobs. What changes them is in `job_changes`."""
 
-import contextlib
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
-from itertools import islice
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Final
 
 import typer
-from sqlalchemy import Connection
 
-from mailroom import settings
+from mailroom.cli import job_changes
 from mailroom.cli import job_options as options
+from mailroom.cli.job_options import check, open_jobs
 from mailroom.cli.manual import ending
 from mailroom.cli.terminal import new_table, print_json, print_table, printable, say
-from mailroom.cli.wiring import one_snapshot, open_database, progress
-from mailroom.db.schema import delivery_outcome
-from mailroom.errors import MailroomError, SettingsError
+from mailroom.cli.wiring import one_snapshot
+from mailroom.errors import MailroomError
 from mailroom.job import Priority
 from mailroom.ops import jobs, walk
 from mailroom.ops.jobs import Filters, Found, Reported
-from mailroom.queue import by_hand
 
-# How long a statement may wait: what somebody has locked must not be waited for without a word.
-ANSWER_WITHIN: Final = timedelta(seconds=20)
 PERSONAL: Final = ("email", "login")
 
 app = typer.Typer(
@@ -56,8 +50,8 @@ def list_jobs(  # noqa: PLR0913 - an option each
     """
     outcomes, moments = tuple(outcome or ()), (options.read_time(since), options.read_time(until))
     filters = Filters(tuple(token or ()), account, outcomes, code, *moments, queue, held)
-    _check(filters)
-    with _open(writes=False) as connection:
+    check(filters)
+    with open_jobs(writes=False) as connection:
         with one_snapshot(connection) as snapshot:
             found = list(walk.find(snapshot, filters, limit=limit))
         if show_addresses:
@@ -80,7 +74,7 @@ def show(
     That is its token, every attempt, the events of SES about its mails, and where it is now. Exit 1 if nothing is
     known.
     """
-    with _open(writes=False) as connection:
+    with open_jobs(writes=False) as connection:
         known = jobs.find_token(connection, token)
         found = jobs.history(connection, token)
         reported = jobs.reported(connection, token)
@@ -102,165 +96,9 @@ def show(
     _print(jobs.in_order(found, reported), addresses=show_addresses)
 
 
-@app.command(epilog=ending("mailroom jobs retry --outcome failed --since 1h"))
-def retry(  # noqa: PLR0913 - an option each
-    tokens: options.Tokens = None,
-    *,
-    account: options.Account = None,
-    outcome: options.Outcomes = None,
-    code: options.Code = None,
-    since: options.Since = None,
-    until: options.Until = None,
-    queue: options.Queue = None,
-    limit: options.ChangeLimit = None,
-    queue_name: options.QueueName = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Try unsent jobs again.
-
-    A finished job that was not sent is put back. A waiting job becomes due now. `mailroom jobs list` shows which jobs
-    the same options choose.
-
-    Jobs that were sent, are in flight or are held are left as they are. So are jobs whose token is consumed or gone.
-    As always, the claim decides whether a mail is still wanted. So a recovery that has expired expires again.
-
-    Exit 1 if a TOKEN was left as it is.
-    """
-    outcomes, moments = tuple(outcome or ()), (options.read_time(since), options.read_time(until))
-    filters = Filters(tuple(tokens or ()), account, outcomes, code, *moments, queue)
-    _check(filters, choose=True)
-    given = settings.load("database_url", queue_name=queue_name)
-    with _open() as connection:
-        with _telling(_chosen(connection, filters, limit)) as chosen:
-            done = by_hand.retry(connection, chosen, queue=given.queue_name)
-        left = _left(connection, filters, {*done.put_back, *done.made_due})
-    words = f"put back {len(done.put_back):,}, made due {len(done.made_due):,}"
-    _tell(asdict(done), words, left, as_json=as_json)
-
-
-@app.command(epilog=ending("mailroom jobs release --since 1h"))
-def release(
-    tokens: options.Tokens = None,
-    *,
-    account: options.Account = None,
-    since: options.Since = None,
-    until: options.Until = None,
-    queue: options.Queue = None,
-    limit: options.ChangeLimit = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Send mails that are held.
-
-    A held mail may have been sent already. A person who gets it twice gets the same link twice.
-    `mailroom jobs list --held` shows which jobs are held.
-
-    A mail is not sent again if SES is known to have accepted it meanwhile. Jobs that are not held are left as they are.
-
-    Exit 1 if a TOKEN was left as it is.
-    """
-    moments = (options.read_time(since), options.read_time(until))
-    filters = Filters(tuple(tokens or ()), account, (), None, *moments, queue)
-    _check(filters, choose=True)
-    with _open() as connection:
-        with _telling(_chosen(connection, replace(filters, held=True), limit)) as chosen:
-            released = by_hand.release(connection, chosen)
-        left = _left(connection, filters, set(released))
-    _tell({"released": released}, f"released {len(released):,}", left, as_json=as_json)
-
-
-@app.command(epilog=ending("mailroom jobs drop 42"))
-def drop(
-    tokens: options.Tokens = None,
-    *,
-    account: options.Account = None,
-    since: options.Since = None,
-    until: options.Until = None,
-    queue: options.Queue = None,
-    held: options.Held = False,
-    limit: options.ChangeLimit = None,
-    as_json: options.AsJson = False,
-) -> None:
-    """Cancel jobs that wait or are held.
-
-    They stay on record with the error code Dropped. `mailroom jobs list` shows which jobs the same options choose.
-
-    Jobs that are in flight or finished are left as they are.
-
-    Exit 1 if a TOKEN was left as it is.
-    """
-    moments = (options.read_time(since), options.read_time(until))
-    filters = Filters(tuple(tokens or ()), account, (), None, *moments, queue, held)
-    _check(filters, choose=True)
-    with _open() as connection:
-        with _telling(_chosen(connection, filters, limit)) as chosen:
-            dropped = by_hand.drop(connection, chosen)
-        left = _left(connection, filters, set(dropped))
-    _tell({"dropped": dropped}, f"dropped {len(dropped):,}", left, as_json=as_json)
-
-
-@contextlib.contextmanager
-def _open(*, writes: bool = True) -> Iterator[Connection]:
-    with (
-        open_database(settings.load("database_url"), answer_within=ANSWER_WITHIN, writes=writes) as engine,
-        engine.connect() as connection,
-    ):
-        yield connection
-
-
-def _check(filters: Filters, *, choose: bool = False) -> None:
-    for outcome in filters.outcomes:
-        if outcome not in delivery_outcome.enums:
-            raise SettingsError(f"{outcome!r} is not an outcome: give {', '.join(delivery_outcome.enums)}")
-    if filters.on_record and filters.held:
-        raise SettingsError("--held does not go with --outcome or --code: an attempt on record is not held")
-    if filters.on_record and filters.queue:
-        raise SettingsError("--queue does not go with --outcome or --code: an attempt on record has no queue")
-    if choose and filters == Filters():
-        raise SettingsError("name tokens, or choose jobs by options")
-
-
-def _chosen(connection: Connection, filters: Filters, limit: int | None) -> list[int]:
-    """The tokens of the jobs that are meant: all of them, before any is changed."""
-    if filters == Filters(tokens=filters.tokens):
-        return list(dict.fromkeys(filters.tokens))[:limit]
-    states = {"finished"} if filters.on_record else {"waiting", "held"}
-    with one_snapshot(connection) as snapshot:
-        found = (row.token for row in walk.find(snapshot, filters) if row.state in states)
-        return list(dict.fromkeys(islice(found, limit)))
-
-
-@contextlib.contextmanager
-def _telling(chosen: list[int]) -> Iterator[Iterator[int]]:
-    """Give the tokens, and tell how many have been taken up."""
-    with progress() as tell:
-
-        def taken_up() -> Iterator[int]:
-            for number, token in enumerate(chosen, start=1):
-                if number % by_hand.CHANGED_AT_ONCE == 0:
-                    tell(f"{number:,} of {len(chosen):,}")
-                yield token
-
-        yield taken_up()
-
-
-def _left(connection: Connection, filters: Filters, done: set[int]) -> dict[int, str]:
-    """Tokens that were named and nothing was done to, and what is so of them."""
-    left = {}
-    for token in filters.tokens:
-        if token not in done:
-            found = jobs.history(connection, token)
-            left[token] = "nothing is known of it" if not found else found[-1].outcome or found[-1].state
-    return left
-
-
-def _tell(done: dict[str, list[int]], words: str, left: dict[int, str], *, as_json: bool) -> None:
-    if as_json:
-        print_json(done | {"left": left})
-    else:
-        say(words)
-    if left:
-        states = ", ".join(f"{token} ({state})" for token, state in left.items())
-        raise MailroomError(f"left as they are: {states}")
+app.command(epilog=ending("mailroom jobs retry --outcome failed --since 1h"))(job_changes.retry)
+app.command(epilog=ending("mailroom jobs release --since 1h"))(job_changes.release)
+app.command(epilog=ending("mailroom jobs drop 42"))(job_changes.drop)
 
 
 def _as_json(row: Found, *, addresses: bool) -> dict[str, object]:

@@ -1,11 +1,13 @@
 """What a person decides about jobs: that they are tried again, released or dropped.
 
 Where the database fails after some of them were changed, DatabaseError says how many.
+
+`done`, where it is given, has the tokens of each step once that is committed: for whom somebody may stop half way.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any, Final
@@ -26,16 +28,16 @@ CHANGED_AT_ONCE: Final = 1_000
 class Retried:
     """The tokens of jobs that were put back, and of those that waited and are due now."""
 
-    put_back: list[int]
-    made_due: list[int]
+    put_back: list[int] = field(default_factory=list)
+    made_due: list[int] = field(default_factory=list)
 
 
-def retry(connection: Connection, wanted: Iterable[int], *, queue: str) -> Retried:
+def retry(connection: Connection, wanted: Iterable[int], *, queue: str, done: Retried | None = None) -> Retried:
     """Put jobs back that are finished and were not sent, as tried once, and make waiting ones due; the rest is left.
 
     What is consumed or gone stays finished. The claim decides as for any job: a recovery that ran out expires again.
     """
-    done = Retried([], [])
+    done = done or Retried()
     for row in _in_steps(
         wanted, lambda some: functions.call(connection, "job_retry", {"tokens": some, "queue": queue}).all()
     ):
@@ -43,20 +45,21 @@ def retry(connection: Connection, wanted: Iterable[int], *, queue: str) -> Retri
     return done
 
 
-def release(connection: Connection, wanted: Iterable[int]) -> list[int]:
+def release(connection: Connection, wanted: Iterable[int], *, done: list[int] | None = None) -> list[int]:
     """Let jobs that are held be sent again now, each alone; the rest is left. Return the tokens of these."""
-    return _changed(connection, "job_release", wanted)
+    return _change(connection, "job_release", wanted, done)
 
 
-def drop(connection: Connection, wanted: Iterable[int]) -> list[int]:
+def drop(connection: Connection, wanted: Iterable[int], *, done: list[int] | None = None) -> list[int]:
     """Cancel jobs that wait or are held, on record as `Dropped`; what is in flight or finished is left."""
-    return _changed(connection, "job_drop", wanted)
+    return _change(connection, "job_drop", wanted, done)
 
 
-def _changed(connection: Connection, change: str, wanted: Iterable[int]) -> list[int]:
-    return [
-        row.token for row in _in_steps(wanted, lambda some: functions.call(connection, change, {"tokens": some}).all())
-    ]
+def _change(connection: Connection, change: str, wanted: Iterable[int], done: list[int] | None) -> list[int]:
+    done = [] if done is None else done
+    for row in _in_steps(wanted, lambda some: functions.call(connection, change, {"tokens": some}).all()):
+        done.append(row.token)
+    return done
 
 
 @contextmanager

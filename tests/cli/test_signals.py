@@ -10,7 +10,7 @@ import sys
 import threading
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from mailroom.signals import STOPS
 from mailroom.simulator import Fault, Simulator
@@ -145,6 +145,31 @@ def test_what_does_not_claim_says_that_it_was_stopped(arguments: list[str], ses:
             process.send_signal(signal.SIGTERM)
             ended = end(process)
     ended.assert_one_line(1, "stopped")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_changes_jobs_tells_how_many_it_had_changed_when_it_was_stopped(
+    number: signal.Signals, ses: Simulator, url: str, engine: Engine
+) -> None:
+    """Each thousand is committed alone. Here the database does not come to an end with the second."""
+    with engine.connect() as connection:
+        add_accounts(connection, 1_200)
+        connection.execute(
+            text(
+                "CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql"
+                " AS $$ BEGIN PERFORM pg_sleep(600); RETURN OLD; END $$"
+            )
+        )
+        late = "CREATE TRIGGER hang BEFORE DELETE ON jobs FOR EACH ROW WHEN (OLD.token > 1000)"
+        connection.execute(text(f"{late} EXECUTE FUNCTION hang()"))
+        with killed_after(start("jobs", "drop", "--queue", "mailroom", env=sending(url, ses))) as process:
+            eventually(lambda: count(connection, "deliveries") == 1_000, "the first are dropped")
+            eventually(lambda: count(connection, "pg_stat_activity WHERE wait_event = 'PgSleep'"), "it hangs")
+            process.send_signal(number)
+            ended = end(process)
+        assert (ended.code, ended.out, ended.err) == (1, "dropped 1,000\n", "mailroom: stopped\n")
+        assert count(connection, "jobs") == 200
 
 
 @pytest.mark.slow
