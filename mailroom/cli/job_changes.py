@@ -5,18 +5,25 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
+from typing import Final
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from mailroom import settings
 from mailroom.cli import job_options as options
 from mailroom.cli.job_options import check, open_jobs
 from mailroom.cli.terminal import print_json, say
 from mailroom.cli.wiring import one_snapshot, progress
+from mailroom.db.bounded import bounded
+from mailroom.db.step_size import is_cut_off
 from mailroom.errors import MailroomError
-from mailroom.ops import jobs, walk
+from mailroom.ops import deeds, jobs, walk
 from mailroom.ops.jobs import Filters
 from mailroom.queue import by_hand
+
+# Of more than these it is told how many there are: one line holds no million. As JSON all are told.
+MOST_TOLD: Final = 100
 
 
 def retry(  # noqa: PLR0913 - an option each
@@ -40,7 +47,9 @@ def retry(  # noqa: PLR0913 - an option each
     Jobs that were sent, are in flight or are held are left as they are. So are jobs whose token is consumed or gone.
     As always, the claim decides whether a mail is still wanted. So a recovery that has expired expires again.
 
-    Exit 1 if a TOKEN was left as it is.
+    Jobs that somebody has locked are left, and told at the end.
+
+    Exit 1 if a TOKEN was left as it is, or a job was locked.
     """
     outcomes, moments = tuple(outcome or ()), (options.read_time(since), options.read_time(until))
     filters = Filters(tuple(tokens or ()), account, outcomes, code, *moments, queue)
@@ -48,7 +57,7 @@ def retry(  # noqa: PLR0913 - an option each
     given = settings.load("database_url", queue_name=queue_name)
     done = by_hand.Retried()
     change = partial(by_hand.retry, queue=given.queue_name, done=done)
-    _do(change, filters, limit, {"put_back": done.put_back, "made_due": done.made_due}, as_json=as_json)
+    _do("retry", change, filters, limit, {"put_back": done.put_back, "made_due": done.made_due}, as_json=as_json)
 
 
 def release(
@@ -68,14 +77,16 @@ def release(
 
     A mail is not sent again if SES is known to have accepted it meanwhile. Jobs that are not held are left as they are.
 
-    Exit 1 if a TOKEN was left as it is.
+    Jobs that somebody has locked are left, and told at the end.
+
+    Exit 1 if a TOKEN was left as it is, or a job was locked.
     """
     moments = (options.read_time(since), options.read_time(until))
     filters = Filters(tuple(tokens or ()), account, (), None, *moments, queue)
     check(filters, choose=True)
     released: list[int] = []
     change = partial(by_hand.release, done=released)
-    _do(change, replace(filters, held=True), limit, {"released": released}, as_json=as_json)
+    _do("release", change, replace(filters, held=True), limit, {"released": released}, as_json=as_json)
 
 
 def drop(
@@ -95,16 +106,19 @@ def drop(
 
     Jobs that are in flight or finished are left as they are.
 
-    Exit 1 if a TOKEN was left as it is.
+    Jobs that somebody has locked are left, and told at the end.
+
+    Exit 1 if a TOKEN was left as it is, or a job was locked.
     """
     moments = (options.read_time(since), options.read_time(until))
     filters = Filters(tuple(tokens or ()), account, (), None, *moments, queue, held)
     check(filters, choose=True)
     dropped: list[int] = []
-    _do(partial(by_hand.drop, done=dropped), filters, limit, {"dropped": dropped}, as_json=as_json)
+    _do("drop", partial(by_hand.drop, done=dropped), filters, limit, {"dropped": dropped}, as_json=as_json)
 
 
 def _do(
+    deed: str,
     change: Callable[[Connection, Iterable[int]], object],
     filters: Filters,
     limit: int | None,
@@ -123,14 +137,19 @@ def _do(
             chosen = _chosen(connection, filters, limit)
             with _telling(chosen) as coming:
                 change(connection, coming)
-            left = _left(connection, filters, done)
+                locked = _locked(connection, deed, chosen, done)
+                if locked:
+                    _wait_for(connection, locked, change)
+                    locked = _locked(connection, deed, locked, done)
+            left = _left(connection, filters, done) | dict.fromkeys(locked, "locked by somebody")
         ended = True
     finally:
         if ended or any(done.values()):  # also what was done before something came in the way, or somebody stopped it
             _tell(done, left, as_json=as_json)
     if left:
-        states = ", ".join(f"{token} ({state})" for token, state in left.items())
-        raise MailroomError(f"left as they are: {states}")
+        states = ", ".join(f"{token} ({state})" for token, state in islice(left.items(), MOST_TOLD))
+        more = f" and {len(left) - MOST_TOLD:,} more" if len(left) > MOST_TOLD else ""
+        raise MailroomError(f"left as they are: {states}{more}")
 
 
 def _chosen(connection: Connection, filters: Filters, limit: int | None) -> list[int]:
@@ -155,6 +174,27 @@ def _telling(chosen: list[int]) -> Iterator[Iterator[int]]:
                 yield token
 
         yield taken_up()
+
+
+def _locked(connection: Connection, deed: str, chosen: list[int], done: dict[str, list[int]]) -> list[int]:
+    """Return those of the chosen that were passed over, though they could be changed: somebody holds them."""
+    changed = set(chain.from_iterable(done.values()))
+    rest = iter([token for token in chosen if token not in changed])
+    found: set[int] = set()
+    while some := list(islice(rest, by_hand.CHANGED_AT_ONCE)):
+        found |= deeds.changeable(connection, deed, some)
+    return sorted(found)
+
+
+def _wait_for(connection: Connection, locked: list[int], change: Callable[[Connection, Iterable[int]], object]) -> None:
+    """Change what somebody has just held, one by one; for all of it together wait no longer than one statement may."""
+    try:
+        with bounded(connection, options.ANSWER_WITHIN, together=True):
+            for token in locked:
+                change(connection, [token])
+    except DBAPIError as error:
+        if not is_cut_off(error):
+            raise
 
 
 def _left(connection: Connection, filters: Filters, done: dict[str, list[int]]) -> dict[int, str]:

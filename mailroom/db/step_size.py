@@ -35,14 +35,19 @@ class StepSize:
         """Double it, up to the most."""
         self.size = min(self._most, 2 * self.size)
 
-    def take(self, act: Callable[[int], Done]) -> Done:
-        """Do so much, or less at a time as long as the database ends it for taking too long; raises DBAPIError."""
+    def take(self, act: Callable[[int], Done], *, from_one: bool = False) -> Done:
+        """Do so much, or less at a time as long as the database ends it for taking too long; raises DBAPIError.
+
+        `from_one`: begin with one after a failure, where each may be a wait for somebody, and take as long as the last.
+        """
         while True:
             try:
                 done = act(self.size)
             except DBAPIError as error:
                 if not (is_cut_off(error) and self.shrink()):
                     raise
+                if from_one:
+                    self.restart()
             else:
                 self.grow()
                 return done

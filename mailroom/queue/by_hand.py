@@ -1,6 +1,7 @@
 """What a person decides about jobs: that they are tried again, released or dropped.
 
-Where the database fails after some of them were changed, DatabaseError says how many.
+What somebody else has locked is passed over, unless it is asked for alone: then it is waited for. Where the database
+fails after some were changed, DatabaseError says how many.
 
 `done`, where it is given, has the tokens of each step once that is committed: for whom somebody may stop half way.
 """
@@ -78,16 +79,19 @@ def _in_steps(wanted: Iterable[int], change: Callable[[list[int]], Sequence[Row[
     """Change jobs, fewer at a time where the database cuts off more; yield what comes of each step."""
     coming, told = iter(wanted), 0
     left = list(islice(coming, CHANGED_AT_ONCE))
+    several = len(left) > 1
     step_size = StepSize(len(left))  # or one that is locked would be tried again and again, with fewer of no others
     while left:
         with _telling(told):
-            changed, found = step_size.take(partial(_change_some, change, left))
+            changed, found = step_size.take(partial(_change_some, change, left, several), from_one=True)
         yield from found
         told += len(found)
         left = [*left[changed:], *islice(coming, changed)]
 
 
 def _change_some(
-    change: Callable[[list[int]], Sequence[Row[Any]]], left: list[int], most: int
+    change: Callable[[list[int]], Sequence[Row[Any]]], left: list[int], several: bool, most: int
 ) -> tuple[int, Sequence[Row[Any]]]:
-    return most, change(left[:most])
+    some = left[:most]
+    # One alone is waited for: named twice, the last of several is not.
+    return most, change(some * 2 if several and len(some) == 1 else some)

@@ -4,7 +4,7 @@
 --
 -- Returns the token of each job. What is in flight or finished is left as it is.
 --
--- Locks: jobs by token, waiting for who holds them.
+-- Locks: jobs by token. Of several it passes over what others hold; it waits for who holds the one that is asked for alone.
 --
 -- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
 CREATE OR REPLACE FUNCTION mailroom.job_drop(
@@ -18,9 +18,12 @@ CREATE OR REPLACE FUNCTION mailroom.job_drop(
     SET row_security = off AS $$
 #variable_conflict use_column
 BEGIN
+    IF cardinality(job_drop.tokens) = 1 THEN
+        PERFORM FROM jobs WHERE token = ANY (job_drop.tokens) FOR UPDATE;
+    END IF;
     RETURN QUERY
     WITH waiting AS MATERIALIZED (
-        SELECT token FROM jobs WHERE token = ANY (job_drop.tokens) ORDER BY token FOR UPDATE
+        SELECT token FROM jobs WHERE token = ANY (job_drop.tokens) ORDER BY token FOR UPDATE SKIP LOCKED
     ),
     taken AS (
         DELETE FROM jobs USING waiting WHERE jobs.token = waiting.token

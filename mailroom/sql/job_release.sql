@@ -4,7 +4,7 @@
 --
 -- Returns the token of each job. The claim still ends one that SES is known to have taken meanwhile.
 --
--- Locks: jobs by token, waiting for who holds them.
+-- Locks: jobs by token. Of several it passes over what others hold; it waits for who holds the one that is asked for alone.
 --
 -- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
 CREATE OR REPLACE FUNCTION mailroom.job_release(
@@ -18,13 +18,16 @@ CREATE OR REPLACE FUNCTION mailroom.job_release(
     SET row_security = off AS $$
 #variable_conflict use_column
 BEGIN
+    IF cardinality(job_release.tokens) = 1 THEN
+        PERFORM FROM jobs WHERE token = ANY (job_release.tokens) AND due_at = 'infinity' FOR UPDATE;
+    END IF;
     RETURN QUERY
     WITH held AS MATERIALIZED (
         SELECT token
           FROM jobs
          WHERE token = ANY (job_release.tokens) AND due_at = 'infinity'
          ORDER BY token
-           FOR UPDATE
+           FOR UPDATE SKIP LOCKED
     )
     UPDATE jobs SET due_at = clock_timestamp() FROM held WHERE jobs.token = held.token
     RETURNING jobs.token;

@@ -9,7 +9,8 @@
 --
 -- Returns a row for each job: its token, and whether it had been finished.
 --
--- Locks: jobs by token, then deliveries by id, waiting for who holds them.
+-- Locks: jobs by token, then deliveries by id. Of several it passes over what others hold; it waits for who holds the one
+-- that is asked for alone.
 --
 -- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
 CREATE OR REPLACE FUNCTION mailroom.job_retry(
@@ -23,13 +24,22 @@ CREATE OR REPLACE FUNCTION mailroom.job_retry(
     SET row_security = off AS $$
 #variable_conflict use_column
 BEGIN
+    IF cardinality(job_retry.tokens) = 1 THEN
+        PERFORM FROM jobs WHERE token = ANY (job_retry.tokens) AND due_at < 'infinity' FOR UPDATE;
+        PERFORM
+           FROM deliveries
+          WHERE token = ANY (job_retry.tokens) AND NOT late AND retried_at IS NULL
+            AND outcome NOT IN ('sent', 'deferred', 'unconfirmed')
+          ORDER BY id
+            FOR UPDATE;
+    END IF;
     RETURN QUERY
     WITH waiting AS MATERIALIZED (
         SELECT token
           FROM jobs
          WHERE token = ANY (job_retry.tokens) AND due_at < 'infinity'
          ORDER BY token
-           FOR UPDATE
+           FOR UPDATE SKIP LOCKED
     ),
     hastened AS (
         UPDATE jobs SET due_at = least(due_at, clock_timestamp()) FROM waiting WHERE jobs.token = waiting.token
@@ -47,7 +57,7 @@ BEGIN
                SELECT FROM deliveries AS taken
                 WHERE taken.token = deliveries.token AND taken.outcome = 'sent' AND NOT never_out(taken.message_id))
          ORDER BY deliveries.id
-           FOR UPDATE OF deliveries
+           FOR UPDATE OF deliveries SKIP LOCKED
     ),
     revived AS (
         UPDATE deliveries SET retried_at = clock_timestamp() FROM finished

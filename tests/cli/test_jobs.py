@@ -3,12 +3,14 @@
 import json
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, event, text
 
 from mailroom.db import functions
 from mailroom.event import EventKind
@@ -609,3 +611,84 @@ def test_what_is_locked_is_not_waited_for_without_a_word(
         holder.execute(text("LOCK TABLE jobs"))
         here("jobs", "list", env=env).assert_one_line(1, "it was cancelled: is it locked?")
     assert here("jobs", "drop", str(first), env=env).out == "dropped 1\n"
+
+
+@contextmanager
+def statements(seen: list[str]) -> Iterator[None]:
+    """Take note of all statements of this process."""
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        seen.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "done"), [("drop", "dropped"), ("retry", "put back 0, made due"), ("release", "released")]
+)
+def test_what_somebody_has_locked_is_passed_over_and_told(
+    here: Here, env: dict[str, str], engine: Engine, monkeypatch: pytest.MonkeyPatch, what: str, done: str
+) -> None:
+    """And waited for no longer than one statement may wait, however many there are."""
+    monkeypatch.setattr("mailroom.cli.job_options.ANSWER_WITHIN", timedelta(seconds=1))
+    add(engine, 1_200)
+    if what == "release":
+        execute(engine, "UPDATE jobs SET due_at = 'infinity'")
+    with engine.execution_options(isolation_level="READ COMMITTED").begin() as holder:
+        holder.execute(text("SELECT FROM jobs WHERE token IN (5, 6, 1100) FOR UPDATE"))
+        calls: list[str] = []
+        with statements(calls):
+            ended = here("jobs", what, "--queue", "mailroom", env=env)
+    assert (ended.code, ended.out) == (1, f"{done} 1,197\n")
+    locked = ", ".join(f"{token} (locked by somebody)" for token in (5, 6, 1100))
+    assert ended.err == f"mailroom: left as they are: {locked}\n"
+    assert sum(f"job_{what}" in call for call in calls) == 3, "two steps, and a wait for the first that is locked"
+
+
+@pytest.mark.slow
+def test_one_that_is_locked_and_left_over_for_a_step_of_its_own_is_passed_over_too(
+    here: Here, env: dict[str, str], engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailroom.cli.job_options.ANSWER_WITHIN", timedelta(seconds=1))
+    add(engine, 1_001)
+    with engine.execution_options(isolation_level="READ COMMITTED").begin() as holder:
+        holder.execute(text("SELECT FROM jobs WHERE token = 1001 FOR UPDATE"))
+        ended = here("jobs", "drop", "--queue", "mailroom", env=env)
+    assert (ended.code, ended.out) == (1, "dropped 1,000\n")
+    assert ended.err == "mailroom: left as they are: 1001 (locked by somebody)\n"
+
+
+@pytest.mark.slow
+def test_a_finished_job_whose_record_somebody_has_locked_is_passed_over_and_told(
+    here: Here, env: dict[str, str], engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailroom.cli.job_options.ANSWER_WITHIN", timedelta(seconds=1))
+    add(engine, 20)
+    execute(engine, SENT.replace("'sent'", "'failed'"), "DELETE FROM jobs")
+    with engine.execution_options(isolation_level="READ COMMITTED").begin() as holder:
+        holder.execute(text("SELECT FROM deliveries WHERE token = 7 FOR UPDATE"))
+        ended = here("jobs", "retry", "--outcome", "failed", "--json", env=env)
+    told = json.loads(ended.out)
+    assert (ended.code, len(told["put_back"]), told["left"]) == (1, 19, {"7": "locked by somebody"})
+
+
+def test_what_is_locked_for_a_moment_is_changed_all_the_same(here: Here, env: dict[str, str], engine: Engine) -> None:
+    add(engine, 20)
+
+    def let_go() -> None:
+        with engine.connect() as looking:
+            eventually(lambda: count(looking, "pg_locks WHERE NOT granted"), "it is waited for")
+        holder.rollback()
+
+    with engine.connect().execution_options(isolation_level="READ COMMITTED") as holder:
+        holder.execute(text("SELECT FROM jobs WHERE token IN (5, 6) FOR UPDATE"))
+        thread = threading.Thread(target=let_go)
+        thread.start()
+        ended = here("jobs", "drop", "--queue", "mailroom", env=env)
+        thread.join()
+    assert (ended.code, ended.out, ended.err) == (0, "dropped 20\n", "")
