@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from http import HTTPStatus
-from http.client import BadStatusLine, HTTPResponse, parse_headers
+from http.client import BadStatusLine, HTTPException, HTTPResponse, parse_headers
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore.awsrequest import (
@@ -31,6 +31,18 @@ MAX_ANSWER_BYTES: Final = 1 << 20
 # What stands between (NAT, a firewall) forgets a connection that rests, and tells nobody: AWS's NAT gateway does after
 # 350 s, others sooner; and servers close theirs. A request on such a one is lost, and nobody knows whether it arrived.
 MAX_REST_SECONDS: Final = 10.0
+
+
+# With these SES, or what stands before it, refuses a request: nothing of it is accepted, whatever follows. Sources: the
+# service model `sesv2`, and AWS's common errors. Not 408: who says that has waited in vain, perhaps for SES.
+_REFUSALS: Final = {
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.NOT_FOUND,
+    HTTPStatus.CONFLICT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.TOO_MANY_REQUESTS,
+}
 
 
 class Hold:
@@ -58,6 +70,10 @@ class Hold:
 holding: ContextVar[Hold] = ContextVar("holding")
 
 
+class _EndlessError(OSError):
+    """An answer is longer than any of SES."""
+
+
 class _Bounded(io.RawIOBase):
     """What comes on a connection, up to MAX_ANSWER_BYTES; then OSError."""
 
@@ -71,7 +87,7 @@ class _Bounded(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         if self._left <= 0:
-            raise OSError("an answer without end")
+            raise _EndlessError("an answer without end")
         count: int | None = self._raw.readinto(buffer)
         self._left -= count or 0
         return count
@@ -85,11 +101,26 @@ class _Response(HTTPResponse):
     """http.client passes over 100 alone, and takes any other for the answer: the next request would get the real one.
 
     Source: RFC 9110, section 15.2: a client must be able to read one or more interim answers before the final one.
+
+    A refusal whose body breaks off has none: its status is certain.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fp: io.BufferedReader = io.BufferedReader(_Bounded(self.fp.detach()))
+
+    def begin(self) -> None:
+        super().begin()
+        if self.status in _REFUSALS:
+            try:
+                body = self.read()
+            except _EndlessError:  # who says that is not SES
+                raise
+            except (OSError, HTTPException):
+                body, self.will_close = b"", True
+                del self.headers["x-amzn-ErrorType"]  # without its message nobody knows whose fault it is
+            del self.headers["Transfer-Encoding"]
+            self.chunked, self.length, self.fp = False, len(body), io.BufferedReader(io.BytesIO(body))
 
     def _read_status(self) -> tuple[str, int, str]:
         for _ in range(_MOST_INTERIM):

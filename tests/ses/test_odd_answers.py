@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import struct
 import time
 from collections.abc import Callable
 from typing import Final
@@ -134,6 +135,59 @@ def test_a_refusal_that_is_no_object_of_json_is_told_by_its_status(connect: Conn
 def test_a_fault_of_a_server_decides_nothing_whatever_letters_it_is_in(connect: Connect, status: str) -> None:
     [outcome] = told(connect, saying(answer(status, LATIN), after=0.05))
     assert outcome == Unconfirmed(status.split(maxsplit=1)[0], "SES answered with a fault of its own")
+
+
+def broken_off(status: str, how: str) -> Callable[[socket.socket], list[bytes]]:
+    """Answers with this status, and with less of a body than it has said."""
+    said = b'{"message": "no'
+    form, begun = {
+        "chunked": ("Transfer-Encoding: chunked", b"40\r\n" + said),
+        "between chunks": ("Transfer-Encoding: chunked", b"%x\r\n%b\r\n" % (len(said), said)),
+        "of a length": ("Content-Length: 64", said),
+        "and nothing more": ("Content-Length: 64", b""),
+    }[how]
+
+    def serve(connection: socket.socket) -> list[bytes]:
+        asked = whole(connection)
+        head = f"HTTP/1.1 {status}\r\nx-amzn-ErrorType: MessageRejected\r\n{form}\r\n\r\n"
+        connection.sendall(head.encode() + begun)
+        time.sleep(0.05 if begun else 1.5)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+        return [asked]
+
+    return serve
+
+
+HOW: Final = ["chunked", "between chunks", "of a length", "and nothing more"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("status", ["400 Bad Request", "403 Forbidden", "404 Not Found", "429 Too Many Requests"])
+def test_a_refusal_that_breaks_off_is_told_by_its_status(connect: Connect, status: str, how: str) -> None:
+    """Nothing was accepted. Of what kind it is, and so whose fault, nobody knows without its message."""
+    [outcome] = told(connect, broken_off(status, how))
+    assert isinstance(outcome, Deferred)
+    assert (outcome.charged, outcome.scope, outcome.code) == (False, None, status.split(maxsplit=1)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("status", ["200 OK", "302 Found", "408 Request Timeout", "500 Oops", "503 Unavailable"])
+def test_any_other_answer_that_breaks_off_is_unconfirmed(connect: Connect, status: str, how: str) -> None:
+    assert kinds(told(connect, broken_off(status, how))) == ["unconfirmed"]
+
+
+@pytest.mark.slow
+def test_a_refusal_that_breaks_off_leaves_the_next_call_a_connection_of_its_own(connect: Connect) -> None:
+    turns = iter([broken_off("403 Forbidden", "chunked"), saying(answer("200 OK", ID))])
+
+    def serve(connection: socket.socket) -> list[bytes]:
+        return next(turns)(connection)
+
+    first, second = told(connect, serve, calls=2)
+    assert isinstance(first, Deferred)
+    assert second == Sent("m")
 
 
 def test_one_message_id_for_two_mails_is_kept_for_both(connect: Connect) -> None:
