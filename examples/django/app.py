@@ -4,13 +4,14 @@ pip install django uvicorn '../..[window]', set the variables that are read belo
 """
 
 import os
+from contextlib import suppress
 from hmac import compare_digest
 
 import django
 from django.conf import settings
 from django.core import signing
 from django.core.asgi import get_asgi_application
-from django.db import connection, transaction
+from django.db import DataError, IntegrityError, connection, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path
 from psycopg.conninfo import conninfo_to_dict
@@ -32,8 +33,7 @@ BASES = {"default": {"ENGINE": "django.db.backends.postgresql", "NAME": LIBPQ.po
 settings.configure(ALLOWED_HOSTS=HOSTS, ROOT_URLCONF=__name__, SECRET_KEY=os.environ["SESSION_KEY"], DATABASES=BASES)
 django.setup()
 engine = connect_engine(URL, pool_size=5, isolation_level="READ COMMITTED")
-with connection.cursor() as cursor:
-    cursor.execute("CREATE TABLE IF NOT EXISTS users (id serial, mailbox text UNIQUE)")
+connection.cursor().execute("CREATE TABLE IF NOT EXISTS users (id serial, mailbox text UNIQUE)")
 SIGN_UP = "WITH new AS (INSERT INTO users (mailbox) VALUES (mailroom.address_key(%(email)s)) ON CONFLICT DO NOTHING "
 SIGN_UP += "RETURNING id) SELECT mailroom.add_account(%(email)s, %(email)s, reference => CAST(id AS text)) FROM new"
 RECOVER = "SELECT mailroom.request_mail('password_recovery', NULL, id::text) FROM users "
@@ -48,9 +48,10 @@ def may(request: Request) -> window.Visitor | Response:
 
 
 def ask(request: HttpRequest, words: str) -> HttpResponse:
-    with transaction.atomic(), connection.cursor() as cursor:  # the mail commits with the user, or not at all
-        cursor.execute(words, {"email": request.POST["email"]})
-    return HttpResponse("Look into your mails.")  # the same answer, whoever asks
+    with suppress(DataError, IntegrityError), transaction.atomic():  # the mail commits with the user, or not at all
+        connection.cursor().execute(words, {"email": request.POST.get("email", "")})
+        return HttpResponse("Look into your mails.")  # the same answer, whoever asks
+    return HttpResponse("That is no address.", status=422)
 
 
 def link(request: HttpRequest, action: str) -> HttpResponse:

@@ -1,7 +1,6 @@
 """Sign-up, a link, a recovery, and the operator's window behind the application's own login.
 
-pip install fastapi itsdangerous uvicorn '../..[window]', then: uvicorn app:app
-MAILROOM_DATABASE_URL (migrated), MAILROOM_SECRET_KEY, SESSION_KEY and STAFF_PASSWORD must be set; HOSTS may be.
+pip install fastapi itsdangerous uvicorn '../..[window]', set what is read below, then: uvicorn app:app
 """
 
 import os
@@ -11,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
-from sqlalchemy import text
+from sqlalchemy import exc, text
 from starlette.middleware.sessions import SessionMiddleware
 
 from mailroom import tokens, window
@@ -30,7 +29,7 @@ with engine.begin() as connection:
 
 
 async def read_form(request: Request) -> dict[str, str]:
-    return dict(parse_qsl((await request.body()).decode()))
+    return {"email": "", "password": ""} | dict(parse_qsl((await request.body()).decode()))
 
 
 def may(request: Request) -> window.Visitor | Response:
@@ -38,7 +37,8 @@ def may(request: Request) -> window.Visitor | Response:
 
 
 Form = Annotated[dict[str, str], Depends(read_form)]
-app = FastAPI(default_response_class=HTMLResponse)
+BAD = dict.fromkeys((exc.IntegrityError, exc.DataError), lambda *_: HTMLResponse("That is no address.", 422))
+app = FastAPI(default_response_class=HTMLResponse, exception_handlers=BAD)
 app.mount("/mail", window.application(connect_engine(URL, pool_size=3, writes=False), may=may, names=HOSTS))
 app.add_middleware(SessionMiddleware, secret_key=os.environ["SESSION_KEY"], same_site="strict")
 app.add_exception_handler(TokenError, lambda *_: HTMLResponse("This link is not good, or not any more.", 400))

@@ -9,7 +9,7 @@ from hmac import compare_digest
 from a2wsgi import ASGIMiddleware
 from flask import Flask, redirect, request, session
 from itsdangerous import BadSignature
-from sqlalchemy import text
+from sqlalchemy import exc, text
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
@@ -30,12 +30,12 @@ with engine.begin() as connection:
 app = Flask(__name__)
 app.config |= {"SECRET_KEY": os.environ["SESSION_KEY"], "SESSION_COOKIE_SAMESITE": "Strict", "TRUSTED_HOSTS": HOSTS}
 app.errorhandler(TokenError)(lambda _: ("This link is not good, or not any more.", 400))
+app.errorhandler(exc.DataError)(app.errorhandler(exc.IntegrityError)(lambda _: ("That is no address.", 422)))
 app.get("/", endpoint="home")(lambda: HOME)
 app.get("/<any(activate, recover):link>", endpoint="link")(lambda link: LINK)  # scanners GET every link
 
 
 def may(asked: Request) -> window.Visitor | Response:
-    """Show the window to whom Flask's own session says is staff."""
     try:
         signed = app.session_interface.get_signing_serializer(app).loads(asked.cookies.get("session", ""))
     except BadSignature:

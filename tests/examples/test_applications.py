@@ -129,7 +129,10 @@ def test_somebody_signs_up_forgets_the_password_and_whoever_is_on_call_looks(
 
 @pytest.mark.slow
 def test_a_sign_up_that_fails_leaves_neither_user_nor_mail(site: Site, engine: Engine) -> None:
-    assert site.ask("/sign-up", {"email": "not an address"})[0] == 500
+    for email in ("not an address", "a\0b@example.com", "@", "a" * 300 + "@example.com"):
+        assert site.ask("/sign-up", {"email": email}) == (422, "That is no address.")
+    assert site.ask("/sign-up", {})[0] in {400, 422}
+    assert site.ask("/forgotten", {"email": "a\0b@example.com"})[0] == 422
     with engine.connect() as connection:
         assert rows(connection, "SELECT FROM users UNION ALL SELECT FROM accounts") == []
 
