@@ -2,11 +2,12 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.demo.postgres import EmbeddedPostgres
@@ -50,6 +51,36 @@ def test_four_processes_of_four_senders_send_20000_mails_once_each(
     assert (counts.mails, counts.duplicates) == (20_000, 0)
     if server.embedded:
         assert "deadlock detected" not in server.embedded.log.read_text()[said:]
+
+
+def sign_up_each(connection: Connection, number: int, *, a_second: int) -> None:
+    """Let so many people sign up, each in a commit of its own, at that pace; what is late is made up for at once."""
+    began, made = time.monotonic(), 0
+    while made < number:
+        due = min(number, int((time.monotonic() - began) * a_second) + 1)
+        if made < due:
+            add_accounts(connection, due - made, prefix=f"after{made}-")
+            made = due
+        else:
+            threading.Event().wait(0.001)
+
+
+def test_four_senders_keep_up_with_200_sign_ups_a_second_in_half_as_many_calls(
+    engine: Engine, url: str, simulator: Simulator, processes: Processes
+) -> None:
+    """A call takes 60 ms: one for each mail would be 67 a second. What comes meanwhile leaves together."""
+    simulator.faults.add(*(Fault(operation=each, latency_ms=60, times=None) for each in ("SendEmail", BULK)))
+    settings = {"MAILROOM_BATCH_TIMEOUT": "5000", "MAILROOM_SES_BULK_RATE": "unlimited"}
+    processes.worker("--concurrency", "4", url=url, simulator=simulator, **settings)
+    with engine.connect() as connection:
+        sign_up_each(connection, 1_000, a_second=200)
+        assert count(connection, "jobs") < 200, "a second's worth"
+        eventually(lambda: drained(connection), "all is sent")
+        assert misplaced(connection) == []
+    counts = simulator.ledger.counts()
+    calls = sum(request.operation in {"SendEmail", BULK} for request in simulator.ledger.requests)
+    assert (counts.mails, counts.duplicates) == (1_000, 0)
+    assert calls <= 500
 
 
 def test_sigterm_lets_slow_calls_finish_and_settles_them(
