@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,40 @@ def test_each_folder_says_in_one_sentence_what_lives_there_and_for_whom() -> Non
     for path in folders:
         docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
         assert re.search(r"\bFor\b|Nobody imports", docstring), name(path)
+
+
+# A command has the name of what it is for. The simulator and the window are programs of their own, which only
+# commands and the demo import: one stands for SES and has its words, one shows what others know.
+NAMED_AGAIN = {"cli", "simulator", "window"}
+# Of all others a name occurs once, so that whoever looks for something opens the right one. These are sides of one
+# thing, or no more than the word is the same.
+ALIKE = {
+    "doctor": "ops: what is asked of the database; ses: what is asked of SES",
+    "event": "the shared word; ses: how one of SES is read",
+    "feed": "queue: what the record says of events; worker: the threads that take them in",
+    "sender": "mail: the address that a mail comes from; worker: one of the senders of a process",
+    "templates": "mail: the seam; ses: SES's own; ops: which is used",
+    "transport": "mail: the seam; ses: the one through SES",
+    "values": "settings: those of the environment; templates: those of a mail",
+}
+# What is tested besides the folders of mailroom.
+TESTED_BESIDES = {
+    "benchmarks": "measures, and needs no folder of its own in what is installed",
+    "examples": "the folder `examples` of the repository",
+    "model": "the rules of the protocol, searched in a model of the queue",
+    "tokens": "mailroom/tokens.py, which applications import, through each driver",
+}
+
+
+def test_no_module_can_be_taken_for_another_of_its_name() -> None:
+    stems = Counter(path.stem for path in MODULES if path.stem != "__init__" and path.parent.name not in NAMED_AGAIN)
+    assert {stem for stem, times in stems.items() if times > 1} == ALIKE.keys()
+
+
+def test_each_folder_of_tests_has_the_name_of_what_it_tests() -> None:
+    tests = {path.parent.name for path in (ROOT / "tests").glob("*/__init__.py")}
+    folders = {path.parent.name for path in (ROOT / "mailroom").glob("*/__init__.py")}
+    assert tests - folders == TESTED_BESIDES.keys()
 
 
 def test_floors_have_one_owner_in_the_worker() -> None:
