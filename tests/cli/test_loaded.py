@@ -1,14 +1,18 @@
 """What a command loads. boto3 takes a third of a second and 25 MB: only a command that asks AWS has it."""
 
+import re
+import signal
+import subprocess
 import sys
 
 import pytest
 from sqlalchemy import Engine
 
 from mailroom.simulator import Simulator
-from tests.cli.command import run, sending
+from tests.cli.command import Ended, end, killed_after, run, sending, small_environment
 from tests.machine import ROOT
-from tests.world import add_accounts
+from tests.running import eventually
+from tests.world import add_accounts, count
 
 # Runs a command that fails where it loads what is not for it.
 PROGRAM = """
@@ -23,6 +27,20 @@ sys.argv = ["mailroom", *{arguments}]
 from mailroom.__main__ import main
 main()
 """
+# Runs a command, and tells how many modules it has loaded by its end.
+COUNTING = """
+import atexit, sys
+
+before = len(sys.modules)
+atexit.register(lambda: print("loaded", len(sys.modules) - before, file=sys.stderr))
+sys.argv = ["mailroom", *{arguments}]
+from mailroom.__main__ import main
+main()
+"""
+# How many modules each loaded when this was written (on Python 3.11, with what `requirements.lock` pins). It may be 5 %
+# more; what is worth its time at each start may raise this.
+LOADED = {"--help": 675, "status": 721, "worker": 925}
+MORE = 1.05
 OF_AWS = {"boto3", "botocore"}
 OF_THE_WINDOW = {"starlette", "uvicorn", "jinja2", "prometheus_client"}
 COMMANDS = [
@@ -73,3 +91,36 @@ def test_what_is_loaded_all_the_same_is_noticed(ses: Simulator, url: str) -> Non
     ended = run(loading("sweep", OF_AWS), env=sending(url, ses), cwd=ROOT)
     assert ended.code == 1
     assert "it loads boto" in ended.err
+
+
+def counting(arguments: str) -> list[str]:
+    return [sys.executable, "-c", COUNTING.format(arguments=arguments.split())]
+
+
+def loaded(ended: Ended) -> int:
+    assert ended.code == 0, ended
+    [number] = re.findall(r"^loaded (\d+)$", ended.err, re.MULTILINE)
+    return int(number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", ["--help", "status"])
+def test_a_command_loads_no_more_than_it_did(ses: Simulator, url: str, engine: Engine, arguments: str) -> None:
+    """So that nobody waits longer for it, without a reason that somebody has weighed."""
+    with engine.connect() as connection:
+        add_accounts(connection, 1)
+    assert loaded(run(counting(arguments), env=sending(url, ses), cwd=ROOT)) <= MORE * LOADED[arguments]
+
+
+@pytest.mark.slow
+def test_an_idle_worker_loads_no_more_than_it_did(ses: Simulator, url: str, engine: Engine) -> None:
+    """By when it has looked, cared for the queue and counted, as it does again and again."""
+    environment = small_environment(sending(url, ses))
+    process = subprocess.Popen(
+        counting("worker"), env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with killed_after(process), engine.connect() as connection:
+        eventually(lambda: count(connection, "readings WHERE read_at IS NOT NULL"), "it has counted")
+        process.send_signal(signal.SIGTERM)
+        ended = end(process)
+    assert loaded(ended) <= MORE * LOADED["worker"]
