@@ -310,16 +310,18 @@ def main() -> None:
         end(str(error), 2)
     except MailroomError as error:
         end(str(error), 1)
-    except DBAPIError as error:
-        end(str(unmigrated(error)), 1)
 
 
 def run_from_settings() -> None:
     given = settings.load("database_url")
     engine = connect_engine(given.database_url, schema=given.schema_name, isolation_level="READ COMMITTED")
-    with engine.connect() as connection:
-        run(connection)
-    engine.dispose()
+    try:
+        with engine.connect() as connection:
+            run(connection)
+    except DBAPIError as error:
+        raise unmigrated(error, given.schema_name) from error
+    finally:
+        engine.dispose()
 
 
 def say(message: str) -> None:

@@ -15,12 +15,12 @@ from mailroom.cli.manual import setting
 from mailroom.cli.terminal import say
 from mailroom.cli.wiring import open_database, progress
 from mailroom.db.engine import CANCELLED, connect_engine, first_line
-from mailroom.db.namespace import DEFAULT_SCHEMA
+from mailroom.db.namespace import DEFAULT_SCHEMA, quoted
 from mailroom.errors import DatabaseError
 from mailroom.ops.maintenance import prune_all
 
 UNOWNED: Final = (
-    "migrate as the owner of mailroom's schema; before the first time, CREATE SCHEMA mailroom AUTHORIZATION …, or have"
+    "migrate as the owner of schema {schema}; before the first time, CREATE SCHEMA {schema} AUTHORIZATION …, or have"
     " CREATE on the database"
 )
 
@@ -85,7 +85,7 @@ def upgrade(url: str, schema: str = DEFAULT_SCHEMA) -> str | None:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     except DBAPIError as error:
-        raise unmigrated(error) from error
+        raise unmigrated(error, schema) from error
     except CommandError as error:
         raise DatabaseError(f"the database cannot be migrated: {error}") from error
     finally:
@@ -93,13 +93,13 @@ def upgrade(url: str, schema: str = DEFAULT_SCHEMA) -> str | None:
     return ScriptDirectory.from_config(config).get_current_head()
 
 
-def unmigrated(error: DBAPIError) -> DatabaseError:
-    """Return what is said of a database that refuses a step of a migration."""
+def unmigrated(error: DBAPIError, schema: str) -> DatabaseError:
+    """Return what is said of a database that refuses a step of a migration of that schema."""
     match error.orig:
         case QueryCanceled():
             hint = f": {CANCELLED}"
         case InsufficientPrivilege():
-            hint = f": {UNOWNED}"
+            hint = f": {UNOWNED.format(schema=quoted(schema))}"
         case DependentObjectsStillExist() as kept:
             hint = f": {' '.join((kept.diag.message_detail or '').split())}"
         case _:

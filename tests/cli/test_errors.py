@@ -1,6 +1,5 @@
 """What is wrong is said in one line, with the right exit code: 2 for settings and usage, 1 for what failed."""
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -26,8 +25,7 @@ SIGNING = [*WORKING, "tokens verify x", "tokens sign 1"]
 
 
 def upgrade_by_alembic(env: dict[str, str], revision: str = "head") -> Ended:
-    alembic = shutil.which("alembic", path=str(Path(sys.executable).parent)) or "alembic"
-    return run([alembic, "upgrade", revision], env=env, cwd=ROOT)
+    return run([sys.executable, "-m", "alembic", "upgrade", revision], env=env, cwd=ROOT)
 
 
 @pytest.fixture
@@ -90,11 +88,19 @@ def test_a_schema_that_is_not_migrated_is_named(here: Here, ses: Simulator, url:
         here(*command.split(), env=env).assert_one_line(1, 'its schema "else""where"', "`mailroom migrate`")
 
 
-def test_a_schema_that_cannot_be_made(here: Here, server: Server, empty_url: str) -> None:
-    with a_role(server) as (_, log_in):
-        env = {"MAILROOM_DATABASE_URL": log_in(empty_url)}
+@pytest.mark.slow
+@pytest.mark.parametrize("schema", ["mailroom", "Their own"])
+def test_a_schema_that_cannot_be_made(here: Here, server: Server, empty_url: str, schema: str) -> None:
+    """What it says to do instead is enough."""
+    with a_role(server) as (role, log_in), psycopg.connect(empty_url, autocommit=True) as superuser:
+        env = {"MAILROOM_DATABASE_URL": log_in(empty_url), "MAILROOM_SCHEMA": schema}
         said = "cannot be migrated: permission denied for database"
-        here("migrate", env=env).assert_one_line(1, said, "CREATE SCHEMA mailroom AUTHORIZATION")
+        remedy = f'CREATE SCHEMA "{schema}" AUTHORIZATION'
+        here("migrate", env=env).assert_one_line(1, said, remedy)
+        by_alembic = upgrade_by_alembic(env)
+        assert (by_alembic.code, remedy in by_alembic.err) == (1, True), by_alembic
+        superuser.execute(f"{remedy} {role}".encode())
+        assert here("migrate", env=env).code == 0
 
 
 def test_a_server_that_is_too_old_to_migrate(here: Here, empty_url: str) -> None:
