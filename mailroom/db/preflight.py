@@ -64,6 +64,9 @@ DEMANDS: Final = {
     "idle_session_timeout": _Demand("connections would be lost between one mail and the next", least=10_000),
 }
 ENCODING: Final = "UTF8"
+# What comes with the connection, or from a pooler, counts more than what a role carries.
+_OUTSIDE: Final = ("client", "session")
+_FROM_OUTSIDE: Final = "take it out of PGOPTIONS, of the options in MAILROOM_DATABASE_URL, or of the pooler"
 
 
 def check(engine: Engine) -> None:
@@ -132,7 +135,7 @@ def faults(connection: Connection) -> Iterator[Fault]:
             good = DEMANDS[name].values[0] if DEMANDS[name].values else "0"
             yield Fault(
                 f"{name} is {setting} for this role (set by: {source}): {DEMANDS[name].why}",
-                f"ALTER ROLE … IN DATABASE … SET {name} = '{good}'",
+                _FROM_OUTSIDE if source in _OUTSIDE else f"ALTER ROLE … IN DATABASE … SET {name} = '{good}'",
             )
     if found.hidden:
         yield Fault(

@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -107,6 +107,17 @@ def test_whatever_changes_the_queue_refuses(
     here(*command, env=sending(url, ses)).assert_one_line(
         1, "synchronous_commit is off for this role", "ALTER ROLE … IN DATABASE … SET synchronous_commit = 'on'"
     )
+
+
+def test_what_comes_with_the_connection_is_not_to_be_set_for_the_role(
+    here: Here, ses: Simulator, url: str, engine: Engine
+) -> None:
+    """It would count for nothing: what the connection asks for comes later."""
+    given = make_conninfo(url, options="-c synchronous_commit=off")
+    ended = here("sweep", env=sending(given, ses))
+    ended.assert_one_line(1, "synchronous_commit is off for this role (set by: client)", "take it out of PGOPTIONS")
+    assert "ALTER ROLE" not in ended.err
+    assert here("sweep", env=sending(url, ses)).code == 0
 
 
 @pytest.mark.parametrize(
