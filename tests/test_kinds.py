@@ -340,6 +340,15 @@ def test_who_revokes_waits_for_who_has_the_account(engine: Engine) -> None:
             mine.execute(text("SELECT revoke_tokens(:account)"), {"account": account})
 
 
+def test_who_misspells_an_action_is_told_that_nothing_is_revoked(active: tuple[Connection, int]) -> None:
+    connection, account = active
+    connection.execute(text("SELECT request_mail('password_recovery', :account)"), {"account": account})
+    with pytest.raises(DBAPIError, match="there is no action password_recvery"):
+        connection.execute(text("SELECT revoke_tokens(:account, action => 'password_recvery')"), {"account": account})
+    revoke = text("SELECT revoke_tokens(:account, action => 'password_recovery')")
+    assert [connection.scalar(revoke, {"account": account}) for _ in range(2)] == [1, 0]
+
+
 IMPORTING = """
 CREATE TABLE people (login text);
 CREATE FUNCTION take_over() RETURNS trigger LANGUAGE plpgsql AS $$

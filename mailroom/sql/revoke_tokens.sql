@@ -2,7 +2,8 @@
 --
 -- Arguments: the account, by its id or by its reference; and the action (NULL: all of them).
 --
--- Returns how many. Locks: the account, as who consumes does, then its tokens.
+-- Returns how many. Raises no_data_found if there is no such action: whoever misspells it would take links that are good
+-- for dead. Locks: the account, as who consumes does, then its tokens.
 CREATE OR REPLACE FUNCTION mailroom.revoke_tokens(
     account bigint DEFAULT NULL, reference text DEFAULT NULL, action text DEFAULT NULL
 )
@@ -16,6 +17,9 @@ DECLARE
     owner   bigint := find_account(revoke_tokens.account, revoke_tokens.reference);
     revoked bigint;
 BEGIN
+    IF revoke_tokens.action IS NOT NULL AND NOT EXISTS (SELECT FROM actions WHERE name = revoke_tokens.action) THEN
+        RAISE no_data_found USING MESSAGE = format('there is no action %s', revoke_tokens.action);
+    END IF;
     PERFORM FROM accounts WHERE id = variables.owner FOR NO KEY UPDATE;
     DELETE FROM tokens
      WHERE account = variables.owner
