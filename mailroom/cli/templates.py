@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from difflib import unified_diff
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -51,7 +52,7 @@ def init(
     It has texts for activation and password_recovery in English and German, and a layout. Nothing is overwritten.
     """
     starter.write(folder, name=name, site=site)
-    say(f"wrote {folder}: change the texts, then `mailroom templates push {folder}`")
+    say(f"wrote {folder}: change the texts, then `mailroom templates push {quote(str(folder))} --use`")
 
 
 @app.command("list", epilog=ending("mailroom templates list"))
@@ -133,9 +134,12 @@ def push(
                     languages=content.languages,
                     default_language=content.default_language,
                 )
-        for content, kind in checked if use_it else ():
-            with engine.connect() as connection:
-                _use(connection, kind, content.name)
+        for content, kind in checked:
+            if use_it:
+                with engine.connect() as connection:
+                    _use(connection, kind, content.name)
+            elif (used := actions[kind].template) != content.name:
+                say(f"{kind}: still uses {used}; to change that: mailroom templates use {kind} {content.name}")
 
 
 @app.command(epilog=ending("mailroom templates preview templates --to preview"))

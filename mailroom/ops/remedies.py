@@ -115,7 +115,7 @@ def of_pause(scope: str, code: str) -> str:
     if code == pauses.BY_HAND:
         return f"somebody paused it: {resume} once the reason is over"
     if code == "RenderingFailure":
-        return f"its template does not render: correct and push it (`mailroom templates push`), then {resume}"
+        return f"its template does not render: correct it, `mailroom templates push --use`, then {resume}"
     if pauses.is_action(scope):
         return _TEMPLATE if code in _TEMPLATE_CODES else _BY_CODE.get(code) or _REFUSED.format(quote(code))
     return _BY_CODE.get(code) or _BY_SCOPE.get(scope) or f"{ASK_DOCTOR}; {resume} once it is mended"

@@ -159,7 +159,8 @@ def _template(client: "SESV2Client", action: Action, flags: Iterable[str]) -> Fi
     except ClientError as error:
         if classify.error_code(error.response) != _MISSING:
             raise
-        return failed(check, "does not exist", f"aws sesv2 create-email-template --template-name {name} …")
+        by_hand = f"aws sesv2 create-email-template --template-name {name} …"
+        return failed(check, "does not exist", f"`mailroom templates push --use`; or by hand: {by_hand}")
     used = {variable for part in content.values() for variable in variables(str(part))}
     given = set(json.loads(templates.template_data(login="", secret="", code="" if action.has_code else None)))
     if "secret" not in used:

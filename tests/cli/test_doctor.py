@@ -583,7 +583,8 @@ def test_a_configuration_set_that_is_missing(here: Here, ses: Simulator, env: di
 @pytest.mark.one_server
 def test_a_template_that_is_missing(here: Here, ses: Simulator, env: dict[str, str]) -> None:
     ses.templates.delete("passwordrecoveryv1")
-    assert_one(here, env, "template passwordrecoveryv1", "failed", "does not exist", "create-email-template")
+    remedies = ("`mailroom templates push --use`", "create-email-template")
+    assert_one(here, env, "template passwordrecoveryv1", "failed", "does not exist", *remedies)
 
 
 @pytest.mark.one_server

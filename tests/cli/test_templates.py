@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +62,27 @@ def test_from_nothing_to_use_and_back(here: Here, env: dict[str, str], ses: Simu
     assert [(each["uses"], each["languages"]) for each in listed if each["action"] == "activation"] == [
         (["activation"], ["de", "en"])
     ]
+
+
+@pytest.mark.slow
+def test_each_step_says_what_the_next_one_is(here: Here, env: dict[str, str], ses: Simulator, engine: Engine) -> None:
+    wrote = here("templates", "init", "of mine", env=env).out
+    [step] = re.findall(r"then `mailroom (.+)`", wrote)
+    assert shlex.split(step) == ["templates", "push", "of mine", "--use"]
+
+    pushed = here("templates", "push", "of mine", env=env).out
+    assert used(engine) == "activationv1"
+    [step] = re.findall(r"activation: still uses activationv1; to change that: mailroom (.+)", pushed)
+    assert here(*shlex.split(step), env=env).code == 0
+    assert used(engine).startswith("activation-")
+    again = here("templates", "push", "of mine", env=env).out
+    assert ("activation: still" in again, "password_recovery: still" in again) == (False, True)
+
+    ses.templates.delete(used(engine))
+    said = f"failed  template {used(engine)}: does not exist -> `mailroom templates push --use`"
+    assert said in here("doctor", env=env).out
+    assert here("templates", "push", "of mine", "--use", env=env).code == 0
+    assert said not in here("doctor", env=env).out
 
 
 def test_what_was_pushed_is_not_made_again(here: Here, env: dict[str, str], ses: Simulator, tmp_path: Path) -> None:

@@ -44,7 +44,9 @@ def test_what_is_paused_by_hand_or_cannot_be_probed_is_resumed_by_name() -> None
     assert remedies.of_pause("queue:big news", "ByHand").startswith(
         "somebody paused it: `mailroom resume 'queue:big news'`"
     )
-    assert "`mailroom resume activation`" in remedies.of_pause(ACTIVATION, "RenderingFailure")
+    unrendered = remedies.of_pause(ACTIVATION, "RenderingFailure")
+    # What is pushed and not used leaves the broken one in use, and each mail pays with an attempt.
+    assert "`mailroom templates push --use`, then `mailroom resume activation`" in unrendered
     for code in reputation.CODES:
         assert "`mailroom suppressions list`" in remedies.of_pause("priority:2", code)
 
