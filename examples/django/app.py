@@ -36,8 +36,9 @@ engine = connect_engine(URL, pool_size=5, isolation_level="READ COMMITTED")
 connection.cursor().execute("CREATE TABLE IF NOT EXISTS users (id serial, mailbox text UNIQUE)")
 SIGN_UP = "WITH new AS (INSERT INTO users (mailbox) VALUES (mailroom.address_key(%(email)s)) ON CONFLICT DO NOTHING "
 SIGN_UP += "RETURNING id) SELECT mailroom.add_account(%(email)s, %(email)s, reference => CAST(id AS text)) FROM new"
-RECOVER = "SELECT mailroom.request_mail('password_recovery', NULL, id::text) FROM users "
-RECOVER += "WHERE mailbox = mailroom.address_key(%(email)s)"
+# Whichever fits is mailed. Limit both first: `mailroom actions set activation --per-day 10`.
+FORGOTTEN = "SELECT mailroom.request_mail(kind, NULL, id::text) FROM users, unnest(ARRAY['activation', "
+FORGOTTEN += "'password_recovery']) AS kind WHERE mailbox = mailroom.address_key(%(email)s)"
 
 
 def may(request: Request) -> window.Visitor | Response:
@@ -73,7 +74,7 @@ def log_in(request: HttpRequest) -> HttpResponse:
 
 
 ROUTES = [("", lambda _: HttpResponse(HOME)), ("sign-up", ask, {"words": SIGN_UP}), ("login", log_in)]
-ROUTES += [("forgotten", ask, {"words": RECOVER}), ("activate", link, {"action": "activation"})]
+ROUTES += [("forgotten", ask, {"words": FORGOTTEN}), ("activate", link, {"action": "activation"})]
 urlpatterns = [path(*route) for route in [*ROUTES, ("recover", link, {"action": "password_recovery"})]]
 mail = window.application(connect_engine(URL, pool_size=3, writes=False), may=may, names=HOSTS)
 application = Router(routes=[Mount("/mail", mail)], default=get_asgi_application())

@@ -103,7 +103,10 @@ def test_somebody_signs_up_forgets_the_password_and_whoever_is_on_call_looks(
 
     for again in (ada, ada, in_other_letters, spelt_otherwise):
         assert site.ask("/sign-up", again) == (200, "Look into your mails.")
-    activate = link(mailed(simulator, 1))
+    lost = link(mailed(simulator, 1))
+    assert site.ask("/forgotten", in_other_letters) == (200, "Look into your mails.")
+    activate = link(mailed(simulator, 2))
+    assert activate != lost  # whose link has ended gets another, and nobody who is not active a recovery
     assert site.ask(activate)[0] == 200  # a scanner looks, and nothing happens
     with engine.connect() as connection:
         assert [row.status for row in rows(connection, "SELECT status FROM accounts")] == ["provisioned"]
@@ -111,7 +114,7 @@ def test_somebody_signs_up_forgets_the_password_and_whoever_is_on_call_looks(
     assert site.ask(activate, {}) == (400, "This link is not good, or not any more.")
 
     assert site.ask("/forgotten", {"email": "nobody@example.com"}) == site.ask("/forgotten", spelt_otherwise)
-    recovery = mailed(simulator, 2)
+    recovery = mailed(simulator, 3)
     [code] = re.findall(r"type this code: (\d{5})", recovery)
     wrong = f"{(int(code) + 1) % 100_000:05}"
     assert site.ask(link(recovery), {"code": wrong})[0] == 400
