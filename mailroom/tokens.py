@@ -32,8 +32,7 @@ _NO_KEY: Final = f"a key is {KEY_BYTES} bytes"
 _ACTION: Final = "SELECT path, has_code FROM {schema}.action_path(CAST(:action AS text))"
 _GUESSES_LEFT: Final = "SELECT {schema}.guesses_left(CAST(:secret AS bytea)) AS left, current_setting('role') AS role"
 _COUNT_GUESS: Final = "SELECT {schema}.count_guess(CAST(:secret AS bytea))"
-_LEVEL: Final = text("SHOW transaction_isolation")
-_IDLE: Final = 0  # of libpq
+_LOWER: Final = text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
 _ACT: Final = text("SELECT set_config('role', :role, true)")
 _CONSUME: Final = (
     "SELECT account, reference, address FROM {schema}.consume_token("
@@ -212,20 +211,21 @@ def _refused(connection: Connection) -> Iterator[None]:
 
 @contextmanager
 def _ahead(connection: Connection) -> Iterator[Connection | None]:
-    """Give the caller's session for a transaction that commits before theirs, or None.
+    """Give the caller's session for a transaction that commits before theirs.
 
-    None: theirs has begun, is not at READ COMMITTED, or none is needed, since each statement commits.
-
-    Behind PgBouncer a transaction has a connection to the server from its first statement on. If each of them waits for
-    a second one, as `_beside` does, nobody gets it, and all that goes through that pool stands still.
+    None: theirs has begun, or each statement commits. Behind PgBouncer a transaction has a connection to the server
+    from its first statement on. If each waits for a second one, as `_beside` does, all who come that way wait.
     """
     if _commits_by_itself(connection) or not _is_idle(connection):
         yield None
         return
     own = Connection(connection.engine, connection.connection)  # not to be closed: it is the caller's
-    own.execution_options(stream_results=False)
-    with own.begin():
-        if own.scalar(_LEVEL) == "read committed":  # at others a count may be refused
+    with own.execution_options(stream_results=False).begin() as transaction:
+        try:
+            own.execute(_LOWER)  # whatever the session's level is: at others a count may be refused
+        except SQLAlchemyError:  # the engine has asked something as it began
+            transaction.rollback()
+        else:
             yield own
             return
     yield None
@@ -240,7 +240,7 @@ def _is_idle(connection: Connection) -> bool:
     driver: Any = connection.connection.driver_connection
     if hasattr(driver, "is_in_transaction"):  # asyncpg
         return not driver.is_in_transaction()
-    return getattr(getattr(driver, "info", None), "transaction_status", None) == _IDLE  # psycopg, psycopg2
+    return getattr(getattr(driver, "info", None), "transaction_status", None) == 0  # of libpq
 
 
 @contextmanager

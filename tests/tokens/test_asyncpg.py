@@ -24,13 +24,14 @@ def engine_of(url: str) -> AsyncEngine:
     return create_async_engine("postgresql+asyncpg://", connect_args=there | {"port": int(given.get("port") or 5432)})
 
 
+@pytest.mark.parametrize("level", ["READ COMMITTED", "SERIALIZABLE"])
 def test_a_recovery_is_consumed_with_its_code(
-    url: str, connection: Connection, recovery: tuple[str, Action, str]
+    url: str, connection: Connection, recovery: tuple[str, Action, str], level: str
 ) -> None:
     token, action, code = recovery
 
     async def consume() -> tokens.Account:
-        engine = engine_of(url)
+        engine = engine_of(url).execution_options(isolation_level=level)
         async with engine.begin() as own:
             with pytest.raises(TokenError):
                 await tokens.consume_async(own, token, action=action, key=KEY, code=wrong(code))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import Barrier
 from typing import Any
 
@@ -139,10 +140,56 @@ def test_a_guess_that_comes_first_in_its_transaction_costs_no_connection(
     assert counted(application) == [2]
 
 
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+@pytest.mark.parametrize("of_engine", [True, False])
+def test_that_is_so_at_every_level_which_stays_what_it_was(
+    url: str, engine: Engine, recovery: tuple[str, Action, str], level: str, of_engine: bool
+) -> None:
+    token, action, code = recovery
+    own = connect_engine(url, isolation_level=level if of_engine else "READ COMMITTED")
+    told = []
+
+    def guess_there(mailed: tuple[str, Action, str]) -> None:
+        with own.connect() as connection:
+            if not of_engine:
+                connection.execution_options(isolation_level=level)
+            with suppress(TokenError):
+                consume(connection, mailed)
+            told.append(connection.scalar(text("SHOW transaction_isolation")))
+            connection.rollback()
+
+    guess_there((token, action, wrong(code)))  # its first connection
+    assert connections_made(own, lambda: guess_there((token, action, wrong(code)))) == 0
+    assert connections_made(own, lambda: guess_there(recovery)) == 0
+    own.dispose()
+    assert (counted(engine), told) == ([3], [level.lower()] * 3)
+
+
+def test_who_signs_up_while_a_guess_is_counted_does_not_cost_a_good_code(
+    url: str, engine: Engine, recovery: tuple[str, Action, str]
+) -> None:
+    """At SERIALIZABLE, what was read before is what others may not change; each refusal would take one more guess."""
+    application = connect_engine(url, pool_size=2, isolation_level="SERIALIZABLE")
+
+    @event.listens_for(application, "after_cursor_execute")
+    def sign_up(*given: Any) -> None:
+        if "guesses_left" in given[2]:
+            with transaction(engine, "SERIALIZABLE") as other:
+                other.execute(text("SELECT count(*) FROM tokens"))
+                add_accounts(other, 1, prefix="new")
+                other.commit()
+
+    with application.begin() as connection:
+        assert consume(connection, recovery)
+    application.dispose()
+
+
+@pytest.mark.parametrize("level", [None, "SERIALIZABLE"])
 def test_an_application_that_asks_something_as_each_transaction_begins_consumes(
-    application: Engine, recovery: tuple[str, Action, str]
+    application: Engine, recovery: tuple[str, Action, str], level: str | None
 ) -> None:
     """As for row-level security of its own, whose tenant it sets."""
+    application = application.execution_options(isolation_level=level) if level else application
     event.listen(application, "begin", lambda own: own.execute(text("SELECT set_config('shop.tenant', '1', true)")))
     with application.connect() as connection:
         assert consume(connection, recovery)

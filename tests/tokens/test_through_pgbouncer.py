@@ -18,11 +18,12 @@ CALLERS = 5
 
 
 @pytest.mark.slow
-def test_guesses_at_once_do_not_wait_for_each_other(url: str, recovery: tuple[str, Action, str]) -> None:
+@pytest.mark.parametrize("level", ["READ COMMITTED", "SERIALIZABLE"])
+def test_guesses_at_once_do_not_wait_for_each_other(url: str, recovery: tuple[str, Action, str], level: str) -> None:
     """Each has asked how many are left before any is counted."""
     token, action, code = recovery
     mailed = token, action, f"{(int(code) + 1) % 100_000:05}"
-    engine = connect_engine(url, pool_size=CALLERS, isolation_level="READ COMMITTED")
+    engine = connect_engine(url, pool_size=CALLERS, isolation_level=level)
     everybody = Barrier(CALLERS)
 
     @event.listens_for(engine, "after_cursor_execute")
