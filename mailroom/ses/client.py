@@ -14,10 +14,12 @@ import botocore
 from botocore import exceptions as boto
 from botocore.config import Config
 from botocore.credentials import Credentials
+from botocore.session import Session, get_session
 
 from mailroom.errors import SettingsError
 from mailroom.mail.transport import CONNECT_TIMEOUT, READ_TIMEOUT
 from mailroom.ses import answer, network
+from mailroom.ses.service_files import ServiceFiles
 
 if TYPE_CHECKING:
     from mypy_boto3_sesv2 import SESV2Client
@@ -122,7 +124,7 @@ def made(make: Callable[[boto3.Session], T], what: str, *, region: str | None) -
     _quieten()
 
     def make_it() -> tuple[T, Credentials | None]:
-        session = boto3.Session(region_name=region or None)
+        session = boto3.Session(region_name=region or None, botocore_session=_session())
         if not session.region_name:  # botocore takes an empty name for one, and blames the endpoint that it makes of it
             raise boto.NoRegionError
         client: Any = make(session)
@@ -151,6 +153,13 @@ def made(make: Callable[[boto3.Session], T], what: str, *, region: str | None) -
             " check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN and the file of credentials"
         )
     return client
+
+
+def _session() -> Session:
+    """Return a session that reads botocore's files as we do, wherever they are (AWS_DATA_PATH)."""
+    session = get_session()
+    session.get_component("data_loader").file_loader = ServiceFiles()
+    return session
 
 
 def _can_sign(found: Credentials) -> bool:
