@@ -19,9 +19,12 @@ from multiprocessing import reduction
 from pathlib import Path
 from typing import IO, Any, Final
 
+from mailroom.cli.app import COMMANDS
+
 # What a command or a worker reads sooner or later.
 READ: Final = (
     "mailroom.cli.app",
+    *(f"mailroom.cli.{each.place.partition('.')[0]}" for each in COMMANDS),
     "mailroom.ses.transport",
     "mailroom.ses.event_queue",
     "mailroom.simulator.server",

@@ -12,7 +12,7 @@ import yaml
 from sqlalchemy import Engine, text
 from typer.main import get_command
 
-from mailroom.cli.app import app
+from mailroom.cli.app import command_line
 from mailroom.mail.transport import MAX_CALL_TIME
 from mailroom.ops import grants
 from mailroom.settings import Settings, variable
@@ -26,7 +26,7 @@ EACH_SERVER = False
 
 EXAMPLES = ROOT / "examples"
 UNITS = sorted((EXAMPLES / "systemd").glob("*.service"))
-COMMANDS: Any = get_command(app)
+COMMANDS: Any = get_command(command_line(()))
 
 
 def unit(path: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from mailroom.cli.app import app
+from mailroom.cli.app import command_line
 from tests.machine import ROOT
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
@@ -32,7 +32,7 @@ def calls(page: Path) -> Iterator[list[str]]:
 
 def known_options(words: list[str]) -> set[str]:
     """The options of the command that these words call."""
-    command: Any = get_command(app)
+    command: Any = get_command(command_line(()))
     for word in words:
         if not hasattr(command, "commands") or word.startswith("-"):
             break

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Connection
 from typer.main import get_command
 
-from mailroom.cli.app import app
+from mailroom.cli.app import command_line
 from mailroom.cli.pipe import DEFAULT_OUTPUT_PATH
 from mailroom.outcome import Deferred, Outcome, Sent
 from mailroom.settings import Settings, variable
@@ -44,12 +44,12 @@ def test_it_is_short_and_starts_with_what_matters() -> None:
 
 
 def test_its_commands_are_those_there_are() -> None:
-    commands = get_command(app).commands  # type: ignore[attr-defined]  # a group, as the next line shows
+    commands = get_command(command_line(())).commands  # type: ignore[attr-defined]  # a group, as the next line shows
     assert {f"mailroom {name}" for name in commands} == set(table("Commands"))
 
 
 def test_the_options_that_it_mentions_exist() -> None:
-    commands = get_command(app).commands  # type: ignore[attr-defined]  # a group
+    commands = get_command(command_line(())).commands  # type: ignore[attr-defined]  # a group
     for row, cells in table("Commands").items():
         command = commands[row.removeprefix("mailroom ")]
         known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}

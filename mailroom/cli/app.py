@@ -3,50 +3,21 @@
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Annotated, Any, Final
 
 import typer
 from sqlalchemy.exc import DBAPIError
 
 from mailroom import signals
-from mailroom.cli import (
-    actions,
-    database,
-    doctor,
-    events,
-    grants,
-    jobs,
-    local,
-    pauses,
-    pipe,
-    status,
-    suppressions,
-    templates,
-    tokens,
-    window,
-    worker,
-)
 from mailroom.cli.log import last_words
-from mailroom.cli.manual import Manual, ending
+from mailroom.cli.manual import EXIT_CODES, Manual, ending
 from mailroom.cli.terminal import discard_output, printable, say
 from mailroom.db.engine import first_line
 from mailroom.errors import DatabaseError, MailroomError, SettingsError
 from mailroom.settings import log_format
 from mailroom.worker.telemetry import installed_version
-
-app = typer.Typer(
-    name="mailroom",
-    cls=Manual,
-    help="Send account mail from PostgreSQL through Amazon SES.\n\n"
-    "Settings are environment variables. An option overrides its variable.",
-    epilog="Durations are whole milliseconds. AWS credentials and endpoints are set as for every AWS tool.\n\n"
-    + ending("mailroom demo --exit"),
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # its tables cut off names at 80 columns
-)
-
 
 # Typer's own, or that of click, as its version has it.
 _USAGE_ERROR: Final[Any] = typer.BadParameter.__base__
@@ -62,7 +33,6 @@ def _say_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     *,
     _version: Annotated[
@@ -72,26 +42,75 @@ def _options(
     """What every command has."""
 
 
-app.command(epilog=ending("mailroom worker --concurrency 4"))(worker.worker)
-app.command(epilog=ending("mailroom sweep --max-seconds 50", exit_codes=worker.SWEEP_EXIT_CODES))(worker.sweep)
-app.command(epilog=ending("mailroom collect | mailroom send"))(pipe.collect)
-app.command(epilog=ending("mailroom collect --no-listen | mailroom send"))(pipe.send)
-app.command(epilog=ending("mailroom events --max-seconds 50"))(events.events)
-app.command("status", epilog=ending("mailroom status --json"))(status.show)
-app.command(epilog=ending("mailroom window --port 8026"))(window.window)
-app.command(epilog=ending("mailroom pause activation --reason 'new template'"))(pauses.pause)
-app.command(epilog=ending("mailroom resume activation"))(pauses.resume)
-app.command(epilog=ending("mailroom doctor"))(doctor.doctor)
-app.add_typer(jobs.app, name="jobs", epilog=ending("mailroom jobs list"))
-app.add_typer(actions.app, name="actions", epilog=ending("mailroom actions list"))
-app.add_typer(suppressions.app, name="suppressions", epilog=ending("mailroom suppressions list"))
-app.add_typer(templates.app, name="templates", epilog=ending("mailroom templates list"))
-app.add_typer(tokens.app, name="tokens", epilog=ending("mailroom tokens sign 42 | mailroom tokens verify"))
-app.command(epilog=ending("mailroom migrate"))(database.migrate)
-app.command(epilog=ending("mailroom prune --older-than 90d"))(database.prune)
-app.command("grants", epilog=ending("mailroom grants --app shop --worker mailer --viewer grafana"))(grants.grant)
-app.command(epilog=ending("mailroom simulator --config-set default --events"))(local.simulator)
-app.command(epilog=ending("mailroom demo --accounts 100 --exit"))(local.demo)
+SWEEP_EXIT_CODES: Final = "Exit codes: 0 drained, 3 due jobs are left, 1 failed, 2 wrong settings or usage."
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """A command, or a group of them: its name, the module and what it is there, and how its help ends."""
+
+    name: str
+    place: str
+    example: str
+    exit_codes: str = EXIT_CODES
+
+
+# In the order in which the help has them.
+COMMANDS: Final = (
+    _Command("worker", "worker.worker", "mailroom worker --concurrency 4"),
+    _Command("sweep", "worker.sweep", "mailroom sweep --max-seconds 50", SWEEP_EXIT_CODES),
+    _Command("collect", "pipe.collect", "mailroom collect | mailroom send"),
+    _Command("send", "pipe.send", "mailroom collect --no-listen | mailroom send"),
+    _Command("events", "events.events", "mailroom events --max-seconds 50"),
+    _Command("status", "status.show", "mailroom status --json"),
+    _Command("window", "window.window", "mailroom window --port 8026"),
+    _Command("pause", "pauses.pause", "mailroom pause activation --reason 'new template'"),
+    _Command("resume", "pauses.resume", "mailroom resume activation"),
+    _Command("doctor", "doctor.doctor", "mailroom doctor"),
+    _Command("migrate", "database.migrate", "mailroom migrate"),
+    _Command("prune", "database.prune", "mailroom prune --older-than 90d"),
+    _Command("grants", "grants.grant", "mailroom grants --app shop --worker mailer --viewer grafana"),
+    _Command("simulator", "local.simulator", "mailroom simulator --config-set default --events"),
+    _Command("demo", "local.demo", "mailroom demo --accounts 100 --exit"),
+    _Command("jobs", "jobs.app", "mailroom jobs list"),
+    _Command("actions", "actions.app", "mailroom actions list"),
+    _Command("suppressions", "suppressions.app", "mailroom suppressions list"),
+    _Command("templates", "templates.app", "mailroom templates list"),
+    _Command("tokens", "tokens.app", "mailroom tokens sign 42 | mailroom tokens verify"),
+)
+
+
+def command_line(words: Sequence[str]) -> typer.Typer:
+    """Return the command line with the command that its first word names; with all of them where it names none.
+
+    A command is loaded with what it needs, and a worker keeps what is loaded for ever.
+    """
+    made = typer.Typer(
+        name="mailroom",
+        cls=Manual,
+        help="Send account mail from PostgreSQL through Amazon SES.\n\n"
+        "Settings are environment variables. An option overrides its variable.",
+        epilog="Durations are whole milliseconds. AWS credentials and endpoints are set as for every AWS tool.\n\n"
+        + ending("mailroom demo --exit"),
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # its tables cut off names at 80 columns
+    )
+    made.callback()(_options)
+    for command in [each for each in COMMANDS if words[:1] == [each.name]] or COMMANDS:
+        _add(made, command)
+    return made
+
+
+def _add(made: typer.Typer, command: _Command) -> None:
+    module, _, name = command.place.partition(".")
+    found = getattr(import_module(f"mailroom.cli.{module}"), name)
+    epilog = ending(command.example, exit_codes=command.exit_codes)
+    if isinstance(found, typer.Typer):
+        made.add_typer(found, name=command.name, epilog=epilog)
+    else:
+        made.command(command.name, epilog=epilog)(found)
 
 
 def main() -> None:
@@ -118,7 +137,7 @@ def main() -> None:
 def _run() -> int:
     """Run the command line and return its exit code. What is wrong with its words typer says, or the log as JSON."""
     try:
-        return int(app(standalone_mode=False) or 0)
+        return int(command_line(sys.argv[1:])(standalone_mode=False) or 0)
     except _USAGE_ERROR as error:
         if log_format() == "json":
             raise SettingsError(error.format_message()) from error

@@ -41,7 +41,6 @@ from mailroom.worker.sweep import sweep as sweep_once
 from mailroom.worker.vitals import process_name
 from mailroom.worker.worker import Worker
 
-SWEEP_EXIT_CODES: Final = "Exit codes: 0 drained, 3 due jobs are left, 1 failed, 2 wrong settings or usage."
 BatchLimit = Annotated[str | None, setting("batch_limit", "INTEGER")]
 BatchTimeout = Annotated[str | None, setting("batch_timeout", "MS")]
 SweepInterval = Annotated[str | None, setting("sweep_interval", "MS")]

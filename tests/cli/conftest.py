@@ -1,21 +1,16 @@
 """The simulator by the name of what it stands for, and commands run inside this process."""
 
-import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import typer.main
 
 from mailroom.cli import app
 from mailroom.simulator import Simulator
 from tests.cli.command import Ended
 
 Here = Callable[..., Ended]
-
-# Made out of the same functions each time: once will do for all that run in this process.
-get_command = functools.cache(typer.main.get_command)
 
 
 @pytest.fixture
@@ -34,7 +29,6 @@ def here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
             patch.chdir(tmp_path)
             patch.setattr(sys, "argv", ["mailroom", *arguments])
             patch.setattr(sys, "stdin", source)
-            patch.setattr(typer.main, "get_command", get_command)
             for name, value in env.items():
                 patch.setenv(name, value)
             code = _exit_code()

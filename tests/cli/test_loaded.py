@@ -20,7 +20,7 @@ import sys
 
 class Refusing:
     def find_spec(self, name, path=None, target=None):
-        assert name.partition(".")[0] not in {refused}, f"it loads {{name}}"
+        assert not f"{{name}}.".startswith({refused}), f"it loads {{name}}"
 
 sys.meta_path.insert(0, Refusing())
 sys.argv = ["mailroom", *{arguments}]
@@ -43,6 +43,8 @@ LOADED = {"--help": 675, "status": 721, "worker": 925}
 MORE = 1.05
 OF_AWS = {"boto3", "botocore"}
 OF_THE_WINDOW = {"starlette", "uvicorn", "jinja2", "prometheus_client"}
+# What looks, checks and changes, each for a person who asks for it.
+OF_OTHERS = {"mailroom.cli.jobs", "mailroom.ops.status", "mailroom.ops.doctor", "mailroom.templates", "mailroom.window"}
 COMMANDS = [
     "status --json",
     "jobs list",
@@ -54,7 +56,8 @@ COMMANDS = [
 
 
 def loading(arguments: str, refused: set[str]) -> list[str]:
-    program = PROGRAM.format(refused=refused, arguments=arguments.split())
+    begins = tuple(f"{name}." for name in refused)
+    program = PROGRAM.format(refused=begins, arguments=arguments.split())
     return [sys.executable, "-c", program]
 
 
@@ -78,11 +81,11 @@ def test_a_migration_loads_nothing_of_aws(ses: Simulator, empty_url: str) -> Non
 
 
 @pytest.mark.slow
-def test_what_sends_loads_nothing_that_draws_tables(ses: Simulator, url: str, engine: Engine) -> None:
+def test_what_sends_loads_nothing_of_other_commands(ses: Simulator, url: str, engine: Engine) -> None:
     """A worker would keep it for ever."""
     with engine.connect() as connection:
         add_accounts(connection, 1)
-    ended = run(loading("sweep", {"rich", "alembic"} | OF_THE_WINDOW), env=sending(url, ses), cwd=ROOT)
+    ended = run(loading("sweep", {"rich", "alembic"} | OF_THE_WINDOW | OF_OTHERS), env=sending(url, ses), cwd=ROOT)
     assert ended.code == 0, ended.err
 
 

@@ -7,7 +7,7 @@ import pytest
 from typer.main import get_command
 
 from mailroom import finding
-from mailroom.cli.app import app
+from mailroom.cli.app import command_line
 from mailroom.ops import remedies, reputation
 from mailroom.ses import classify
 from mailroom.ses.classify import Fault
@@ -78,7 +78,7 @@ def test_doctor_says_the_same_of_the_account() -> None:
 def test_each_command_that_is_advised_is_there_with_its_options(module: str) -> None:
     source = (ROOT / "mailroom" / f"{module}.py").read_text()
     for advised in re.findall(r"`(?:\{named\})?mailroom ([^`]+)`", source):
-        command: Any = get_command(app)
+        command: Any = get_command(command_line(()))
         for word in advised.split():
             if word.startswith("--"):
                 assert any(word in parameter.opts for parameter in command.params), advised
@@ -94,7 +94,7 @@ def test_each_command_that_is_advised_lacks_nothing(module: str) -> None:
     source = (ROOT / "mailroom" / f"{module}.py").read_text()
     for advised in re.findall(r"`(?:\{named\})?mailroom ([^`]+)`", source):
         words = re.sub(r"\{[^}]*\}|\b[A-Z]+\b", "1", advised).split()
-        command: Any = get_command(app)
+        command: Any = get_command(command_line(()))
         while hasattr(command, "commands"):
             command = command.commands[words.pop(0)]
         command.make_context(advised, words).close()
