@@ -1,11 +1,14 @@
 """A client that reads botocore's files as ours do is what botocore makes it, for every region that there is."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.session import Session, get_session
 
-from mailroom.ses.service_files import ServiceFiles
+from mailroom.ses.client import connect
+from mailroom.ses.service_files import ASKED, ServiceFiles
+from tests.ses.calls import set_aws
 
 # Ours, and those that botocore's own chain asks for credentials.
 SERVICES = ["sesv2", "sqs", "sts", "sso", "sso-oidc", "signin"]
@@ -48,3 +51,14 @@ def test_a_service_is_what_botocore_says(service: str) -> None:
     stock, ours = (session(ours=mine).get_component("data_loader") for mine in (False, True))
     for kind in ("service-2", "endpoint-rule-set-1"):
         assert ours.load_service_model(service, kind) == stock.load_service_model(service, kind)
+
+
+def test_a_client_of_ours_keeps_no_endpoints_of_services_that_nobody_asks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Those of all services are 3 MB, and a client keeps what it has read for ever."""
+    set_aws(monkeypatch, tmp_path)
+    client: Any = connect(region="eu-west-1", connections=1)
+    read = client._loader.load_data("endpoints")  # botocore has no other way
+    assert type(read) is dict
+    assert {name for partition in read["partitions"] for name in partition["services"]} <= ASKED
