@@ -95,6 +95,7 @@ def _ses(given: Settings) -> list[Finding]:
             warning("ses", "MAILROOM_DEBUG is set: mails are printed, not sent", "unset it where mails are to be sent")
         ]
     from mailroom import ses  # noqa: PLC0415 - boto3 takes a third of a second: not before the rest is checked
+    from mailroom.ses.doctor import examine as examine_ses  # noqa: PLC0415 - as above
 
     try:
         client = ses.connect_to_ask(region=given.aws_region)
@@ -104,7 +105,7 @@ def _ses(given: Settings) -> list[Finding]:
     unread = [warning("templates", "not checked: the database does not say which there are", "see above")]
     return [
         *_senders(found),
-        *ses.examine(client, source=given.ses_source, config_set=given.ses_config_set, actions=found, flags=flags),
+        *examine_ses(client, source=given.ses_source, config_set=given.ses_config_set, actions=found, flags=flags),
         *([] if found else unread),
         *(_events(given, client) if given.events_queue_url else []),
     ]
@@ -128,13 +129,14 @@ def _senders(actions: list[Action]) -> Iterator[Finding]:
 
 def _events(given: Settings, client: "SESV2Client") -> list[Finding]:
     from mailroom import ses  # noqa: PLC0415 - as above
+    from mailroom.ses.event_doctor import examine_events  # noqa: PLC0415 - as above
 
     url = given.events_queue_url
     try:
         queue = ses.connect_to_queue(url, region=given.aws_region, connections=1, endpoint=given.events_endpoint)
     except SettingsError as error:
         return [failed("events queue", str(error), "correct this setting")]
-    return ses.examine_events(client, queue, config_set=given.ses_config_set, url=url)
+    return examine_events(client, queue, config_set=given.ses_config_set, url=url)
 
 
 def _actions(given: Settings) -> tuple[list[Action], dict[str, dict[str, str]]]:

@@ -121,7 +121,7 @@ def transport_maker(
         refuse_closed_output()
         write_utf8()
         return lambda _: DebugTransport()
-    from mailroom import ses  # noqa: PLC0415 - boto3 takes a third of a second and 25 MB: only who sends pays
+    from mailroom import ses  # noqa: PLC0415 - boto3 takes a third of a second and 17 MB: only who sends pays
 
     connect = partial(ses.connect, region=settings.aws_region, connections=connections)
     client = connect()

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from mailroom import ses as amazon
+from mailroom.ses.templates import Templates
 from mailroom.simulator import Fault, Simulator
 from mailroom.templates.samples import SAMPLES
 from tests.cli.command import MAILROOM, aws, run, sending
@@ -364,7 +365,7 @@ def test_the_pace_is_what_ses_takes(ses: Simulator, monkeypatch: pytest.MonkeyPa
     """Once a second: none sooner than that after the one before was asked for, whenever it arrived."""
     for name, value in aws(ses).items():
         monkeypatch.setenv(name, value)
-    at_ses = amazon.Templates(amazon.connect_to_ask(region="us-east-1"))
+    at_ses = Templates(amazon.connect_to_ask(region="us-east-1"))
     at_ses.push("x", {"subject": "a", "text": "b", "html": "c"})
     began = time.monotonic()
     at_ses.render("x", "{}")

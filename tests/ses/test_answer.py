@@ -13,6 +13,7 @@ from mailroom import ses
 from mailroom.errors import TransportError
 from mailroom.outcome import Deferred, Outcome, Sent
 from mailroom.ses import classify
+from mailroom.ses.doctor import examine
 from mailroom.simulator import Fault, Simulator
 from tests.kinds import ACTIONS
 from tests.running import aws, eventually, working
@@ -116,7 +117,7 @@ def test_doctor_tells_it_in_lines_that_end(simulator: Simulator, monkeypatch: py
     }
     for operation, body in bodies.items():
         simulator.faults.add(Fault(operation=operation, body=json.dumps(body), times=None))
-    for finding in ses.examine(client, source=SOURCE, config_set="default", flags={}, actions=ACTIONS):
+    for finding in examine(client, source=SOURCE, config_set="default", flags={}, actions=ACTIONS):
         line = f"{finding.check} {finding.message} {finding.remedy}"
         assert line.replace("…", "").isprintable(), finding.check
         assert len(line) < 6_000, finding.check

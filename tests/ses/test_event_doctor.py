@@ -10,7 +10,7 @@ from mypy_boto3_sesv2 import SESV2Client
 
 from mailroom import ses
 from mailroom.finding import Finding, Level
-from mailroom.ses.event_doctor import WANTED
+from mailroom.ses.event_doctor import WANTED, examine_events
 from tests import sqs
 from tests.machine import closed_port
 from tests.ses.calls import Connect, listening
@@ -30,7 +30,7 @@ def examined(client: SESV2Client, queue: sqs.Queue, destinations: Sequence[Any],
     with Stubber(client) as stub:
         stub.add_response("get_configuration_set_event_destinations", {"EventDestinations": list(destinations)})
         source = queue.source()
-        return ses.examine_events(client, source._clients.current(), config_set=config_set, url=queue.url)
+        return examine_events(client, source._clients.current(), config_set=config_set, url=queue.url)
 
 
 def destination(*kinds: str, enabled: bool = True, **to: Any) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def test_the_event_destination_is_told(
 
 
 def test_without_a_configuration_set_nothing_is_published(client: SESV2Client, endpoint: str) -> None:
-    found = ses.examine_events(
+    found = examine_events(
         client, sqs.Queue(endpoint).source()._clients.current(), config_set="", url="http://127.0.0.1/1/x"
     )
     assert of(found, "event destination")[0][0] is Level.FAILED
@@ -130,7 +130,7 @@ def test_what_the_credentials_lack_is_named(connect: Connect) -> None:
     with listening(answering(403, DENIED)) as (port, _):
         url = f"http://127.0.0.1:{port}"
         queue = ses.connect_to_queue(f"{url}/1/q", region="eu-west-1", connections=1, endpoint=url)
-        found = ses.examine_events(connect(url), queue, config_set="default", url=f"{url}/1/q")
+        found = examine_events(connect(url), queue, config_set="default", url=f"{url}/1/q")
     assert [(each.level, each.message.split(":")[1].split(",")[0]) for each in found] == [
         (Level.WARNING, "GetConfigurationSetEventDestinations"),
         (Level.WARNING, "GetQueueAttributes"),

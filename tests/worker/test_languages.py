@@ -7,6 +7,7 @@ from sqlalchemy import Connection, Engine, text
 
 from mailroom import ses, templates
 from mailroom.ops import templates as record
+from mailroom.ses.templates import Templates
 from mailroom.simulator import Simulator
 from tests.running import PATIENCE_SECONDS, Held, aws, eventually, transport, working
 from tests.templates.folders import FRENCH, GERMAN, GOOD, languages, write
@@ -16,13 +17,13 @@ CODE = {"text.txt": "{{secret}} {{code}}", "html.html": "{{secret}} {{code}}"}
 
 
 @pytest.fixture
-def at_ses(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> ses.Templates:
+def at_ses(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> Templates:
     for name, value in aws(simulator).items():
         monkeypatch.setenv(name, value)
-    return ses.Templates(ses.connect_to_ask(region=None))
+    return Templates(ses.connect_to_ask(region=None))
 
 
-def push(connection: Connection, at_ses: ses.Templates, folder: Path, *, use: bool = True) -> list[str]:
+def push(connection: Connection, at_ses: Templates, folder: Path, *, use: bool = True) -> list[str]:
     """Push all that is in a folder, and use it; return the names."""
     read = templates.read(folder)
     contents = [templates.compose(read, action) for action in read.texts]
@@ -65,7 +66,7 @@ def work(engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.slow
 def test_everybody_is_written_to_in_their_language_in_one_call(
-    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, at_ses: ses.Templates, tmp_path: Path
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, at_ses: Templates, tmp_path: Path
 ) -> None:
     """Trap 25: their own, its base, the default where there is no text of theirs; three for one action of two."""
     english, german = {"subject.txt": "Recovery"}, {"subject.txt": "Wiederherstellung"}
@@ -88,7 +89,7 @@ def test_everybody_is_written_to_in_their_language_in_one_call(
 
 
 def test_a_lone_mail_has_its_language_too(
-    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, at_ses: ses.Templates, tmp_path: Path
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, at_ses: Templates, tmp_path: Path
 ) -> None:
     with engine.connect() as connection:
         push(connection, at_ses, write(tmp_path, languages(en=GOOD, de=GERMAN)))
@@ -100,7 +101,7 @@ def test_a_lone_mail_has_its_language_too(
 
 @pytest.mark.slow
 def test_a_template_that_is_used_while_a_batch_is_in_flight_is_for_the_next(
-    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, at_ses: ses.Templates, tmp_path: Path
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, at_ses: Templates, tmp_path: Path
 ) -> None:
     """Trap 24."""
     with engine.connect() as connection:
@@ -120,7 +121,7 @@ def test_a_template_that_is_used_while_a_batch_is_in_flight_is_for_the_next(
 
 
 def test_a_template_that_was_made_by_hand_goes_on(
-    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, at_ses: ses.Templates, tmp_path: Path
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, at_ses: Templates, tmp_path: Path
 ) -> None:
     """One that is pushed and not used changes nothing, and the way back leads to what was there."""
     with engine.connect() as connection:
