@@ -42,87 +42,11 @@ BEGIN
          ORDER BY created_at
          FETCH FIRST (CASE WHEN late_acceptances.failed_after IS NULL THEN 9223372036854775807
                            ELSE late_acceptances.most END) ROWS WITH TIES
-    ),
-    candidate AS MATERIALIZED (
-        SELECT token, NULL::bigint AS id, true AS is_held FROM waiting
-        UNION ALL
-        SELECT token, id, false FROM unsent
-    ),
-    accepted AS MATERIALIZED (
-        SELECT candidate.token, candidate.id, candidate.is_held, late.batch, late.fence, late.message_id
-          FROM candidate
-         CROSS JOIN LATERAL (SELECT secret FROM tokens WHERE id = candidate.token LIMIT 1) AS mailed
-         CROSS JOIN LATERAL (
-               SELECT batch, fence, message_id
-                 FROM deliveries
-                WHERE deliveries.token = candidate.token AND outcome = 'sent' AND late
-                  AND (proof IS NULL OR proof = substring(sha256(mailed.secret) FOR 8))
-                  AND NOT never_out(message_id)
-                ORDER BY id
-                LIMIT 1) AS late
-    ),
-    -- What is held because it may be out, and is known not to be: each call that was made for it never went out.
-    disproved AS MATERIALIZED (
-        SELECT candidate.token
-          FROM candidate
-         WHERE is_held
-           AND EXISTS (SELECT FROM events WHERE events.token = candidate.token AND kind = 'rendering_failure')
-           AND NOT EXISTS (
-               SELECT FROM deliveries
-                WHERE deliveries.token = candidate.token AND outcome = 'unconfirmed'
-                  AND NOT EXISTS (
-                      SELECT FROM events AS told
-                       WHERE told.token = deliveries.token AND told.fence = deliveries.fence
-                         AND told.kind IN ('rendering_failure', 'reject')))
-    ),
-    -- Its token is gone, with its account or revoked, or its link was used: the claim ends it.
-    ended AS MATERIALIZED (
-        SELECT candidate.token
-          FROM candidate
-          LEFT JOIN LATERAL (SELECT id, consumed_at FROM tokens WHERE id = candidate.token LIMIT 1) AS mailed ON true
-         WHERE is_held AND (mailed.id IS NULL OR mailed.consumed_at IS NOT NULL)
-    ),
-    held AS MATERIALIZED (
-        SELECT token
-          FROM jobs
-         WHERE token = ANY (ARRAY(SELECT token FROM accepted WHERE is_held UNION SELECT token FROM disproved
-                                  UNION SELECT token FROM ended))
-           AND due_at = 'infinity'
-         ORDER BY token
-         LIMIT late_acceptances.most
-           FOR UPDATE SKIP LOCKED
-    ),
-    freed AS (
-        UPDATE jobs SET due_at = clock_timestamp() FROM held WHERE jobs.token = held.token
-        RETURNING jobs.token
-    ),
-    failed AS MATERIALIZED (
-        SELECT final.id
-          FROM (SELECT id FROM accepted WHERE NOT is_held ORDER BY id) AS given
-         CROSS JOIN LATERAL (
-               SELECT id
-                 FROM deliveries
-                WHERE deliveries.id = given.id AND outcome IN ('failed', 'rejected') AND NOT late AND retried_at IS NULL
-                LIMIT 1
-                  FOR UPDATE SKIP LOCKED) AS final
-         LIMIT late_acceptances.most
-    ),
-    taken_back AS (
-        UPDATE deliveries SET retried_at = clock_timestamp() FROM failed
-         WHERE deliveries.id = failed.id
-        RETURNING deliveries.token, deliveries.account, deliveries.action, deliveries.attempt, deliveries.queue,
-                  deliveries.priority
-    ),
-    amended AS (
-        INSERT INTO deliveries (token, account, batch, fence, queue, priority, action, outcome, attempt, limited, message_id, error_code)
-        SELECT token, account, batch, fence, queue, priority, action, 'sent', attempt,
-               coalesce((SELECT limited FROM actions WHERE name = taken_back.action), false), message_id, 'AcceptedLate'
-          FROM taken_back
-          JOIN accepted USING (token)
-         WHERE NOT is_held
-        RETURNING token
     )
-    SELECT (SELECT count(*) FROM freed) AS freed, (SELECT count(*) FROM amended) AS amended,
+    SELECT applied.freed, applied.amended,
            (SELECT max(token) FROM waiting HAVING count(*) >= late_acceptances.most) AS last_held,
-           (SELECT max(created_at) FROM unsent HAVING count(*) >= late_acceptances.most) AS last_failed;
+           (SELECT max(created_at) FROM unsent HAVING count(*) >= late_acceptances.most) AS last_failed
+      FROM late_acceptances_apply(
+           ARRAY(SELECT token FROM waiting), ARRAY(SELECT token FROM unsent ORDER BY id),
+           ARRAY(SELECT id FROM unsent ORDER BY id), late_acceptances.most) AS applied;
 END $$;

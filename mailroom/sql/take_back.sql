@@ -32,8 +32,11 @@ CREATE OR REPLACE FUNCTION mailroom.take_back(
 #variable_conflict use_column
 <<variables>>
 DECLARE
-    hash   bytea;
-    locked integer := 0;
+    hash        bytea;
+    locked      integer := 0;
+    message_ids text[];
+    kinds       text[];
+    moments     timestamptz[];
 BEGIN
     PERFORM FROM tokens WHERE false;  -- who truncates it has it first, or comes after
     UPDATE resumptions SET resumed_at = clock_timestamp()
@@ -74,12 +77,17 @@ BEGIN
         EXIT WHEN locked >= 10;
         BEGIN
             PERFORM suppression_review(ARRAY[hash]);
+            SET CONSTRAINTS ALL IMMEDIATE;  -- what is deferred would fail the commit of all
             UPDATE events SET look_at = NULL
              WHERE address_hash = variables.hash AND kind IN ('delivery', 'bounce', 'complaint') AND look_at <= now();
         EXCEPTION
             WHEN lock_not_available THEN
                 locked := locked + 1;
                 UPDATE events SET look_at = clock_timestamp()  -- after all others
+                 WHERE address_hash = variables.hash AND kind IN ('delivery', 'bounce', 'complaint') AND look_at <= now();
+            WHEN OTHERS THEN  -- a trigger or a rule of the application's own, which is no reason for the others to wait
+                RAISE WARNING 'mailroom: an address is not reviewed, and its events come again: %', SQLERRM;
+                UPDATE events SET look_at = clock_timestamp() + interval '1 minute'
                  WHERE address_hash = variables.hash AND kind IN ('delivery', 'bounce', 'complaint') AND look_at <= now();
         END;
     END LOOP;
@@ -112,139 +120,44 @@ BEGIN
       FROM found
      WHERE events.message_id = found.message_id AND events.token IS NULL;
 
-    RETURN QUERY
-    WITH pending AS MATERIALIZED (
-        SELECT message_id, kind, at, token, fence, absorbed_at
-          FROM events
-         WHERE look_at <= now() AND kind IN ('rendering_failure', 'reject')
-         ORDER BY look_at
-         LIMIT take_back.most
-           FOR UPDATE SKIP LOCKED
-    ),
-    said AS MATERIALIZED (
-        SELECT DISTINCT ON (message_id) message_id, kind, token, fence
-          FROM pending
-         WHERE token IS NOT NULL
-         ORDER BY message_id, kind = 'reject' DESC
-    ),
-    sent AS MATERIALIZED (
-        SELECT deliveries.id, said.kind
-          FROM said
-         CROSS JOIN LATERAL (
-               SELECT id
-                 FROM deliveries
-                WHERE token = said.token AND message_id = said.message_id
-                  AND outcome = 'sent' AND NOT late AND retried_at IS NULL
-                ORDER BY id
-                LIMIT 1
-                  FOR UPDATE SKIP LOCKED) AS deliveries
-    ),
-    taken_back AS (
-        UPDATE deliveries SET retried_at = clock_timestamp() FROM sent
-         WHERE deliveries.id = sent.id
-        RETURNING deliveries.token, deliveries.account, deliveries.batch, deliveries.fence, deliveries.action,
-                  deliveries.attempt, deliveries.message_id, deliveries.queue, deliveries.priority, sent.kind
-    ),
-    -- A mail whose answer never came, and that SES has rejected in each of its calls of which that is so.
-    waiting AS MATERIALIZED (
-        SELECT jobs.token
-          FROM said
-         CROSS JOIN LATERAL (
-               SELECT token FROM jobs WHERE jobs.token = said.token LIMIT 1 FOR UPDATE SKIP LOCKED) AS jobs
-         WHERE said.kind = 'reject' AND said.token NOT IN (SELECT token FROM taken_back)
-           AND EXISTS (SELECT FROM deliveries WHERE token = said.token AND fence = said.fence AND outcome = 'unconfirmed')
-           AND NOT EXISTS (
-               SELECT FROM deliveries
-                WHERE token = said.token AND outcome = 'unconfirmed'
-                  AND NOT EXISTS (
-                      SELECT FROM events AS told
-                       WHERE told.token = said.token AND told.fence = deliveries.fence AND told.kind = 'reject'))
-           AND NOT EXISTS (
-               SELECT FROM deliveries WHERE token = said.token AND outcome = 'sent' AND NOT never_out(message_id))
-    ),
-    ended AS (
-        DELETE FROM jobs WHERE token IN (SELECT token FROM waiting)
-        RETURNING token, action, attempt
-    ),
-    again AS (
-        INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
-        SELECT taken_back.token, clock_timestamp(), taken_back.action,
-               coalesce(taken_back.priority, actions.priority, 1), taken_back.attempt + 1,
-               coalesce(taken_back.queue, take_back.queue)
-          FROM taken_back
-          LEFT JOIN actions ON actions.name = taken_back.action
-         WHERE taken_back.kind = 'rendering_failure' AND taken_back.attempt + 1 < take_back.max_attempts
-        ON CONFLICT (token) DO NOTHING
-        RETURNING token
-    ),
-    logged AS (
-        INSERT INTO deliveries (token, account, batch, fence, action, outcome, attempt, message_id, error_code, error)
-        SELECT token, account, batch, fence, action,
-               CASE kind WHEN 'reject' THEN 'rejected' ELSE 'failed' END::delivery_outcome, attempt, message_id,
-               CASE kind WHEN 'reject' THEN 'Reject' ELSE 'RenderingFailure' END,
-               CASE kind WHEN 'reject' THEN 'SES rejected what is in it' ELSE 'no attempt is left' END
-          FROM taken_back
-         WHERE kind = 'reject' OR attempt + 1 >= take_back.max_attempts
-        UNION ALL
-        SELECT ended.token, tokens.account, NULL, rejected.fence, ended.action, 'rejected', ended.attempt, rejected.message_id,
-               'Reject', 'SES rejected what is in it'
-          FROM ended
-          JOIN (SELECT DISTINCT ON (token) token, fence, message_id FROM said WHERE kind = 'reject'
-                 ORDER BY token, message_id) AS rejected USING (token)  -- one of its calls: it ends once
-          LEFT JOIN tokens ON tokens.id = ended.token
-        RETURNING token, action, outcome, error_code
-    ),
-    paused AS (
-        INSERT INTO pauses (scope, code, reason)
-        SELECT DISTINCT ON (kinds.action) kinds.action, 'RenderingFailure',
-               'SES accepts mails of this template and cannot render them: repair it, then mailroom resume'
-          FROM pending
-         CROSS JOIN LATERAL (
-               SELECT CAST(action AS text) AS action, created_at AS sent_at FROM deliveries
-                WHERE token = pending.token AND fence = pending.fence
-                UNION ALL
-               SELECT CAST(action AS text), claimed_at FROM batches
-                WHERE id > (SELECT batches_newest())  -- of an older one the next look tells, once it was rescued
-                  AND fence = pending.fence AND pending.token = ANY (tokens)
-                LIMIT 1) AS kinds
-         WHERE pending.kind = 'rendering_failure'
-           AND NOT EXISTS (  -- sent and heard of before that; or before the clock was set back, which comes to the same
-               SELECT FROM resumptions
-                WHERE scope = kinds.action
-                  AND (resumed_at > least(kinds.sent_at, pending.absorbed_at)
-                       OR least(kinds.sent_at, pending.absorbed_at) > clock_timestamp()))
-         ORDER BY kinds.action
-        ON CONFLICT (scope) DO UPDATE SET code = excluded.code, reason = excluded.reason, probe_at = NULL
-            WHERE pauses.probe_at IS NOT NULL
-    ),
-    -- Done with, where its token neither waits nor is in flight, and that was so for longer than any statement takes: one
-    -- that began before the event was there may still write an acceptance of the message.
-    in_flight AS MATERIALIZED (
-        SELECT unnest(tokens) AS token FROM batches
-    ),
-    looked AS (
-        UPDATE events
-           SET look_at = CASE
-                   WHEN pending.token IS NOT NULL AND pending.absorbed_at < clock_timestamp() - interval '1 hour'
-                        AND pending.token NOT IN (SELECT token FROM taken_back)
-                        AND NOT EXISTS (SELECT FROM jobs WHERE token = pending.token)
-                        AND NOT EXISTS (SELECT FROM in_flight WHERE in_flight.token = pending.token)
-                        AND NOT EXISTS (
-                            SELECT FROM deliveries
-                             WHERE token = pending.token AND message_id = pending.message_id
-                               AND outcome = 'sent' AND NOT late AND retried_at IS NULL) THEN NULL
-                   WHEN pending.token IS NULL AND pending.absorbed_at < clock_timestamp() - interval '7 days' THEN NULL
-                   ELSE clock_timestamp()
-                        + CASE WHEN isfinite(pending.absorbed_at)
-                               THEN greatest(interval '5 seconds', (clock_timestamp() - pending.absorbed_at) / 2)
-                               ELSE interval '1 day' END END
-          FROM pending
-         WHERE events.message_id = pending.message_id AND events.kind = pending.kind AND events.at = pending.at
-    )
-    SELECT again.token, CAST(taken_back.action AS text), CAST(taken_back.kind AS text), CAST(NULL AS text)
-      FROM again JOIN taken_back USING (token)
-     UNION ALL
-    SELECT token, CAST(action AS text), CASE error_code WHEN 'Reject' THEN 'reject' ELSE 'rendering_failure' END,
-           CAST(outcome AS text)
-      FROM logged;
+    SELECT array_agg(message_id), array_agg(kind), array_agg(at)
+      INTO message_ids, kinds, moments
+      FROM (SELECT message_id, CAST(kind AS text) AS kind, at
+              FROM events
+             WHERE look_at <= now() AND kind IN ('rendering_failure', 'reject')
+             ORDER BY look_at
+             LIMIT take_back.most
+               FOR UPDATE SKIP LOCKED) AS pending;
+
+    -- First, and whatever comes of the rest: each further mail would be lost.
+    INSERT INTO pauses (scope, code, reason)
+    SELECT DISTINCT ON (kinds.action) kinds.action, 'RenderingFailure',
+           'SES accepts mails of this template and cannot render them: repair it, then mailroom resume'
+      FROM unnest(variables.message_ids, variables.kinds, variables.moments) AS key (message_id, kind, at)
+     CROSS JOIN LATERAL (
+           SELECT token, fence, absorbed_at
+             FROM events
+            WHERE events.message_id = key.message_id AND events.kind = 'rendering_failure' AND events.at = key.at
+            LIMIT 1) AS pending
+     CROSS JOIN LATERAL (
+           SELECT CAST(action AS text) AS action, created_at AS sent_at FROM deliveries
+            WHERE token = pending.token AND fence = pending.fence
+            UNION ALL
+           SELECT CAST(action AS text), claimed_at FROM batches
+            WHERE id > (SELECT batches_newest())  -- of an older one the next look tells, once it was rescued
+              AND fence = pending.fence AND pending.token = ANY (tokens)
+            LIMIT 1) AS kinds
+     WHERE key.kind = 'rendering_failure'
+       AND NOT EXISTS (  -- sent and heard of before that; or before the clock was set back, which comes to the same
+           SELECT FROM resumptions
+            WHERE scope = kinds.action
+              AND (resumed_at > least(kinds.sent_at, pending.absorbed_at)
+                   OR least(kinds.sent_at, pending.absorbed_at) > clock_timestamp()))
+     ORDER BY kinds.action
+    ON CONFLICT (scope) DO UPDATE SET code = excluded.code, reason = excluded.reason, probe_at = NULL
+        WHERE pauses.probe_at IS NOT NULL;
+
+    IF message_ids IS NOT NULL THEN
+        RETURN QUERY SELECT * FROM take_back_mails(message_ids, kinds, moments, max_attempts, queue);
+    END IF;
 END $$;
