@@ -1,4 +1,4 @@
-"""The connections to SES: interim answers are passed over, each answer has an end, and what is given up is cut off.
+"""The connections to SES and SQS: interim answers are passed over, each answer has an end, what is given up is cut off.
 
 None is used again after a rest: nobody can tell whether it still leads anywhere.
 """
@@ -23,6 +23,7 @@ from botocore.awsrequest import (
 
 if TYPE_CHECKING:
     from mypy_boto3_sesv2 import SESV2Client
+    from mypy_boto3_sqs import SQSClient
 
 # More interim answers (102, 103) before one answer make no sense.
 _MOST_INTERIM: Final = 100
@@ -48,7 +49,9 @@ _REFUSALS: Final = {
 class Hold:
     """Knows the connection that a call is on. Whoever waits for the call no more may cut that off."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_answer: int = MAX_ANSWER_BYTES) -> None:
+        """`max_answer`: how many bytes may come on the connection for one answer."""
+        self.max_answer = max_answer
         self._cut: Callable[[Hold], None] | None = None
 
     def is_on(self, cut: "Callable[[Hold], None]") -> None:
@@ -75,12 +78,12 @@ class _EndlessError(OSError):
 
 
 class _Bounded(io.RawIOBase):
-    """What comes on a connection, up to MAX_ANSWER_BYTES; then OSError."""
+    """What comes on a connection, up to so many bytes; then OSError."""
 
-    def __init__(self, raw: Any) -> None:
+    def __init__(self, raw: Any, most: int) -> None:
         super().__init__()
         self._raw = raw
-        self._left = MAX_ANSWER_BYTES
+        self._left = most
 
     def readable(self) -> bool:
         return True
@@ -107,7 +110,9 @@ class _Response(HTTPResponse):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.fp: io.BufferedReader = io.BufferedReader(_Bounded(self.fp.detach()))
+        hold = holding.get(None)
+        most = MAX_ANSWER_BYTES if hold is None else hold.max_answer
+        self.fp: io.BufferedReader = io.BufferedReader(_Bounded(self.fp.detach(), most))
 
     def begin(self) -> None:
         super().begin()
@@ -224,7 +229,8 @@ class _SecurePool(_Kept, AWSHTTPSConnectionPool):
     ConnectionCls = _SecureConnection
 
 
-def use(client: "SESV2Client") -> None:
+def use(client: "SESV2Client | SQSClient") -> None:
     """Have a client make such connections from now on."""
-    session: Any = client._endpoint.http_session  # type: ignore[attr-defined]  # botocore has no other way
+    made: Any = client
+    session = made._endpoint.http_session  # botocore has no other way
     session._pool_classes_by_scheme.update(http=_Pool, https=_SecurePool)

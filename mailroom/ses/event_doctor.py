@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from mailroom.finding import Finding, failed, ok, warning
 from mailroom.ses import classify, network
 from mailroom.ses.account import MAX_ANSWER
+from mailroom.ses.event_queue import MAX_ANSWER_BYTES
 
 if TYPE_CHECKING:
     from mypy_boto3_sesv2 import SESV2Client
@@ -43,7 +44,7 @@ def examine_events(ses: "SESV2Client", sqs: "SQSClient", *, config_set: str, url
 def _checked(name: str, permission: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
     """Make a check, or say what keeps it from being made."""
     try:
-        return network.with_deadline(lambda: list(check()), within=MAX_ANSWER)
+        return network.with_deadline(lambda: list(check()), within=MAX_ANSWER, max_answer=MAX_ANSWER_BYTES)
     except network.FailedError as error:
         if error.code in _GONE:
             return [failed(name, "does not exist", "docs/feedback.md makes it; or unset MAILROOM_EVENTS_QUEUE_URL")]

@@ -13,7 +13,7 @@ from mailroom.errors import FeedError
 from mailroom.event import Unreadable
 from mailroom.mail.event_source import MAX_WAIT, Received
 from mailroom.mail.transport import CONNECT_TIMEOUT
-from mailroom.ses import classify
+from mailroom.ses import classify, connection, network
 from mailroom.ses.client import Clients, made, user_agent
 from mailroom.ses.event import read
 
@@ -29,6 +29,11 @@ MAX_MESSAGES: Final = 10
 HIDDEN: Final = timedelta(seconds=30)
 # The same for a message that is kept, from then on: longer than it may take to keep it again.
 KEPT: Final = timedelta(seconds=45)
+# So long a call may take, whatever it hangs in: botocore's time-outs are for each step, and an answer may come byte by
+# byte. After that, others have what was received.
+MAX_CALL: Final = timedelta(seconds=30)
+# Ten messages of a mebibyte, written as JSON.
+MAX_ANSWER_BYTES: Final = 32 << 20
 # SQS answers a long poll when its wait is over. Whoever gives up before that loses what comes meanwhile.
 _MORE_THAN_WAIT: Final = timedelta(seconds=8)
 _ATTEMPTS: Final = 3
@@ -61,11 +66,13 @@ def connect_to_queue(
         tcp_keepalive=True,
         parameter_validation=False,
     )
-    return made(
+    client = made(
         lambda session: session.client("sqs", config=config, endpoint_url=endpoint),
         "SQS",
         region=region_of(url) or region,
     )
+    connection.use(client)
+    return client
 
 
 class EventQueue:
@@ -80,14 +87,16 @@ class EventQueue:
         *,
         renew: "Callable[[], SQSClient] | None" = None,
         hidden: timedelta = HIDDEN,
+        within: timedelta = MAX_CALL,
     ) -> None:
         """`renew` makes another client for when SQS refuses the first, or does not answer; None: it stays for ever.
 
-        `hidden` is in whole seconds.
+        `hidden` is in whole seconds. `within` is how long a call may take.
         """
         self._clients = Clients(client, renew, of="SQS")
         self._url = url
         self._hidden = hidden
+        self._within = within
 
     def receive(self, *, wait: timedelta) -> Sequence[Received]:
         """See `EventSource.receive`; whole seconds, and one at least: a short poll may find nothing that is there."""
@@ -128,7 +137,7 @@ class EventQueue:
     def _asked(self, question: Callable[[], T]) -> T:
         """Put a question; where there is no answer to it, the next is put with what is outside then."""
         try:
-            return _asked(question)
+            return _asked(question, within=self._within)
         except FeedError:
             self._clients.doubt()
             raise
@@ -151,10 +160,13 @@ def _entries(messages: Sequence[Received], **more: int) -> list[dict[str, Any]]:
     return [{"Id": str(place), "ReceiptHandle": each.handle, **more} for place, each in enumerate(messages)]
 
 
-def _asked(question: Callable[[], T]) -> T:
+def _asked(question: Callable[[], T], *, within: timedelta) -> T:
     """Put a question to SQS. Raises FeedError with the code of the refusal, or of what went wrong on the way."""
     try:
-        return question()
+        try:
+            return network.with_deadline(question, within=within, max_answer=MAX_ANSWER_BYTES)
+        except network.FailedError as failed:
+            raise failed.cause from None
     except ClientError as error:
         raise FeedError(classify.error_code(error.response)) from error
     except (BotoCoreError, HTTPClientError) as error:

@@ -181,14 +181,14 @@ def asked(question: Callable[[], T], *, within: timedelta) -> T:
     return with_deadline(lambda: attempts(question), within=within)
 
 
-def with_deadline(call: Callable[[], T], *, within: timedelta) -> T:
-    """Make a call in a thread of its own, and in that time. Raises FailedError alone.
+def with_deadline(call: Callable[[], T], *, within: timedelta, max_answer: int = connection.MAX_ANSWER_BYTES) -> T:
+    """Make a call in a thread of its own, and in that time; read no more bytes of an answer. Raises FailedError alone.
 
     One that does not end in time is cut off, if its client is guarded, and it is on a connection. Else it is left to
     itself: nothing ends a look-up of a name, or a program that gives credentials.
     """
     answer: Future[T] = Future()
-    hold = connection.Hold()
+    hold = connection.Hold(max_answer=max_answer)
 
     def run() -> None:
         connection.holding.set(hold)

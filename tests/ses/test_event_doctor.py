@@ -119,6 +119,16 @@ def test_looking_takes_nothing_away(client: SESV2Client, endpoint: str) -> None:
     assert len(queue.source().receive(wait=sqs.SECOND)) == 1
 
 
+def test_an_event_of_a_mebibyte_is_looked_at(connect: Connect) -> None:
+    """As SQS writes it, it is longer than any answer of SES."""
+    message = {"Body": '"' * 2**20, "Attributes": {"SentTimestamp": "1767323045000"}}
+    with listening(answering(200, json.dumps({"Messages": [message]}).encode())) as (port, _):
+        url = f"http://127.0.0.1:{port}"
+        queue = ses.connect_to_queue(f"{url}/1/q", region="eu-west-1", connections=1, endpoint=url)
+        found = ses.examine_events(connect(url), queue, config_set="default", url=f"{url}/1/q")
+    assert "an event has waited for" in " ".join(each.message for each in found)
+
+
 def test_a_queue_that_is_not_there_is_told(client: SESV2Client, endpoint: str) -> None:
     queue = sqs.Queue(endpoint)
     queue.client.delete_queue(QueueUrl=queue.url)

@@ -1,5 +1,6 @@
 """The queue of events, on an SQS that is not ours (moto), and where only a raw socket misbehaves well enough."""
 
+import contextlib
 import json
 import socket
 import time
@@ -120,11 +121,46 @@ def answering(status: int, body: bytes, kind: str = "application/x-amz-json-1.0"
     return serve
 
 
-def source_at(port: int) -> EventQueue:
+def source_at(port: int, **how: Any) -> EventQueue:
     url = f"http://127.0.0.1:{port}/123456789012/events"
-    return EventQueue(
-        ses.connect_to_queue(url, region="eu-west-1", connections=1, endpoint=url[: url.index("/1", 8)]), url
-    )
+    client = ses.connect_to_queue(url, region="eu-west-1", connections=1, endpoint=url[: url.index("/1", 8)])
+    return EventQueue(client, url, **how)
+
+
+def dripping(connection: socket.socket) -> bytes:
+    """Answer byte by byte, for long; return whether anybody read that to its end."""
+    began = time.monotonic()
+    whole(connection)
+    with contextlib.suppress(OSError):
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        while time.monotonic() - began < 20:
+            connection.sendall(b" ")
+            time.sleep(0.05)
+        return b"read on"
+    return b"closed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["receive", "remove", "keep"])
+def test_an_answer_that_comes_byte_by_byte_is_given_up_and_its_connection_closed(what: str) -> None:
+    """One such answer must not be all that a worker ever hears of its mails."""
+    received = [Received("x", "h", Unreadable())]
+    with listening(dripping) as (port, seen):
+        source = source_at(port, within=SECOND)
+        ask: dict[str, Callable[[], object]] = {
+            "receive": lambda: source.receive(wait=SECOND),
+            "remove": lambda: source.remove(received),
+            "keep": lambda: source.keep(received),
+        }
+        with pytest.raises(FeedError, match="CallTimeoutError"):
+            ask[what]()
+        eventually(lambda: seen == [b"closed"], "nobody reads on")
+
+
+def test_an_answer_with_ten_messages_of_a_mebibyte_is_read() -> None:
+    messages = [{"MessageId": str(n), "ReceiptHandle": "h", "Body": "x" * 2**20} for n in range(10)]
+    with listening(answering(200, json.dumps({"Messages": messages}).encode())) as (port, _):
+        assert len(source_at(port).receive(wait=SECOND)) == 10
 
 
 DENIED = b'{"__type": "com.amazonaws.sqs#AccessDeniedException", "message": "ada@example.com may not"}'
