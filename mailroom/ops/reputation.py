@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from mailroom.db import functions
 from mailroom.job import Priority
+from mailroom.queue.feed import SILENCE
 from mailroom.queue.lanes import priority_scope
 
 log = logging.getLogger(__name__)
@@ -47,12 +48,16 @@ def read(connection: Connection) -> dict[str, Reputation]:
 
 
 def review(connection: Connection) -> None:
-    """Pause mails by priority where too many bounce or are complained of, and resume them where that is over."""
+    """Pause mails by priority where too many bounce or are complained of, and resume them where that is over.
+
+    While nobody tells of bounces none is resumed.
+    """
     binds = {
         "scopes": [priority_scope(priority) for priority in LINES],
         "bounce_lines": [bounces for bounces, _ in LINES.values()],
         "complaint_lines": [complaints for _, complaints in LINES.values()],
         "min_mails": MIN_MAILS,
+        "silence": SILENCE,
     }
     for row in functions.call(connection, "reputation_review", binds):
         if row.began:

@@ -1,17 +1,19 @@
 -- Pause what is not urgent while too many mails bounce, or are complained of: before AWS stops the whole account.
 --
 -- Arguments: a row for each scope, in arrays: scopes; bounce_lines and complaint_lines (shares of the mails, from which on
--- the scope is paused); and min_mails (with fewer mails nothing is said: one bounce of ten proves nothing).
+-- the scope is paused); min_mails (with fewer mails nothing is said: one bounce of ten proves nothing); and silence, as
+-- feed_state has it.
 --
 -- Each of the two periods of reputation counts. After a person has ended the pause of a scope, only later mails do. A single
 -- complaint pauses nothing. The pause ends when the shares are below the lines again, or when a person ends it; one that a
--- person has made is left alone.
+-- person has made is left alone. While nothing is heard of mails that went out nobody knows the shares, and none ends.
 --
 -- Returns a row for each pause that began or ended: its scope, code and reason, and whether it began.
 --
 -- Locks: resumptions of the future, skipping what others hold; then pauses in the order of the scopes, waiting for who holds them.
 CREATE OR REPLACE FUNCTION mailroom.reputation_review(
-    scopes text[], bounce_lines numeric[], complaint_lines numeric[], min_mails integer
+    scopes text[], bounce_lines numeric[], complaint_lines numeric[], min_mails integer,
+    silence interval DEFAULT '10 minutes'
 )
     RETURNS TABLE (
         scope text, code text, reason text, began boolean
@@ -21,11 +23,13 @@ CREATE OR REPLACE FUNCTION mailroom.reputation_review(
     SET row_security = off SET enable_bitmapscan = off SET join_collapse_limit = 1 AS $$
 #variable_conflict use_column
 DECLARE
-    worst record;
+    worst     record;
+    is_silent boolean;
 BEGIN
     IF (SELECT polled_at FROM feed) IS NULL THEN  -- nobody hears of a bounce
         RETURN;
     END IF;
+    is_silent := (SELECT silent FROM feed_state(reputation_review.silence));
     UPDATE resumptions SET resumed_at = clock_timestamp()  -- it lies ahead: the clock was set back
      WHERE resumptions.scope = ANY (ARRAY(
            SELECT later.scope FROM resumptions AS later WHERE resumed_at > clock_timestamp() FOR UPDATE SKIP LOCKED));
@@ -54,7 +58,7 @@ BEGIN
                 LIMIT 1) AS over ON true
          ORDER BY line.scope
     LOOP
-        CONTINUE WHEN worst.period IS NULL AND NOT worst.is_known;  -- no rate is not a rate that is back
+        CONTINUE WHEN worst.period IS NULL AND (is_silent OR NOT worst.is_known);  -- no rate is not a rate that is back
         IF worst.period IS NULL THEN
             RETURN QUERY
             DELETE FROM pauses

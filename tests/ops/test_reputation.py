@@ -153,6 +153,23 @@ def test_it_ends_by_itself_when_the_rate_is_lower(conn: Connection) -> None:
     assert paused(conn) == {}
 
 
+def test_a_feed_that_is_silent_ends_no_pause_and_one_that_is_heard_again_does(conn: Connection) -> None:
+    """Where nobody tells of bounces there seem to be none."""
+    came_back(conn, 100, BOUNCED, newest=went_out(conn, 1_000, ago="30 minutes"), ago="29 minutes")
+    assert paused(conn) == {BULK: "BounceRate", NORMAL: "BounceRate"}
+    conn.execute(text("UPDATE feed SET polled_at = now(), heard_at = now() - interval '25 minutes'"))
+    went_out(conn, 3_000, ago="20 minutes")
+    assert paused(conn) == {BULK: "BounceRate", NORMAL: "BounceRate"}
+    conn.execute(text("UPDATE feed SET heard_at = now()"))
+    assert paused(conn) == {}
+
+
+def test_a_feed_that_is_silent_keeps_nothing_from_being_paused(conn: Connection) -> None:
+    came_back(conn, 100, BOUNCED, newest=went_out(conn, 1_000, ago="30 minutes"), ago="29 minutes")
+    conn.execute(text("UPDATE feed SET heard_at = now() - interval '40 minutes'"))
+    assert paused(conn) == {BULK: "BounceRate", NORMAL: "BounceRate"}
+
+
 def test_what_a_person_ended_begins_again_only_for_later_mails_and_a_thousand_of_them(conn: Connection) -> None:
     came_back(conn, 60, BOUNCED, newest=went_out(conn, 1000, ago="1 hour"))
     assert paused(conn).keys() == {BULK}
