@@ -6,6 +6,8 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random
+
 from mailroom.errors import TransportError
 from mailroom.ses import classify, network
 from mailroom.ses.account import MAX_ANSWER
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DENIALS: Final = classify.DENIALS
+# SES takes one such call a second, and botocore tries again sooner: so often it is asked anew.
+MAX_TURNS: Final = 5
 _MISSING: Final = "NotFoundException"
 
 
@@ -59,9 +63,19 @@ def _read(answer: Any) -> Listed:
 
 
 def _asked(question: Callable[[], T]) -> T | None:
+    turns = Retrying(
+        retry=retry_if_exception(_is_throttled),
+        wait=wait_random(1, 2),
+        stop=stop_after_attempt(MAX_TURNS),
+        reraise=True,
+    )
     try:
-        return network.asked(question, within=MAX_ANSWER)
+        return turns(lambda: network.asked(question, within=MAX_ANSWER))
     except network.FailedError as error:
         if error.code == _MISSING:
             return None
         raise TransportError(error.code) from error.cause
+
+
+def _is_throttled(error: BaseException) -> bool:
+    return isinstance(error, network.FailedError) and error.code in classify.THROTTLES

@@ -64,3 +64,20 @@ def test_a_refusal_is_told_by_its_code(simulator: Simulator, client: "SESV2Clien
         suppression_list.find(client, "ada@example.com")
     with pytest.raises(TransportError, match=code):
         suppression_list.remove(client, "ada@example.com")
+
+
+@pytest.mark.slow
+def test_a_list_that_is_asked_too_often_is_asked_again(simulator: Simulator, client: "SESV2Client") -> None:
+    """SES takes one such call a second, and a list of addresses must come to its end."""
+    simulator.suppression.put(Suppressed("ada@example.com", "BOUNCE"))
+    for operation in ("GetSuppressedDestination", "DeleteSuppressedDestination"):
+        simulator.faults.add(Fault(operation=operation, error="TooManyRequestsException", times=7))
+    assert suppression_list.find(client, "ada@example.com") is not None
+    assert suppression_list.remove(client, "ada@example.com")
+
+
+@pytest.mark.slow
+def test_a_list_that_is_never_answered_is_told_in_the_end(simulator: Simulator, client: "SESV2Client") -> None:
+    simulator.faults.add(Fault(error="TooManyRequestsException", times=None))
+    with pytest.raises(TransportError, match="TooManyRequestsException"):
+        suppression_list.remove(client, "ada@example.com")
