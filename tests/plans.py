@@ -93,6 +93,10 @@ class Plan:
         return self._names.get(relations[number - 1].number("relid"), "")
 
 
+# What a function leaves to another one, of which it may be called again with less.
+PARTS = {"late_acceptances": "late_acceptances_apply", "prune": "prune_tokens", "take_back": "take_back_mails"}
+
+
 class Printed:
     """The last plans of each function, by statement, on one connection: there they stay until they are made anew."""
 
@@ -103,7 +107,8 @@ class Printed:
         driver.execute(PRINTING)
 
     def of(self, function: str) -> Plan:
-        return Plan(self._plans[function], dict(self._driver.execute(NAMES).fetchall()))
+        printed = self._plans[function] | self._plans.get(PARTS.get(function, ""), {})
+        return Plan(printed, dict(self._driver.execute(NAMES).fetchall()))
 
     def all(self, names: dict[int, str]) -> dict[str, Plan]:
         """The plans of each function so far, whether the connection is open or not."""

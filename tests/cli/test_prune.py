@@ -58,7 +58,7 @@ def test_what_was_deleted_before_the_database_did_no_more_is_told(
     execute(
         engine,
         "CREATE TABLE kept (token bigint REFERENCES tokens)",
-        "INSERT INTO kept SELECT token FROM deliveries ORDER BY id OFFSET 7 LIMIT 1",
+        "INSERT INTO kept SELECT token FROM deliveries ORDER BY id OFFSET 5 LIMIT 5",
     )
     ended = here("prune", "--older-than", "90d", env=env)
     assert (ended.code, ended.out) == (1, "deleted 5 deliveries and 5 tokens\n")

@@ -47,6 +47,34 @@ def test_a_token_that_cannot_be_deleted_keeps_its_history_and_is_not_mailed_agai
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("deferred", ["", "DEFERRABLE INITIALLY DEFERRED"])
+def test_a_token_that_a_table_of_the_applications_needs_stays_and_the_others_go(
+    engine: Engine, connection: Connection, deferred: str
+) -> None:
+    tokens = mail(connection, 9)
+    age(connection, 100)
+    connection.execute(text(f"CREATE TABLE invitations (token bigint REFERENCES tokens {deferred})"))
+    connection.execute(text("INSERT INTO invitations VALUES (:token)"), {"token": tokens[4]})
+    assert prune(engine) == (8, 8)
+    assert [row.id for row in rows(connection, "SELECT id FROM tokens")] == [tokens[4]]
+    assert misplaced(connection) == []
+    with pytest.raises(DBAPIError, match="invitations"):
+        prune(engine)
+
+
+def test_where_most_tokens_are_needed_the_others_go_bit_by_bit(engine: Engine, connection: Connection) -> None:
+    mail(connection, 50)
+    mail(connection, 50, prefix="more")
+    age(connection, 100)
+    connection.execute(text("CREATE TABLE invitations (token bigint REFERENCES tokens)"))
+    connection.execute(text("INSERT INTO invitations SELECT id FROM tokens WHERE id % 10 <> 0"))
+    forgotten: list[int] = []
+    with pytest.raises(DBAPIError, match="invitations"):
+        forgotten.extend(prune(engine)[1] for _ in range(11))  # each time some, or it fails
+    assert 0 < sum(forgotten) <= 10
+    assert misplaced(connection) == []
+
+
 def test_whoever_holds_the_lock_of_reconcile_keeps_it_no_longer_than_a_moment(
     engine: Engine, connection: Connection
 ) -> None:
