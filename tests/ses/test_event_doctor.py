@@ -125,7 +125,7 @@ def test_an_event_of_a_mebibyte_is_looked_at(connect: Connect) -> None:
     with listening(answering(200, json.dumps({"Messages": [message]}).encode())) as (port, _):
         url = f"http://127.0.0.1:{port}"
         queue = ses.connect_to_queue(f"{url}/1/q", region="eu-west-1", connections=1, endpoint=url)
-        found = ses.examine_events(connect(url), queue, config_set="default", url=f"{url}/1/q")
+        found = examine_events(connect(url), queue, config_set="default", url=f"{url}/1/q")
     assert "an event has waited for" in " ".join(each.message for each in found)
 
 
