@@ -9,8 +9,7 @@ from hmac import compare_digest
 
 import django
 from django.conf import settings
-from django.core import signing
-from django.core.asgi import get_asgi_application
+from django.core import asgi, signing
 from django.db import DataError, IntegrityError, connection, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import path
@@ -77,4 +76,4 @@ ROUTES = [("", lambda _: HttpResponse(HOME)), ("sign-up", ask, {"words": SIGN_UP
 ROUTES += [("forgotten", ask, {"words": FORGOTTEN}), ("activate", link, {"action": "activation"})]
 urlpatterns = [path(*route) for route in [*ROUTES, ("recover", link, {"action": "password_recovery"})]]
 mail = window.application(connect_engine(URL, pool_size=3, writes=False), may=may, names=HOSTS)
-application = Router(routes=[Mount("/mail", mail)], default=get_asgi_application())
+application = Router(routes=[Mount("/mail", mail)], default=asgi.get_asgi_application())

@@ -25,8 +25,7 @@ HOME = "".join(ASK.format(f"/{action}", field, action) for action, field in PAGE
 LINK = "<form method=post>Code, if the mail has one: <input name=code><button>Go on</button></form>"
 FORGOTTEN = "SELECT mailroom.request_mail(kind, reference => CAST(id AS text)) FROM users, unnest(ARRAY['activation', "
 FORGOTTEN += "'password_recovery']) AS kind WHERE mailbox = mailroom.address_key(:email)"
-engine = connect_engine(URL, pool_size=5, isolation_level="READ COMMITTED")
-with engine.begin() as connection:
+with (engine := connect_engine(URL, pool_size=5, isolation_level="READ COMMITTED")).begin() as connection:
     connection.execute(text("CREATE TABLE IF NOT EXISTS users (id serial, mailbox text UNIQUE)"))
 
 

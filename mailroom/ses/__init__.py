@@ -1,4 +1,4 @@
-"""Amazon SES: each request sent exactly once, and every answer understood. This is what a worker loads."""
+"""Amazon SES: each request sent exactly once, and every answer understood. For the commands that send, and doctor."""
 
 from mailroom.ses.account import account, connect_to_ask
 from mailroom.ses.client import connect

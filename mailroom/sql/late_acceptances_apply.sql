@@ -109,7 +109,8 @@ BEGIN
         SELECT (SELECT count(*) FROM freed) AS freed, (SELECT count(*) FROM amended) AS amended INTO counts;
         SET CONSTRAINTS ALL IMMEDIATE;  -- what is deferred would fail the commit of all
     EXCEPTION
-        WHEN lock_not_available OR transaction_rollback OR insufficient_resources THEN  -- each would meet it, and wait
+        -- Each would meet these, and wait. What is hidden (insufficient_privilege) is not what is not there.
+        WHEN lock_not_available OR transaction_rollback OR insufficient_resources OR insufficient_privilege THEN
             RAISE;
         WHEN OTHERS THEN
             IF waiting + over > 1 THEN

@@ -85,6 +85,9 @@ BEGIN
                 locked := locked + 1;
                 UPDATE events SET look_at = clock_timestamp()  -- after all others
                  WHERE address_hash = variables.hash AND kind IN ('delivery', 'bounce', 'complaint') AND look_at <= now();
+            -- What is hidden (insufficient_privilege) is not what is not there.
+            WHEN transaction_rollback OR insufficient_resources OR insufficient_privilege THEN
+                RAISE;
             WHEN OTHERS THEN  -- a trigger or a rule of the application's own, which is no reason for the others to wait
                 RAISE WARNING 'mailroom: an address is not reviewed, and its events come again: %', SQLERRM;
                 UPDATE events SET look_at = clock_timestamp() + interval '1 minute'

@@ -148,7 +148,8 @@ BEGIN
           FROM told;
         SET CONSTRAINTS ALL IMMEDIATE;  -- what is deferred would fail the commit of all
     EXCEPTION
-        WHEN lock_not_available OR transaction_rollback OR insufficient_resources THEN  -- each would meet it, and wait
+        -- Each would meet these, and wait. What is hidden (insufficient_privilege) is not what is not there.
+        WHEN lock_not_available OR transaction_rollback OR insufficient_resources OR insufficient_privilege THEN
             RAISE;
         WHEN OTHERS THEN
             IF number > 1 THEN
