@@ -22,7 +22,7 @@ test: .venv/ok   ## run the quick tests, on PostgreSQL 18: 3 minutes; TEST='test
 	$(PYTEST) -m "not slow" $(TEST)
 	$(ALONE) -m "not slow" $(TEST)
 
-test-all: .venv/ok  ## run all tests, on PostgreSQL 15 and 18 and through PgBouncer: 20 minutes; TEST=… for some of them
+test-all: .venv/ok  ## run all tests, on PostgreSQL 15 and 18 and through PgBouncer: 20 to 25 minutes; TEST=… for some of them
 	$(PYTEST) $(TEST)
 	$(ALONE) $(TEST)
 
