@@ -2,9 +2,10 @@
 --
 -- Arguments: candidates (tokens), older_than, and tries. Without any, what is refused fails.
 --
--- Returns one row: how many deliveries and tokens were deleted, and whether any was refused. A table, a trigger or a rule of the application's own may
--- need some, which must not keep the others for ever: so where any are refused, each half is tried by itself, with half of
--- the tries. Where none is left, those stay until the next time, which parts them otherwise: all of them may be needed.
+-- Returns one row: how many deliveries and tokens were deleted, and whether any was refused. A table, a trigger or a rule of
+-- the application's own may need some, which must not keep the others for ever: so where any are refused, each half is tried
+-- by itself, with half of the tries. Where none is left, those stay until the next time, which parts them otherwise: all of
+-- them may be needed.
 --
 -- Locks: deliveries by id, then tokens by id, skipping what others hold.
 --
