@@ -48,26 +48,33 @@ _OUTGROWN: Final = (
 )
 
 
-def call(connection: Connection, name: str, arguments: Mapping[str, Any] | None = None) -> CursorResult[Any]:
+def call(
+    connection: Connection, name: str, arguments: Mapping[str, Any] | None = None, *, beside: str | None = None
+) -> CursorResult[Any]:
     """Call the function in `sql/NAME.sql`, in the schema that this connection is for, and return its rows.
 
     Each argument is cast to the type that the function asks for, so that none depends on how the driver writes a value.
+    `beside` is another function, which returns nothing: the same statement calls it, with its own of the arguments.
     """
-    return connection.execute(_statement(name, schema_of(connection)), arguments)
+    return connection.execute(_statement(name, beside, schema_of(connection)), arguments)
 
 
 @cache
-def _statement(name: str, schema: str) -> TextClause | TextualSelect:
+def _statement(name: str, beside: str | None, schema: str) -> TextClause | TextualSelect:
     """Return the call, with the columns of its result: what is known of them is kept, and not made for each result."""
-    [(found, arguments)] = _SIGNATURE.findall(_source(name))
-    binds = ", ".join(f"CAST(:{argument} AS {kind})" for argument, kind in _arguments(arguments))
-    called = f"{quoted_in_text(schema)}.{found}({binds})"
-    statement = text(f"SELECT * FROM {called}")  # noqa: S608 - our own file  # nosec B608
+    others = "" if beside is None else f"{_called(beside, schema)} AS beside, "
+    statement = text(f"SELECT called.* FROM {others}{_called(name, schema)} AS called")  # noqa: S608  # nosec B608
     returned = _RESULT.search(_source(name))
     if returned is None:
         return statement
     columns: list[ColumnClause[Any]] = [column(each.split(maxsplit=1)[0]) for each in returned[1].split(",")]
     return statement.columns(*columns)
+
+
+def _called(name: str, schema: str) -> str:
+    [(found, arguments)] = _SIGNATURE.findall(_source(name))
+    binds = ", ".join(f"CAST(:{argument} AS {kind})" for argument, kind in _arguments(arguments))
+    return f"{quoted_in_text(schema)}.{found}({binds})"
 
 
 def _arguments(source: str) -> list[tuple[str, str]]:

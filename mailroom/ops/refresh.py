@@ -1,6 +1,6 @@
 """Counting for the whole fleet: one process does, and keeps what it found for all of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -51,6 +51,14 @@ def count_if_due(engine: Engine, *, fails: Callable[[str], object] = lambda _: N
     return True
 
 
+def count_with_report(engine: Engine, seen: Mapping[str, Any]) -> bool:
+    """Count as `count_if_due` does, in the statement that tells that a worker lives: `seen` are its arguments.
+
+    Raises DBAPIError where one of the two cannot be done: then neither is, and nothing is kept of the failure.
+    """
+    return _count_by(engine, minutes.STEP, seen)
+
+
 def _count(engine: Engine) -> bool:
     """Count; minutes one by one where all is cut off, for a machine that never gets so far."""
     try:
@@ -61,9 +69,11 @@ def _count(engine: Engine) -> bool:
     return _count_by(engine, timedelta(minutes=1))
 
 
-def _count_by(engine: Engine, step: timedelta) -> bool:
+def _count_by(engine: Engine, step: timedelta, seen: Mapping[str, Any] | None = None) -> bool:
     binds: dict[str, Any] = minutes.arguments(step) | counting.arguments(REACH)
     binds |= {"every": EVERY - EARLIER, "max_share": MAX_SHARE, "longest": LONGEST, "longest_due": LONGEST + EVERY}
+    binds |= {"catching_up": MAX_CATCHING_UP, **(seen or {})}
+    beside = None if seen is None else "worker_seen"
     with engine.connect() as connection, bounded(connection, ANSWER_WITHIN):
-        found = functions.call(connection, "reading_refresh", binds | {"catching_up": MAX_CATCHING_UP}).one()
+        found = functions.call(connection, "reading_refresh", binds, beside=beside).one()
     return bool(found.taken)

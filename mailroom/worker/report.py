@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from math import inf
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from mailroom.db import functions
 from mailroom.db.bounded import SOON, bounded
 from mailroom.db.engine import first_line
-from mailroom.ops.refresh import count_if_due
+from mailroom.ops.refresh import count_if_due, count_with_report
 from mailroom.queue.listener import Listener
 from mailroom.worker.sender import Sender
 from mailroom.worker.telemetry import installed_version
@@ -55,7 +55,8 @@ class Report:
         self.feeding = False
         self._engine = engine
         self._senders = senders
-        self._about = {"name": self.name, "queue": queue, "version": installed_version(), "senders": len(senders)}
+        self._about: dict[str, Any] = {"name": self.name, "queue": queue, "version": installed_version()}
+        self._about |= {"senders": len(senders)}
         self._troubles: dict[str, str] = {}
         self._seen = False
         self._due_at = float("-inf")
@@ -67,8 +68,9 @@ class Report:
         """
         if now >= self._due_at:
             self._due_at = now + EVERY.total_seconds()
-            self._try("the report of this worker", self._report)
-            self._try("the count for the fleet", self._count)
+            if any(self._troubles.values()) or not self._report_and_count():
+                self._try("the report of this worker", self._report)
+                self._try("the count for the fleet", self._count)
         return sweep_at if 0 <= sweep_at - self._due_at < MAX_LATE.total_seconds() else self._due_at
 
     def leave(self, *, reachable: bool = True) -> None:
@@ -81,17 +83,28 @@ class Report:
         except DBAPIError as error:
             log.info("that this worker has stopped is not on record: %s", first_line(error))
 
+    def _report_and_count(self) -> bool:
+        """Do both in one statement; False where that fails: apart, each can tell what is wrong with it."""
+        try:
+            count_with_report(self._engine, self._now())
+        except DBAPIError:
+            return False
+        self._seen = True
+        return True
+
     def _report(self) -> str:
-        now = {
+        with self._engine.connect() as connection, bounded(connection, SOON):
+            functions.call(connection, "worker_seen", self._now())
+        self._seen = True
+        return ""
+
+    def _now(self) -> dict[str, Any]:
+        return self._about | {
             "busy": sum(sender.is_busy for sender in self._senders),
             "listening": None if self.listener is None else self.listener.is_listening,
             "feeding": self.feeding,
             "forget_after": FORGET_AFTER,
         }
-        with self._engine.connect() as connection, bounded(connection, SOON):
-            functions.call(connection, "worker_seen", self._about | now)
-        self._seen = True
-        return ""
 
     def _count(self) -> str | None:
         failures: list[str] = []

@@ -72,6 +72,44 @@ def test_it_reports_every_fifteen_seconds(engine: Engine, connection: Connection
 
 
 @PATIENT
+def test_a_report_and_the_count_are_one_statement(engine: Engine, connection: Connection) -> None:
+    own = report(engine)
+    statements: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda _c, _cu, statement, *_: statements.append(statement))
+    for moment in (0, 15, 30):  # of all but the first it is not the turn to count
+        own.step(moment)
+    assert len(statements) == 3
+    assert [worker.name for worker in seen(connection)] == [own.name]
+    assert reading.read(connection) is not None
+
+
+@PATIENT
+def test_after_a_failure_the_two_are_apart_until_both_are_well(
+    engine: Engine, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever cannot count is seen all the same, and does not try both ways each time."""
+    connection.execute(text("ALTER FUNCTION reading_lanes RENAME TO gone"))
+    own = report(engine)
+    own.step(0)
+    first = rows(connection, "SELECT seen_at FROM workers")
+    statements: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda _c, _cu, statement, *_: statements.append(statement))
+    connection.execute(text("UPDATE readings SET due_at = now()"))
+    own.step(15)
+    assert rows(connection, "SELECT seen_at FROM workers") > first
+    assert [sum(name in one for one in statements) for name in (".worker_seen(", ".reading_refresh(")] == [1, 1]
+    assert [record.message for record in caplog.records] == [
+        "the count for the fleet failed, trying again: UndefinedFunction"
+    ]
+    connection.execute(text("ALTER FUNCTION gone RENAME TO reading_lanes"))
+    connection.execute(text("UPDATE readings SET due_at = now()"))
+    own.step(30)
+    statements.clear()
+    own.step(45)
+    assert len(statements) == 1
+
+
+@PATIENT
 @pytest.mark.parametrize(("sweep_at", "due_at"), [(115.0, 115.0), (115.9, 115.9), (116.0, 115.0), (114.9, 115.0)])
 def test_it_waits_for_a_sweep_that_comes_a_moment_later(engine: Engine, sweep_at: float, due_at: float) -> None:
     """Who looks for work need not look once more for it."""
