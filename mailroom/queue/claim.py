@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import takewhile
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+from uuid import UUID
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from mailroom.db import functions
 from mailroom.db.literals import numbers_literal
@@ -54,6 +55,37 @@ class Claim:
 NOTHING: Final = Claim((), ())
 
 
+class ClaimedRow(NamedTuple):
+    """A row of `sql/claim.sql`, in the order of its columns. Its names are found far sooner than those of SQLAlchemy's.
+
+    `batch` is there in the first row of each batch, and from `fence` to `has_code` what is said of it.
+    """
+
+    batch: int | None
+    fence: UUID
+    template: str
+    path: str
+    number: int
+    has_code: bool
+    token: int
+    due_at: datetime
+    priority: int
+    action: str
+    attempt: int
+    account: int
+    email: str
+    login: str
+    data: str | None
+    secret: bytes
+    code: str
+    resend: bool
+    outcome: str | None
+    error_code: str
+    busy: bool
+    surplus: bool
+    others: bool
+
+
 def claim(
     connection: Connection,
     limits: Limits,
@@ -82,7 +114,7 @@ def claim(
     ranks = numbers_literal(lanes.rank(lane).value for lane in lanes.all)
     binds |= _as_binds(limits, lanes.all, seen) | {"ranks": ranks, "scan_limit": max(scans, default=jobs)}
     binds["slack"] = floors.slack
-    rows = functions.call(connection, "claim", binds).all()
+    rows = [ClaimedRow._make(row) for row in functions.call(connection, "claim", binds).all()]
     if not rows:
         return NOTHING
     lane = (Priority(rows[0].priority), rows[0].action)
@@ -107,7 +139,7 @@ def _as_binds(limits: Limits, lanes: Sequence[Lane], floors: dict[Lane, Position
     }
 
 
-def _end(rows: Sequence[Row[Any]]) -> Position:
+def _end(rows: Sequence[ClaimedRow]) -> Position:
     """Where a claim ended: at its last job, or before the first that went back and is due as it was."""
     kept = list(takewhile(lambda row: not row.surplus, rows))
     if not kept:
@@ -115,17 +147,17 @@ def _end(rows: Sequence[Row[Any]]) -> Position:
     return Position(kept[-1].due_at, kept[-1].token)
 
 
-def _claimed(rows: Sequence[Row[Any]], lane: Lane, known: Action) -> Claim:
+def _claimed(rows: Sequence[ClaimedRow], lane: Lane, known: Action) -> Claim:
     priority, name = lane
     finished = [Finished(row.token, name, row.outcome, row.error_code) for row in rows if row.outcome is not None]
-    batches: list[tuple[Row[Any], list[Row[Any]]]] = []
+    batches: list[tuple[int, ClaimedRow, list[ClaimedRow]]] = []
     for row in rows:
         if row.batch is not None:
-            batches.append((row, []))
+            batches.append((row.batch, row, []))
         if row.outcome is None and not row.busy and not row.surplus:
-            batches[-1][1].append(row)
+            batches[-1][2].append(row)
     opened = []
-    for first, mailed in batches:
+    for batch, first, mailed in batches:
         action = Action(
             name,
             number=first.number,
@@ -136,10 +168,10 @@ def _claimed(rows: Sequence[Row[Any]], lane: Lane, known: Action) -> Claim:
             reply_to=known.reply_to,
         )
         jobs = tuple(_job(row, action) for row in mailed)
-        opened.append(Batch(first.batch, first.fence, action, priority, jobs, first.due_at))
+        opened.append(Batch(batch, first.fence, action, priority, jobs, first.due_at))
     return Claim(tuple(opened), tuple(finished), lane, sum(row.busy for row in rows), rows[0].others)
 
 
-def _job(r: Row[Any], action: Action) -> Job:
+def _job(r: ClaimedRow, action: Action) -> Job:
     who = (r.token, r.account, action, r.attempt, r.email, r.login)
     return Job(*who, bytes(r.secret), r.code, r.resend, r.data, r.due_at)

@@ -52,34 +52,48 @@ def retry_delay(attempt: int, *, jitter: float) -> timedelta:
     return min(FIRST_DELAY * 2.0 ** min(attempt, 16), MAX_DELAY) * (1 - jitter)
 
 
-def judge(outcome: Outcome, *, attempt: int, jitter: float, resend_after: timedelta | None = GRACE) -> Verdict:
+def judge(
+    outcome: Outcome,
+    *,
+    attempt: int,
+    jitter: float,
+    resend_after: timedelta | None = GRACE,
+    call_ms: int | None = None,
+) -> Verdict:
     """Decide what follows from an outcome of a job with `attempt` charged attempts before this one.
 
     An unconfirmed mail is sent again after `resend_after` at the earliest; None holds it until somebody decides. An
     unconfirmed mail whose attempts are used up leaves two rows: that it may be out, and that it has failed.
     """
+    deliveries, again = _decide(outcome, attempt, jitter, resend_after)
+    return Verdict(deliveries, again, call_ms)
+
+
+def _decide(
+    outcome: Outcome, attempt: int, jitter: float, resend_after: timedelta | None
+) -> tuple[tuple[Delivery, ...], Again | None]:
     charged = attempt + 1
     match outcome:
         case Sent(message_id):
-            return Verdict((Delivery("sent", message_id=message_id),))
+            return (Delivery("sent", message_id=message_id),), None
         case Rejected(code, reason):
-            return Verdict((Delivery("rejected", error_code=code, error=reason),))
+            return (Delivery("rejected", error_code=code, error=reason),), None
         case Deferred(code, reason, charged=False):
             deferred = Delivery("deferred", error_code=code, error=reason)
-            return Verdict((deferred,), Again(attempt, UNCHARGED_DELAY * (1 - jitter)))
+            return (deferred,), Again(attempt, UNCHARGED_DELAY * (1 - jitter))
         case Deferred(code, reason) if charged >= MAX_ATTEMPTS:
-            return Verdict((Delivery("failed", error_code=code, error=reason),))
+            return (Delivery("failed", error_code=code, error=reason),), None
         case Deferred(code, reason):
             deferred = Delivery("deferred", error_code=code, error=reason)
-            return Verdict((deferred,), Again(charged, retry_delay(attempt, jitter=jitter)))
+            return (deferred,), Again(charged, retry_delay(attempt, jitter=jitter))
         case Unconfirmed(code, reason, message_id) if charged >= MAX_ATTEMPTS:
             failed = Delivery("failed", error_code=code, error="no attempt is left")
-            return Verdict((Delivery("unconfirmed", message_id=message_id, error_code=code, error=reason), failed))
+            return (Delivery("unconfirmed", message_id=message_id, error_code=code, error=reason), failed), None
         case Unconfirmed(code, reason, message_id):
             unconfirmed = Delivery("unconfirmed", message_id=message_id, error_code=code, error=reason)
             wait = None if resend_after is None else max(resend_after, retry_delay(attempt, jitter=jitter))
-            return Verdict((unconfirmed,), Again(charged, wait))
+            return (unconfirmed,), Again(charged, wait)
         case Untried():
-            return Verdict(())
+            return (), None
         case _:
             assert_never(outcome)

@@ -4,7 +4,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Final
@@ -233,13 +232,11 @@ class ClaimRun:
 
     def _judge(self, batch: Batch, outcomes: Iterable[Outcome]) -> list[Verdict]:
         return [
-            replace(
-                judge(
-                    outcome,
-                    attempt=job.attempt,
-                    jitter=random.random(),  # noqa: S311 - spreads retries
-                    resend_after=self._shared.resend.current,
-                ),
+            judge(
+                outcome,
+                attempt=job.attempt,
+                jitter=random.random(),  # noqa: S311 - spreads retries
+                resend_after=self._shared.resend.current,
                 call_ms=self._call_ms.get(job.token),
             )
             for job, outcome in zip(batch.jobs, outcomes, strict=True)

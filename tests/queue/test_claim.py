@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine, text
 from mailroom import queue
 from mailroom.job import Priority
 from mailroom.outcome import Deferred
+from mailroom.queue.claim import ClaimedRow
 from mailroom.queue.floors import Floors
 from mailroom.queue.look import View
 from tests.claiming import (
@@ -31,6 +32,11 @@ THROUGH_PGBOUNCER = True
 TIMEOUT = timedelta(seconds=5)
 
 # Claim: what is taken
+
+
+def test_a_row_is_read_in_the_order_of_its_columns(connection: Connection) -> None:
+    columns = "SELECT unnest(proargnames[pronargs + 1:]) FROM pg_proc WHERE proname = 'claim' AND prokind = 'f'"
+    assert tuple(name for (name,) in rows(connection, columns)) == ClaimedRow._fields
 
 
 def test_nothing_waits_nothing_is_claimed(conn: Connection) -> None:
