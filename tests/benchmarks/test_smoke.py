@@ -101,7 +101,7 @@ def test_a_claim_takes_two_statements_and_two_commits_however_many_batches_it_op
     assert _spent(quiet, filled, lambda: [sender.work_claim() for _ in range(5)]) == (10, 10)
 
 
-def test_an_idle_worker_asks_two_statements_a_report_and_eight_a_minute_besides_its_looks(
+def test_an_idle_worker_asks_one_statement_a_report_and_eight_a_minute_besides_its_looks(
     quiet: Server, engine: Engine
 ) -> None:
     """Whether it is its turn to count for the fleet or not."""
@@ -114,7 +114,7 @@ def test_an_idle_worker_asks_two_statements_a_report_and_eight_a_minute_besides_
         before = _statements(quiet)
         act()
         asked.append(_statements(quiet) - before)
-    assert asked == [2, 2, 8, 0]
+    assert asked == [1, 1, 8, 0]
 
 
 def test_a_batch_is_one_request(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
