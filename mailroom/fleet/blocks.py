@@ -99,7 +99,7 @@ class FleetPermits:
     @property
     def are_scarce(self) -> bool:
         """See `Permits.are_scarce`."""
-        return self._mails.wait_to_ask() > 0
+        return self._mails.is_scarce(self._clock())
 
     def wait(self) -> timedelta:
         """See `Permits.wait`."""
@@ -130,9 +130,9 @@ class _Block:
         self._urgent = urgent
         self._lock = threading.Lock()
         self._granted: Granted | None = None
-        self._left = self._out = 0
+        self._left = self._out = self._returned = 0
         self._asked_at = self._hold = 0.0
-        self._ask_again_at = 0.0
+        self._ask_again_at = self._scarce_until = 0.0
 
     def take(self, wanted: int, bulk: "_Block | None" = None, per_call: int = 1) -> Permit | None:
         """Take of what is held, or ask for more if that is used up and it is time to ask.
@@ -153,7 +153,7 @@ class _Block:
                 count = min(count, 1 if calls is None else calls.count * per_call)
             self._left -= count
             self._out += count
-            return Permit(count, self._urgent, self._granted.only_urgent, now < self._ask_again_at, self._until, calls)
+            return Permit(count, self._urgent, self._granted.only_urgent, self.is_scarce(now), self._until, calls)
 
     def take_back(self, permit: Permit, unused: int) -> None:
         """Hold again what a sender did not use; of a block that is gone, nothing."""
@@ -172,6 +172,7 @@ class _Block:
         """Give what is held back to the fleet."""
         with self._lock:
             granted, unused, self._left = self._granted, self._left, 0
+            self._returned += unused
             if unused and ask_at_once:
                 self._ask_again_at = 0.0
         if granted is not None and unused:
@@ -189,9 +190,9 @@ class _Block:
         """Whether the last answer said that there is no rate that could be cut."""
         return self._granted is not None and self._granted.per_second is None
 
-    def wait_to_ask(self) -> float:
-        """For how many seconds the bucket is left to fill, since it had less than was asked for."""
-        return self._ask_again_at - self._clock()
+    def is_scarce(self, now: float) -> bool:
+        """Whether the bucket, when it was asked a moment ago, had less than it has where nobody is in need."""
+        return now < self._scarce_until
 
     def wait(self) -> timedelta:
         """How long until it is worth asking: nothing while something is held."""
@@ -222,12 +223,15 @@ class _Block:
             )
         self._left = granted.count
         if granted.count:
-            self._out = 0
+            self._out = self._returned = 0
             self._granted, self._asked_at, self._hold = granted, now, granted.hold.total_seconds()
         # Whoever got less than it asked for has emptied the bucket, and lets it fill: a block is worth a round trip.
         jitter = random.uniform(0.8, 1.2)  # noqa: S311 - keeps processes apart
         wait = timedelta(0) if granted.count == size else max(min(granted.wait, MAX_UNASKED), ASK_AGAIN * jitter)
         self._ask_again_at = now + wait.total_seconds()
+        # A bucket that has never so much as is asked for, since the rate is low, is not in need for that.
+        enough = min(size, buckets.at_hand(granted.per_second, urgent=self._urgent))
+        self._scarce_until = self._ask_again_at if granted.count < enough else 0.0
 
     def _ended(self, now: float) -> int:
         """How many permits of the last block nobody holds any more, where it is held for long, and still would be."""
@@ -239,5 +243,5 @@ class _Block:
         """How many of the last block would be used while it holds, at its pace: at most twice as many as were."""
         if self._granted is None:
             return 0
-        used, lasted = self._granted.count - self._left, now - self._asked_at
+        used, lasted = self._granted.count - self._left - self._returned, now - self._asked_at
         return ceil(used * min(2.0, max(1.0, self._hold / lasted if lasted > 0 else inf)))

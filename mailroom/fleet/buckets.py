@@ -17,6 +17,7 @@ had never left, and the bound is that of a history without them.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from math import floor, inf
 from typing import Final
 
 from sqlalchemy import Connection
@@ -103,6 +104,14 @@ def take(
     wait = timedelta(seconds=row.wait_seconds)
     hold = LONG_HOLD if row.for_long else HOLD
     return Granted(row.grants, row.only_urgent, row.per_second, row.granted_at, wait, hold)
+
+
+def at_hand(per_second: float | None, *, urgent: bool) -> float:
+    """Return how many permits there are for whoever asks where nobody is in need, and half are held for long."""
+    if per_second is None:
+        return inf
+    free = max(1.0, per_second * CAPACITY.total_seconds() / 2)
+    return floor(free - (0.0 if urgent else min(free * RESERVE, free - 1)))
 
 
 def return_unused(connection: Connection, bucket: Bucket, granted: Granted, unused: int) -> None:

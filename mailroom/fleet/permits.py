@@ -102,7 +102,7 @@ class Permits(Protocol):
 
     @property
     def are_scarce(self) -> bool:
-        """Whether there were fewer than were asked for, a moment ago."""
+        """Whether there were fewer, a moment ago, than there are where nobody is in need."""
         ...  # pragma: no cover
 
     def wait(self) -> timedelta:
