@@ -36,7 +36,7 @@ class Breaker:
             return timedelta(0)
 
     def nothing_to_try(self) -> None:
-        """Take note that there was nothing to try with: the next who has something need not wait."""
+        """Take note that no call came of it: the next who has something to try with need not wait."""
         with self._lock:
             if self._trying:
                 self._trying = False

@@ -43,7 +43,7 @@ class Sender:
         self.size = ClaimSize(shared.limits.batch_limit, claim_limit=shared.limits.claim_limit)
         self.prober = Prober(shared, self.claimer, self.size, serve_urgent=self.work_claim)
         self._step_size = StepSize(shared.limits.batch_limit)
-        self.is_busy = False
+        self.is_busy = self._made_calls = False
 
     def work_claim(self) -> Work | None:
         """Claim a batch, or several where they are quickly sent, send and settle; None if there is no permit to send.
@@ -52,6 +52,14 @@ class Sender:
         more; and DBAPIError if the claim fails: then nothing was taken, or the next claim returns it. A settlement is
         repeated until the database takes it.
         """
+        self._made_calls = False
+        try:
+            return self._work_claim()
+        finally:
+            if not self._made_calls:
+                self._shared.breaker.nothing_to_try()
+
+    def _work_claim(self) -> Work | None:
         limit = self._step_size.size
         self._shared.vitals.rest()  # for its turn, or for another sender to ask for permits
         with ExitStack() as stack:
@@ -71,8 +79,9 @@ class Sender:
             due = True
             if claim.batches:
                 run = ClaimRun(self._shared, claim.batches, permit=permit, size=self.size, since=since)
+                self._made_calls = True
                 with self._busy():
-                    run.work()
+                    self._made_calls = bool(run.work())
                 self.claimer.settled()
                 due = run.due
             return Work(claim.taken, full=full, busy=claim.busy, due=due or full or claim.busy > 0)

@@ -253,10 +253,8 @@ class Worker:
         self._outage.works(sender)
         found = work.taken + work.busy > 0
         self._notified.claimed(found=found)
-        if not found:
-            self._shared.breaker.nothing_to_try()
-            if self._notified.came:  # what came waits for a batch to fill, perhaps: a look tells for how long
-                self._wakeups.put(WAITS)
+        if not found and self._notified.came:  # it waits for a batch to fill, perhaps: a look tells for how long
+            self._wakeups.put(WAITS)
         return found
 
     def _probe_if_due(self, sender: Sender) -> bool:
@@ -280,7 +278,6 @@ class Worker:
 
     def _await_permit(self, sender: Sender) -> bool:
         """Wait a moment for a permit; False if there will be none for long, and looking again is enough."""
-        self._shared.breaker.nothing_to_try()
         wait = sender.permit_wait()
         if wait > MAX_PERMIT_WAIT:
             return False
