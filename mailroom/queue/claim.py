@@ -8,9 +8,11 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from mailroom.db import functions
 from mailroom.db.literals import numbers_literal
+from mailroom.db.step_size import is_cut_off
 from mailroom.job import Action, Batch, Job, Position, Priority
 from mailroom.queue.floors import Floors, as_binds
 from mailroom.queue.lanes import Lane, Lanes
@@ -114,7 +116,7 @@ def claim(
     ranks = numbers_literal(lanes.rank(lane).value for lane in lanes.all)
     binds |= _as_binds(limits, lanes.all, seen) | {"ranks": ranks, "scan_limit": max(scans, default=jobs)}
     binds["slack"] = floors.slack
-    rows = [ClaimedRow._make(row) for row in functions.call(connection, "claim", binds).all()]
+    rows = _taken(connection, binds, floors, seen)
     if not rows:
         return NOTHING
     lane = (Priority(rows[0].priority), rows[0].action)
@@ -125,6 +127,18 @@ def claim(
     if left_some or any(row.surplus for row in rows):
         floors.lower(lane, end)
     return _claimed(rows, lane, lanes.actions[lane[1]])
+
+
+def _taken(
+    connection: Connection, binds: dict[str, Any], floors: Floors, seen: dict[Lane, Position]
+) -> Sequence[ClaimedRow]:
+    """Claim. If that fails, others have passed over what it had locked; if it is cut off, what is dead may be why."""
+    try:
+        return [ClaimedRow._make(row) for row in functions.call(connection, "claim", binds).all()]
+    except DBAPIError as error:
+        if not is_cut_off(error):
+            floors.lower_all(seen)
+        raise
 
 
 def _as_binds(limits: Limits, lanes: Sequence[Lane], floors: dict[Lane, Position]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Where claims and looks begin in each lane, that is each priority and action: shared by the senders of a process."""
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
@@ -49,6 +49,11 @@ class Floors:
         with self._lock:
             now = self._floors.get(lane, Position(None, 0))
             self._floors[lane] = replace(to if _is_below(to, now) else now)
+
+    def lower_all(self, seen: Mapping[Lane, Position]) -> None:
+        """Move floors down to where they were seen: what lies behind that waits again, perhaps."""
+        for lane, floor in seen.items():
+            self.lower(lane, floor)
 
     def found(self, lane: Lane, first: Position, *, seen: Position) -> None:
         """Move a floor to where whoever began at the beginning found the first job: up, unless it has changed since

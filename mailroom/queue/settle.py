@@ -88,15 +88,15 @@ def _as_binds(recorded: Sequence[tuple[Job, Delivery]]) -> dict[str, str]:
 
 def return_abandoned(
     connection: Connection, *, worker: str, known: Collection[UUID], actions: Mapping[str, Action]
-) -> int:
-    """Return the batches of a sender that it does not know; return how many there were.
+) -> list[Batch]:
+    """Return the batches of a sender that it does not know; say which those were, without their jobs.
 
     Their claim was given up before its answer came, and was made all the same. `worker` is a name that no other sender
     ever had; what it has claimed and not settled is `known`.
     """
     rows = functions.call(connection, "batches_abandoned", {"worker": worker, "known": list(known)}).all()
     found = (Batch(r.id, r.fence, actions[r.action], Priority(r.priority), (), r.due_at) for r in rows)
-    return sum(len(settle(connection, [(batch, [])])) for batch in found)
+    return [batch for batch in found if settle(connection, [(batch, [])])]
 
 
 def _storable(words: str | None) -> str | None:

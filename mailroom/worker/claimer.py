@@ -123,8 +123,10 @@ class Claimer:
         returned = queue.return_abandoned(
             connection, worker=self._name, known=self._known, actions=self._claims.lanes.actions
         )
+        for batch in returned:
+            self._claims.returned(batch)
         if returned:
-            log.warning("returned unsent batches=%d: the answers to their claims were lost", returned)
+            log.warning("returned unsent batches=%d: the answers to their claims were lost", len(returned))
 
 
 def log_finished(claim: Claim) -> None:

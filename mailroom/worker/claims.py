@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Final
 
 from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
@@ -20,6 +21,9 @@ from mailroom.queue.lanes import Lane, Lanes
 from mailroom.queue.limits import Limits
 from mailroom.queue.look import View
 from mailroom.worker.scan import Scan
+
+# The constraint of `jobs` lets none be less. Where the jobs of a batch are not known, it may be any.
+_LEAST_TOKEN: Final = -(2**63) + 1
 
 
 class Claims:
@@ -78,7 +82,8 @@ class Claims:
 
     def returned(self, batch: Batch) -> None:
         """Take note that jobs of a batch are back where they were before the claim: behind the floors."""
-        before = Position(batch.due_at, min(job.token for job in batch.jobs) - 1)
+        first = min((job.token for job in batch.jobs), default=_LEAST_TOKEN)
+        before = Position(batch.due_at, first - 1)
         self._floors.lower((batch.priority, batch.action), before)
 
     def look(self, connection: Connection) -> View:
