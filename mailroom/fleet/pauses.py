@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select
 
 from mailroom.db import functions
 from mailroom.db.views import open_pauses
-from mailroom.job import Position, Priority
+from mailroom.job import Action, Position, Priority
 from mailroom.outcome import Scope
 from mailroom.queue.floors import as_binds
 from mailroom.queue.lanes import Lane
@@ -52,9 +52,9 @@ def scope_name(scope: Scope, action: str) -> str:
     return action if scope is Scope.ACTION else scope.value
 
 
-def covering(action: str) -> list[str]:
-    """Return the scopes that keep an action's mails from being sent, queues aside."""
-    return [scope_name(scope, action) for scope in Scope]
+def covering(action: Action) -> list[str]:
+    """Return the scopes that keep an action's mails from being sent, queues aside; with a sender of its own, fewer."""
+    return [scope_name(each, action) for each in Scope if each is not Scope.IDENTITY or action.source is None]
 
 
 def queue_scope(queue: str) -> str:

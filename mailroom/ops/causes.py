@@ -33,12 +33,16 @@ _SLOW_CLAIMS: Final = ("OldTransaction", "DeadRows", "QueueUnread")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a job waits: its queue, priority and action; `rank` is the priority with which the lane is served."""
+    """Where a job waits: its queue, priority and action, and whether that has a sender of its own.
+
+    `rank` is the priority with which the lane is served.
+    """
 
     queue: str
     priority: Priority
     action: str
     rank: Priority
+    own_sender: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +58,20 @@ class Cause:
 
 def place(reading: Reading | None, queue: str, priority: Priority, action: str) -> Place:
     """Return the place of a lane. What is in quarantine is as urgent as the others of its action, but no bulk."""
-    return _place(_urgent(reading) if reading else set(), queue, priority, action)
+    urgent, own_senders = (_urgent(reading), reading.own_senders) if reading else (set[str](), ())
+    return _place(urgent, own_senders, queue, priority, action)
 
 
 def places(reading: Reading) -> list[Place]:
     """Return the places of all lanes that a reading has, in its order."""
     urgent = _urgent(reading)
-    return [_place(urgent, lane.queue, lane.priority, lane.action) for lane in reading.lanes]
+    return [_place(urgent, reading.own_senders, lane.queue, lane.priority, lane.action) for lane in reading.lanes]
 
 
-def _place(urgent: set[str], queue: str, priority: Priority, action: str) -> Place:
-    if priority is not Priority.QUARANTINE:
-        return Place(queue, priority, action, priority)
-    return Place(queue, priority, action, Priority.URGENT if action in urgent else Priority.NORMAL)
+def _place(urgent: set[str], own_senders: Sequence[str], queue: str, priority: Priority, action: str) -> Place:
+    in_turn = Priority.URGENT if action in urgent else Priority.NORMAL
+    rank = in_turn if priority is Priority.QUARANTINE else priority
+    return Place(queue, priority, action, rank, action in own_senders)
 
 
 def _urgent(reading: Reading) -> set[str]:
@@ -143,7 +148,8 @@ def left_lately(minutes: Sequence[Minute], *, now: datetime) -> dict[str, timede
 
 def scopes(at: Place) -> set[str]:
     """Return the scopes of which a pause keeps a lane from leaving."""
-    return {*SHARED, at.action, pauses.queue_scope(at.queue), priority_scope(at.rank)}
+    found = {*SHARED, at.action, pauses.queue_scope(at.queue), priority_scope(at.rank)}
+    return found - {"identity"} if at.own_sender else found
 
 
 def pauses_of(reading: Reading, at: Place) -> list[Paused]:

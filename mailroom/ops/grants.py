@@ -37,7 +37,7 @@ _APP: Final = {
 _INNER: Final = (
     *("action_room", "find_account", "good_token", "lane_scope", "most_guesses", "never_out", "suppression_review"),
     *("batches_newest", "feed_note", "jobs_end", "late_acceptances_apply", "prune_tokens", "take_back_mails"),
-    "tokens_renew",
+    *("sender_scope", "tokens_renew"),
     *functions.triggers(),
 )
 GRANTS: Final[dict[str, dict[str, str]]] = {

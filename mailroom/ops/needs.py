@@ -123,11 +123,11 @@ def _no_worker(reading: Reading, minutes: Sequence[Minute], due: Waiting, *, now
 
 def _pauses(reading: Reading, due: Waiting, *, now: datetime) -> tuple[list[Need], list[Need]]:
     """Tell of what is paused: of what keeps mails, and apart from it of what keeps none yet."""
-    keeping: list[Need] = []
-    idle: list[Need] = []
+    keeping, idle = list[Need](), list[Need]()
     for paused in sorted(reading.pauses, key=lambda each: (not _stops_urgent(reading, each), each.opened_at)):
         lanes = due.by_scope.get(paused.scope, [])
-        effect = waiting.effect(lanes, everything=paused.scope in causes.SHARED)
+        stops_all = paused.scope in causes.SHARED - ({"identity"} if reading.own_senders else set())
+        effect = waiting.effect(lanes, everything=stops_all)
         what = f"{effect}: {paused.scope} has been paused for {span(age(paused.opened_at, now))} ({_reason(paused)})"
         why = f"{causes.say_pause(paused, now=now)}; {waiting.amount(lanes)}"
         state = _pause_state(reading, paused, now=now, urgent=any(lane.priority is Priority.URGENT for lane in lanes))

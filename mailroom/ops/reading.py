@@ -124,7 +124,7 @@ class Reading:
     many jobs there are, also where lanes are capped. `outcomes` counts the deliveries of the last "hour" and "day" by
     outcome, late ones apart as `late`, and what was taken back as `taken_back`. Of the last day: mails that may be out
     (`unconfirmed_day`), and those of them that were sent again (`sent_again_day`), each 10,001 at most. `priorities`
-    has the priority with which the mails of each action begin.
+    has the priority with which the mails of each action begin; `own_senders` are those with a sender of their own.
     """
 
     read_at: datetime
@@ -145,6 +145,7 @@ class Reading:
     feedback: Feedback
     warnings: dict[str, str]
     priorities: dict[str, Priority]
+    own_senders: tuple[str, ...] = ()
     age_seconds: float = 0.0
 
 

@@ -84,7 +84,8 @@ BEGIN
                 OR waiting.oldest_due_at <= now() - claim.batch_timeout)
            AND NOT EXISTS (
                SELECT FROM pauses
-                WHERE pauses.scope IN ('account', 'configuration_set', 'identity', CAST(given.action AS text),
+                WHERE pauses.scope IN ('account', 'configuration_set', CAST(given.action AS text),
+                                       sender_scope(CAST(given.action AS text)),
                                        'queue:' || claim.queue, lane_scope(given.priority, given.action))
                   AND (pauses.probe_at IS NULL OR NOT claim.probing))
          ORDER BY given.rank, waiting.oldest_due_at

@@ -12,6 +12,9 @@
 -- each lane (heads_priority, heads_action, heads_due_at, heads_token), below which it saw nothing alive, so that one
 -- look walks over what is dead and not each claim after it; and kinds, which is another once a row of actions is.
 --
+-- Whether a job may try the pause of `identity` (see sender_scope), pause_probe decides: asked here for each pause, it would
+-- make the plan another one.
+--
 -- Plan: pinned, in the order in which it is written, whatever the statistics of the moment are at which it is made.
 CREATE OR REPLACE FUNCTION mailroom.look(
     queue text, priorities smallint[], actions text[], floors_due_at timestamptz[], floors_token bigint[], slack
@@ -42,7 +45,8 @@ BEGIN
           FROM given
          WHERE NOT EXISTS (
                SELECT FROM pauses
-                WHERE pauses.scope IN ('account', 'configuration_set', 'identity', CAST(given.action AS text),
+                WHERE pauses.scope IN ('account', 'configuration_set', CAST(given.action AS text),
+                                       sender_scope(CAST(given.action AS text)),
                                        'queue:' || look.queue, lane_scope(given.priority, given.action)))
     ),
     -- When a batch of this lane may leave: at once if it is urgent or comes back for another attempt, else once it is full,
@@ -95,7 +99,8 @@ BEGIN
                   AND NOT EXISTS (
                       SELECT FROM pauses AS by_hand
                        WHERE by_hand.probe_at IS NULL
-                         AND by_hand.scope IN ('account', 'configuration_set', 'identity', CAST(given.action AS text),
+                         AND by_hand.scope IN ('account', 'configuration_set', CAST(given.action AS text),
+                                               sender_scope(CAST(given.action AS text)),
                                                'queue:' || look.queue,
                                                lane_scope(given.priority, given.action)))) AS probeable,
            EXISTS (

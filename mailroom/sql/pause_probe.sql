@@ -46,11 +46,13 @@ BEGIN
                             AND (due_at, token) > (coalesce(lane.floor_due_at, '-infinity'), coalesce(lane.floor_token, 0))
                           ORDER BY due_at, token LIMIT 1) AS due
                    WHERE (CAST(lane.action AS text) = pauses.scope
-                          OR pauses.scope IN ('account', 'configuration_set', 'identity'))
+                          OR pauses.scope IN ('account', 'configuration_set',
+                                              sender_scope(CAST(lane.action AS text))))
                      AND NOT EXISTS (
                          SELECT FROM pauses AS by_hand
                           WHERE by_hand.probe_at IS NULL
-                            AND by_hand.scope IN ('account', 'configuration_set', 'identity', CAST(lane.action AS text),
+                            AND by_hand.scope IN ('account', 'configuration_set', CAST(lane.action AS text),
+                                                  sender_scope(CAST(lane.action AS text)),
                                                   'queue:' || pause_probe.queue,
                                                   lane_scope(lane.priority, lane.action))))
             ORDER BY probe_at LIMIT 1 FOR UPDATE SKIP LOCKED)

@@ -220,6 +220,7 @@ BEGIN
         'unconfirmed_day', variables.unconfirmed.unconfirmed, 'sent_again_day', variables.unconfirmed.sent_again,
         'health', health, 'feedback', json_build_object('feed', feed, 'suppressed', suppressed, 'reputation', rates),
         'priorities', (SELECT json_object_agg(name, priority ORDER BY number) FROM actions),
+        'own_senders', (SELECT coalesce(json_agg(name ORDER BY number) FILTER (WHERE source IS NOT NULL), '[]') FROM actions),
         'seconds', extract(epoch FROM clock_timestamp() - variables.began),
         'failed_at', NULL, 'failure', '', 'warnings', json_build_object());
 END $$;

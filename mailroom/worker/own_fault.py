@@ -42,7 +42,7 @@ class OwnFault:
         with self._lock:
             return any(before != last for before, last in self._since.values())
 
-    def accepted(self, action: str) -> None:
+    def accepted(self, action: Action) -> None:
         """Take note that a mail of this action was accepted: the machine was sound."""
         now = self._clock()
         with self._lock:

@@ -15,7 +15,7 @@ from mailroom.fleet.permits import ASK_AGAIN, Permit
 from mailroom.job import Batch, Position
 from mailroom.mail.transport import DENIALS
 from mailroom.outcome import Sent
-from mailroom.queue.lanes import Lane
+from mailroom.queue.lanes import Lane, Lanes
 from mailroom.worker.claim_run import ClaimRun
 from mailroom.worker.claim_size import ClaimSize
 from mailroom.worker.claimer import Claimer
@@ -67,17 +67,17 @@ class Prober:
 
     def _begin(self) -> tuple[int, list[tuple[Lane, Position]], list[list[Lane]]] | None:
         """Take the right to probe a scope; return how many mails to try, where they wait, and the lanes to look in."""
-        limits, refusals, known = self._shared.limits, self._shared.refusals, self._shared.claims.lanes.all
+        limits, refusals, kinds = self._shared.limits, self._shared.refusals, self._shared.claims.lanes
         begin = self._shared.claims.floors
         with self._shared.engine.connect() as connection:
-            take = partial(pauses.probe, connection, queue=limits.queue, lanes=known, refusals=refusals.codes)
+            take = partial(pauses.probe, connection, queue=limits.queue, lanes=kinds.all, refusals=refusals.codes)
             scope = take(begin=begin)
             if scope is None:  # what came back lies below them, perhaps, behind all that is dead
                 begin = {}
                 scope = _unless_cut_off(take)
             if scope is None:
                 return None
-            most, in_turn = refusals.mails_to_probe(connection, scope), _lanes_to_probe(connection, scope, known)
+            most, in_turn = refusals.mails_to_probe(connection, scope), _lanes_to_probe(connection, scope, kinds)
             tried = refusals.codes | DENIALS
             of_queue = partial(pauses.places, connection, queue=limits.queue, most=most, refusals=tried)
             places = [
@@ -144,8 +144,8 @@ def _unless_cut_off(ask: Callable[[], T]) -> T | None:
         raise
 
 
-def _lanes_to_probe(connection: Connection, scope: str, known: Sequence[Lane]) -> list[list[Lane]]:
+def _lanes_to_probe(connection: Connection, scope: str, kinds: Lanes) -> list[list[Lane]]:
     """The lanes with which to try a scope: what is paused for itself as well cannot tell, and comes last."""
     paused = {pause.scope for pause in pauses.read(connection)}
-    lanes = [lane for lane in known if not pauses.is_action(scope) or lane[1] == scope]
+    lanes = [lane for lane in kinds.all if scope in pauses.covering(kinds.actions[lane[1]])]
     return [[lane for lane in lanes if lane[1] not in paused], [lane for lane in lanes if lane[1] in paused]]

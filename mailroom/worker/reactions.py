@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 
 from mailroom.fleet import pauses
 from mailroom.fleet.permits import Permits
-from mailroom.job import Batch
+from mailroom.job import Action, Batch
 from mailroom.outcome import Deferred, Outcome, Scope, Sent, Unconfirmed, Untried
 from mailroom.worker.breaker import Breaker
 from mailroom.worker.own_fault import OF_A_MACHINE, OwnFault
@@ -74,7 +74,7 @@ class Reactions:
         if any(self._is_throttle(outcome) for outcome in outcomes):
             self._slow_down()
 
-    def resume(self, action: str) -> None:
+    def resume(self, action: Action) -> None:
         """End the pauses that a mail of this action has passed: it went through."""
         with self._engine.connect() as connection:
             for pause in pauses.read(connection):

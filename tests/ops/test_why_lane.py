@@ -112,6 +112,11 @@ def test_a_pause_that_does_not_concern_recoveries_is_ruled_out_by_name(scope: st
     assert found.chain[1].text == f"not paused: what is paused ({scope}) does not concern it"
 
 
+def test_where_recoveries_have_a_sender_of_their_own_that_of_others_does_not_hold_them_back() -> None:
+    found = why(reading(pauses=(paused("identity"),), own_senders=(RECOVERY,)))
+    assert found.code != "Paused"
+
+
 @pytest.mark.parametrize(("scope", "covers"), [("priority:0", True), ("priority:1", False), ("priority:2", False)])
 def test_a_recovery_in_quarantine_is_paused_with_recoveries(scope: str, covers: bool) -> None:
     found = why(reading(pauses=(paused(scope),)), of=lane(RECOVERY, QUARANTINE, oldest=72))

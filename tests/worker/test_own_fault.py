@@ -193,7 +193,7 @@ def test_what_others_had_accepted_before_our_last_answer_tells_nothing(engine: E
     clock.now = 151
     assert not mine.is_own("activation", Scope.ACCOUNT, began=150.5)
     assert mine.is_own("activation", Scope.IDENTITY, began=150.5)
-    mine.accepted("activation")
+    mine.accepted(ACTIVATION)
     assert not mine.is_own("activation", Scope.CONFIGURATION_SET, began=140)
 
 
