@@ -52,13 +52,15 @@ class OwnFault:
         """Whether a fault, met in a call that began at that moment, is this machine's own. Raises DBAPIError."""
         name, now = pauses.scope_name(scope, action), self._clock()
         with self._lock:
-            before, last = self._since.get(name, (self._started, self._started))
-            since = last if began >= last else before
-            if began >= last:
-                self._since[name] = (last, now)
+            known = before, last = self._since.get(name, (self._started, self._started))
+        since = last if began >= last else before
         alike, within = self._alike(action, scope), timedelta(seconds=now - since)
         with self._engine.connect() as connection:
-            return acceptances.newest(connection, alike, within) is not None
+            found = acceptances.newest(connection, alike, within)
+        with self._lock:  # not before: the next fault looks back to where nobody could look for this one
+            if began >= last and self._since.get(name, known) == known:
+                self._since[name] = (last, now)
+        return found is not None
 
     def others_are_accepted(self, action: str, scope: Scope, *, queue: str) -> bool:
         """Whether a mail of this queue that would meet the same fault was accepted lately. Raises DBAPIError."""

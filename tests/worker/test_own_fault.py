@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from mailroom import ses
 from mailroom.fleet import pauses
@@ -22,6 +23,7 @@ from tests.claiming import settle_alike, take
 from tests.kinds import ACTIVATION, RECOVERY
 from tests.running import eventually, transport, working
 from tests.trouble import statements
+from tests.worker.test_given_back import lose_one_answer
 from tests.world import add_accounts, count, drained, misplaced, rows
 
 LOOK = ".look("
@@ -195,6 +197,19 @@ def test_what_others_had_accepted_before_our_last_answer_tells_nothing(engine: E
     assert mine.is_own("activation", Scope.IDENTITY, began=150.5)
     mine.accepted(ACTIVATION)
     assert not mine.is_own("activation", Scope.CONFIGURATION_SET, began=140)
+
+
+def test_a_fault_of_which_the_log_could_not_be_asked_hides_nothing(engine: Engine, connection: Connection) -> None:
+    """Or the next one of this machine would pause the fleet: since a moment ago nobody had a mail accepted."""
+    clock = Clock()
+    mine = own_fault(engine, clock)
+    clock.now = 150
+    sent(connection, "activation", ago=20)
+    lose_one_answer(engine, "attempts")
+    with pytest.raises(DBAPIError):
+        mine.is_own("activation", Scope.ACCOUNT, began=149)
+    clock.now = 151
+    assert mine.is_own("activation", Scope.ACCOUNT, began=150.5)
 
 
 def test_a_call_that_was_in_flight_at_the_last_fault_is_judged_like_it(engine: Engine, connection: Connection) -> None:
