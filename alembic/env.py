@@ -22,7 +22,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 from mailroom import settings
 from mailroom.cli import log
 from mailroom.cli.database import unmigrated
-from mailroom.db import functions, kept_rows, owners, schema, waits
+from mailroom.db import functions, kept_rows, owners, removal, schema, waits
 from mailroom.db.engine import VERSION_TABLE, connect_engine
 from mailroom.db.namespace import quoted, quoted_in_text, schema_of
 from mailroom.errors import DatabaseError, MailroomError, SettingsError
@@ -187,7 +187,10 @@ def migrate(connection: Connection) -> None:
     def steps(heads: tuple[str, ...], migration: MigrationContext) -> Iterator[MigrationStep]:
         nonlocal left
         if left is None:  # once: `-2` must not be two more when the second of them is tried again
-            left = list(ordered(heads, migration))
+            wanted = list(ordered(heads, migration))
+            if wanted and wanted[-1].is_downgrade and not wanted[-1].to_revisions:
+                removal.try_out(connection)  # or what is refused last is refused when the rest is lost
+            left = wanted
         while left:
             if left[0].is_downgrade:
                 remove_functions(connection)

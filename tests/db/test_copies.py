@@ -8,16 +8,18 @@ from pathlib import Path
 import psycopg
 import pytest
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import InternalError, ProgrammingError
 
 from mailroom.db.engine import MOVED, VERSION_TABLE
 from mailroom.simulator import Simulator
+from tests.claiming import take
 from tests.cli.command import sending
 from tests.cli.conftest import Here, here, ses
-from tests.db.migrating import HEAD, PROCESS_SECONDS, alembic
+from tests.db.migrating import HEAD, PROCESS_SECONDS, alembic, assert_at_revision, connected, objects
 from tests.db.test_enqueue import client
 from tests.machine import ROOT
 from tests.servers import Server, migrate
-from tests.world import add_accounts, ask_recovery, execute
+from tests.world import add_accounts, ask_recovery, execute, rows
 
 __all__ = ["here", "ses"]
 
@@ -126,6 +128,34 @@ def test_what_keeps_mailroom_from_being_taken_away_is_named(
     assert process.returncode == 1
     assert last.startswith("mailroom: the database cannot be migrated: cannot drop ")
     assert named in last
+
+
+OTHERS_DEPEND = (
+    *DEPENDS,
+    "CREATE VIEW public.all_tokens AS SELECT id FROM mailroom.tokens",
+    "CREATE TABLE public.people (email text); CREATE INDEX ON public.people (mailroom.address_key(email))",
+    "CREATE TABLE public.kinds (kind mailroom.token_action)",
+    "CREATE TABLE mailroom.logins (seen timestamptz) INHERITS (mailroom.accounts)",
+    "CREATE FUNCTION mailroom.is_address(given integer) RETURNS boolean RETURN true",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("made", OTHERS_DEPEND)
+def test_what_may_not_be_taken_away_as_a_whole_stays_as_a_whole(empty_url: str, made: str) -> None:
+    """Else the queue, the log and the functions are gone by the time that the last step is refused."""
+    migrate(empty_url)
+    with connected(empty_url) as connection:
+        add_accounts(connection, 2)
+        connection.execute(text(made))
+        take(connection)
+    before = objects(empty_url)
+    with pytest.raises((InternalError, ProgrammingError), match=r"other objects depend on|is not unique"):
+        migrate(empty_url, "base")
+    assert objects(empty_url) == before
+    assert_at_revision(empty_url)
+    with connected(empty_url) as connection:
+        assert rows(connection, "SELECT cardinality(tokens) FROM batches") == [(2,)]
 
 
 @pytest.mark.slow
