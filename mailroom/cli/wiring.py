@@ -203,8 +203,9 @@ def limits(settings: Settings, *, into_pipe: bool = False) -> Limits:
     One batch at a time where nobody knows how long handing it over takes (a reader may stall), or where somebody has to
     decide about each mail that may be out: a claim for several leaves all of them so when it is cut off.
     """
-    resend_after = (settings.unconfirmed_wait or GRACE) if settings.on_unconfirmed == "resend" else None
-    heard = resend_after and (settings.unconfirmed_wait or GRACE_HEARD)
+    given = settings.unconfirmed_wait  # 0 is no wait, and not that none was given
+    waits = (GRACE, GRACE_HEARD) if given is None else (given, given)
+    resend_after, heard = waits if settings.on_unconfirmed == "resend" else (None, None)
     several = resend_after is not None and not into_pipe and not settings.debug
     return Limits(
         settings.queue_name,

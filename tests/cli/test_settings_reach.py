@@ -45,7 +45,9 @@ def test_an_option_is_read_as_its_variable(
     [
         ({}, (timedelta(seconds=5), timedelta(seconds=60))),
         ({"UNCONFIRMED_WAIT": "7000"}, (timedelta(seconds=7), timedelta(seconds=7))),
+        ({"UNCONFIRMED_WAIT": "0"}, (timedelta(0), timedelta(0))),
         ({"ON_UNCONFIRMED": "hold"}, (None, None)),
+        ({"ON_UNCONFIRMED": "hold", "UNCONFIRMED_WAIT": "0"}, (None, None)),
     ],
 )
 def test_a_claim_is_what_the_settings_say(
