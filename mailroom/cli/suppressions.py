@@ -1,5 +1,6 @@
 """`suppressions`: addresses that are not mailed, why, and letting them be mailed again. Addresses are kept nowhere."""
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,9 @@ MAX_ADDRESS: Final = 320
 MAX_LINE: Final = 4_096
 # What stands in place of bytes that are no UTF-8.
 NOT_UTF8: Final = "\ufffd"
+# RFC 5322: no address has these, unless in quotes. Who writes them means several, or one with something around it.
+_SPECIALS: Final = re.compile(r'[()<>\[\]:;,\\"@]')
+_DOMAIN: Final = re.compile(r"(?:[A-Za-z0-9._-]|[^\x00-\x7f])+|\[[A-Za-z0-9.:-]+\]")
 GLOBAL_LIST: Final = "SES's global list, which nobody can ask, may hold an address that bounced for up to 14 days more"
 
 app = typer.Typer(
@@ -181,17 +185,24 @@ def _read(given: Sequence[str]) -> list[str]:
     found: dict[str, None] = {}
     lines = _lines() if list(given) == [STDIN] else (address.strip() for address in given)
     for place, address in enumerate(lines, start=1):
-        local_part, at, domain = address.rpartition("@")
-        if (
-            not (local_part and at and domain)
-            or len(address) > MAX_ADDRESS
-            or not address.isprintable()
-            or " " in address
-            or NOT_UTF8 in address
-        ):
+        if not _is_one(address):
             raise SettingsError(f"number {place} is not an address")
         found[address] = None
     return list(found)
+
+
+def _is_one(given: str) -> bool:
+    """Whether it is one address, and nothing else: of anything else the hash would fit nobody."""
+    local_part, at, domain = given.rpartition("@")
+    is_quoted = len(local_part) > 2 and local_part[0] == local_part[-1] == '"'
+    return (
+        bool(local_part and at and _DOMAIN.fullmatch(domain))
+        and (is_quoted or _SPECIALS.search(local_part) is None)
+        and len(given) <= MAX_ADDRESS
+        and given.isprintable()
+        and " " not in given
+        and NOT_UTF8 not in given
+    )
 
 
 def _lines() -> Iterator[str]:

@@ -161,13 +161,28 @@ def test_addresses_come_from_stdin_and_are_kept_and_logged_nowhere(
         assert "example" not in words
 
 
-@pytest.mark.parametrize("wrong", ["ada", "@example.com", "ada@", "ada love@example.com", "ada\x1b@example.com"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("ada", "@example.com", "ada@", "ada love@example.com", "ada\x1b@example.com"),
+        # One with something around it, and several: their hash would fit nobody.
+        *("<jo@example.com>", "mailto:jo@example.com", '"jo@example.com"', "'jo@example.com'", "jo@example.com;"),
+        *("jo@example.com,mo@example.com", "jo@example.com,BOUNCE,2026-03-01", "jo@example.com:", "jo@example.com|"),
+    ],
+)
 def test_what_is_no_address_is_told_by_its_place(here: Here, env: dict[str, str], wrong: str) -> None:
     for command in ("add", "release", "show"):
         ended = here("suppressions", command, ADA, wrong, env=env)
         ended.assert_one_line(2, "number 2 is not an address")
         assert wrong not in ended.err
     assert here("suppressions", "list", env=env).out == "no suppressed addresses\n"
+
+
+@pytest.mark.parametrize(
+    "odd", ["o'neil+x=1/2@example.com", '"jo@home"@example.com', "jo@[192.0.2.1]", "jo@bücher。de"]
+)
+def test_an_address_that_looks_odd_is_one(here: Here, env: dict[str, str], engine: Engine, odd: str) -> None:
+    assert here("suppressions", "add", odd, env=env).out == f"{known(engine, odd)}: suppressed\n"
 
 
 @pytest.mark.parametrize(
