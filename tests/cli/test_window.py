@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.command import end, killed_after, run, start
 from tests.cli.conftest import Here
+from tests.servers import Server
 from tests.window.client import Window, basic
 
 PASSWORD = "twelve letters and more"
@@ -46,6 +47,17 @@ def test_it_acts_where_it_may_and_examines_the_database(url: str) -> None:
         assert "<option selected>activation<" in window.ask("/act/resume?scope=activation").text
         shown = window.post("/doctor").text
     assert "a notification to oneself arrives" in shown
+
+
+@pytest.mark.slow
+def test_it_does_not_look_at_one_database_and_act_in_another(here: Here, server: Server, url: str) -> None:
+    """A token has the same number there, and is somebody else's."""
+    with server.database("other", of=server.template) as name:
+        env = {"MAILROOM_DATABASE_URL": url, "MAILROOM_WINDOW_ACTIONS_DATABASE_URL": server.database_url(name)}
+        ended = here("window", "--port", "0", env=env)
+    ended.assert_one_line(
+        2, "MAILROOM_WINDOW_ACTIONS_DATABASE_URL leads to another database than MAILROOM_DATABASE_URL"
+    )
 
 
 @pytest.mark.slow
