@@ -138,6 +138,7 @@ class Absorbing:
             absorbed = self._absorb(connection, events)
         self._tally.works(DATABASE)
         self._tally.absorbed(absorbed)
+        self._tally.took(messages)
 
     def _takes_others(self) -> bool:
         """Whether the database takes what there is to write for any event, though not this one."""

@@ -74,10 +74,11 @@ class Feed:
         for _ in range(READERS - 1):
             self._calls_for_help.put(False)
 
-    def drain(self, *, max_time: timedelta) -> None:
+    def drain(self, *, max_time: timedelta) -> int:
         """Read until the queue is empty or gives only what stays in it, the time is up or it is stopped.
 
-        Raises FeedError or DBAPIError if it is not `patient`.
+        Return how many events stay in it since they could not be absorbed. Raises FeedError or DBAPIError if it is not
+        `patient`.
         """
         ends = time.monotonic() + max_time.total_seconds()
         try:
@@ -85,6 +86,7 @@ class Feed:
                 self._tally.tell()
         finally:
             self._tally.tell(at_once=True)
+        return self._tally.kept_out()
 
     def _keep_reading(self) -> None:
         while not self._stopping.is_set():

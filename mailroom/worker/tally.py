@@ -4,6 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -46,6 +47,7 @@ class Tally:
         self._named = Seen(MAX_NAMED)
         self._seen: set[Ignored] = set()
         self._troubles: dict[str, str] = {}
+        self._kept_out: set[str] = set()
 
     def received(self, messages: int) -> None:
         """Count messages as they come."""
@@ -73,11 +75,24 @@ class Tally:
     def left(self, message: Received, error: Exception, where: str) -> None:
         """Count an event that could not be absorbed for its own sake, and name it once. Nothing of it is said."""
         self._add(left=1)
+        with self._lock:
+            if len(self._kept_out) < MAX_NAMED:
+                self._kept_out.add(message.id)
         if self._named.is_new(message.id):
             log.error(
                 "event cannot be absorbed, and stays in the queue: id=%s error=%s at=%s",
                 *(message.id, type(error).__name__, where),
             )
+
+    def took(self, messages: Sequence[Received]) -> None:
+        """Forget of these that they could not be absorbed before."""
+        if self._kept_out:
+            with self._lock:
+                self._kept_out -= {each.id for each in messages}
+
+    def kept_out(self) -> int:
+        """How many events could not be absorbed, and have not been since."""
+        return len(self._kept_out)
 
     def trouble(self, what: str, why: str) -> None:
         """Say why something does not work, unless that was said last."""

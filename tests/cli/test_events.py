@@ -5,7 +5,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 from mailroom.outcome import Sent
 from mailroom.simulator import Simulator
@@ -78,6 +78,18 @@ def test_events_ends_in_time(here: Here, url: str, connection: Connection, queue
     queue.put([body("m1")])
     assert here("events", "--max-seconds", "1", env=reading(url, queue)).code == 0
     assert count(connection, "events") == 1
+
+
+@pytest.mark.slow
+def test_an_event_that_cannot_be_absorbed_is_a_failure(
+    here: Here, url: str, connection: Connection, queue: sqs.Queue
+) -> None:
+    connection.execute(text("ALTER TABLE events ADD CHECK (message_id <> 'm2')"))
+    queue.put([body("m1"), body("m2"), body("m3")])
+    ended = here("events", env=reading(url, queue))
+    ended.assert_one_line(1, "what could not be absorbed stays in the queue: 1 event, see the log")
+    assert count(connection, "events") == 2
+    assert queue.left() == 1
 
 
 @pytest.mark.slow
