@@ -17,12 +17,15 @@ from mailroom.cli.wiring import open_database
 from mailroom.db import functions
 from mailroom.errors import MailroomError, SettingsError, TokenError
 from mailroom.job import Action
+from mailroom.ops import jobs
 from mailroom.queue import lanes
 from mailroom.settings import Settings
 
 STDIN = "-"
 # Longer than a token with blanks around it; a line may have no end.
 MAX_LINE = 4_096
+# What else it takes, which consuming it tells.
+PROVISO = ", while its account has the address that it had when this was made, and the status that its action needs"
 
 app = typer.Typer(help="Sign and verify tokens by hand.\n\nFor debugging the links in mails.", no_args_is_help=True)
 
@@ -59,7 +62,7 @@ def verify(
     secret, signed = _verified(text, list(paths), given, code)
     say(f"signature valid for {paths[signed]}")
     if given.database_url:
-        say(_state(_find(given, secret=secret)))
+        say(_state(given, secret))
 
 
 @app.command(epilog=ending("mailroom tokens sign 42"))
@@ -102,11 +105,23 @@ def _find(given: Settings, *, token: int | None = None, secret: bytes | None = N
         return functions.call(connection, "token_find", {"by_id": token, "by_secret": secret}).first()
 
 
-def _state(row: Row[Any] | None) -> str:
+def _state(given: Settings, secret: bytes) -> str:
+    """Say how a token stands, as far as this role may know: of whose it is it sees neither address nor status."""
+    row = _find(given, secret=secret)
     if row is None:
         return "the database has no such token"
     if row.consumed_at is not None:
         state = f"consumed at {row.consumed_at:%Y-%m-%d %H:%M:%S%z}"
+    elif row.expired:
+        state = f"expired {row.expires_at:%Y-%m-%d %H:%M:%S%z}"
+    elif _is_outdone(given, row):
+        state = "good no more: a newer one of its action was used"
     else:
-        state = f"{'expired' if row.expired else 'good until'} {row.expires_at:%Y-%m-%d %H:%M:%S%z}"
+        state = f"good until {row.expires_at:%Y-%m-%d %H:%M:%S%z}{PROVISO}"
     return f"token {row.id} of account {row.account}: {state}"
+
+
+def _is_outdone(given: Settings, row: Row[Any]) -> bool:
+    with open_database(given, writes=False) as engine, engine.connect() as connection:
+        known = jobs.find_token(connection, row.id)
+        return known is not None and jobs.has_newer(connection, known, row.action, used=True)

@@ -194,10 +194,11 @@ def find_token(connection: Connection, token: int) -> Token | None:
     return None if row is None else Token(*row)
 
 
-def has_newer(connection: Connection, token: Token, action: str) -> bool:
-    """Whether a newer token of its account and action was made."""
+def has_newer(connection: Connection, token: Token, action: str, *, used: bool = False) -> bool:
+    """Whether a newer token of its account and action was made; `used`: whether one was consumed."""
     known = token_states.c
-    newer = known.account == token.account, known.action == action, known.id > token.id
+    newer = [known.account == token.account, known.action == action, known.id > token.id]
+    newer += [known.consumed_at.is_not(None)] if used else []
     return connection.execute(select(known.id).where(*newer).limit(1)).first() is not None
 
 

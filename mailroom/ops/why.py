@@ -132,8 +132,9 @@ def _unwanted(connection: Connection, job: Found, *, now: datetime) -> Cause | N
     if known.expires_at <= now and not (kind and kind.renews):
         text = f"it will not be sent: its link ended {span(age(known.expires_at, now))} ago"
         return Cause("ended", text, "TokenExpired", "ask for another mail; then see why that waits")
-    if kind and kind.newest_only and jobs.has_newer(connection, known, job.action):
-        cure = "see why the newest mail of its account waits"
+    used = kind is not None and not kind.newest_only  # then a newer one ends it once that was used, if at all
+    if kind and not (used and kind.activates) and jobs.has_newer(connection, known, job.action, used=used):
+        cure = "" if used else "see why the newest mail of its account waits"
         return Cause("ended", f"it will not be sent: {endings.meaning('Superseded')}", "Superseded", cure)
     return None
 

@@ -114,6 +114,21 @@ def test_a_database_tells_what_became_of_the_token(here: Here, url: str, engine:
     assert said(signed, "--code", code).startswith(f"token {recovery} of account {account}: expired 2")
 
 
+def test_a_link_that_a_newer_one_has_ended_is_not_said_to_be_good(here: Here, url: str, engine: Engine) -> None:
+    env = {"MAILROOM_DATABASE_URL": url, **NO_DATABASE}
+    with engine.begin() as connection:
+        [account] = add_accounts(connection, 1, status="active")
+        older, newer = ask_recovery(connection, account), ask_recovery(connection, account)
+    signed, code, _ = here("tokens", "sign", str(older), env=env).out.split("\n")
+    said = here("tokens", "verify", signed, "--code", code, env=env).out.split("\n")[1]
+    assert said.startswith(f"token {older} of account {account}: good until 2")
+    assert "while its account has the address that it had when this was made, and the status that" in said
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE tokens SET consumed_at = now() WHERE id = :newer"), {"newer": newer})
+    said = here("tokens", "verify", signed, "--code", code, env=env).out.split("\n")[1]
+    assert said == f"token {older} of account {account}: good no more: a newer one of its action was used"
+
+
 def test_a_database_that_is_away_leaves_the_signature(here: Here) -> None:
     away = {"MAILROOM_DATABASE_URL": f"postgresql://127.0.0.1:{closed_port()}/app"}
     ended = here("tokens", "verify", *OF_ACTIVATION, ACTIVATE, env=NO_DATABASE | away)

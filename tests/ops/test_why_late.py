@@ -274,6 +274,17 @@ def test_a_job_that_a_newer_one_supersedes_is_not_said_to_leave(conn: Connection
     assert why(conn, older, workers=()).code == "NoWorker"
 
 
+def test_a_job_that_a_newer_one_has_ended_is_not_said_to_leave(conn: Connection) -> None:
+    """Where each is mailed, and somebody has used the newer: the claim cancels the older."""
+    write(conn, "UPDATE actions SET newest_only = false WHERE name = 'password_recovery'")
+    [account] = add_accounts(conn, 1, status="active")
+    older, newest = ask_recovery(conn, account), ask_recovery(conn, account)
+    assert why(conn, older, pauses=(paused("account"),)).code == "Paused"
+    write(conn, "UPDATE tokens SET consumed_at = now() WHERE id = :token", token=newest)
+    found = why(conn, older, pauses=(paused("account"),))
+    assert (found.code, found.cure, found.text.partition(":")[0]) == ("Superseded", "", "it will not be sent")
+
+
 def test_a_link_that_is_renewed_is_waited_for(conn: Connection) -> None:
     [token] = enqueue(conn, 1)
     write(conn, "UPDATE tokens SET expires_at = now() - interval '2 hours' WHERE id = :token", token=token)
