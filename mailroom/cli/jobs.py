@@ -75,9 +75,10 @@ def show(
     known.
     """
     with open_jobs(writes=False) as connection:
-        known = jobs.find_token(connection, token)
-        found = jobs.history(connection, token)
-        reported = jobs.reported(connection, token)
+        with one_snapshot(connection) as snapshot:
+            known = jobs.find_token(snapshot, token)
+            found = jobs.history(snapshot, token)
+            reported = jobs.reported(snapshot, token)
         if show_addresses:
             found = jobs.with_addresses(connection, found)
     if known is None and not found and not reported:

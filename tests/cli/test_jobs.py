@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, event, text
 
 from mailroom.db import functions
 from mailroom.event import EventKind
-from mailroom.outcome import Unconfirmed
+from mailroom.outcome import Rejected, Unconfirmed
 from mailroom.queue import by_hand
 from mailroom.queue.by_hand import Retried
 from mailroom.simulator import Fault, Simulator
@@ -80,6 +80,29 @@ def tokens(here: Here, env: dict[str, str], *options: str) -> list[int]:
 
 
 # Looking
+
+
+def test_a_job_that_moves_while_it_is_shown_is_shown_in_one_place(
+    here: Here, env: dict[str, str], engine: Engine
+) -> None:
+    """Between the look at the record and the look at the queue."""
+    add(engine, 1)
+    over = threading.Event()
+
+    def settle_meanwhile(*told: Any) -> None:
+        statement = told[2]
+        if "attempts" in statement and not over.is_set():
+            over.set()
+            with engine.connect() as connection:
+                assert settle(connection, take(connection), Rejected("MessageRejected", "a reason"))
+
+    event.listen(Engine, "after_cursor_execute", settle_meanwhile)
+    try:
+        ended = here("jobs", "show", "1", "--json", env=env)
+    finally:
+        event.remove(Engine, "after_cursor_execute", settle_meanwhile)
+    assert over.is_set()
+    assert [row["state"] for row in json.loads(ended.out)["history"]] == ["waiting"]
 
 
 def test_what_waits_is_held_or_in_flight_is_listed(here: Here, env: dict[str, str], engine: Engine) -> None:
