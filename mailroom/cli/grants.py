@@ -39,6 +39,9 @@ def grant(
     this after each migration.
     """
     parts = {"app": app, "worker": worker, "viewer": viewer}
+    for part, role in parts.items():
+        if role == "":
+            raise SettingsError(f"--{part}: '' is not accepted: name a role")
     if not any(parts.values()):
         raise SettingsError("name a role: --app ROLE, --worker ROLE or --viewer ROLE")
     if "public" in parts.values():

@@ -206,6 +206,10 @@ def test_what_a_role_lacks_is_known(here: Here, granted: dict[str, str], url: st
 def test_it_wants_a_role_that_exists(here: Here, url: str) -> None:
     here("grants", "--app", "public", env={"MAILROOM_DATABASE_URL": url}).assert_one_line(2, "public is everybody")
     here("grants", env={"MAILROOM_DATABASE_URL": url}).assert_one_line(2, "--app ROLE")
+    for part in PARTS:  # as of a variable that is not set
+        others = [word for other in PARTS if other != part for word in (f"--{other}", "postgres")]
+        ended = here("grants", f"--{part}", "", *others, "--apply", env={"MAILROOM_DATABASE_URL": url})
+        ended.assert_one_line(2, f"--{part}: '' is not accepted")
     nobody = here("grants", "--app", "nobody there", "--apply", env={"MAILROOM_DATABASE_URL": url})
     nobody.assert_one_line(1, 'role "nobody there" does not exist')
 
