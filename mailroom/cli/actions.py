@@ -84,7 +84,7 @@ def add(  # noqa: PLR0913 - an option each
         for line in _insert(row, settings.load().schema_name).splitlines():
             say(line)
         return
-    say(f"added {name} with the number {_call('action_add', row)}")
+    say(f"added {name} with the number {_call({'action_add': row})[0]}")
 
 
 @app.command("set", epilog=ending("mailroom actions set password_recovery --per-day 20"))
@@ -119,9 +119,8 @@ def change(  # noqa: PLR0913 - an option each
     }
     if not given:
         raise SettingsError("name what is to be different: `mailroom actions set --help` lists it")
-    for function, changed in given.items():
-        if not _call(function, changed):
-            raise MailroomError(f"there is no action {name}")
+    if not all(_call(given)):
+        raise MailroomError(f"there is no action {name}")
     say(f"changed {name}")
 
 
@@ -193,11 +192,15 @@ def _insert(row: Mapping[str, Any], schema: str) -> str:
     )
 
 
-def _call(function: str, row: Mapping[str, Any]) -> Any:
-    """Call a function with a row. What the database does not accept of it is a setting that is wrong."""
-    with open_database(settings.load("database_url")) as engine, engine.connect() as connection:
+def _call(given: Mapping[str, Mapping[str, Any]]) -> list[Any]:
+    """Call functions, each with its row, all of them or none. What the database does not accept is a wrong setting."""
+    with (
+        open_database(settings.load("database_url")) as engine,
+        engine.connect().execution_options(isolation_level="READ COMMITTED") as connection,
+        connection.begin(),
+    ):
         try:
-            return functions.call(connection, function, row).scalar()
+            return [functions.call(connection, function, row).scalar() for function, row in given.items()]
         except DBAPIError as error:
             if not isinstance(error.orig, errors.IntegrityError | errors.DataError):
                 raise

@@ -51,6 +51,15 @@ def test_what_is_no_sender_is_refused_in_a_line(here: Here, url: str, option: st
     ended.assert_one_line(2, option, "one address in ASCII")
 
 
+def test_of_a_change_that_is_refused_nothing_is_changed(here: Here, url: str, connection: Connection) -> None:
+    """One of the two functions that it takes: here since a check of the application's refuses it."""
+    connection.execute(text("ALTER TABLE actions ADD CONSTRAINT own CHECK (source LIKE '%@shop.example')"))
+    given = ("--template", "another", "--source", "a@x.org")
+    ended = here("actions", "set", "activation", *given, env={"MAILROOM_DATABASE_URL": url})
+    ended.assert_one_line(2, "the database does not accept it", '"own"')
+    assert rows(connection, "SELECT template FROM actions WHERE name = 'activation'") == [("activationv1",)]
+
+
 def test_an_action_that_is_not_there_has_no_sender(here: Here, url: str) -> None:
     ended = here("actions", "set", "gone", "--source", "a@x.org", env={"MAILROOM_DATABASE_URL": url})
     ended.assert_one_line(1, "there is no action gone")
