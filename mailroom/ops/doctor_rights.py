@@ -7,9 +7,9 @@ from sqlalchemy import Connection, func, select, text
 
 from mailroom.db import owners
 from mailroom.db.namespace import quoted, schema_of
-from mailroom.finding import Finding, failed, ok
+from mailroom.finding import Finding, failed, ok, warning
 from mailroom.ops import grants
-from mailroom.ops.doctor_cures import Cures
+from mailroom.ops.doctor_cures import IF_UNWANTED, Cures
 
 CHECK: Final = "rights"
 GRANT: Final = "mailroom grants --worker ROLE --apply"
@@ -24,11 +24,31 @@ _EVERYBODYS: Final = text(
      ORDER BY proname
     """
 )
+# No role needs them, the worker's neither: functions read them. A default privilege gives what nobody asked for.
+_READERS: Final = text(
+    """
+    SELECT DISTINCT coalesce(quote_ident(rolname), 'PUBLIC') AS name
+      FROM (SELECT relowner, relacl AS rights
+              FROM pg_catalog.pg_class
+              JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+             WHERE nspname = :schema AND relname = 'tokens'
+             UNION ALL
+            SELECT relowner, attacl
+              FROM pg_catalog.pg_attribute
+              JOIN pg_catalog.pg_class ON pg_class.oid = attrelid
+              JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
+             WHERE nspname = :schema AND relname = 'tokens' AND attname IN ('secret', 'code')) AS given
+     CROSS JOIN LATERAL pg_catalog.aclexplode(given.rights) AS each
+      LEFT JOIN pg_catalog.pg_roles ON pg_roles.oid = each.grantee
+     WHERE each.privilege_type = 'SELECT' AND each.grantee <> given.relowner
+     ORDER BY 1
+    """
+)
 
 
 def examine(connection: Connection) -> Iterator[Finding]:
     """Say what this role lacks to be a worker, what the owner lacks, and what everybody may do."""
-    found = [*_of_this_role(connection), *_of_owners(connection), *_of_everybody(connection)]
+    found = [*_of_this_role(connection), *_of_owners(connection), *_of_everybody(connection), *_of_readers(connection)]
     yield from found or [ok(CHECK, "this role may do what a worker does")]
 
 
@@ -57,3 +77,13 @@ def _of_everybody(connection: Connection) -> Iterator[Finding]:
     names = connection.execute(_EVERYBODYS, {"schema": schema_of(connection)}).scalars().all()
     if names:
         yield failed(CHECK, f"everybody may call: {', '.join(names)}", "mailroom migrate")
+
+
+def _of_readers(connection: Connection) -> Iterator[Finding]:
+    readers = connection.execute(_READERS, {"schema": schema_of(connection)}).scalars().all()
+    if readers:
+        names = ", ".join(readers)
+        message = f"the secrets and codes of tokens, which functions alone read, may be read by: {names}"
+        what = f"{Cures(connection).named('tokens')} FROM {names}"
+        cure = f"REVOKE SELECT, SELECT (secret, code) ON {what}; see default privileges, too (\\ddp)"
+        yield warning(CHECK, message, IF_UNWANTED + cure)

@@ -93,6 +93,24 @@ def test_tables_out_of_reach_of_the_functions_are_named_with_what_brings_them_ba
         engine.dispose()
 
 
+@pytest.mark.slow
+def test_who_may_read_secrets_is_named_with_what_takes_that_back(server: Server, empty_url: str) -> None:
+    """A default privilege gives it with each table, and whoever only looks has the schema, too."""
+    with a_role(server) as (viewer, log_in), psycopg.connect(empty_url, autocommit=True) as superuser:
+        log_in(empty_url)
+        superuser.execute(f"ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {viewer}")
+        migrate(empty_url)
+        superuser.execute("GRANT SELECT (code) ON mailroom.tokens TO PUBLIC")
+        engine = connect_engine(empty_url)
+        with engine.connect() as connection:
+            [found] = doctor_rights.examine(connection)
+            assert found.level is Level.WARNING
+            assert found.message.endswith(f" may be read by: PUBLIC, {viewer}")
+            superuser.execute(found.remedy.removeprefix("if nobody needs it: ").partition(";")[0].encode())
+            assert [each.level for each in doctor_rights.examine(connection)] == [Level.OK]
+        engine.dispose()
+
+
 def test_what_everybody_may_call_is_named_until_a_migration_takes_it_back(url: str) -> None:
     """As a dump does that is restored without rights."""
     engine = connect_engine(url)
