@@ -28,7 +28,9 @@ WORDS: Final = {"newest": "of the newest", "day": "of the last 24 hours,"}
 def show(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON. Durations are in seconds.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Exit 1 if there is a warning, for a script.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit 1 if something needs you now (`act`), or there is a warning.")
+    ] = False,
 ) -> None:
     """Show the state of the queue.
 
@@ -49,13 +51,14 @@ def show(
         counted, warned = status.counted(snapshot)
         recent = minutes.read(snapshot, since=RECENT)
     found = status.of(counted, warned=warned)
+    now = counted.read_at + timedelta(seconds=counted.age_seconds)
+    told = advise(counted, recent, now=now, rate_limit=given.ses_rate)
     if as_json:
-        print_json(asdict(found), default=datetime.isoformat)
+        print_json(asdict(found) | {"needs": [asdict(need) for need in told.needs]}, default=datetime.isoformat)
     else:
-        now = counted.read_at + timedelta(seconds=counted.age_seconds)
-        _advise(advise(counted, recent, now=now, rate_limit=given.ses_rate))
+        _advise(told)
         _print(found)
-    if check and found.warnings:
+    if check and (found.warnings or told.state == "act"):
         raise typer.Exit(1)
 
 

@@ -7,7 +7,8 @@ from sqlalchemy import Connection, func, select
 
 from mailroom.finding import Finding, ok, warning
 from mailroom.fleet import pauses
-from mailroom.ops import feedback, health, reading, remedies, reputation
+from mailroom.ops import feedback, health, minutes, reading, remedies, reputation, unsent
+from mailroom.ops.unsent import Unsent
 from mailroom.queue import feed
 
 
@@ -21,8 +22,18 @@ def examine(connection: Connection, *, name: str) -> Iterator[Finding]:
     found = health.warnings(well) | feedback.read_warnings(connection) | reading.too_old(reading.read(connection))
     for code, message in found.items():
         yield warning("queue", f"{code}: {message}", remedies.of_warning(code, well.table))
-    if not found:
+    failing = _unsent(connection)
+    for each in failing:
+        yield warning("queue", f"{each.code}: {each.what}", each.cure)
+    if not found and not failing:
         yield ok("queue", "nothing waits too long, and vacuum keeps up")
+
+
+def _unsent(connection: Connection) -> list[Unsent]:
+    """Return what is tried again and again: it is never due for long, and so does not count as waiting too long."""
+    now = connection.execute(select(func.clock_timestamp())).scalar_one()
+    recent = minutes.read(connection, since=unsent.REACH)
+    return [*unsent.find(recent, now=now, paused={each.scope for each in pauses.read(connection)})]
 
 
 def paused(connection: Connection) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from typing import Final, Literal
 from mailroom import finding
 from mailroom.fleet import buckets, pauses
 from mailroom.job import Priority
-from mailroom.ops import causes, remedies, reputation, waiting
+from mailroom.ops import causes, remedies, reputation, unsent, waiting
 from mailroom.ops.causes import Place
 from mailroom.ops.minutes import Minute
 from mailroom.ops.reading import STALE_AFTER, Lane, Paused, Reading, age
@@ -27,10 +27,6 @@ MAX_OF_A_KIND: Final = 5
 # Of the day's quota: from here on somebody should know.
 MUCH_OF_THE_QUOTA: Final = 0.8
 MUCH_THROTTLED: Final = 0.5
-JUST_NOW: Final = timedelta(minutes=3)
-# So many attempts without success, and such a share of all, are no accident.
-UNSENT: Final = 3
-MUCH_UNSENT: Final = 0.5
 HEALTHY: Final = (None, "", "HEALTHY")
 
 
@@ -54,7 +50,7 @@ def needs(
     due = waiting.group(reading)
     stuck = [*_unread(reading, now=now), *_no_worker(reading, minutes, due, now=now)]
     keeping, idle = _pauses(reading, due, now=now)
-    found = [*stuck, *keeping, *_account(reading, now=now), *_unsent(minutes, now=now)]
+    found = [*stuck, *keeping, *_account(reading, now=now), *_unsent(reading, minutes, now=now)]
     found += _late(reading, minutes, due, now=now, rate_limit=rate_limit)
     found += [
         *idle,
@@ -218,24 +214,10 @@ def _late_state(lane: Lane) -> State:
     return "act" if waiting.is_bad(lane) else "look"
 
 
-def _unsent(minutes: Sequence[Minute], *, now: datetime) -> Iterator[Need]:
-    """Where most calls fail, or end without an answer, mails wait for another try, and may go out twice."""
-    recent = [each for each in minutes if now - each.at < JUST_NOW]
-    failing = [each for each in recent if each.outcome in {"deferred", "unconfirmed"}]
-    bad = sum(each.mails for each in failing)
-    tried = bad + sum(each.mails for each in recent if each.outcome == "sent")
-    if bad < UNSENT or bad < tried * MUCH_UNSENT:
-        return
-    worst = max(failing, key=lambda each: each.mails)
-    codes = ", ".join(sorted({each.code for each in failing if each.code}))
-    attempts = several(tried, "attempt")
-    if worst.outcome == "unconfirmed":
-        what = f"SES does not answer: so ended {number(bad)} of {attempts} of the last minutes"
-        yield Need("Unanswered", what, codes or "no answer came", remedies.REACH_SES, "act")
-    else:
-        ended = f"so ended {number(bad)} of {attempts} of the last minutes ({worst.code})"
-        what = f"most mails have to be tried again: {ended}"
-        yield Need("Deferred", what, codes, remedies.of_deferral(worst.code), "act")
+def _unsent(reading: Reading, minutes: Sequence[Minute], *, now: datetime) -> Iterator[Need]:
+    """Where calls fail, or end without an answer, mails wait for another try, and may go out twice."""
+    for found in unsent.find(minutes, now=now, paused={each.scope for each in reading.pauses}):
+        yield Need(found.code, found.what, found.why, found.cure, "act")
 
 
 def _warnings(reading: Reading) -> Iterator[Need]:

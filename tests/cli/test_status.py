@@ -59,6 +59,7 @@ def test_the_table_and_the_json_tell_of_a_run(here: Here, ses: Simulator, url: s
     assert (ended.code, ended.err) == (0, "")
     found = json.loads(ended.out)
     assert found.pop("health").keys() >= {"holder", "held_seconds", "dead_jobs", "vacuumed", "waited_seconds"}
+    assert [(need["code"], need["state"]) for need in found.pop("needs")] == [("NoWorker", "act")]
     assert found.pop("feedback").keys() == {"feed", "suppressed", "reputation"}
     assert found.pop("warnings")["OldJob0"].startswith("the oldest urgent job has been due for 1728")
     ages = [row.pop("oldest_seconds") for row in found["waiting"]]
@@ -131,6 +132,7 @@ def test_a_script_is_told_of_a_warning_by_the_exit_code(here: Here, url: str, en
     env = {"MAILROOM_DATABASE_URL": url}
     with engine.connect() as connection:
         add_accounts(connection, 1)
+        connection.execute(text(WORKER))
         assert here("status", "--check", env=env).code == 0
         connection.execute(text("UPDATE jobs SET due_at = now() - interval '16 minutes'"))
     for arguments in (["--check"], ["--check", "--json"]):
@@ -138,6 +140,54 @@ def test_a_script_is_told_of_a_warning_by_the_exit_code(here: Here, url: str, en
         assert (ended.code, ended.err) == (1, "")
         assert "OldJob1" in ended.out
     assert here("status", env=env).code == 0
+
+
+WORKER = (
+    "INSERT INTO workers (name, queue, version, started_at, seen_at, senders, busy, listening, feeding)"
+    " VALUES ('web1/4711', 'mailroom', '1', now(), now(), 4, 0, true, false)"
+)
+
+
+def test_a_script_is_told_that_no_worker_takes_the_mails(here: Here, url: str, engine: Engine) -> None:
+    """A day after the last one nobody misses a count any more, and a mail is late only after a quarter of an hour."""
+    env = {"MAILROOM_DATABASE_URL": url}
+    with engine.connect() as connection:
+        add_accounts(connection, 1)
+        assert here("status", "--check", env=env).code == 1
+        connection.execute(text(WORKER))
+        assert here("status", "--check", env=env).code == 0
+        connection.execute(text("INSERT INTO pauses (scope, code, reason) VALUES ('account', 'ByHand', 'a test')"))
+        assert here("status", "--check", env=env).code == 1
+
+
+@pytest.mark.parametrize("minutes_ago", [(1, 1, 2), (1, 3, 6)], ids=["just now", "now and then"])
+def test_a_script_is_told_of_a_few_mails_that_are_denied_for_ever(
+    here: Here, ses: Simulator, url: str, engine: Engine, minutes_ago: tuple[int, ...]
+) -> None:
+    """They cost no attempt, pause nothing, and are due again in a moment: none has ever waited for long."""
+    env = sending(url, ses)
+    with engine.connect() as connection:
+        add_accounts(connection, 1, prefix="first")
+        assert here("sweep", env=env).code == 0  # where nothing was ever accepted, the account is paused
+        connection.execute(text("UPDATE deliveries SET created_at = created_at - interval '20 minutes'"))
+        ses.faults.add(Fault(error="AccessDeniedException", status=403, times=None))
+        add_accounts(connection, 1)
+        for ago in minutes_ago:
+            connection.execute(text("UPDATE jobs SET due_at = now()"))
+            assert here("sweep", env=env).code == 0  # nothing is due any more
+            aged = "UPDATE deliveries SET created_at = created_at - make_interval(mins => :ago) WHERE id = :newest"
+            [(newest,)] = connection.execute(text("SELECT max(id) FROM deliveries")).all()
+            connection.execute(text(aged), {"ago": ago, "newest": newest})
+        connection.execute(text("UPDATE readings SET minutes_until = NULL, due_at = now() - interval '1 minute'"))
+        assert refresh(engine)
+        assert connection.execute(text("SELECT count(*) FROM deliveries WHERE outcome = 'deferred'")).scalar() == 3
+    ended = here("status", "--check", env=env)
+    assert "act: Deferred: " in ended.out
+    assert ended.code == 1
+    found = json.loads(here("status", "--json", env=env).out)
+    assert [need["code"] for need in found["needs"] if need["state"] == "act"] == ["Deferred"]
+    assert found["warnings"] == {}
+    assert re.search(r"^.*queue.*Deferred: .*AccessDeniedException", here("doctor", env=env).out, re.MULTILINE)
 
 
 def test_what_the_fleet_counted_is_shown_with_its_age(here: Here, url: str, engine: Engine) -> None:

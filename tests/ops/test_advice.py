@@ -398,6 +398,30 @@ def test_mails_that_are_deferred_again_and_again_need_somebody_and_say_why() -> 
     assert "`mailroom doctor` says whether SES can be reached" in elsewhere.sentence
 
 
+@pytest.mark.parametrize(
+    ("tries", "is_told"),
+    [([1, 3, 5], True), ([2, 4, 6, 8], True), ([1, 2, 3], False), ([1, 5], False), ([4, 6, 8], False)],
+)
+def test_a_kind_that_is_tried_in_vain_for_long_is_told_though_others_leave(tries: list[int], is_told: bool) -> None:
+    """A few mails that SES denies cost no attempt and pause nothing, and none of them is ever due for long."""
+    denied = [
+        minute(back, 1, action=ACTIVATION, priority=NORMAL, outcome="deferred", code="AccessDeniedException")
+        for back in tries
+    ]
+    others = [minute(back, 100) for back in range(1, 10)]
+    found = told(reading(), *others, *denied)
+    assert codes(found) == ([("Deferred", "act")] if is_told else [])
+    if is_told:
+        assert found.sentence.startswith(
+            f"Activations have to be tried again: so ended each of {len(tries)} attempts of the last ten minutes"
+            " (AccessDeniedException); allow ses:SendEmail"
+        )
+    sent = minute(2, 1, action=ACTIVATION, priority=NORMAL)
+    assert codes(told(reading(), *others, *denied, sent)) == []
+    closed = reading(pauses=(paused(ACTIVATION, "AccessDeniedException", **PROBED),))
+    assert ("Deferred", "act") not in codes(told(closed, *others, *denied))
+
+
 def test_of_several_troubles_the_worst_is_said_and_the_others_are_counted() -> None:
     lanes = (lane(oldest=300, due=4), lane(ACTIVATION, NORMAL, 40, 900, queue="news"))
     found = told(
