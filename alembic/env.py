@@ -22,7 +22,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 from mailroom import settings
 from mailroom.cli import log
 from mailroom.cli.database import unmigrated
-from mailroom.db import functions, kept_rows, owners, removal, schema, waits
+from mailroom.db import functions, kept_rows, owners, preflight, removal, schema, waits
 from mailroom.db.engine import VERSION_TABLE, connect_engine
 from mailroom.db.namespace import quoted, quoted_in_text, schema_of
 from mailroom.errors import DatabaseError, MailroomError, SettingsError
@@ -129,6 +129,16 @@ def lock_versions(own: Connection) -> None:
     own.execute(text(VERSIONS.format(schema=home)))
     own.commit()
     own.execute(text(LOCK.format(schema=home)))
+
+
+def refuse_encoding(connection: Connection) -> None:
+    """Raise DatabaseError where not every name and answer can be stored, before anything is made."""
+    there = connection.scalar(text("SELECT getdatabaseencoding()"))
+    connection.rollback()
+    if there != preflight.ENCODING:
+        raise DatabaseError(
+            f"mailroom needs a database whose encoding is {preflight.ENCODING}, and this one is in {there}"
+        )
 
 
 def refuse_strangers(own: Connection) -> None:
@@ -296,6 +306,7 @@ def run(connection: Connection) -> None:
     if context.get_context().opts.get("dont_mutate"):  # who only asks waits for nobody
         context.run_migrations()
         return
+    refuse_encoding(connection)
     with alone(connection), pinned(connection), waits.told(connection, say):
         migrate(connection)
 

@@ -15,10 +15,12 @@ import psycopg
 import pytest
 from alembic import command
 from alembic.config import Config
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import ProgrammingError
 
 from mailroom.db.engine import connect_engine
+from mailroom.errors import DatabaseError
 from tests.db.migrating import (
     HEAD,
     PROCESS_SECONDS,
@@ -48,6 +50,23 @@ def configured(url: str) -> Iterator[Config]:
             yield config
     finally:
         engine.dispose()
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_database_of_another_encoding_is_refused_before_anything_is_made(
+    server: Server, empty_url: str, encoding: str
+) -> None:
+    name = f"{conninfo_to_dict(empty_url)['dbname']}_encoded"
+    server.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'")
+    url = server.database_url(name)
+    try:
+        with pytest.raises(DatabaseError, match=f"whose encoding is UTF8, and this one is in {encoding}"):
+            migrate(url)
+        with psycopg.connect(url) as connection:
+            made = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname = 'mailroom'").fetchall()
+        assert made == []
+    finally:
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 ANATOMY = """
