@@ -49,17 +49,21 @@ def verify(
 ) -> None:
     """Check the signature of a token.
 
-    It is checked for each action of the database: with --code for those that have a code, else for those that have
-    none. With --path no database is needed. If MAILROOM_DATABASE_URL is set, the state of the token is shown too.
+    It is checked for each action of the database: with a code for those that have one, else for those that have none.
+    A second line of stdin is the code, as `sign` prints it. With --path no database is needed. If
+    MAILROOM_DATABASE_URL is set, the state of the token is shown too.
 
     Exit 1 if it is not valid.
     """
     given = settings.load("secret_key")
     if token == STDIN and sys.stdin is None:
         raise SettingsError("the standard input is closed: there is no token to read")
-    text = sys.stdin.buffer.readline(MAX_LINE).decode(errors="replace").strip() if token == STDIN else token
+    if token == STDIN:
+        token = _read_line()
+        if code is None and not sys.stdin.isatty():  # who types it ends with the first line
+            code = _read_line() or None
     paths = {path: path} if path is not None else {each.path: each for each in _actions(given, code is not None)}
-    secret, signed = _verified(text, list(paths), given, code)
+    secret, signed = _verified(token, list(paths), given, code)
     say(f"signature valid for {paths[signed]}")
     if given.database_url:
         say(_state(given, secret))
@@ -83,6 +87,10 @@ def sign(token: Annotated[int, typer.Argument(metavar="ID", callback=positive, h
     say(signing.sign(bytes(row.secret), path=action.path, key=given.signing_key, code=code))
     if code is not None:
         say(code)
+
+
+def _read_line() -> str:
+    return sys.stdin.buffer.readline(MAX_LINE).decode(errors="replace").strip()
 
 
 def _actions(given: Settings, has_code: bool) -> list[Action]:

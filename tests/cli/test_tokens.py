@@ -40,6 +40,25 @@ def test_a_recovery_needs_its_code(here: Here) -> None:
         assert (ended.code, ended.out, ended.err) == (1, "", INVALID)
 
 
+@pytest.mark.parametrize("action", ["activation", "password_recovery"])
+def test_what_sign_prints_verify_reads(here: Here, url: str, engine: Engine, action: str) -> None:
+    """As `--help` has it: a code comes on a second line."""
+    with engine.connect() as connection:
+        [account] = add_accounts(connection, 1, status="active" if action == "password_recovery" else "provisioned")
+        if action == "password_recovery":
+            ask_recovery(connection, account)
+        [(token,)] = rows(connection, "SELECT id FROM tokens")
+    env = {"MAILROOM_DATABASE_URL": url, **NO_DATABASE}
+    signed = here("tokens", "sign", str(token), env=env).out
+    ended = here("tokens", "verify", env=env, stdin=signed.encode())
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.startswith(f"signature valid for {action}\ntoken {token} of account {account}: good until")
+    lines = signed.splitlines()
+    if lines[1:]:
+        wrong = f"{lines[0]}\n{(int(lines[1]) + 1) % 100_000:05}\n"
+        assert here("tokens", "verify", env=env, stdin=wrong.encode()).err == INVALID
+
+
 def test_of_several_keys_the_first_signs_and_all_verify(here: Here, url: str, engine: Engine) -> None:
     new = "11" * 32
     assert here("tokens", "verify", *OF_ACTIVATION, ACTIVATE, env={"MAILROOM_SECRET_KEY": f"{new},{KEY_HEX}"}).code == 0
