@@ -1,4 +1,7 @@
 -- Trigger: keep of a kind of mail what links that are out rely on, and the row itself while something names it.
+--
+-- Another template is kept with its moment, as the end of a pause by hand is: what was claimed before that, and does not
+-- render, says nothing of it (see take_back).
 CREATE OR REPLACE FUNCTION mailroom.action_changes()
     RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -9,6 +12,10 @@ BEGIN
         IF (NEW.name, NEW.number, NEW.path, NEW.has_code) IS DISTINCT FROM (OLD.name, OLD.number, OLD.path, OLD.has_code) THEN
             RAISE restrict_violation USING MESSAGE = format(
                 'name, number, path and has_code of action %s are in links and lines that are out: add another action', OLD.name);
+        END IF;
+        IF NEW.template IS DISTINCT FROM OLD.template THEN
+            INSERT INTO resumptions (scope, resumed_at) VALUES (NEW.name, clock_timestamp())
+            ON CONFLICT (scope) DO UPDATE SET resumed_at = excluded.resumed_at;
         END IF;
         RETURN NEW;
     END IF;

@@ -4,8 +4,8 @@
 -- delivery does not say which it came from: it is of an older release).
 --
 -- A mail that failed to render was not sent: its `sent` is taken back, and its job comes back with an attempt charged, or
--- has failed. Its action is paused until a person ends that, unless somebody has since: each further mail would be accepted,
--- and lost. What was rejected for what is in it is rejected, also where its job waits because the answer never came.
+-- has failed. Its action is paused until a person ends that, unless somebody has since, or has taken another template: each
+-- further mail would be accepted, and lost. What was rejected for what is in it is rejected, also where its job waits because the answer never came.
 --
 -- It is the `sent` of that message that is taken back, once, whatever else there is of the token, and whenever the event
 -- came. Who knows of no such row is asked again, later and later: the answer of the call may be on its way. What nothing here
@@ -143,19 +143,20 @@ BEGIN
             WHERE events.message_id = key.message_id AND events.kind = 'rendering_failure' AND events.at = key.at
             LIMIT 1) AS pending
      CROSS JOIN LATERAL (
-           SELECT CAST(action AS text) AS action, created_at AS sent_at FROM deliveries
+           SELECT CAST(action AS text) AS action, least(claimed_at, created_at) AS made_at FROM deliveries
             WHERE token = pending.token AND fence = pending.fence
             UNION ALL
            SELECT CAST(action AS text), claimed_at FROM batches
             WHERE id > (SELECT batches_newest())  -- of an older one the next look tells, once it was rescued
               AND fence = pending.fence AND pending.token = ANY (tokens)
+            ORDER BY made_at
             LIMIT 1) AS kinds
      WHERE key.kind = 'rendering_failure'
-       AND NOT EXISTS (  -- sent and heard of before that; or before the clock was set back, which comes to the same
+       AND NOT EXISTS (  -- claimed, or heard of, before that; or before the clock was set back, which comes to the same
            SELECT FROM resumptions
             WHERE scope = kinds.action
-              AND (resumed_at > least(kinds.sent_at, pending.absorbed_at)
-                   OR least(kinds.sent_at, pending.absorbed_at) > clock_timestamp()))
+              AND (resumed_at > least(kinds.made_at, pending.absorbed_at)
+                   OR least(kinds.made_at, pending.absorbed_at) > clock_timestamp()))
      ORDER BY kinds.action
     ON CONFLICT (scope) DO UPDATE SET code = excluded.code, reason = excluded.reason, probe_at = NULL
         WHERE pauses.probe_at IS NOT NULL;

@@ -355,6 +355,37 @@ def test_a_pause_is_opened_by_when_a_mail_was_sent_and_not_by_the_clock_of_ses(c
     assert paused(connection) == {"activation"}
 
 
+@pytest.mark.parametrize("settled", ["before", "after"])
+def test_a_mail_of_a_template_that_was_replaced_since_pauses_nothing(connection: Connection, settled: str) -> None:
+    """What is read late says nothing of the template that is used now; that one is paused for its own mails."""
+    enqueue(connection)
+    batch = take(connection)
+    if settled == "before":
+        assert settle(connection, batch, Sent("m-1"))
+    connection.execute(text("SELECT template_use('activation', 'activationv2', true)"))
+    if settled == "after":
+        assert settle(connection, batch, Sent("m-1"))
+    tell_of(connection, batch, RENDERING_FAILURE, "m-1")
+    assert len(take_back(connection)) == 1
+    assert paused(connection) == set()
+    again = take(connection)
+    assert settle(connection, again, Sent("m-2"))
+    tell_of(connection, again, RENDERING_FAILURE, "m-2")
+    assert len(take_back(connection)) == 1
+    assert paused(connection) == {"activation"}
+    assert misplaced(connection) == []
+
+
+def test_what_changes_of_a_kind_besides_its_template_hides_no_failure(connection: Connection) -> None:
+    enqueue(connection)
+    batch = take(connection)
+    assert settle(connection, batch, Sent("m-1"))
+    connection.execute(text("UPDATE actions SET per_day = 7, template = template"))
+    tell_of(connection, batch, RENDERING_FAILURE, "m-1")
+    take_back(connection)
+    assert paused(connection) == {"activation"}
+
+
 def test_what_has_no_events_of_its_own_makes_no_feed_silent(connection: Connection) -> None:
     """What a claim ends as sent, since its event came; and lines of `collect`, which no event is ever of."""
     enqueue(connection, 2)
