@@ -36,8 +36,8 @@ _APP: Final = {
 # What others than the owner never call: triggers call these, or other functions do.
 _INNER: Final = (
     *("action_room", "find_account", "good_token", "lane_scope", "most_guesses", "never_out", "suppression_review"),
-    *("batches_newest", "feed_note", "jobs_end", "late_acceptances_apply", "prune_tokens", "take_back_mails"),
-    *("sender_scope", "tokens_renew"),
+    *("batches_newest", "feed_note", "jobs_end", "late_acceptances_apply", "prune_tokens", "reconcile_tokens"),
+    *("sender_scope", "take_back_mails", "tokens_renew"),
     *functions.triggers(),
 )
 GRANTS: Final[dict[str, dict[str, str]]] = {

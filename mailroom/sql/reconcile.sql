@@ -13,6 +13,8 @@
 -- A consumed token needs no mail. A recovery that has run out is enqueued, and the claim puts it on record as expired.
 -- One that was tried before counts as tried, so that the claim looks for a late acceptance.
 --
+-- What a trigger, a rule or a constraint of the application's own refuses keeps nothing else (see reconcile_tokens).
+--
 -- Returns one row: the tokens enqueued, and below which id to go on (NULL: that was all).
 --
 -- Locks: the table locks, in which nothing ever is, in a mode that is in its own way alone. It waits no longer than the
@@ -29,13 +31,14 @@ CREATE OR REPLACE FUNCTION mailroom.reconcile(
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET jit = off
     SET row_security = off SET lock_timeout = '2s' AS $$
 #variable_conflict use_column
+DECLARE
+    found record;
 BEGIN
     IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
         RAISE invalid_transaction_state
             USING MESSAGE = 'reconcile needs READ COMMITTED, where its second statement has a new snapshot';
     END IF;
     LOCK TABLE locks IN SHARE UPDATE EXCLUSIVE MODE;
-    RETURN QUERY
     WITH looked AS MATERIALIZED (
         SELECT id, action, consumed_at, created_at,
                created_at > coalesce(now() - reconcile.horizon, '-infinity') AS near
@@ -62,20 +65,18 @@ BEGIN
          WHERE looked.near AND looked.consumed_at IS NULL
            AND waiting.jobs = 0 AND logged.finals = 0
            AND NOT EXISTS (SELECT FROM in_flight WHERE in_flight.token = looked.id)
-    ),
-    found AS (
-        INSERT INTO jobs (token, due_at, action, priority, attempt, queue)
-        SELECT lost.id, clock_timestamp(), lost.action,
-               CASE WHEN actions.priority = 1
-                         AND 50 < (SELECT count(*) FROM lost JOIN actions ON actions.name = lost.action
-                                    WHERE actions.priority = 1) THEN 2
-                    ELSE actions.priority END,
-               CASE WHEN lost.tried THEN 1 ELSE 0 END, reconcile.queue
-          FROM lost
-          JOIN actions ON actions.name = lost.action
-        ON CONFLICT (token) DO NOTHING
-        RETURNING token
     )
-    SELECT ARRAY(SELECT token FROM found ORDER BY token) AS enqueued,
-           (SELECT min(id) FROM looked HAVING count(*) = reconcile.scan_limit AND bool_and(near)) AS next_below;
+    SELECT array_agg(lost.id ORDER BY lost.id) AS ids, array_agg(lost.action ORDER BY lost.id) AS actions,
+           array_agg(CASE WHEN actions.priority = 1
+                               AND 50 < (SELECT count(*) FROM lost JOIN actions ON actions.name = lost.action
+                                          WHERE actions.priority = 1) THEN 2
+                          ELSE actions.priority END ORDER BY lost.id) AS priorities,
+           array_agg(CASE WHEN lost.tried THEN 1 ELSE 0 END ORDER BY lost.id) AS attempts,
+           (SELECT min(id) FROM looked HAVING count(*) = reconcile.scan_limit AND bool_and(near)) AS next_below
+      INTO found
+      FROM lost
+      JOIN actions ON actions.name = lost.action;
+    RETURN QUERY SELECT reconcile_tokens(
+        coalesce(found.ids, '{}'), CAST(found.actions AS text[]), found.priorities, found.attempts, reconcile.queue),
+        CAST(found.next_below AS bigint);
 END $$;

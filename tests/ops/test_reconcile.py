@@ -115,6 +115,36 @@ def test_what_is_older_than_the_horizon_is_left_to_a_person(engine: Engine, conn
     assert [found.enqueued for found in maintenance.reconcile_all(engine, queue="mailroom")] == [tuple(lost)]
 
 
+@pytest.mark.parametrize(
+    "refusing",
+    [
+        "ALTER TABLE jobs ADD CHECK (token <> {token}) NOT VALID",
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not this one'; END $$;"
+        " CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON jobs DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW WHEN (NEW.token = {token}) EXECUTE FUNCTION refuse()",
+    ],
+    ids=["check", "commit"],
+)
+def test_one_that_may_not_be_enqueued_holds_up_no_others(engine: Engine, connection: Connection, refusing: str) -> None:
+    lost = lose_jobs(connection, "activation", count=60)
+    connection.execute(text(refusing.format(token=lost[7])))
+    others = tuple(token for token in lost if token != lost[7])
+    assert maintenance.reconcile(engine, queue="mailroom") == Reconciled(others, None)
+    assert rows(connection, "SELECT DISTINCT priority FROM jobs") == [(2,)]
+    assert misplaced(connection) == [(lost[7], 0)]
+    assert maintenance.reconcile(engine, queue="mailroom") == Reconciled((), None)
+
+
+def test_who_enqueues_nothing_at_all_waits_for_who_has_the_table(engine: Engine, connection: Connection) -> None:
+    """What each would meet is tried once, and not for each."""
+    lose_jobs(connection, "activation", count=40)
+    with transaction(engine) as holder:
+        holder.execute(text("LOCK TABLE jobs IN SHARE MODE"))
+        with pytest.raises(DBAPIError, match="lock timeout"):
+            maintenance.reconcile(engine, queue="mailroom")
+    assert len(maintenance.reconcile(engine, queue="mailroom").enqueued) == 40
+
+
 def test_it_goes_on_from_where_it_ended(engine: Engine, connection: Connection) -> None:
     lost = lose_jobs(connection, "activation", count=25)
     found: list[int] = []
