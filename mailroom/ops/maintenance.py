@@ -8,12 +8,13 @@ from datetime import timedelta
 from functools import partial
 from typing import Final
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, func, select
 from sqlalchemy.exc import DBAPIError
 
 from mailroom.db import functions, preflight
 from mailroom.db.engine import first_line
 from mailroom.db.step_size import StepSize
+from mailroom.db.views import attempts
 from mailroom.ops import feedback, health, reputation
 from mailroom.queue import feed
 from mailroom.queue.feed import MAX_TAKEN_BACK, FeedState, ResendWait
@@ -35,6 +36,8 @@ TAKE_BACK: Final = "taking back what never went out"
 # Between two steps of a prune, and between two prunes.
 PRUNE_STEP: Final = timedelta(seconds=5)
 PRUNE_INTERVAL: Final = timedelta(hours=1)
+# SQLSTATEs of what each statement would meet: no connection, no lock, no right, no room, no such function, no time.
+_OF_ALL: Final = ("08", "0A", "25", "3F", "40", "42", "53", "55", "57", "58", "XX")
 # Below it the limits that count the mails of a day, and the status, would lose what they count.
 MIN_HISTORY: Final = timedelta(days=1)
 
@@ -106,18 +109,42 @@ def prune(connection: Connection, *, older_than: timedelta, after: int = 0, scan
 
 
 def prune_all(engine: Engine, *, older_than: timedelta) -> Iterator[Pruned]:
-    """Forget everything that has been finished for longer than that, a step and a commit at a time."""
-    step_size = StepSize(SCAN_LIMIT)
+    """Forget everything finished for longer than that, a step and a commit at a time. DBAPIError of what may not go is
+    raised in the end."""
+    step_size, refused = StepSize(SCAN_LIMIT), None
     after: int | None = 0
     while after is not None:
-        pruned = step_size.take(partial(_prune, engine, older_than, after))
-        yield pruned
-        after = pruned.after
+        try:
+            pruned = step_size.take(partial(_prune, engine, older_than, after))
+        except DBAPIError as error:
+            if not _is_refused(error):
+                raise
+            refused = refused or error
+            after = _beyond(engine, after, step_size.size)
+        else:
+            yield pruned
+            after = pruned.after
+    if refused is not None:
+        raise refused
 
 
 def _prune(engine: Engine, older_than: timedelta, after: int, scan_limit: int) -> Pruned:
     with engine.connect() as connection:
         return prune(connection, older_than=older_than, after=after, scan_limit=scan_limit)
+
+
+def _beyond(engine: Engine, after: int, scan_limit: int) -> int | None:
+    """Return after which delivery to go on behind a step of which nothing may go; None: nothing is there."""
+    looked = select(attempts.c.id).where(attempts.c.id > after).order_by(attempts.c.id).limit(scan_limit).subquery()
+    with engine.connect() as connection:
+        last: int | None = connection.scalar(select(func.max(looked.c.id)))
+    return last
+
+
+def _is_refused(error: DBAPIError) -> bool:
+    """Whether it is for these rows' sake, as a constraint or a trigger has it, that nothing comes of a statement."""
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    return sqlstate is not None and not sqlstate.startswith(_OF_ALL)
 
 
 def log_reconciled(found: Reconciled) -> None:
@@ -174,9 +201,10 @@ class Maintenance:
         while self._due and time.monotonic() < ends:
             self._try(*self._due.pop(0))
         if self._prune_after is not None and now >= self._prune_at and not self._due:
-            self._prune_at = now + PRUNE_INTERVAL.total_seconds()
-            if self._try("prune", partial(self._prune, self._prune_after)) and self._pruned is not None:
-                self._prune_at = now + PRUNE_STEP.total_seconds()
+            before = self._pruned
+            done = self._try("prune", partial(self._prune, self._prune_after)) or self._pruned != before
+            goes_on = done and self._pruned is not None  # also behind what may not go
+            self._prune_at = now + (PRUNE_STEP if goes_on else PRUNE_INTERVAL).total_seconds()
 
     @property
     def owes(self) -> bool:
@@ -245,7 +273,13 @@ class Maintenance:
         self._warnings[name] = found
 
     def _prune(self, older_than: timedelta) -> None:
-        pruned = _prune(self._engine, older_than, self._pruned or 0, self._scan_limits["prune"].size)
+        after, size = self._pruned or 0, self._scan_limits["prune"].size
+        try:
+            pruned = _prune(self._engine, older_than, after, size)
+        except DBAPIError as error:
+            if _is_refused(error):
+                self._pruned = _beyond(self._engine, after, size)
+            raise
         if pruned.deliveries:
             log.info("pruned deliveries=%d tokens=%d", pruned.deliveries, pruned.tokens)
         self._pruned = pruned.after
@@ -257,7 +291,7 @@ class Maintenance:
             if name not in self._failures:
                 log.warning("%s failed, trying again: %s", name, first_line(error))
             self._failures.add(name)
-            if name in self._scan_limits:
+            if name in self._scan_limits and not (name == "prune" and _is_refused(error)):
                 self._scan_limits[name].shrink()
             return False
         self._failures.discard(name)

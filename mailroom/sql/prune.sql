@@ -5,7 +5,7 @@
 -- nothing here knows to delete), older_than (an interval).
 --
 -- What a table, a trigger or a rule of the application's own refuses stays, and keeps nothing else (see prune_tokens). Where
--- nothing at all may go, it fails.
+-- nothing at all may go, it fails, and whoever calls it goes on behind that.
 --
 -- A token is forgotten whole or not at all: when its newest delivery is old enough, it is neither waiting nor in
 -- flight, and it is finished and was consumed or ran out as long ago; or when it is gone, with its account. One that was

@@ -77,6 +77,27 @@ def test_what_the_database_refuses_is_said_once_and_stops_nothing_else(
     assert len([message for message in caplog.messages if "prune failed" in message]) == 1
 
 
+def test_a_step_of_which_nothing_may_go_keeps_nothing_behind_it(
+    engine: Engine, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    mail(connection, 35)
+    age(connection, 91)
+    connection.execute(text("CREATE TABLE theirs (token bigint REFERENCES tokens)"))
+    connection.execute(text("INSERT INTO theirs SELECT id FROM tokens ORDER BY id LIMIT 20"))
+    work = Maintenance(engine, queue="mailroom", prune_after=AGED, scan_limit=10)
+    left = []
+    for now in (0, 5, 10, 15, 20, 3620):
+        work.step(now)
+        left.append(count(connection, "deliveries"))
+    assert left == [35, 35, 25, 20, 20, 20]
+    assert next(message for message in caplog.messages if "prune failed" in message).endswith('table "theirs"')
+    mail(connection, 1, prefix="more")
+    age(connection, 91)
+    for now in (3625, 3630):
+        work.step(now)
+    assert count(connection, "deliveries") == 20
+
+
 def test_a_table_that_somebody_has_locked_holds_a_worker_up_once_and_not_for_each_of_what_is_due(
     url: str, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
