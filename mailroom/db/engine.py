@@ -14,7 +14,7 @@ from sqlalchemy import Engine, ExceptionContext, create_engine, event
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from mailroom.db import functions, namespace
+from mailroom.db import functions, namespace, refused
 from mailroom.db.moments import MomentLoader
 from mailroom.errors import DatabaseError, SettingsError
 
@@ -55,7 +55,6 @@ _RECYCLE_SECONDS: Final = 1800
 # After these another connection may be better, perhaps to another server: it takes no writes (after a failover), shuts
 # down, has lost its files, has no room left; and what only this session does not know yet.
 _USELESS: Final = ("08", "0A000", "25006", "53", "57P0", "58", "XX")
-# What PostgreSQL does not say.
 CANCELLED: Final = "unless somebody cancelled it, statement_timeout is too short for this role"
 MOVED: Final = "`mailroom migrate` lets functions find the tables of a schema that was renamed"
 UNGRANTED: Final = "`mailroom grants` of the owner gives a role what it needs"
@@ -192,6 +191,7 @@ def connect(
     except OSError as error:  # no file descriptor is left
         raise psycopg.OperationalError(f"this machine cannot connect: {error.strerror}") from error
     connection.add_notice_handler(connection.note)
+    connection.add_notice_handler(refused.report)
     connection.adapters.register_loader("timestamptz", MomentLoader)
     connection.answer_within = _FIRST_ANSWER_WITHIN
     try:

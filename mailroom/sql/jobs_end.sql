@@ -39,7 +39,8 @@ BEGIN
                     recorded := recorded || jobs_end(ARRAY[single], queue, priority, action);
                 END LOOP;
             ELSE
-                RAISE WARNING 'mailroom: that the job of token % is finished was refused, and it waits: %', (ended[1]).token, SQLERRM;
+                RAISE WARNING 'mailroom: that the job of token % is finished was refused, and it waits: %', (ended[1]).token, SQLERRM
+                    USING ERRCODE = SQLSTATE, DETAIL = format('end token=%s', (ended[1]).token);
             END IF;
     END;
     RETURN recorded;

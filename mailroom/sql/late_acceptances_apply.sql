@@ -125,7 +125,8 @@ BEGIN
                             failed_ids[(over + waiting % 2) / 2 + 1:], most)) AS half;
             ELSE
                 RAISE WARNING 'mailroom: what came late of token % is not acted on, and tried again: %',
-                              coalesce(held[1], failed_tokens[1]), SQLERRM;
+                              coalesce(held[1], failed_tokens[1]), SQLERRM
+                    USING ERRCODE = SQLSTATE, DETAIL = format('late_acceptance token=%s', coalesce(held[1], failed_tokens[1]));
                 SELECT CAST(0 AS bigint) AS freed, CAST(0 AS bigint) AS amended INTO counts;
             END IF;
     END;

@@ -41,7 +41,8 @@ BEGIN
                         ids[half + 1:], actions[half + 1:], priorities[half + 1:], attempts[half + 1:], queue);
             ELSE
                 enqueued := '{}';
-                RAISE WARNING 'mailroom: token % has no job, may not be enqueued, and is tried again: %', ids[1], SQLERRM;
+                RAISE WARNING 'mailroom: token % has no job, may not be enqueued, and is tried again: %', ids[1], SQLERRM
+                    USING ERRCODE = SQLSTATE, DETAIL = format('reconcile token=%s', ids[1]);
             END IF;
     END;
     RETURN enqueued;

@@ -89,7 +89,11 @@ BEGIN
             WHEN transaction_rollback OR insufficient_resources OR insufficient_privilege THEN
                 RAISE;
             WHEN OTHERS THEN  -- a trigger or a rule of the application's own, which is no reason for the others to wait
-                RAISE WARNING 'mailroom: an address is not reviewed, and its events come again: %', SQLERRM;
+                RAISE WARNING 'mailroom: an address is not reviewed, and its events come again: %', SQLERRM
+                    USING ERRCODE = SQLSTATE, DETAIL = format('review token=%s', (
+                        SELECT token FROM events
+                         WHERE address_hash = variables.hash AND kind IN ('delivery', 'bounce', 'complaint') AND look_at <= now()
+                         LIMIT 1));
                 UPDATE events SET look_at = clock_timestamp() + interval '1 minute'
                  WHERE address_hash = variables.hash AND kind IN ('delivery', 'bounce', 'complaint') AND look_at <= now();
         END;

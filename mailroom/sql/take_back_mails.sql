@@ -159,7 +159,11 @@ BEGIN
                     message_ids[number / 2 + 1:], kinds[number / 2 + 1:], moments[number / 2 + 1:], max_attempts, queue);
             ELSE
                 RAISE WARNING 'mailroom: that message % never went out is not acted on, and tried again: %',
-                              message_ids[1], SQLERRM;
+                              message_ids[1], SQLERRM
+                    USING ERRCODE = SQLSTATE, DETAIL = format('take_back token=%s', (
+                        SELECT events.token FROM events
+                         WHERE events.message_id = take_back_mails.message_ids[1] AND events.token IS NOT NULL
+                         LIMIT 1));
                 UPDATE events SET look_at = clock_timestamp() + interval '1 minute'
                  WHERE events.message_id = take_back_mails.message_ids[1] AND events.at = take_back_mails.moments[1]
                    AND events.kind = CAST(take_back_mails.kinds[1] AS event_kind);

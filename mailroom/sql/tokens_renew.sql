@@ -37,7 +37,8 @@ BEGIN
                     renewed := renewed || tokens_renew(ARRAY[single], tokens_renew.life);
                 END LOOP;
             ELSE
-                RAISE WARNING 'mailroom: token % was not renewed, and its mail waits: %', tokens_renew.ids[1], SQLERRM;
+                RAISE WARNING 'mailroom: token % was not renewed, and its mail waits: %', tokens_renew.ids[1], SQLERRM
+                    USING ERRCODE = SQLSTATE, DETAIL = format('renew token=%s', tokens_renew.ids[1]);
             END IF;
     END;
     RETURN renewed;

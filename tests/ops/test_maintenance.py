@@ -71,10 +71,39 @@ def test_what_the_database_refuses_is_said_once_and_stops_nothing_else(
     work.step(0)
     work.step(3600)
     assert rows(connection, "SELECT token FROM jobs") == [(lost,)]
-    failed, reconciled = caplog.messages[1], caplog.messages[0]
+    reconciled, failed = [message for message in caplog.messages if not message.startswith("refused by the database")]
     assert failed.startswith("prune failed, trying again: ")
     assert reconciled == f"reconciled tokens=1 first={lost}"
     assert len([message for message in caplog.messages if "prune failed" in message]) == 1
+
+
+def test_what_the_database_refuses_of_single_mails_is_one_line_of_the_log(
+    engine: Engine, connection: Connection, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the code and the first token, and nothing that whoever refuses says of them."""
+    monkeypatch.setattr("mailroom.db.refused._said", {})
+    forgotten = mail(connection, 9)
+    age(connection, 91)
+    connection.execute(text("CREATE TABLE theirs (token bigint REFERENCES tokens)"))
+    connection.execute(text("INSERT INTO theirs VALUES (:token)"), {"token": forgotten[4]})
+    connection.execute(
+        text(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE 'not for %', (SELECT email FROM accounts LIMIT 1) USING ERRCODE = 'SH001'; END $$"
+        )
+    )
+    lost = lose_jobs(connection, "activation", count=12)
+    refusing = "CREATE TRIGGER refuse BEFORE INSERT ON jobs FOR EACH ROW WHEN (NEW.token IN ({}, {}))"
+    connection.execute(text(f"{refusing.format(*lost[3:5])} EXECUTE FUNCTION refuse()"))
+    work = Maintenance(engine, queue="mailroom", prune_after=AGED)
+    for now in (0, 60, 3600):
+        work.step(now)
+    assert [message for message in caplog.messages if message.startswith("refused")] == [
+        f"refused by the database act=reconcile code=SH001 token={lost[3]}",
+        f"refused by the database act=prune code=23503 token={forgotten[4]}",
+    ]
+    assert "@example.com" not in caplog.text
+    assert count(connection, "jobs") == 10
 
 
 def test_a_step_of_which_nothing_may_go_keeps_nothing_behind_it(

@@ -66,6 +66,38 @@ def test_one_that_may_not_be_taken_back_holds_up_no_others(connection: Connectio
     assert misplaced(connection) == []
 
 
+@pytest.mark.parametrize(
+    ("refusing", "act", "code"),
+    [
+        (APPEND_ONLY.format(kind="", when="BEFORE", deferred=""), "take_back", "P0001"),
+        ("ALTER TABLE suppressions ADD CHECK (bounced_at IS NULL) NOT VALID", "review", "23514"),
+    ],
+)
+def test_what_is_refused_of_evidence_is_in_the_log_with_its_token(
+    connection: Connection,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    refusing: str,
+    act: str,
+    code: str,
+) -> None:
+    monkeypatch.setattr("mailroom.db.refused._said", {})
+    [token] = enqueue(connection)
+    batch = take(connection)
+    assert settle(connection, batch, Sent("m-1"))
+    if act == "review":
+        tell_of(connection, batch, BOUNCE, "m-1", **HARD)
+        connection.execute(text("DELETE FROM suppressions"))
+        look_again(connection)
+    else:
+        tell_of(connection, batch, RENDERING_FAILURE, "m-1")
+    connection.execute(text(refusing))
+    assert take_back(connection) == []
+    look_again(connection)
+    assert take_back(connection) == []
+    assert caplog.messages == [f"refused by the database act={act} code={code} token={token}"]
+
+
 def test_an_address_that_may_not_be_suppressed_holds_up_no_others(connection: Connection) -> None:
     enqueue(connection, 3)
     batch = take(connection)
