@@ -20,6 +20,13 @@ class TokenError(MailroomError):
         super().__init__("the token is not valid")
 
 
+class TokenConflictError(TokenError):
+    """Others were in the way, and nothing is known of the link: the transaction may succeed if it is tried again."""
+
+    def __init__(self) -> None:
+        MailroomError.__init__(self, "others were in the way: try again")
+
+
 class LineError(MailroomError):
     """A line on the input of `send` is not one that `collect` writes."""
 

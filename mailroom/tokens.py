@@ -7,15 +7,15 @@ The message is the path of the action and the secret, and where the action has a
 import base64
 import hmac
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeGuard
 
 from sqlalchemy import Connection, Row, text
-from sqlalchemy.exc import SQLAlchemyError
 
+from mailroom.db import caller
 from mailroom.db.namespace import DEFAULT_SCHEMA, quoted_in_text
-from mailroom.errors import TokenError
+from mailroom.errors import TokenConflictError, TokenError
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -32,8 +32,8 @@ _NO_KEY: Final = f"a key is {KEY_BYTES} bytes"
 _ACTION: Final = "SELECT path, has_code FROM {schema}.action_path(CAST(:action AS text))"
 _GUESSES_LEFT: Final = "SELECT {schema}.guesses_left(CAST(:secret AS bytea)) AS left, current_setting('role') AS role"
 _COUNT_GUESS: Final = "SELECT {schema}.count_guess(CAST(:secret AS bytea))"
-_LOWER: Final = text("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
-_ACT: Final = text("SELECT set_config('role', :role, true)")
+_UNCOUNT_GUESS: Final = "SELECT {schema}.uncount_guess(CAST(:secret AS bytea))"
+_ROLE: Final = text("SELECT current_setting('role')")
 _CONSUME: Final = (
     "SELECT account, reference, address FROM {schema}.consume_token("
     "CAST(:secret AS bytea), CAST(:action AS text), CAST(:code AS text), true)"
@@ -109,25 +109,25 @@ def consume(
     scanners fetch every address they see. Raises ValueError where there is no such action.
 
     Whatever the database raises is a TokenError too, from its cause: a deletion at the same moment, a time-out, a lost
-    connection. A transaction stays usable wherever PostgreSQL lets it; at SERIALIZABLE it may fail when it commits.
+    connection. Where others were in the way of a snapshot (REPEATABLE READ, SERIALIZABLE) it is a TokenConflictError,
+    which says nothing of the token: try the whole transaction again. A transaction stays usable wherever PostgreSQL
+    lets it; at SERIALIZABLE it may fail when it commits.
 
     A token stands few guesses at its code (`most_guesses` in SQL); when they are used up it is refused, also with the
     right code. What is not five digits is refused uncounted. A guess is counted before anything is compared, and
     committed on its own, whatever becomes of the caller's transaction: on the same connection if that has not begun at
-    the server yet, else on one outside the engine's pool, made only for a token that exists and has guesses left.
+    the server yet, else on one outside the engine's pool, made only for a token that exists and has guesses left. There
+    it is given back after a TokenConflictError, which a wrong code never leads to.
     """
     _checked(key)  # before a guess is spent on it
-    given = {"secret": _split(token)[0], "action": action}
-    with _refused(connection), _ahead(connection) as own:
+    given: dict[str, Any] = {"secret": _split(token)[0], "action": action}
+    with caller.refused(connection), caller.ahead(connection) as own:
         path, has_code = _find_action(connection if own is None else own, schema, action)
         if has_code and not (_is_code(code) and _count_guess(connection, own, schema, given["secret"])):
             raise TokenError
     verify(token, path=path, key=key, code=code if has_code else None)
-    with _refused(connection):
-        row = _ask(connection, _CONSUME, schema, given | {"code": code if has_code else None})
-    if row is None:
-        raise TokenError
-    return Account(row.account, row.reference, row.address)
+    given |= {"code": code if has_code else None}
+    return _consume(connection, schema, given, counted_beside=has_code and own is None)
 
 
 async def consume_async(
@@ -145,7 +145,7 @@ async def consume_async(
 
 def _find_action(connection: Connection, schema: str, action: str) -> tuple[str, bool]:
     """Return the path of an action, and whether it has a code."""
-    with _refused(connection):
+    with caller.refused(connection):
         row = _ask(connection, _ACTION, schema, {"action": action})
     if row is None:
         raise ValueError(f"there is no action {action!r}")
@@ -153,16 +153,16 @@ def _find_action(connection: Connection, schema: str, action: str) -> tuple[str,
 
 
 def _count_guess(connection: Connection, ahead: Connection | None, schema: str, secret: object) -> bool:
-    """Count a guess at a token's code, for good; whether there was one left. `ahead` is as `_ahead` gives it."""
+    """Count a guess at a token's code, for good; whether there was one left. `ahead` is as `caller.ahead` gives it."""
     given = {"secret": secret}
-    with _refused(connection):
+    with caller.refused(connection):
         found = _ask(connection if ahead is None else ahead, _GUESSES_LEFT, schema, given)
         if found is None or not found.left:
             return False
         if ahead is not None:
             counted = _ask(ahead, _COUNT_GUESS, schema, given)
             return counted is not None and bool(counted[0])
-        with _beside(connection, role=found.role) as own:
+        with caller.beside(connection, role=found.role) as own:
             answer: bool | None = own.scalar(text(_COUNT_GUESS.format(schema=quoted_in_text(schema))), given)
         # False: the last guess was taken meanwhile, as the caller sees too; or nobody but the caller sees the token: it
         # is not committed, and its guesses may go its way. NULL: nothing was counted, and what the caller may roll
@@ -173,94 +173,35 @@ def _count_guess(connection: Connection, ahead: Connection | None, schema: str, 
     return bool(answer)
 
 
+def _consume(connection: Connection, schema: str, given: Mapping[str, Any], *, counted_beside: bool) -> Account:
+    """Mark a token consumed. `counted_beside`: a guess was counted, on another connection."""
+    try:
+        with caller.refused(connection):
+            row = _ask(connection, _CONSUME, schema, given)
+    except TokenConflictError:
+        if counted_beside:
+            _give_back(connection, schema, given["secret"])
+        raise
+    if row is None:
+        raise TokenError
+    return Account(row.account, row.reference, row.address)
+
+
+def _give_back(connection: Connection, schema: str, secret: object) -> None:
+    """Take back the count of a guess of which nobody has learnt anything. Where it cannot be, it is one."""
+    with suppress(TokenError), caller.refused(connection):
+        role = connection.scalar(_ROLE)
+        with caller.beside(connection, role=role) as own:
+            own.execute(text(_UNCOUNT_GUESS.format(schema=quoted_in_text(schema))), {"secret": secret})
+
+
 def _ask(connection: Connection, call: str, schema: str, given: Mapping[str, object]) -> Row[Any] | None:
     """Call a function; one that fails takes nothing with it of a transaction that the caller has."""
-    with _unstreamed(connection), nullcontext() if _commits_by_itself(connection) else connection.begin_nested():
+    with (
+        caller.unstreamed(connection),
+        nullcontext() if caller.commits_by_itself(connection) else connection.begin_nested(),
+    ):
         return connection.execute(text(call.format(schema=quoted_in_text(schema))), given).first()
-
-
-@contextmanager
-def _unstreamed(connection: Connection) -> Iterator[None]:
-    """Have no cursor made for each statement, as an engine does that streams its results: a savepoint fits in none."""
-    if not connection.get_execution_options().get("stream_results"):
-        yield
-        return
-    connection.execution_options(stream_results=False)
-    try:
-        yield
-    finally:
-        connection.execution_options(stream_results=True)
-
-
-def _commits_by_itself(connection: Connection) -> bool:
-    return bool(getattr(connection.connection.dbapi_connection, "autocommit", False))
-
-
-@contextmanager
-def _refused(connection: Connection) -> Iterator[None]:
-    """Make whatever the database or the way to it raises a TokenError: a connection beside has the driver's errors."""
-    driver = connection.dialect.loaded_dbapi
-    # Before SQLAlchemy 2.1, what asyncpg raises where it cannot connect is its own.
-    unwrapped = getattr(driver, "asyncpg", None)
-    own = () if unwrapped is None else (unwrapped.PostgresError, unwrapped.InterfaceError)
-    try:
-        yield
-    except (SQLAlchemyError, driver.Error, OSError, *own) as error:
-        raise TokenError from error
-
-
-@contextmanager
-def _ahead(connection: Connection) -> Iterator[Connection | None]:
-    """Give the caller's session for a transaction that commits before theirs.
-
-    None: theirs has begun, or each statement commits. Behind PgBouncer a transaction has a connection to the server
-    from its first statement on. If each waits for a second one, as `_beside` does, all who come that way wait.
-    """
-    if _commits_by_itself(connection) or not _is_idle(connection):
-        yield None
-        return
-    own = Connection(connection.engine, connection.connection)  # not to be closed: it is the caller's
-    with own.execution_options(stream_results=False).begin() as transaction:
-        try:
-            own.execute(_LOWER)  # whatever the session's level is: at others a count may be refused
-        except SQLAlchemyError:  # the engine has asked something as it began
-            transaction.rollback()
-        else:
-            yield own
-            return
-    yield None
-
-
-def _is_idle(connection: Connection) -> bool:
-    """Whether the caller's transaction has not begun at the server, as far as its driver tells."""
-    # An engine with a level of its own would take from the caller the one that was asked for besides.
-    level = connection.engine.get_execution_options().get("isolation_level")
-    if level is not None and level != connection.get_execution_options().get("isolation_level"):
-        return False
-    driver: Any = connection.connection.driver_connection
-    if hasattr(driver, "is_in_transaction"):  # asyncpg
-        return not driver.is_in_transaction()
-    return getattr(getattr(driver, "info", None), "transaction_status", None) == 0  # of libpq
-
-
-@contextmanager
-def _beside(connection: Connection, *, role: str) -> Iterator[Connection]:
-    """Give another connection to the same database, with a transaction that commits when that is done with.
-
-    It is none of the pool's: callers who hold one each and wait for a second would wait for each other. `role` is that
-    which the caller has become, if any: who logs in may have no rights of its own. It is set for the transaction alone,
-    or a pooler might pass it on.
-    """
-    pool = connection.engine.pool.recreate()
-    try:
-        with Connection(connection.engine, pool.connect()) as own:
-            own.execution_options(isolation_level="READ COMMITTED", stream_results=False)
-            with own.begin():
-                if role != "none":
-                    own.execute(_ACT, {"role": role})
-                yield own
-    finally:
-        pool.dispose()
 
 
 def _checked(key: Keys) -> Sequence[bytes]:

@@ -31,6 +31,7 @@ _APP: Final = {
         "remove_account",
         "request_mail",
         "revoke_tokens",
+        "uncount_guess",
     )
 }
 # What others than the owner never call: triggers call these, or other functions do.

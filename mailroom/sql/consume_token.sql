@@ -4,7 +4,9 @@
 -- it is committed: commit also where nothing is returned. counted: count_guess was called for it, and committed.
 --
 -- Returns a row: the account, its reference, and the address that the mail went to. None where the token is not good, the
--- code is another, or somebody else is in the way: what others do at the same moment is no error of who consumes.
+-- code is another, or somebody else is in the way: what others do at the same moment is no error of who consumes. But where
+-- the snapshot is the transaction's, and does not show what others did, nothing is known of the token: that is a
+-- serialization_failure, as of any statement there, and the transaction is to be tried again.
 --
 -- Locks: the account first: deleting an account locks it before its tokens, so both go the same way round. What is good is
 -- asked after that, in a new snapshot, and of the token's own row once more when that is locked as well. Where the snapshot
@@ -62,5 +64,8 @@ BEGIN
     END IF;
 EXCEPTION
     WHEN transaction_rollback OR lock_not_available THEN
+        IF SQLSTATE = '40001' AND current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+            RAISE;
+        END IF;
         RETURN;
 END $$;

@@ -460,6 +460,7 @@ def test_a_worker_makes_no_accounts_and_no_tokens(granted: dict[str, str], url: 
         "UPDATE deliveries SET outcome = 'sent'",
         "SELECT consume_token(sha256(''), 'activation')",
         "SELECT count_guess(sha256(''))",
+        "SELECT uncount_guess(sha256(''))",
         "SELECT guesses_left(sha256(''))",
         "SELECT good_token(sha256(''), 'activation')",
         "SELECT action_room('{1}', '{}', 'activation', 1, 1)",
