@@ -84,7 +84,7 @@ def _of_ses(found: Reading, seen: Seen) -> Iterator[Metric]:
     sent = None if account.sent_last_24_hours is None else account.sent_last_24_hours + account.granted_since
     limit = account.max_24_hour_send
     yield _gauge("quota_limit", "Mails in 24 hours that SES allows; -1 for no limit.", (), [((), limit)])
-    yield _gauge("quota_sent", "Mails of the last 24 hours, with what was granted since.", (), [((), sent)])
+    yield _gauge("quota_sent", "Mails of the last 24 hours, with permits granted since, also unused.", (), [((), sent)])
     known = dict.fromkeys((*ENFORCEMENTS, account.enforcement or ""))
     states = [((state,), float(account.enforcement == state)) for state in known if account.enforcement]
     yield _gauge("ses_enforcement", "How SES treats the account.", ("state",), states)
