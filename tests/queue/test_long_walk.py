@@ -22,4 +22,4 @@ EACH_SERVER = False
 def test_no_mail_is_lost_and_none_is_doubled_unrecorded_in_the_long_run(
     engine: Engine, machine: type[Mailroom]
 ) -> None:
-    run(engine, machine, settings(QUICK, max_examples=100, stateful_step_count=60, derandomize=False))
+    run(engine, machine, settings(QUICK, max_examples=100, stateful_step_count=60, derandomize=False), prepares=True)
