@@ -45,13 +45,23 @@ settings.register_profile("patient", deadline=None, suppress_health_check=[Healt
 if settings.get_current_profile_name() != "ci":  # which says so, too
     settings.load_profile("patient")
 
-# How many tests were left to the other of the two runs.
+# How many tests, or files of them, were left to the other of the two runs.
 OTHERS = pytest.StashKey[int]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What is measured in seconds waits until nothing else runs."""
     parser.addoption("--alone", action="store_true", help="run what is marked `alone`, and nothing else")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where nothing runs but what is `alone`, a file that does not say so is not even imported."""
+    if not config.getoption("--alone") or not collection_path.match("test_*.py"):
+        return None
+    if "alone" in collection_path.read_text(encoding="utf-8"):
+        return None
+    config.stash[OTHERS] = config.stash.get(OTHERS, 0) + 1
+    return True
 
 
 @pytest.hookimpl(wrapper=True)
@@ -67,7 +77,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         others = [item for item in items if alone != (item.get_closest_marker("alone") is not None)]
         items[:] = [item for item in items if item not in set(others)]
         config.hook.pytest_deselected(items=others)
-        config.stash[OTHERS] = len(others)
+        config.stash[OTHERS] = config.stash.get(OTHERS, 0) + len(others)
 
 
 @pytest.hookimpl(wrapper=True)
