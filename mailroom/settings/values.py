@@ -100,12 +100,9 @@ def _schema(value: str) -> str:
     # PostgreSQL keeps the first two for itself, and reads the third in a search_path as the name of the role.
     kept = value.startswith("pg_") or value in ("information_schema", "$user")
     unwritable = re.search(r"[\0\ud800-\udfff]", value)  # a surrogate: the environment is not UTF-8
-    # A line break of a file, or a blank at the end of a line of one, would make another schema, which looks the same.
-    padded = value != value.strip()
-    if kept or unwritable or padded or not 1 <= len(value.encode(errors="replace")) <= MAX_NAME_BYTES:
+    if kept or unwritable or not 1 <= len(value.encode(errors="replace")) <= MAX_NAME_BYTES:
         raise ValueError(
-            f"the name of a schema, 1 to {MAX_NAME_BYTES} bytes in UTF-8, not pg_…, information_schema or $user,"
-            " without blanks around it"
+            f"the name of a schema, 1 to {MAX_NAME_BYTES} bytes in UTF-8, not pg_…, information_schema or $user"
         )
     return value
 
