@@ -1,5 +1,7 @@
--- Trigger: an account that does not begin as provisioned has its moments. One that starts active has been activated, or
--- un-suspending it later would take it for one that never was.
+-- Trigger: fill in the moments of an account that does not begin as provisioned.
+--
+-- One that starts active counts as activated. Otherwise, when it is un-suspended later, it would be taken for one that
+-- never was.
 CREATE OR REPLACE FUNCTION mailroom.account_starts()
     RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER

@@ -1,5 +1,6 @@
--- Say how many more mails of an action that is limited some accounts may get. No other claim can take one of theirs until
--- this transaction ends.
+-- Say how many more mails of a limited action some accounts may get.
+--
+-- It locks these accounts, so that no other claim can take one of their mails until this transaction ends.
 --
 -- Arguments: owners (the accounts), own (tokens that do not stand in their own way: those to be mailed), of_action,
 -- per_15_minutes and per_day (NULL: no limit).

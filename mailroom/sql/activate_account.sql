@@ -1,6 +1,8 @@
--- Trigger: activate an account when a token that activates is consumed. Whoever consumes a token has read the mailbox: what
--- was taken for dead is not. Where the mail went to another address than the account's own, that one is proven alone; and
--- where the account has another one by now, that one is not. Whoever marks a token by hand asks for none of this.
+-- Trigger: act on a token that is consumed: its mailbox is alive, and its account may become active.
+--
+-- Whoever consumes a token has read the mailbox, so a suppression of that address is lifted. A token whose action
+-- activates makes a provisioned account active, if the mail went to the account's own address and the account still has
+-- it. The trigger does not run while mailroom.triggers is off.
 CREATE OR REPLACE FUNCTION mailroom.activate_account()
     RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER

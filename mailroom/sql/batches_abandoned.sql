@@ -1,5 +1,6 @@
--- See the batches that this sender has in flight and does not know: their claim was given up before its answer came, and
--- was made all the same. Nobody has sent them.
+-- See the batches that this sender has in flight and does not know of.
+--
+-- Their claim was given up before its answer came, and was made all the same. Nobody has sent their mails.
 --
 -- Arguments: worker (a name that no other sender ever had), known (fences, an array).
 --

@@ -1,5 +1,7 @@
--- Say after which id the newest batches come, so that whoever looks for what is in flight need not walk over all that are
--- done: their rows are dead, and stay as long as an old snapshot does.
+-- Say after which id the newest batches come.
+--
+-- Whoever looks for what is in flight then need not walk over all batches that are done: their rows are dead, and stay
+-- as long as an old snapshot does.
 --
 -- What is in flight is nearly always among the newest 25,000, and nobody may rely on that: whoever must find each batch
 -- looks at all of them as well, where that is seldom.

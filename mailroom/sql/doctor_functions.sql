@@ -1,5 +1,7 @@
--- See which of these functions there are beside the tables, and whether each looks for tables in that schema and only then
--- among the temporary ones. Of several of a name, with other arguments, it is ours that counts.
+-- See which of these functions there are beside the tables, and whether their search_path is as it must be.
+--
+-- Each must look for tables in that schema, and only then among the temporary ones. If several have one name, and
+-- differ in their arguments, ours is the one that counts.
 --
 -- Arguments: functions (an array of names).
 --

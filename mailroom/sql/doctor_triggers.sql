@@ -1,5 +1,7 @@
--- See which of these triggers there are on the tables of this schema, whether they fire, and whether each calls its
--- function: that of its name, or the one that all tables share whose rows must be there.
+-- See which of these triggers there are on the tables of this schema, and whether they work.
+--
+-- A trigger works if it fires, and calls its function: the one of its name, or the one that all tables share whose rows
+-- must be there.
 --
 -- Arguments: triggers (an array of names).
 CREATE OR REPLACE FUNCTION mailroom.doctor_triggers(

@@ -1,5 +1,6 @@
--- See for whom mailroom.triggers is not on by default in this database: a setting that is for one session, while rows are
--- restored, was left.
+-- See for whom mailroom.triggers is off by default in this database.
+--
+-- That setting is for one session, while rows are restored. Here somebody has left it.
 --
 -- Returns a row for each: the role, or everybody.
 CREATE OR REPLACE FUNCTION mailroom.doctor_triggers_off()

@@ -1,11 +1,13 @@
--- Put jobs back that are finished and were not sent, and make those due now that wait for later. One that is held (due
--- never) may be out already: it is left to who decides that.
+-- Put finished jobs back that were not sent, and make jobs due now that wait for later.
+--
+-- A job that is held (due never) may be out already. It stays as it is: a person decides about it.
 --
 -- Arguments: tokens (an array), queue (which a job that is put back goes to, whichever it was in).
 --
--- The fence is the final delivery: who locks it and finds it unmarked puts the job back, so two retries put back one. The
--- job counts as tried: the claim looks for a late acceptance, and does not wait for a batch to fill. A token that is
--- gone or consumed, or that SES is known to have taken after all (and that is not contradicted, see never_out), stays as it is.
+-- The fence is the final delivery: who locks it and finds it unmarked puts the job back, so two retries put back one.
+-- The job counts as tried: the claim looks for a late acceptance, and does not wait for a batch to fill. A token that
+-- is gone or consumed, or that SES is known to have taken after all (and that is not contradicted, see never_out),
+-- stays as it is.
 --
 -- Returns a row for each job: its token, and whether it had been finished.
 --

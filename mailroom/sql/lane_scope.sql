@@ -1,5 +1,6 @@
--- Say by which scope the lane of a priority is paused, when what is less urgent must not be sent: a job in quarantine is as
--- urgent as its action, but no bulk.
+-- Say by which scope the lane of a priority is paused when less urgent mail must not be sent.
+--
+-- A job in quarantine is as urgent as its action, but it never counts as bulk.
 --
 -- Locks: nothing.
 CREATE OR REPLACE FUNCTION mailroom.lane_scope(

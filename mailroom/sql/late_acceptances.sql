@@ -1,6 +1,8 @@
--- Act on acceptances that came after their batch had been rescued. What is held and was accepted is due, so that the next
--- claim ends it as sent; what had failed, or was rejected in another call, and was accepted was sent. What is held, and of
--- which each call is known to have come to nothing, is due as well; and so is what can be mailed no more.
+-- Act on acceptances that came after their batch had been rescued.
+--
+-- A held job that was accepted becomes due, so that the next claim ends it as sent. A delivery that had failed, or was
+-- rejected in another call, and was accepted, becomes `sent`. A held job of which each call is known to have come to
+-- nothing becomes due as well, and so does one that can be mailed no more.
 --
 -- Arguments: horizon (an interval: how old a failure may be), most (how many held jobs, and how many failures, at a time);
 -- held_after (a token) and failed_after (a moment): after which it goes on. NULL: all of them are looked at.

@@ -1,5 +1,6 @@
--- Trigger: make a token for each provisioned account of a statement, of the action that activates. Of several, that with
--- the lowest number: the others are asked for.
+-- Trigger: make a token of the action that activates for each provisioned account of a statement.
+--
+-- If several actions activate, it takes the one with the lowest number. The others are asked for.
 CREATE OR REPLACE FUNCTION mailroom.make_activation_tokens()
     RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER

@@ -1,5 +1,6 @@
--- Forget tokens that have long been finished: all their deliveries and events, and the tokens themselves. A token that stayed without
--- its deliveries would look as if it had never been mailed, and be mailed again.
+-- Forget tokens that have long been finished, with all their deliveries and events.
+--
+-- A token that stayed without its deliveries would look as if it had never been mailed, and be mailed again.
 --
 -- Arguments: after (look at deliveries with higher ids), scan_limit (how many to look at, and how many events that
 -- nothing here knows to delete), older_than (an interval).

@@ -1,5 +1,6 @@
--- Enqueue tokens that are in no place: no job, no batch, no final delivery. A trigger was disabled, or a backup was
--- restored.
+-- Enqueue tokens that are in no place: no job, no batch, no final delivery.
+--
+-- There are such tokens after a trigger was disabled, or a backup restored.
 --
 -- Arguments: below (look at tokens with lower ids; NULL: from the newest), scan_limit (how many tokens to look at),
 -- horizon (an interval: leave older ones alone; NULL: there is none), queue (which the jobs go to: nobody knows which

@@ -1,7 +1,9 @@
--- List what is known of addresses that are not to be mailed, a page at a time. An address is shown as the beginning of its
--- hash, which tells it from the others.
+-- List what is known of addresses that are not to be mailed, a page at a time.
 --
--- Arguments: after (the hash that the page before ended with; NULL: the first page), reasons (only these; NULL: any), most.
+-- An address is shown as the beginning of its hash, which tells it from the others.
+--
+-- Arguments: after (the hash that the page before ended with; NULL: the first page), reasons (only these; NULL: any),
+-- most.
 --
 -- Returns a row for each, by hash: the reason and when it came up, what SES told of it, and each moment on record.
 --

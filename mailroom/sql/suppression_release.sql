@@ -1,5 +1,6 @@
--- Let an address be mailed again, whatever is known of it, because a person says so. What happened before that suppresses it
--- no more, also where it is absorbed later; what happens after it does.
+-- Let an address be mailed again, whatever is known of it, because a person says so.
+--
+-- What happened before that suppresses it no more, even if it is absorbed later. What happens after it does.
 --
 -- Arguments: address (in any spelling that leads to the same mailbox; only its hash is kept).
 --

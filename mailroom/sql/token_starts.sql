@@ -1,5 +1,6 @@
--- Trigger: fill in how long a token lives and which address it proves, where that is not given. It lives from now on, not
--- from the beginning of its transaction, which may have lasted as long as a link does.
+-- Trigger: fill in how long a token lives and which address it proves, where that is not given.
+--
+-- It lives from now on, not from the beginning of its transaction, which may have lasted as long as a link does.
 CREATE OR REPLACE FUNCTION mailroom.token_starts()
     RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER

@@ -51,6 +51,11 @@ def test_a_file_says_what_its_function_is_for_and_makes_it_and_nothing_else(file
     assert lines[-1] == "END $$;"
 
 
+def test_the_first_line_of_each_file_which_becomes_its_comment_is_a_whole_sentence() -> None:
+    first = {file.stem: file.read_text(encoding="utf-8").split("\n", 1)[0] for file in FILES[0].parent.rglob("*.sql")}
+    assert [name for name, line in first.items() if not line.endswith(".")] == []
+
+
 def test_psql_runs_each_file_as_it_stands(server: Server, empty_url: str) -> None:
     migrate(empty_url)
     with connected(empty_url) as connection:

@@ -1,7 +1,8 @@
--- Attempts on record. The state is `finished` if it decided, `retried` if that was taken back, `late` if it came too
--- late to decide, and `tried` if another one followed. `at` is when it was recorded; due_at, when the job was due;
--- call_ms, how many milliseconds its call took. What was not called, or is of an older release, has none of these, and
--- what is of an older release no queue.
+-- Attempts on record, each with its state.
+--
+-- The state is `finished` if it decided, `retried` if that was taken back, `late` if it came too late to decide, and
+-- `tried` if another one followed. `at` is when it was recorded; due_at, when the job was due; call_ms, how many
+-- milliseconds its call took. What is not known is NULL, as in rows of an older release, which have no queue either.
 CREATE OR REPLACE VIEW mailroom.attempts AS
 SELECT id, token, account, CAST(action AS text) AS action,
        CASE WHEN late THEN 'late'

@@ -1,5 +1,6 @@
--- Jobs that wait, and jobs that are held until a person decides. `at` is when a job is due; of one that is held, when it
--- was last tried.
+-- Jobs that wait, and jobs that are held until a person decides.
+--
+-- `at` is when a job is due; of one that is held, when it was last tried.
 CREATE OR REPLACE VIEW mailroom.waiting_jobs AS
 SELECT token, CAST(action AS text) AS action,
        CASE WHEN due_at = 'infinity' THEN 'held' ELSE 'waiting' END AS state,
