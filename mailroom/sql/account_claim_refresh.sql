@@ -8,8 +8,8 @@
 --
 -- Locks: the account.
 --
--- Plan: pinned. The newest version of the row of permits is found first, whatever there is of older ones: without sorting, only the
--- index of minutes gives it.
+-- Plan: pinned. With enable_sort off, PostgreSQL finds the newest version of the row of permits by the index of
+-- minutes, and reads no older ones.
 CREATE OR REPLACE FUNCTION mailroom.account_claim_refresh(
     every interval, first_tries interval
 )

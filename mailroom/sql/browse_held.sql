@@ -7,7 +7,7 @@
 --
 -- Locks: nothing.
 --
--- Plan: made anew each time. A stretch of the index of what is held, and a few rows by key for each job.
+-- Plan: made for each call: a stretch of the index of what is held, and a few rows by key for each job.
 CREATE OR REPLACE FUNCTION mailroom.browse_held(
     after_token bigint, most integer
 )

@@ -8,9 +8,9 @@
 --
 -- Locks: nothing.
 --
--- Plan: made anew each time. One that is kept from a time when there was next to nothing looks for a job by another index.
--- A stretch of the index of what is unconfirmed, sorted only among those of one moment, and a few rows by key for each;
--- batches are few.
+-- Plan: made for each call. A plan that was made on nearly empty tables, and then kept, would look for a job by another
+-- index. This one reads a stretch of the index of what is unconfirmed, sorted only among those of one moment, and a few
+-- rows by key for each. There are few batches.
 CREATE OR REPLACE FUNCTION mailroom.browse_unconfirmed(
     since timestamptz, before_at timestamptz, before_id bigint, most integer
 )

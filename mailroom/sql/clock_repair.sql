@@ -11,7 +11,7 @@
 --
 -- Locks: jobs, batches and pauses, skipping what others hold.
 --
--- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
+-- Plan: made for each call. A plan that was made on nearly empty tables, and then kept, would read whole tables.
 CREATE OR REPLACE FUNCTION mailroom.clock_repair(
     queue text, priorities smallint[], actions text[], max_wait interval, untried_wait interval, max_probe_wait
     interval, again_after interval, most integer

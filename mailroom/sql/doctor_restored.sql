@@ -9,7 +9,7 @@
 --
 -- Returns one row: how many of each kind, and the first of each.
 --
--- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
+-- Plan: made for each call. A plan that was made on nearly empty tables, and then kept, would read whole tables.
 CREATE OR REPLACE FUNCTION mailroom.doctor_restored(
     scan_limit integer
 )

@@ -5,8 +5,8 @@
 --
 -- Locks: the feed, until the end of the transaction.
 --
--- Plan: pinned. The newest version of the row is found first, whatever there is of older ones: without sorting, only the
--- index of minutes gives it.
+-- Plan: pinned. With enable_sort off, PostgreSQL finds the newest version of the row by the index of minutes, and reads
+-- no older ones.
 CREATE OR REPLACE FUNCTION mailroom.feed_note(
     ours boolean, added bigint, known bigint, elsewhere bigint, unknown bigint
 )

@@ -14,7 +14,7 @@
 -- Locks: jobs by token, then deliveries by id. Of several it passes over what others hold; it waits for who holds the one
 -- that is asked for alone.
 --
--- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
+-- Plan: made for each call. A plan that was made on nearly empty tables, and then kept, would read whole tables.
 CREATE OR REPLACE FUNCTION mailroom.job_retry(
     tokens bigint[], queue text
 )

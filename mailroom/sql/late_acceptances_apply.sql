@@ -7,7 +7,7 @@
 --
 -- Locks: jobs that are held, by token, then deliveries by id, skipping what others hold.
 --
--- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
+-- Plan: made for each call. A plan that was made on nearly empty tables, and then kept, would read whole tables.
 CREATE OR REPLACE FUNCTION mailroom.late_acceptances_apply(
     held bigint[], failed_tokens bigint[], failed_ids bigint[], most integer
 )

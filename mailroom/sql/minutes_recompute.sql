@@ -12,7 +12,7 @@
 --
 -- Locks: the reading, unless somebody else has it: then they count.
 --
--- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
+-- Plan: made for each call. A plan that was made on nearly empty tables, and then kept, would read whole tables.
 CREATE OR REPLACE FUNCTION mailroom.minutes_recompute(
     bounds double precision[], step interval, reach interval, keep interval
 )

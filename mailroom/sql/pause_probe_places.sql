@@ -11,7 +11,7 @@
 --
 -- Locks nothing: what another takes meanwhile, the claim passes over. A constant number of reads by index.
 --
--- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
+-- Plan: made for each call. A plan that was made on nearly empty tables, and then kept, would read whole tables.
 CREATE OR REPLACE FUNCTION mailroom.pause_probe_places(
     queue text, priorities smallint[], actions text[], codes text[], most integer, again integer,
     floors_due_at timestamptz[] DEFAULT NULL, floors_token bigint[] DEFAULT NULL

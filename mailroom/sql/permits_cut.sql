@@ -1,14 +1,14 @@
 -- Cut the rate, since SES has throttled a call, and empty the bucket.
 --
--- Arguments: cut (what is left of the rate), min_rate_factor, recovery_per_second, once_in (an interval: the answers to calls
--- that were in flight together tell one thing).
+-- Arguments: cut (what is left of the rate), min_rate_factor, recovery_per_second, once_in (an interval: the answers to
+-- calls that were in flight together tell one thing).
 --
 -- Returns a row with the share of the rate that is left, or none if somebody was given it already.
 --
 -- Locks: the bucket.
 --
--- Plan: pinned. The newest version of the row is found first, whatever there is of older ones: without sorting, only the
--- index of minutes gives it.
+-- Plan: pinned. With enable_sort off, PostgreSQL finds the newest version of the row by the index of minutes, and reads
+-- no older ones.
 CREATE OR REPLACE FUNCTION mailroom.permits_cut(
     cut double precision, min_rate_factor double precision, recovery_per_second double precision, once_in
     interval

@@ -9,8 +9,8 @@
 --
 -- Locks: the bucket.
 --
--- Plan: pinned. The newest version of the row is found first, whatever there is of older ones: without sorting, only the
--- index of minutes gives it.
+-- Plan: pinned. With enable_sort off, PostgreSQL finds the newest version of the row by the index of minutes, and reads
+-- no older ones.
 CREATE OR REPLACE FUNCTION mailroom.permits_return(
     bucket text, unused bigint, granted_at timestamptz, per_second double precision
 )

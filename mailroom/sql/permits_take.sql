@@ -16,8 +16,8 @@
 -- Locks: the bucket. The clock is read after the lock: whoever waited for it must not count the wait twice. Moments that
 -- are ahead of it were written before it was set back: from then on it is now that counts.
 --
--- Plan: pinned. The newest version of the row is found first, whatever there is of older ones: without sorting, only the
--- index of minutes gives it.
+-- Plan: pinned. With enable_sort off, PostgreSQL finds the newest version of the row by the index of minutes, and reads
+-- no older ones.
 CREATE OR REPLACE FUNCTION mailroom.permits_take(
     bucket text, wanted integer, own_rate double precision, urgent boolean, default_share double precision,
     unknown_rate double precision, capacity_seconds double precision, reserve double precision,

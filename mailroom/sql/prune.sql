@@ -19,7 +19,7 @@
 --
 -- Locks: deliveries by id, then tokens by id, skipping what others hold.
 --
--- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
+-- Plan: made for each call. A plan that was made on nearly empty tables, and then kept, would read whole tables.
 CREATE OR REPLACE FUNCTION mailroom.prune(
     older_than interval, after bigint, scan_limit integer
 )

@@ -6,7 +6,7 @@
 --
 -- Locks: nothing.
 --
--- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
+-- Plan: made for each call. A plan that was made on nearly empty tables, and then kept, would read whole tables.
 CREATE OR REPLACE FUNCTION mailroom.reading_unconfirmed(
     since interval, most integer
 )

@@ -21,7 +21,7 @@
 -- Locks: the table locks, in which nothing ever is, in a mode that is in its own way alone. It waits no longer than the
 -- lock_timeout for another one, which must not keep mails from leaving.
 --
--- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
+-- Plan: made for each call. A plan that was made on nearly empty tables, and then kept, would read whole tables.
 CREATE OR REPLACE FUNCTION mailroom.reconcile(
     below bigint, scan_limit integer, horizon interval, queue text
 )

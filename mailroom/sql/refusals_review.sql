@@ -15,7 +15,7 @@
 --
 -- Locks nothing. It walks the log from its newest row backwards, by its primary key.
 --
--- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
+-- Plan: made for each call. A plan that was made on nearly empty tables, and then kept, would read whole tables.
 CREATE OR REPLACE FUNCTION mailroom.refusals_review(
     action text, codes text[], tokens bigint[], accounts bigint[], lately interval, reach bigint, most integer
 )

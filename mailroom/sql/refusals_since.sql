@@ -7,7 +7,7 @@
 --
 -- Locks: nothing.
 --
--- Plan: made anew each time. How much of the log it has to read decides by which index that is done.
+-- Plan: made for each call. Which index is the best depends on how much of the log it has to read.
 CREATE OR REPLACE FUNCTION mailroom.refusals_since(
     action text, codes text[], before timestamptz, lately interval
 )

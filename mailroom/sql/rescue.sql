@@ -12,7 +12,7 @@
 --
 -- Locks: batches, skipping those that are being settled or rescued.
 --
--- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
+-- Plan: made for each call. A plan that was made on nearly empty tables, and then kept, would read whole tables.
 CREATE OR REPLACE FUNCTION mailroom.rescue(
     batch_limit integer, passed_over integer, max_attempts integer, resend_after interval
 )

@@ -19,7 +19,7 @@
 -- Locks: resumptions and events, then deliveries by id and jobs by token, skipping what others hold: the next sweep sees those.
 -- Who has the table of tokens whole, as for TRUNCATE, is waited for before it holds anything.
 --
--- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
+-- Plan: made for each call. A plan that was made on nearly empty tables, and then kept, would read whole tables.
 CREATE OR REPLACE FUNCTION mailroom.take_back(
     most integer, max_attempts integer, queue text
 )

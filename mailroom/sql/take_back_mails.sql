@@ -7,7 +7,7 @@
 --
 -- Locks: deliveries by id and jobs by token, skipping what others hold. Whoever calls it holds the events.
 --
--- Plan: made anew each time. One that is kept from a time when there was next to nothing walks over all there is.
+-- Plan: made for each call. A plan that was made on nearly empty tables, and then kept, would read whole tables.
 CREATE OR REPLACE FUNCTION mailroom.take_back_mails(
     message_ids text[], kinds text[], moments timestamptz[], max_attempts integer, queue text
 )
