@@ -1,19 +1,22 @@
--- Absorb events of SES: each is evidence, and enters as a row, once. It decides nothing: sweeps and claims do.
+-- Absorb events of SES: each is evidence, and becomes one row. It decides nothing: sweeps and claims do.
 --
--- Arguments: a row for each event, in arrays: kinds, message_ids, moments, tokens, fences and sites (the tags of the mail, as
--- far as they are told), addresses (where the mail went, as SES writes it; only its hash is kept, and that of the token comes
--- first), types, subtypes, statuses. Without any, it is on record that the queue of events was read.
+-- Arguments: a row for each event, in arrays: kinds, message_ids, moments, tokens, fences and sites (the tags of the
+-- mail, as far as they are told), addresses (where the mail went, as SES writes it; only its hash is kept, and that of
+-- the token comes first), types, subtypes, statuses. A call without events puts on record that the queue of events was
+-- read.
 --
--- An event counts only where its token and fence are together in flight here, or in the log, or another event of the
--- message was of such. What is of another site is counted; what nothing here knows is, too, but for what contradicts an
--- acceptance: that is kept, since the acceptance may be on its way.
+-- An event counts only if its token and fence are together in flight here, or in the log, or if another event of its
+-- message was of such a mail. An event of another site is only counted. So is one of a mail that nothing here knows,
+-- unless it contradicts an acceptance: that one is kept, since the acceptance may be on its way.
 --
--- Each event but those proves that SES accepted the mail. Where the log does not have that, it gets a late row, whatever
--- comes first: one for a message, since that is written by whoever writes the event `accepted`, of which there is one.
+-- Each event proves that SES accepted the mail, except those that contradict it. If the log does not have the
+-- acceptance, it gets a late row, whichever event comes first. A message gets one such row: it is written by whoever
+-- writes the event `accepted`, of which there is one.
 --
 -- Returns one row: how many were added, known already (also twice in this call), from elsewhere, and unknown.
 --
--- Locks: events, each in the order of their keys, waiting for who writes the same; then the feed; then suppressions by hash.
+-- Locks: events, each in the order of their keys, waiting for who writes the same; then the feed; then suppressions by
+-- hash.
 CREATE OR REPLACE FUNCTION mailroom.absorb(
     kinds text[], message_ids text[], moments timestamptz[], tokens bigint[], fences uuid[], sites uuid[],
     addresses text[], types text[], subtypes text[], statuses text[]

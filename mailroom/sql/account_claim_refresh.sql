@@ -2,9 +2,9 @@
 --
 -- Arguments: every, and first_tries (how soon again while nothing is known yet): intervals.
 --
--- Returns one row: the number of permits granted so far, or NULL if the answer is not due; and in how many seconds it is
--- due (again). Whoever dies over it, or gets no answer, need do nothing. What is due later than it ever is put off to is
--- due now: the clock was set back. (Never is never: somebody wanted it so.)
+-- Returns one row: the number of permits granted so far, or NULL if the answer is not due; and in how many seconds it
+-- is due (again). A worker that dies over it, or gets no answer, need do nothing. If it is due later than it is ever
+-- put off to, the clock was set back, and it is due now. (`infinity` stays: somebody wanted it so.)
 --
 -- Locks: the account.
 --

@@ -7,11 +7,11 @@
 --
 -- Returns a row for each account that could be locked. Of one that is gone, or that somebody has locked, there is none.
 --
--- A mail that may have gone out twice is one mail: its copies are not the account's doing. What lies in the future was
--- before a clock was set back, nobody knows when: it is not counted. An account may have a million tokens, and few mails
--- are in flight: so it is asked once whose these are, of the newest batches (see batches_newest).
+-- A mail that may have gone out twice counts once: its copies are not the account's doing. A moment that lies ahead is
+-- from before a clock was set back. Nobody knows when that was, so it is not counted. An account may have a million
+-- tokens, but few mails are in flight: so the newest batches (see batches_newest) are asked once whose mails they have.
 --
--- Locks: the accounts, skipping what others hold: whoever only may connect cannot hold one, and nobody waits for it.
+-- Locks: the accounts, skipping what others hold, so that nobody waits; a role that may only connect cannot hold one.
 -- VOLATILE: what is read after the lock is read in a new snapshot.
 CREATE OR REPLACE FUNCTION mailroom.action_room(
     owners bigint[], own bigint[], of_action text, per_15_minutes integer, per_day integer

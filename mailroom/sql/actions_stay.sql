@@ -1,4 +1,4 @@
--- Trigger: keep the rows of actions from being taken away all at once, whatever names them.
+-- Trigger: let nobody empty actions by TRUNCATE, since tokens and jobs name its rows.
 CREATE OR REPLACE FUNCTION mailroom.actions_stay()
     RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER

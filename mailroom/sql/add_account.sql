@@ -1,10 +1,12 @@
 -- Add an account: for an application that has no right on the table.
 --
--- Arguments: as the columns of accounts; and mails: whether a provisioned one gets its activation mail. Without, ask for
--- another, as for an invitation. Returns its id. Raises what the insert raises: unique_violation, check_violation.
+-- Arguments: as the columns of accounts; and mails: whether a provisioned account gets its activation mail. If it gets
+-- none, ask for another mail, such as an invitation. Returns its id. Raises what the insert raises: unique_violation,
+-- check_violation.
 --
--- mailroom.unmailed names the depth at which triggers of this one insert run: what triggers of the application's own ask
--- for or insert meanwhile is mailed as ever, and whatever they make of this row, its id too, it is not.
+-- The setting mailroom.unmailed names the depth at which the triggers of this one insert run. So this account is not
+-- mailed, whatever triggers of the application make of its row, even of its id. What those triggers ask for or insert
+-- themselves is mailed as ever.
 --
 -- Locks: what an insert locks.
 CREATE OR REPLACE FUNCTION mailroom.add_account(

@@ -1,39 +1,48 @@
 -- Claim up to job_limit due jobs of one priority and action, and open batches for them, of up to batch_limit each.
 --
 -- Arguments: queue, worker, batch_limit, job_limit (how many may be mailed), batch_timeout, lease, slack, busy_wait and
--- max_busy_wait (intervals), and a row for each lane, that is each priority and action, in six arrays: priorities, actions, ranks (lanes
--- of one rank are served by the age of what waits in them), scans (how many jobs are looked at, no fewer than job_limit:
--- more, where the last claim found nothing to mail; scan_limit is the most of them), floors_due_at, floors_token.
--- A lane's floor is where the last claim in it ended (NULL: the beginning); below it lie rows that are dead but not yet
--- vacuumed. It never reaches into the last moments (slack), in which commits may still land out of order; the sweep finds
--- what committed later than that. Lanes that are paused are passed over; when `probing` (a boolean) only those that are by
--- hand: where several pauses cover a lane, each alone would keep the others from ever being tried.
+-- max_busy_wait (intervals); a row for each lane, that is for each priority and action, in six arrays: priorities,
+-- actions, ranks, scans, floors_due_at and floors_token; and scan_limit and probing.
 --
--- What a kind of mail asks for is in its row of actions, and is what it is now. If its template has several languages, `data` says
--- which is the mail's, as in {"lang_de": "1", "lang_pt_br": ""}; it has no word for the default.
+-- Lanes of one rank are served by the age of what waits in them. scans: how many jobs of the lane are looked at, at
+-- least job_limit, and more where the last claim found nothing to mail; at most scan_limit.
 --
--- Returns a row for each job looked at: to be sent, the first of each batch with its batch and what its row of actions says; finished, with its outcome;
--- or gone back to jobs, with neither: `busy`, due after a tenth of its token's age (from busy_wait to max_busy_wait),
--- since somebody has locked its account or its token, or its end cannot be put on record; or not, due as it was, since enough others leave. In each row,
--- whether there was work in `others` of the lanes.
+-- A lane's floor is where the last claim in it ended (NULL: the beginning). Below it lie rows that are dead but not yet
+-- vacuumed. It never reaches into the last moments (slack), in which commits may still land out of order. What
+-- committed later than that, the sweep finds.
 --
--- In steps, each of which is made only where there is something to do: most claims find a job or two that can be mailed as
--- they are, and the rest would cost them more than that. What the first steps lock is theirs until the end.
+-- A paused lane is passed over. If `probing` (a boolean), only one that is paused by hand is: where several pauses
+-- cover a lane, each of them would otherwise keep the others from ever being tried.
 --
--- Locks: jobs, then accounts (of what is limited) and tokens (whose life is renewed), skipping what others hold. Waits for nobody
--- but who has one of these tables whole: before it holds anything.
+-- What a kind of mail asks for is read from its row of actions, as it is now. If its template has several languages,
+-- `data` says which is the mail's, as in {"lang_de": "1", "lang_pt_br": ""}. It has no key for the default language.
 --
--- Plan: pinned, in the order in which it is written, and by index, whatever the statistics of the moment are at which it
--- is made.
+-- Returns a row for each job that was looked at, and in each row whether there was work in `others` of the lanes. A job
+-- is one of these:
+-- - To be sent. The first job of each batch comes with the batch, and with what its row of actions says.
+-- - Finished, with its outcome.
+-- - Gone back to jobs, as `busy`: somebody has locked its account or its token, or its end cannot be put on record. It
+--   is due after a tenth of its token's age (from busy_wait to max_busy_wait).
+-- - Gone back to jobs, as `surplus`: enough others leave. It is due as it was.
+--
+-- It works in steps, and makes each only where there is something to do: most claims find a job or two that can be
+-- mailed as they are, and the other steps would cost more than that. What the first steps lock stays locked until the
+-- end.
+--
+-- Locks: jobs, then accounts (of limited mails) and tokens (whose life is renewed), skipping what others hold. It waits
+-- only for who has one of these tables whole, and before it holds anything.
+--
+-- Plan: pinned, in the order in which it is written, and by index, whatever the statistics are when it is made.
 CREATE OR REPLACE FUNCTION mailroom.claim(
     queue text, worker text, batch_limit integer, job_limit integer, batch_timeout interval, lease interval,
     slack interval, busy_wait interval, max_busy_wait interval, priorities smallint[], actions text[], ranks smallint[],
     scans integer[], floors_due_at timestamptz[], floors_token bigint[], scan_limit integer, probing boolean
 )
     RETURNS TABLE (
-        batch bigint, fence uuid, template text, path text, number smallint, has_code boolean, token bigint, due_at timestamptz, priority smallint, action text, attempt smallint,
-        account bigint, email text, login text, data text, secret bytea, code text, resend boolean, outcome text, error_code text,
-        busy boolean, surplus boolean, others boolean
+        batch bigint, fence uuid, template text, path text, number smallint, has_code boolean, token bigint,
+        due_at timestamptz, priority smallint, action text, attempt smallint, account bigint, email text, login text,
+        data text, secret bytea, code text, resend boolean, outcome text, error_code text, busy boolean, surplus boolean,
+        others boolean
     )
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER
     SET search_path = mailroom, pg_temp SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
@@ -49,8 +58,8 @@ DECLARE
     renewed  bigint[];
     ended    bigint[];
 BEGIN
-    -- A claim that a crash of the server forgets sends mails twice, and nobody knows. Who works here has asked at the start,
-    -- and asks each minute; meanwhile a setting may be changed, or come from another client of a pooler.
+    -- A claim that a crash of the server forgets sends mails twice, and nobody knows. A worker asks for this setting at
+    -- its start, and each minute; in between it may be changed, or come from another client of a pooler.
     IF current_setting('synchronous_commit') = 'off' THEN
         PERFORM set_config('synchronous_commit', 'on', true);
     END IF;
@@ -121,9 +130,10 @@ BEGIN
 
     -- MATERIALIZED: the locking subquery must run once. Run again inside a join, it could lock more rows than its LIMIT.
     --
-    -- A job in quarantine is taken alone: it may be what kills its worker. Of what is limited there is one batch: each has
-    -- to be held against all that are in flight, and against the others. Rows are locked as the outer LIMIT asks for them: what is locked and not
-    -- taken, another claim passes over, and its floor with it. (The inner one is for the planner, which knows its value.)
+    -- A job in quarantine is taken alone: it may be what kills its worker. Of limited mails there is one batch: each has to
+    -- be held against all that are in flight, and against the others. Rows are locked as the outer LIMIT asks for them: what
+    -- is locked and not taken, another claim passes over, and its floor with it. (The inner LIMIT is for the planner, which
+    -- knows its value.)
     WITH due AS MATERIALIZED (
         SELECT *
           FROM (SELECT ctid AS place, token, due_at, attempt

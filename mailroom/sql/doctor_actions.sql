@@ -1,4 +1,6 @@
--- See which actions jobs are of that there are no rows of: no worker takes them. They were restored, and the row was not.
+-- See of which actions there are jobs but no row.
+--
+-- No worker takes such jobs. They were restored, and the row was not.
 --
 -- Returns the name of each. Locks: nothing. It goes from lane to lane along the claim's index.
 CREATE OR REPLACE FUNCTION mailroom.doctor_actions()

@@ -9,7 +9,8 @@
 --   not null    a column that must be filled; not sound: rows from before may lack it
 --   default     what fills a column
 --   constraint  without those that say NOT NULL; not sound: it is NOT VALID
---   index       without its name and storage parameters; not sound: not valid; parts: its keys, each with its collation if that takes words for equal that differ
+--   index       without its name and storage parameters; not sound: not valid; parts: its keys, each with its
+--               collation if that takes words for equal that differ
 --   trigger     without its name; not sound: it does not fire
 --   rule        of a table; not sound: it is disabled
 --   view        and its options, if it has any

@@ -6,6 +6,8 @@
 -- Arguments: functions (an array of names).
 --
 -- Returns a row for each: its name, whether it is pinned, and the search_path that it should have.
+--
+-- Locks: nothing.
 CREATE OR REPLACE FUNCTION mailroom.doctor_functions(
     functions text[]
 )

@@ -4,6 +4,10 @@
 -- must be there.
 --
 -- Arguments: triggers (an array of names).
+--
+-- Returns a row for each: its name, whether it fires, and whether it calls its function.
+--
+-- Locks: nothing.
 CREATE OR REPLACE FUNCTION mailroom.doctor_triggers(
     triggers text[]
 )
@@ -18,7 +22,7 @@ DECLARE
     kept regclass[] := ARRAY['feed', 'permits', 'readings', 'ses_account', 'site'];
 BEGIN
     RETURN QUERY
-    SELECT CAST(tgname AS text) AS name, tgenabled IN ('O', 'A') AS enabled, 
+    SELECT CAST(tgname AS text) AS name, tgenabled IN ('O', 'A') AS enabled,
            proname = CASE WHEN tgrelid = ANY (kept) THEN 'rows_stay' ELSE tgname END AS calls_its_function
       FROM pg_trigger
       JOIN pg_proc ON pg_proc.oid = tgfoid

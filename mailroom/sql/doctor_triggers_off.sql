@@ -3,6 +3,8 @@
 -- That setting is for one session, while rows are restored. Here somebody has left it.
 --
 -- Returns a row for each: the role, or everybody.
+--
+-- Locks: nothing.
 CREATE OR REPLACE FUNCTION mailroom.doctor_triggers_off()
     RETURNS TABLE (
         who text

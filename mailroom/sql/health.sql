@@ -1,4 +1,4 @@
--- See what makes a queue suffer, before it does. Needs no right that the worker has not; changes nothing, locks nothing.
+-- See what will make a queue suffer.
 --
 -- Arguments: waits (a boolean: whether to look how long jobs have waited, from the beginning of each lane).
 --
@@ -6,6 +6,8 @@
 -- session belongs to a role whose times are hidden from this one) and how many transactions ago; the dead rows of jobs;
 -- whether autovacuum works on them; for how many seconds the batch that is furthest past its lease has been so; and for
 -- each priority in which a job is due, how long the oldest has been.
+--
+-- Locks: nothing. It needs no right that the worker lacks.
 CREATE OR REPLACE FUNCTION mailroom.health(
     waits boolean
 )

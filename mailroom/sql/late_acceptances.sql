@@ -7,8 +7,9 @@
 -- Arguments: horizon (an interval: how old a failure may be), most (how many held jobs, and how many failures, at a time);
 -- held_after (a token) and failed_after (a moment): after which it goes on. NULL: all of them are looked at.
 --
--- Only this sweep does so, from the record, whatever came first: a settlement that is told twice, or told beside a rescue,
--- decides nothing. A failure that an operator has taken back, or takes back at this moment, is left to its new job.
+-- Only this sweep does so, and from the record, whatever came first. So a settlement that is told twice, or beside a
+-- rescue, decides nothing. A failure that an operator has taken back, or takes back at this moment, is left to its new
+-- job.
 --
 -- Returns one row: how many were freed, and how many became sent; and after which token and which moment there may be more
 -- (NULL: there are no more).

@@ -1,4 +1,6 @@
--- How many guesses at its code a token stands.
+-- Say how many guesses at its code a token stands.
+--
+-- Locks: nothing.
 CREATE OR REPLACE FUNCTION mailroom.most_guesses()
     RETURNS integer
     LANGUAGE plpgsql IMMUTABLE SECURITY DEFINER

@@ -1,4 +1,4 @@
--- Whether a message that SES accepted never went out: it failed to render, or was rejected for what is in it.
+-- Say whether a message that SES accepted never went out: it failed to render, or was rejected for its content.
 --
 -- An acceptance is believed whenever it turns up, and so is its contradiction: by all who ask whether a mail is out, and
 -- they ask it here.

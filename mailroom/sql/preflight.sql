@@ -2,9 +2,11 @@
 --
 -- Arguments: settings (names), relations (names of tables of this schema).
 --
--- Returns one row; `hidden` has the tables of which the owner of these functions may not see every row; `unlogged`,
--- those, their parts, and the sequences of their ids that a crash of the server empties. Of a setting that
--- this server does not know nothing is said. Reads the catalogs alone.
+-- Returns one row. `hidden` has the tables of which the owner of these functions may not see every row. `unlogged` has
+-- those tables, parts of them, and sequences of their ids that a crash of the server empties. Of a setting that this
+-- server does not know, nothing is said.
+--
+-- Locks: nothing. It reads only the catalogs.
 CREATE OR REPLACE FUNCTION mailroom.preflight(
     settings text[], relations text[]
 )

@@ -8,14 +8,14 @@
 -- What a table, a trigger or a rule of the application's own refuses stays, and keeps nothing else (see prune_tokens). Where
 -- nothing at all may go, it fails, and whoever calls it goes on behind that.
 --
--- A token is forgotten whole or not at all: when its newest delivery is old enough, it is neither waiting nor in
--- flight, and it is finished and was consumed or ran out as long ago; or when it is gone, with its account. One that was
--- consumed stays as long as an older one of its account and action that was not: with it gone, the older would be good
--- again, until it runs out, or gets its life back.
+-- A token is forgotten whole or not at all. It is forgotten if its newest delivery is old enough, it is neither waiting
+-- nor in flight, and it is finished and was consumed or expired as long ago; or if it is gone, with its account. A
+-- consumed token stays as long as there is an older one of its account and action that was not consumed. Without it the
+-- older one would be good again, until it expires, or when its life is renewed.
 --
--- Returns one row: how many deliveries and tokens were deleted, and after_id to go on (NULL: that was all). Old events
--- of nobody may be more than one step deletes where no delivery is old: then it goes on as well. So it does where one is
--- ahead, from a time when the clock was: old ones may follow.
+-- Returns one row: how many deliveries and tokens were deleted, and after_id, from which to go on (NULL: that was all).
+-- It also goes on if no delivery is old, but there are more old events of unknown mails than one step deletes; and if a
+-- delivery lies ahead, from before the clock was set back: old ones may follow.
 --
 -- Locks: deliveries by id, then tokens by id, skipping what others hold.
 --

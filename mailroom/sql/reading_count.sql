@@ -1,14 +1,16 @@
 -- Count what a reading tells, each number at a cost that does not grow with the queue or the log.
 --
--- Arguments: reach (an interval: how far back attempts are counted one by one where no minutes are); silence (as feed_state
--- has it); recovery_per_second (as permits_take has it); format (of the reading, and of the one before it that can be read);
--- and began (when the work on it did; NULL: now).
+-- Arguments: reach (an interval: how far back attempts are counted one by one where no minutes are); silence (as
+-- feed_state has it); recovery_per_second (as permits_take has it); format (of the reading, and of the one before it
+-- that can be read); and began (when the work on it did; NULL: now).
 --
--- Returns one row: the reading, as Reading of mailroom/ops/reading.py has it, but for what that makes of it when it is read:
--- the release before reads it too, and finds that empty.
--- Of each kind in a lane 10,001 jobs are counted at most, and 1,000 workers are told, those seen last. Two numbers are dear,
--- and slow to change: the rates are counted once a minute, and suppressed addresses once in ten; else they are those of the
--- reading before. A moment that no program can hold is told as the nearest that it can.
+-- Returns one row: the reading, as the class Reading of mailroom/ops/reading.py has it. failed_at, failure and warnings
+-- are empty: they are filled in when the row is read. They are there because the release before reads it too.
+--
+-- In a lane at most 10,001 jobs of each kind are counted, and at most 1,000 workers are listed, those seen last. Two
+-- numbers cost much and change slowly: the rates are counted once a minute, and suppressed addresses once in ten
+-- minutes; in between they are those of the reading before. A moment that no program can hold becomes the nearest that
+-- one can.
 --
 -- All of it is of one snapshot, that of the statement: a job that moves is counted once.
 --

@@ -1,10 +1,11 @@
 -- Count the jobs of each lane that has any, as far as it takes, however many there are.
 --
--- Arguments: most (how many of each kind are counted at most), and known (names of queues, found or not: between them
--- others are looked for, so that what is dead at the head of theirs is not walked over for a name).
+-- Arguments: most (how many of each kind are counted at most), and known (names of queues, whether they have jobs or
+-- not). Other queues are looked for between these names, so that nobody walks over the dead rows of a known queue only
+-- to find its name.
 --
--- Returns a row for each queue, priority and action: how many jobs are due, due later, and held, each up to `most`; for how
--- many seconds the oldest has been due, 0 if none is; and of that one, when it was due, and its token.
+-- Returns a row for each queue, priority and action: how many jobs are due, due later, and held, each up to `most`; for
+-- how many seconds the oldest has been due, 0 if none is; and of that one, when it was due, and its token.
 --
 -- Locks: nothing.
 --

@@ -1,4 +1,6 @@
--- Count the mails of late that may be out, and those of them of which another call was accepted: they went out twice, perhaps.
+-- Count the mails of late that may be out, and those of them that perhaps went out twice.
+--
+-- A mail perhaps went out twice if another call of it was accepted.
 --
 -- Arguments: since (an interval: how far back), and most (how many attempts are looked at, the newest first).
 --

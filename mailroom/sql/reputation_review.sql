@@ -4,13 +4,15 @@
 -- the scope is paused); min_mails (with fewer mails nothing is said: one bounce of ten proves nothing); and silence, as
 -- feed_state has it.
 --
--- Each of the two periods of reputation counts. After a person has ended the pause of a scope, only later mails do. A single
--- complaint pauses nothing. The pause ends when the shares are below the lines again, or when a person ends it; one that a
--- person has made is left alone. While nothing is heard of mails that went out nobody knows the shares, and none ends.
+-- Each of the two periods of reputation counts. After a person has ended the pause of a scope, only later mails do. A
+-- single complaint pauses nothing. The pause ends when the shares are below the lines again, or when a person ends it;
+-- one that a person has made is left alone. While nothing is heard of mails that went out nobody knows the shares, and
+-- none ends.
 --
 -- Returns a row for each pause that began or ended: its scope, code and reason, and whether it began.
 --
--- Locks: resumptions of the future, skipping what others hold; then pauses in the order of the scopes, waiting for who holds them.
+-- Locks: resumptions of the future, skipping what others hold; then pauses in the order of the scopes, waiting for who
+-- holds them.
 CREATE OR REPLACE FUNCTION mailroom.reputation_review(
     scopes text[], bounce_lines numeric[], complaint_lines numeric[], min_mails integer,
     silence interval DEFAULT '10 minutes'

@@ -1,4 +1,8 @@
--- How many pages jobs has, and the moment before which no job is still about to commit, by slack (an interval).
+-- Say how many pages jobs has, and the moment before which no job is still about to commit.
+--
+-- Arguments: slack (an interval: how long a commit may take).
+--
+-- Returns one row. Locks: nothing.
 CREATE OR REPLACE FUNCTION mailroom.scan_pages(
     slack interval
 )

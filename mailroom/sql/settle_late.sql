@@ -1,16 +1,16 @@
 -- Keep what became of the jobs of a batch that was not ours any more, as late: it decides nothing here.
 --
--- Arguments: fence, batch (its id), action, and a row for each delivery in arrays: tokens, proofs (the first eight bytes of
--- sha256 of the token's secret), accounts, attempts, outcomes, message_ids, error_codes, errors.
+-- Arguments: fence, batch (its id), action, and a row for each delivery in arrays: tokens, proofs (the first eight
+-- bytes of sha256 of the token's secret), accounts, attempts, outcomes, message_ids, error_codes, errors.
 --
--- Told twice, or after a settlement of which the answer was lost, they are kept once. Where the token is not the one that
--- was mailed, since ids came again, they are kept under no token: they tell nothing of another mail. They keep their proof,
--- since the id may come again later.
+-- Told twice, or after a settlement of which the answer was lost, they are kept once. Where the token is not the one
+-- that was mailed, since ids came again, they are kept under no token: they tell nothing of another mail. They keep
+-- their proof, since the id may come again later.
 --
 -- Returns how many rows were kept.
 --
--- Counted, since PostgreSQL may turn a NOT EXISTS into a table of all that matches, made from the whole log.
--- LIMIT: a look by index for each token, whatever the planner thinks of their number.
+-- Plan: it counts, since PostgreSQL may turn a NOT EXISTS into a table of all that matches, made from the whole log.
+-- With LIMIT there is a look by index for each token, whatever the planner thinks of their number.
 CREATE OR REPLACE FUNCTION mailroom.settle_late(
     batch bigint, fence uuid, action text, tokens bigint[], proofs bytea[], accounts bigint[], attempts
     smallint[], outcomes text[], message_ids text[], error_codes text[], errors text[]

@@ -1,15 +1,15 @@
--- Decide anew, from the events on record, which of these addresses are not to be mailed.
+-- Decide again, from the events on record, which of these addresses are not to be mailed.
 --
 -- Arguments: hashes (of addresses).
 --
--- In whatever order events come, and however often, what follows from them is the same: it is made of what is on record.
--- More than five bounces in a row that may pass say that the mailbox is dead, too; one that comes back after a delivery of
--- the same message is somebody on holiday; and what SES finds wrong with our own words says nothing of an address.
--- `not-spam` is the contrary of a complaint. Whoever consumed a token has read the mailbox.
+-- The result is the same in whatever order events come, and however often, since it is made from what is on record.
+-- More than five temporary bounces in a row also say that the mailbox is dead. A bounce after a delivery of the same
+-- message is somebody on holiday. What SES finds wrong with our own words says nothing of an address. `not-spam` is the
+-- contrary of a complaint. Whoever consumed a token has read the mailbox.
 --
--- SES's clock may be ahead of the database's: what it says of the future was when we heard of it. What lifted a suppression,
--- or released an address, may lie ahead, too: the clock was set back. Then it was after all that is known, and before what is
--- new.
+-- SES's clock may be ahead of the database's: an event of the future counts as of the moment when we heard of it. The
+-- moment when a suppression was lifted, or an address released, may lie ahead, too: the clock was set back. Then it
+-- counts as later than all that is known, and earlier than what is new.
 --
 -- Locks: suppressions by hash, waiting for who holds them: of two who count, the second sees what the first has entered.
 CREATE OR REPLACE FUNCTION mailroom.suppression_review(
@@ -109,7 +109,7 @@ BEGIN
          GROUP BY bounced.address_hash
         HAVING count(DISTINCT message_id) > 5
     )
-    -- Bounces in a row are counted anew: what comes late may be between them. What is on record no more stays counted.
+    -- Bounces in a row are counted again: what comes late may be between them. What is on record no more stays counted.
     UPDATE suppressions
        SET bounced_at = greatest(bounced_at, (
                SELECT max(at) FROM bounced

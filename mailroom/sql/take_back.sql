@@ -1,4 +1,4 @@
--- Act on what says that a mail never went out though SES had accepted it; and on what of other events could not be yet.
+-- Act on events that say that an accepted mail never went out, and on other events that had to wait.
 --
 -- Arguments: most (how many such events at a time); max_attempts; queue (which a job that is put back goes to, where its
 -- delivery does not say which it came from: it is of an older release).
@@ -7,17 +7,17 @@
 -- has failed. Its action is paused until a person ends that, unless somebody has since, or has taken another template: each
 -- further mail would be accepted, and lost. What was rejected for what is in it is rejected, also where its job waits because the answer never came.
 --
--- It is the `sent` of that message that is taken back, once, whatever else there is of the token, and whenever the event
--- came. Who knows of no such row is asked again, later and later: the answer of the call may be on its way. What nothing here
--- knew for a week is asked no more; it stays on record.
+-- Only the `sent` of that message is taken back, and once, whatever else there is of the token, and whenever the event
+-- came. If there is no such row, the event is looked at again, later and later: the answer of the call may be on its
+-- way. An event that nothing here knew for a week is looked at no more. It stays on record.
 --
--- When somebody ended the pause is a moment that may lie ahead, and so is that of a look: the clock was set back. Then it
--- is now that counts.
+-- The moment when somebody ended the pause may lie ahead, and so may that of the next look: the clock was set back.
+-- Then it counts as now.
 --
--- Returns a row for each mail: its token and action, what contradicted it, and its outcome: NULL is another attempt.
+-- Returns a row for each mail: its token and action, what contradicted it, and its outcome (NULL: another attempt).
 --
--- Locks: resumptions and events, then deliveries by id and jobs by token, skipping what others hold: the next sweep sees those.
--- Who has the table of tokens whole, as for TRUNCATE, is waited for before it holds anything.
+-- Locks: resumptions and events, then deliveries by id and jobs by token, skipping what others hold: the next sweep
+-- sees those. It waits for who has the whole table of tokens, as for TRUNCATE, before it holds anything.
 --
 -- Plan: made for each call. A plan that was made on nearly empty tables, and then kept, would read whole tables.
 CREATE OR REPLACE FUNCTION mailroom.take_back(
@@ -104,7 +104,8 @@ BEGIN
     -- One walk over the log for all of them, from the earliest on: in a CASE it is no join, which would walk for each.
     WITH nameless AS MATERIALIZED (
         SELECT message_id,
-               CASE WHEN look_at > absorbed_at AND isfinite(absorbed_at) AND isfinite(look_at)  -- since the last look, with an hour for what was at work then
+               -- Since the last look, with an hour for what was at work then.
+               CASE WHEN look_at > absorbed_at AND isfinite(absorbed_at) AND isfinite(look_at)
                     THEN absorbed_at + (look_at - absorbed_at) * 2 / 3 - interval '1 hour'
                     ELSE greatest(least(at, absorbed_at) - interval '5 minutes', now() - interval '15 days') END AS since
           FROM (SELECT message_id, at, token, absorbed_at, look_at

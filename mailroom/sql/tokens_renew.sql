@@ -1,10 +1,10 @@
--- Give tokens their life back.
+-- Let these tokens live for `life` from now on.
 --
 -- Arguments: ids, and life (an interval).
 --
--- Returns the ids of those that live so long now. Of the others somebody holds some: they are being consumed or deleted,
--- perhaps. And a trigger or a rule of the application's own may refuse some, which must not keep the others' mails waiting:
--- so where one is refused, each is tried by itself.
+-- Returns the ids of those that were renewed. Another may be locked, because it is being consumed or deleted. A trigger
+-- or a rule of the application may refuse some, which must not keep the mails of the others waiting: so if one is
+-- refused, each is tried by itself.
 --
 -- Locks: the tokens by id, skipping what others hold.
 CREATE OR REPLACE FUNCTION mailroom.tokens_renew(
