@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from mailroom import settings
 from mailroom.cli import action_options as options
-from mailroom.cli.job_options import UNITS
+from mailroom.cli.job_options import read_age
 from mailroom.cli.manual import ending
 from mailroom.cli.terminal import new_table, print_json, print_table, say
 from mailroom.cli.wiring import open_database
@@ -160,10 +160,10 @@ def _sender(given: str | None, option: str) -> str | None:
 def _life(given: str | None) -> timedelta | None:
     if given is None:
         return None
-    found = re.fullmatch(r"([0-9]{1,6})([smhd])", given)
-    if found is None:
+    life = read_age(given)
+    if life is None:
         raise SettingsError(f"--life: {given!r} is not accepted: give a time as in 15m, 2h or 7d")
-    return timedelta(**{UNITS[found[2]]: int(found[1])})
+    return life
 
 
 def _limit(given: str | None, option: str) -> int | None:

@@ -75,15 +75,21 @@ def read_time(given: str | None) -> Moment | None:
     """Read what --since or --until was given. Raises SettingsError, which says what is accepted."""
     if given is None:
         return None
-    ago = re.fullmatch(r"([0-9]{1,6})([smhd])", given)
+    ago = read_age(given)
     if ago is not None:
-        return timedelta(**{UNITS[ago[2]]: int(ago[1])})
+        return ago
     try:
         moment = datetime.fromisoformat(given)
         # PostgreSQL takes no offset of sixteen hours or more.
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise SettingsError(f"{given!r} is not a time: give {TIME_HELP}") from None
+
+
+def read_age(given: str) -> timedelta | None:
+    """Return the time that is written as in 90s, 15m, 2h or 7d; None if it is written in another way."""
+    found = re.fullmatch(r"([0-9]{1,6})([smhd])", given)
+    return None if found is None else timedelta(**{UNITS[found[2]]: int(found[1])})
 
 
 def check(filters: Filters, *, choose: bool = False) -> None:

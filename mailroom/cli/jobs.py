@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
 import typer
@@ -11,7 +11,7 @@ from mailroom.cli import job_changes
 from mailroom.cli import job_options as options
 from mailroom.cli.job_options import check, open_jobs
 from mailroom.cli.manual import ending
-from mailroom.cli.terminal import new_table, print_json, print_table, printable, say
+from mailroom.cli.terminal import in_utc, new_table, print_json, print_table, printable, say
 from mailroom.cli.wiring import one_snapshot
 from mailroom.errors import MailroomError
 from mailroom.job import Priority
@@ -91,8 +91,8 @@ def show(
     if known is None:
         say(f"token {token}: gone")
     else:
-        used = f"consumed {_shown(known.consumed_at)}" if known.consumed_at else "not consumed"
-        made, ends = _shown(known.created_at), _shown(known.expires_at)
+        used = f"consumed {in_utc(known.consumed_at)}" if known.consumed_at else "not consumed"
+        made, ends = in_utc(known.created_at), in_utc(known.expires_at)
         say(f"token {token} of account {known.account}: made {made}, ends {ends}, {used}")
     _print(jobs.in_order(found, reported), addresses=show_addresses)
 
@@ -125,15 +125,11 @@ def _print(found: Iterable[Found | Reported], *, addresses: bool) -> None:
 
 def _cells(row: Found, *, addresses: bool) -> tuple[object, ...]:
     priority = None if row.priority is None else Priority(row.priority).name.lower()
-    place = (row.token, row.account, row.action, row.state, _shown(row.at), row.attempt, row.queue, priority)
+    place = (row.token, row.account, row.action, row.state, in_utc(row.at), row.attempt, row.queue, priority)
     return (*place, row.batch, row.outcome, row.code, *((row.email, row.login) if addresses else ()))
 
 
 def _event_cells(row: Reported) -> tuple[object, ...]:
     """What SES told, under the headings of an attempt."""
     told = " ".join(filter(None, (row.type, row.subtype, row.status)))
-    return (None, None, None, "event", _shown(row.at), None, None, None, None, row.kind, told)
-
-
-def _shown(at: datetime | None) -> str:
-    return "" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+    return (None, None, None, "event", in_utc(row.at), None, None, None, None, row.kind, told)

@@ -1,7 +1,5 @@
 """`simulator` and `demo`: mailroom on a machine without AWS."""
 
-import contextlib
-from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +9,7 @@ from mailroom import signals
 from mailroom.cli.database import upgrade
 from mailroom.cli.log import start_log
 from mailroom.cli.terminal import say
+from mailroom.cli.wiring import from_extra
 from mailroom.errors import MailroomError, SettingsError
 
 if TYPE_CHECKING:
@@ -31,14 +30,6 @@ ConfigSet = Annotated[
 Events = Annotated[
     bool, typer.Option("--events", help="Publish the events of that set to a queue, and print the queue's URL.")
 ]
-
-
-@contextlib.contextmanager
-def _demo_extra() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise MailroomError(f"{error.name} is not installed: it comes with the extra `demo` of mailroom") from error
 
 
 def simulator(
@@ -62,7 +53,7 @@ def simulator(
     """
     if events and config_set is None:
         raise SettingsError("--events needs --config-set: events are a configuration set's")
-    with _demo_extra():
+    with from_extra("demo"):
         from mailroom.simulator import serve  # noqa: PLC0415 - needs the extra `demo`
     serve(
         host,
@@ -88,7 +79,7 @@ def demo(
     It brings its own PostgreSQL and its own SES simulator. It migrates, starts a worker, lets accounts sign up, and
     shows their mails.
     """
-    with _demo_extra():
+    with from_extra("demo"):
         from mailroom.demo import run as show  # noqa: PLC0415 - needs the extra `demo`
     start_log()
     stopped = signals.Stop()

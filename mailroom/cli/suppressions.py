@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from mailroom import settings
 from mailroom.cli.ids import positive
 from mailroom.cli.manual import ending
-from mailroom.cli.terminal import new_table, print_json, print_table, printable, say
+from mailroom.cli.terminal import in_utc, new_table, print_json, print_table, printable, say
 from mailroom.cli.wiring import open_database
 from mailroom.errors import MailroomError, SettingsError, TransportError
 from mailroom.ops import suppressions
@@ -244,7 +244,7 @@ def _remove_at_ses(client: "SESV2Client", address: str) -> str:
 def _table(found: Sequence[Suppression]) -> "Table":
     table = new_table("hash", "reason", "type", "subtype", "since", "released")
     for row in found:
-        cells = (row.hash, row.reason, row.type, row.subtype, _shown(row.since), _shown(row.released_at))
+        cells = (row.hash, row.reason, row.type, row.subtype, in_utc(row.since), in_utc(row.released_at))
         table.add_row(*(printable(cell or "") for cell in cells))
     return table
 
@@ -252,10 +252,10 @@ def _table(found: Sequence[Suppression]) -> "Table":
 def _words(row: Suppression) -> str:
     if row.reason is not None:
         told = " ".join(filter(None, (row.reason, row.type, row.subtype)))
-        return f"not mailed since {_shown(row.since)}: {told}"
+        return f"not mailed since {in_utc(row.since)}: {told}"
     ended = max(filter(None, (row.lifted_at, row.released_at)), default=None)
     known = any((row.bounced_at, row.soft_at, row.complained_at, row.added_at))
-    return f"mailed again since {_shown(ended)}" if known and ended else "mailed"
+    return f"mailed again since {in_utc(ended)}" if known and ended else "mailed"
 
 
 def _ses_words(listed: dict[str, Any]) -> str:
@@ -263,8 +263,4 @@ def _ses_words(listed: dict[str, Any]) -> str:
         return "cannot be asked: these credentials may not (ses:GetSuppressedDestination)"
     if not listed["listed"]:
         return "does not have it on its list"
-    return f"has it on its list since {_shown(listed['at'])}: {listed['reason']}"
-
-
-def _shown(at: datetime | None) -> str:
-    return "" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+    return f"has it on its list since {in_utc(listed['at'])}: {listed['reason']}"

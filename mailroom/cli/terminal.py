@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import typer
@@ -50,6 +50,11 @@ def printable(words: str) -> str:
     return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in words
     )
+
+
+def in_utc(at: datetime | None) -> str:
+    """Return a moment as tables and sentences have it: in UTC, to the second. None is nothing."""
+    return "" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
 def discard_output() -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from mailroom import settings
 from mailroom.cli.log import start_log
 from mailroom.cli.terminal import say
-from mailroom.cli.wiring import open_database
+from mailroom.cli.wiring import from_extra, open_database
 from mailroom.db.engine import connection_string
 from mailroom.db.identity import identity
 from mailroom.errors import MailroomError, SettingsError
@@ -76,7 +76,7 @@ def window(
     peers = _networks(trust_peer or [])
     _check(given, host, remote=allow_remote, header=trust_header, peers=peers)
     _check_names(name or ())
-    with _window_extra():
+    with from_extra("window"):
         from mailroom.window import login, server  # noqa: PLC0415 - needs the extra `window`
 
     start_log()
@@ -87,14 +87,6 @@ def window(
         names = {"localhost", host, *(name or ())}
         made = _application(given, looking, acting, may=entry, names=names, remote=allow_remote)
         server.serve(made, listener, ready=lambda: say(f"the window is at {server.url(listener)}"))
-
-
-@contextlib.contextmanager
-def _window_extra() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise MailroomError(f"{error.name} is not installed: it comes with the extra `window` of mailroom") from error
 
 
 def _check(given: Settings, host: str, *, remote: bool, header: str, peers: Sequence[Any]) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine
 from mailroom.cli.terminal import is_writable, write_utf8
 from mailroom.db import preflight
 from mailroom.db.engine import NAME, UNGRANTED, check_contract, connect_engine
-from mailroom.errors import DatabaseError, SettingsError
+from mailroom.errors import DatabaseError, MailroomError, SettingsError
 from mailroom.fleet.account_refresh import AccountRefresh
 from mailroom.fleet.blocks import FleetPermits
 from mailroom.fleet.permits import NO_LIMIT, Permits
@@ -33,6 +33,15 @@ if TYPE_CHECKING:
 # lasts while a claim is waited for.
 ANSWER_WITHIN: Final = timedelta(seconds=20)
 AskAccount = Callable[[], SesAccount]
+
+
+@contextlib.contextmanager
+def from_extra(extra: str) -> Iterator[None]:
+    """Import in it what an extra of mailroom brings; MailroomError, which names the extra, where that is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MailroomError(f"{error.name} is not installed: it comes with the extra `{extra}` of mailroom") from error
 
 
 @contextlib.contextmanager
