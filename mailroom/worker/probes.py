@@ -7,7 +7,8 @@ from typing import Final
 
 from mailroom.worker.vitals import Vitals
 
-# As in `report`, which brings more than probes need.
+# How often a worker reports to the fleet; it looks for work at least that often. Here, since `report` brings more than
+# probes need.
 REPORT_EVERY: Final = timedelta(seconds=15)
 
 # Longer than all that a look has to wait for in a row, besides statements.

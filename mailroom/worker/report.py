@@ -15,13 +15,13 @@ from mailroom.db.bounded import SOON, bounded
 from mailroom.db.engine import first_line
 from mailroom.ops.refresh import count_if_due, count_with_report
 from mailroom.queue.listener import Listener
+from mailroom.worker.probes import REPORT_EVERY
 from mailroom.worker.sender import Sender
 from mailroom.worker.telemetry import installed_version
 from mailroom.worker.vitals import host_name, process_name
 
 log = logging.getLogger(__name__)
 
-EVERY: Final = timedelta(seconds=15)
 FORGET_AFTER: Final = timedelta(days=1)
 # So long it waits for a sweep: coming round for a report alone would cost another look.
 MAX_LATE: Final = timedelta(seconds=1)
