@@ -339,7 +339,7 @@ def run_from_settings() -> None:
 
 
 def say(message: str) -> None:
-    log.say(f"mailroom: {message}")
+    log.say_on_stderr(f"mailroom: {message}")
 
 
 def end(message: str, code: int) -> NoReturn:

@@ -123,10 +123,11 @@ def last_words(line: str | None = None) -> None:
         handler.flush()
     if line is not None:
         is_json = log_format() == "json"
-        say(_formatter().format(logging.makeLogRecord(ERROR | {"msg": "%s", "args": (line,)})) if is_json else line)
+        record = logging.makeLogRecord(ERROR | {"msg": "%s", "args": (line,)})
+        say_on_stderr(_formatter().format(record) if is_json else line)
 
 
-def say(line: str) -> None:
+def say_on_stderr(line: str) -> None:
     """Write a line to stderr, if there is one, and somebody takes the line within a moment. Never raises."""
     if sys.stderr is None:
         return

@@ -99,8 +99,8 @@ def _speed(minutes: Sequence[Minute], *, now: datetime, waits: bool) -> str:
         return f"no mail {'has left' if waits or lately else 'was asked for'} in the last ten minutes"
     first = min(each.priority for each in recent if each.priority is not None)
     most_urgent = [each for each in recent if each.priority is first]
-    counted = [sum(counts) for counts in zip(*(each.waits for each in most_urgent), strict=True)]
-    bound = quantile(counted, SHARE)
+    totals = [sum(counts) for counts in zip(*(each.waits for each in most_urgent), strict=True)]
+    bound = quantile(totals, SHARE)
     kinds = {each.action for each in most_urgent}
     who = mails(min(kinds), first) if len(kinds) == 1 else f"{first.name.lower()} mails"
     return f"{who} leave within {'more than a day' if bound is None or bound == float('inf') else span(bound)}"

@@ -12,12 +12,10 @@ from mailroom.db.bounded import bounded
 from mailroom.job import Position, Priority
 from mailroom.ops import jobs
 from mailroom.ops.jobs import Filters, Found
-from mailroom.ops.life import Moment, life
 
 __all__ = [
     "Flooded",
     "Floods",
-    "Moment",
     "Page",
     "Place",
     "Unclear",
@@ -26,7 +24,6 @@ __all__ = [
     "flooded",
     "held",
     "lane",
-    "life",
     "record",
     "unconfirmed",
 ]
@@ -118,8 +115,8 @@ def lane(
     places = [(after.at, after.number)] if after else []
     places += [(start.due_at, start.token)] if start else []
     at, token = max(places, default=(None, None))
-    lane = {"queue": queue, "priority": int(priority), "action": action}
-    binds = lane | {"after_due_at": at, "after_token": token, "since": None, "until": None, "most": limit + 1}
+    place = {"queue": queue, "priority": int(priority), "action": action}
+    binds = place | {"after_due_at": at, "after_token": token, "since": None, "until": None, "most": limit + 1}
     rows = _ask(connection, "browse_lane", binds)
     found = tuple(_waiting(row, queue, priority, action) for row in rows[:limit])
     return Page(found, _after(rows, limit, lambda row: Place(row.due_at, row.token)))

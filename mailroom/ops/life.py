@@ -61,12 +61,12 @@ def life(connection: Connection, token: int) -> tuple[Moment, ...]:
         known = jobs.find_token(connection, token)
         tried = _attempts(connection, token)
         told = jobs.reported(connection, token)
-        now = [*_in_flight(connection, token), *_waiting(connection, token)]
-        moment: datetime = connection.execute(select(func.now())).scalar_one()
+        present = [*_in_flight(connection, token), *_waiting(connection, token)]
+        now: datetime = connection.execute(select(func.now())).scalar_one()
     past = [moment for row in tried for moment in _attempt(row)] + [_event(each) for each in told]
     if known is not None:
-        past += _token(known, now=moment)
-    return tuple(sorted(past, key=_when) + now)
+        past += _token(known, now=now)
+    return tuple(sorted(past, key=_when) + present)
 
 
 def _when(moment: Moment) -> tuple[datetime, int]:
@@ -105,8 +105,8 @@ _STATES: Final = {"late": "; the answer came when others had it already", "retri
 
 def _event(told: Reported) -> Moment:
     said = " ".join(filter(None, (told.type, told.subtype, told.status)))
-    told_so = _NO_COMPLAINTS.get(told.type) if told.kind == "complaint" else None
-    return Moment(told.at, told.kind, told_so or _EVENTS.get(told.kind, told.kind), said or None)
+    blames_nobody = _NO_COMPLAINTS.get(told.type) if told.kind == "complaint" else None
+    return Moment(told.at, told.kind, blames_nobody or _EVENTS.get(told.kind, told.kind), said or None)
 
 
 def _token(known: Token, *, now: datetime) -> Iterator[Moment]:
