@@ -142,7 +142,7 @@ def _events(given: Settings, client: "SESV2Client") -> list[Finding]:
 def _actions(given: Settings) -> tuple[list[Action], dict[str, dict[str, str]]]:
     """Return the kinds of mail, and what each template is told of languages.
 
-    None where the database cannot be asked, which is another finding.
+    Both are empty where the database cannot be asked, which is another finding.
     """
     if not given.database_url:
         return [], {}

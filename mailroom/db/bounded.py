@@ -10,10 +10,9 @@ from sqlalchemy import Connection, event
 
 from mailroom.db.engine import BoundedConnection
 
+# For what a person looks at.
 ANSWER_WITHIN: Final = timedelta(seconds=2)
-
-
-# For what is a matter of milliseconds, unless it waits for somebody: of one row, or by a key.
+# For a statement on one row, or by a key: it takes milliseconds, unless it waits for somebody.
 SOON: Final = timedelta(seconds=1)
 _LEAST: Final = timedelta(milliseconds=1)
 
@@ -22,8 +21,8 @@ _LEAST: Final = timedelta(milliseconds=1)
 def bounded(connection: Connection, within: timedelta = ANSWER_WITHIN, *, together: bool = False) -> Iterator[None]:
     """Have each statement cancelled that takes longer: it raises DBAPIError, of QueryCanceled, as by statement_timeout.
 
-    `together`: all of them may take no longer. On connections of `connect_engine`; through any pooler, and without a
-    transaction. Those of others have their own.
+    `together`: all of them together may take no longer. It works through any pooler, and needs no transaction; but only
+    on connections of `connect_engine`. On any other it does nothing.
     """
     driver = connection.connection.driver_connection
     if not isinstance(driver, BoundedConnection):

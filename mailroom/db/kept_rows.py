@@ -30,8 +30,9 @@ _TOO_MANY: Final = (
 
 
 def astray(connection: Connection) -> Iterator[tuple[str, str]]:
-    """Yield of each table that has not the rows that must be there what is wrong, and its remedy; of all at once if
-    there is none in any.
+    """Yield what is wrong, and its remedy, for each table that lacks rows that must be there.
+
+    If none of these tables has any, it yields that once, for all of them.
     """
     found = functions.call(connection, "rows_astray").all()
     if {row.name for row in found if not row.there} == INSERTS.keys():

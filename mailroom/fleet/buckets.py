@@ -6,12 +6,13 @@ Why no more than `rate * t + burst` leaves in any window of t seconds, burst bei
 below two: one mail and HOLD's worth). A bucket holds at most C and fills at R a second, so the permits granted in t
 seconds are at most C + R * t. A permit is used within HOLD of its grant, so those used in a window of t were granted in
 one of t + HOLD: at most R * t + (C + R * HOLD). C is CAPACITY's worth, half a second, and HOLD is 0.4 s; the rest of
-the second is for the way to SES, which takes one mail longer than another. Where the bucket is full, permits may be
-held for LONG_HOLD, so that mails that come one by one need not ask for each: for as long as that the bucket holds so
-much less. It and what is held for long never come to more than C together, and grow by no more than R a second: the
-bound is the same. What comes back unused is credited less
-what the rate made meanwhile (`sql/permits_return.sql`): after that the bucket is at most as full as if those permits
-had never left, and the bound is that of a history without them.
+the second is for the way to SES, which takes one mail longer than another.
+
+Where the bucket is full, permits may be held for LONG_HOLD, so that mails that come one by one need not ask for each.
+For that time the bucket holds so much less: the bucket and what is held for long never come to more than C together,
+and grow by no more than R a second, so the bound is the same. Permits that come back unused are credited, less what the
+rate made meanwhile (`sql/permits_return.sql`). Then the bucket is at most as full as if they had never left, and the
+bound is that of a history without them.
 """
 
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ class Granted:
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """What `granted_before` belongs to `store`, None if SES is not to be asked now; and how soon to see again."""
+    """What `store` needs as `granted_before`, None if SES is not to be asked now; and in how long to see again."""
 
     granted_before: int | None
     due_in: timedelta

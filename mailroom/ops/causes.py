@@ -81,9 +81,10 @@ def _urgent(reading: Reading) -> set[str]:
 
 
 def as_of(reading: Reading, now: datetime) -> datetime:
-    """Return when workers are to have been seen lately: when it was counted, for as long as another count is not late.
+    """Return the moment by which it is judged whether workers were seen lately.
 
-    After that it is now, or somebody would work; but where counting fails they may well be there.
+    While the next count is not late, that is the moment of the reading. After that it is now: a worker would have
+    counted. But where counting fails, workers may well be there, and it is the moment of the reading as well.
     """
     usual = min(max(refresh.EVERY, timedelta(seconds=reading.seconds / refresh.MAX_SHARE)), refresh.LONGEST)
     is_current = age(reading.read_at, now) <= usual + LATE_READING

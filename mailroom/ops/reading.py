@@ -29,9 +29,9 @@ FORMAT: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Jobs of one queue, priority and action: due now, due later, and held. Of each
-    kind 10,001 are counted at most; `capped`: of one there are more than 10,000.
+    """Jobs of one queue, priority and action: due now, due later, and held.
 
+    Of each kind 10,001 are counted at most; `capped`: of one there are more than 10,000.
     `oldest_seconds` is how long its oldest has been due; 0 if none is. `head` is where that one was.
     """
 

@@ -125,7 +125,7 @@ class Rescue:
 
 
 def log_rescued(rescued: Iterable[Rescued]) -> None:
-    """One line for each mail of a lost batch: it may have been sent, and is sent again."""
+    """Log a line for each mail of a lost batch: it may have been sent, and may be sent again."""
     for job in rescued:
         log.warning(
             "mail token=%d action=%s batch=%d attempt=%d outcome=%s code=LeaseExpired worker=%s",

@@ -42,8 +42,10 @@ def tell_of_sweep(engine: Engine, *, queue: str) -> str:
 
 
 class Report:
-    """Is made by the thread that looks for work: where that hangs, the process is not seen any more.
-    It is soon over, for the same reason.
+    """Tells the fleet that this process lives, and counts for the fleet when that is due.
+
+    The thread that looks for work does so: if that hangs, the process is not seen any more. For the same reason no
+    report takes long.
 
     `listener` and `feeding` are what is told of it besides its senders: None is a process that does not listen, and
     `feeding` one that reads the events of the provider.

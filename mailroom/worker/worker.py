@@ -49,7 +49,7 @@ class Worker:
         sweep_interval: timedelta,
         prune_after: timedelta | None = None,
     ) -> None:
-        """The engine needs a pool of `concurrency` + 2 connections, and one more where the account is watched."""
+        """The engine needs `concurrency` + 2 connections, one more to watch the account, and one more for events."""
         self._shared = shared
         self._engine, self._limits, self._vitals = shared.engine, shared.limits, shared.vitals
         self._sweep_interval = sweep_interval
