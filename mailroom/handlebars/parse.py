@@ -198,6 +198,6 @@ class _Parser:
             raise TemplateError(f"{tag!r} lies more than {MAX_DEPTH} blocks deep")
 
     def _refuse_up_in_partial(self, path: Path, tag: str) -> None:
-        """What lies above a partial depends on who asks."""
+        """Raise TemplateError for a path that leads out of a partial: what is above depends on who uses the partial."""
         if path.up and any(each.first.helper == "inline" for each in self._open):
             raise TemplateError.unsupported(tag)

@@ -36,7 +36,7 @@ TRIGGERS: Final = {
     "ses_account_stays": "ses_account",
     "site_stays": "site",
 }
-# What makes all functions and views of `sql/` anew.
+# What makes all functions and views of `sql/` again.
 MIGRATE: Final = "mailroom migrate"
 # What a server must not risk whose data is to be kept; no role decides these.
 DURABLE: Final = {

@@ -36,7 +36,7 @@ class _Indexes:
                 yield failed("indexes", message, IF_UNWANTED + self._drop(each.home, each.name))
 
     def _ours(self, table: str, name: str, printed: str) -> Iterator[Finding]:
-        """By another name it does its work as well; without one of a constraint, the constraint is missing."""
+        """Check one index of ours. Another name is as good; the index of a missing constraint is reported with that."""
         same = [each for each in self.there.values() if (each.home, each.text) == (table, comparable(printed))]
         if any(each.is_sound for each in same):
             return
@@ -60,7 +60,7 @@ class _Indexes:
         return f"{self.cures.path}{creating}"
 
     def _free(self, name: str) -> str:
-        """A table that was put in the place of ours, and has it for a partition, may have kept the name."""
+        """Return SQL that frees the name; empty if it is free. A table of which ours is now a part may have it."""
         for home, taken in self.there:
             if taken == name:
                 return f"ALTER INDEX {self.cures.named(name)} RENAME TO {quoted(f'{home}_{name}')}; "
@@ -72,7 +72,7 @@ class _Indexes:
         return f"DROP INDEX {self._beside(table)}{self.cures.named(name)}"
 
     def _beside(self, table: str) -> str:
-        """Beside the traffic, if the table is no partitioned one."""
+        """Return CONCURRENTLY, for beside the traffic; PostgreSQL has it for no table with partitions."""
         return "" if self.split[table] else "CONCURRENTLY "
 
     def _refuses_rows(self, index: Definition) -> bool:
@@ -91,12 +91,12 @@ class _Indexes:
 
 
 def indexes(connection: Connection) -> Iterator[Finding]:
-    """Without the claim's index everything works, for as long as the queue is short."""
+    """Check the indexes. Without that of the claim everything works, for as long as the queue is short."""
     yield from lenient(connection, _Indexes(connection).examine())
 
 
 def triggers(connection: Connection) -> Iterator[Finding]:
-    """Say which fire at another time, and which others might take rows away. One that fires afterwards cannot."""
+    """Say which triggers fire at another time, and which others might take rows away: not those that fire after it."""
     yield from lenient(connection, _triggers(connection))
 
 

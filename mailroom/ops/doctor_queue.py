@@ -51,7 +51,7 @@ def _paused(found: pauses.Pause) -> Finding:
 
 
 def heard(connection: Connection) -> Iterator[Finding]:
-    """A silent one is among the warnings of the queue."""
+    """Say how long ago SES was heard. That it is silent is among the warnings of the queue."""
     state = feed.state(connection)
     if state.polled_seconds is None or state.silent:
         return

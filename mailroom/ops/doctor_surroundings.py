@@ -56,14 +56,14 @@ _KNOWS_COLLATION: Final = (15,)
 
 
 def examine(connection: Connection, cures: Cures) -> Iterator[Finding]:
-    """Say what it is, and how to undo it."""
+    """Say what around the tables is not as mailroom needs it, and how to undo it."""
     yield from _ids(connection)
     yield from _published(connection, cures)
     yield from _collation(connection)
 
 
 def _ids(connection: Connection) -> Iterator[Finding]:
-    """Of tokens the one with the higher id is the newer. Sessions that keep ids give them in another order."""
+    """Say where ids do not rise: sessions keep some, or they go down. A token with a higher id must be newer."""
     for row in connection.execute(_IDS, {"schema": schema_of(connection)}):
         how = f"each session keeps {row.kept} of them (CACHE)" if row.kept > 1 else "they go down"
         cure = f"ALTER SEQUENCE {row.sequence}" + (" CACHE 1" if row.kept > 1 else "")

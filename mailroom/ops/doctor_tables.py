@@ -88,7 +88,7 @@ def _not_null(key: tuple[str, str], there: Definition | None, nullable: bool | N
 
 
 def _default(key: tuple[str, str], there: Definition | None, cures: Cures) -> Iterator[Finding]:
-    """A default that mailroom has none of is somebody's help for who writes by hand."""
+    """Check a default. One where mailroom has none is somebody's help for who writes by hand."""
     table, name = key
     should = expected("default").get(key)
     if should is None or (there is not None and there.text == comparable(should)):
@@ -116,7 +116,7 @@ def _strange_columns(table: Table, found: _Found, cures: Cures) -> Iterator[Find
 
 
 def _constraints(table: str, found: _Found, cures: Cures, distorted: Collection[str]) -> Iterator[Finding]:
-    """What has another name is there; what has another definition is not."""
+    """Check the constraints of a table. One is there by any name, if its definition is the same."""
     there = {name: each for (home, name), each in found["constraint"].items() if home == table}
     should = {name: printed for (home, name), printed in expected("constraint").items() if home == table}
     split = found["table"][table, ""].text == "p"
@@ -153,7 +153,7 @@ def _called(name: str, printed: str) -> str:
 
 
 def _strange_constraint(table: str, each: Definition, cures: Cures) -> Iterator[Finding]:
-    """Of a key that is not ours the index is told."""
+    """Report a constraint that is not ours. Of a key, the index is reported instead."""
     if each.text.startswith(("UNIQUE", "PRIMARY KEY")):
         return
     level = failed if each.text.startswith("EXCLUDE") else warning
@@ -169,7 +169,7 @@ def _rules(found: _Found, cures: Cures) -> Iterator[Finding]:
 
 
 def _bodies(there: list[Definition]) -> Iterator[Finding]:
-    """Functions of the migrations, which constraints and indexes call. Others may have some of the same name."""
+    """Check the functions that constraints and indexes call. Others may have some of the same name."""
     for (_, name), should in expected("body").items():
         found = [each.text for each in there if each.name == name]
         if comparable(should) not in found:
@@ -182,7 +182,7 @@ def _bodies(there: list[Definition]) -> Iterator[Finding]:
 
 
 def _ids(connection: Connection, cures: Cures) -> Iterator[Finding]:
-    """Nobody comes to the end of a bigint in good order: a sequence was set too high, or made to end sooner."""
+    """Say where ids run out. No table uses up a bigint: a sequence was set too high, or made to end sooner."""
     for row in functions.call(connection, "doctor_ids"):
         if row.home in schema.metadata.tables and row.remaining < MANY_IDS:
             message = f"{row.home} has {row.remaining} ids left: after them no row comes in"

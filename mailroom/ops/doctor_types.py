@@ -43,7 +43,7 @@ _PLANES: Final = 0x20000
 
 
 def examine(connection: Connection, cures: Cures) -> Iterator[Finding]:
-    """A value that is there besides does no harm; one that has another name is in all that functions say."""
+    """Check the enums and their rules. One more value does no harm; a renamed one breaks whatever names it."""
     there = {row.name: set(row.labels) for row in connection.execute(_LABELS, {"schema": schema_of(connection)})}
     for kind in (schema.account_status, schema.delivery_outcome, schema.event_kind):
         gone = [label for label in kind.enums if label not in there.get(str(kind.name), set())]

@@ -27,9 +27,9 @@ SCAN_LIMIT: Final = 5_000
 # What nobody asked for goes no further back: that a week-old activation is still wanted is for a person to say.
 HORIZON: Final = timedelta(days=7)
 MINUTE: Final = timedelta(minutes=1)
-# So long a step may take before what is left of it waits for the next: who looks for work is to come round.
+# After this time a step leaves the rest to the next one: its thread looks for work, too.
 MAX_STEP: Final = timedelta(seconds=1)
-# How long what is held and what failed is looked at each minute; the next minute goes on.
+# How long held and failed jobs are looked at in each minute; the next minute goes on.
 MAX_LATE: Final = timedelta(seconds=0.5)
 LATE: Final = "late acceptances"
 TAKE_BACK: Final = "taking back what never went out"

@@ -46,7 +46,7 @@ class Need:
 def needs(
     reading: Reading, minutes: Sequence[Minute], *, now: datetime, rate_limit: float | None = None
 ) -> tuple[Need, ...]:
-    """Return them all, the worst first."""
+    """Return all that needs a person, the worst first."""
     due = waiting.group(reading)
     stuck = [*_unread(reading, now=now), *_no_worker(reading, minutes, due, now=now)]
     keeping, idle = _pauses(reading, due, now=now)

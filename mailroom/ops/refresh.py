@@ -14,16 +14,16 @@ from mailroom.ops import counting, minutes, reading
 from mailroom.ops.reading import Reading
 
 EVERY: Final = timedelta(seconds=15)
-# So much sooner it is due, so that who comes every 15 seconds is never a moment too early for it, and then late by 15.
+# A count is due so much sooner: a worker that comes every 15 seconds must not be a moment too early, and then 15 late.
 EARLIER: Final = timedelta(seconds=1)
 # What is slow is counted less often: a reading takes no more than a hundredth of the time, unless it would be too old.
 MAX_SHARE: Final = 0.01
 LONGEST: Final = timedelta(seconds=50)
-# All of a reading may take so long, or it is cut off. Who counts looks for work, too.
+# A reading that takes longer is cut off: who counts looks for work, too.
 ANSWER_WITHIN: Final = timedelta(seconds=2)
 # How long minutes are made up for that closed while nobody counted; the rest is for the next time.
 MAX_CATCHING_UP: Final = timedelta(seconds=0.5)
-# Where not all of them are, so far back attempts are counted one by one.
+# How far back attempts are counted one by one, where not all minutes are made up.
 REACH: Final = timedelta(minutes=10)
 
 

@@ -107,7 +107,7 @@ def _account(client: "SESV2Client") -> Iterator[Finding]:
 
 
 def _identity(client: "SESV2Client", address: str) -> Finding:
-    """The address, its domain, or one that the domain belongs to: any that is verified will do."""
+    """Look for a verified identity: the address, its domain, or one that the domain belongs to. Any will do."""
     known = []
     for identity in _identities(address):
         try:

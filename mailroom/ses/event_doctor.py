@@ -102,7 +102,7 @@ def _queue(client: "SQSClient", url: str) -> Iterator[Finding]:
 
 
 def _dead(client: "SQSClient", url: str, retention: timedelta) -> Iterator[Finding]:
-    """The age of a message counts from when it was sent first, there too."""
+    """Check the dead-letter queue. There, too, the age of a message counts from when it was first sent."""
     found = _attributes(client, url)
     dead, kept = int(found["ApproximateNumberOfMessages"]), _seconds(found, "MessageRetentionPeriod")
     if kept <= retention and kept < MAX_RETENTION:

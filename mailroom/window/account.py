@@ -23,7 +23,7 @@ AWS: Final = {"bounce": AWS_BOUNCES, "complaint": AWS_COMPLAINTS}
 
 
 def routes() -> list[Route]:
-    """Return them."""
+    """Return the routes of the page of the account."""
     return [
         Route("/account", account),
         Route("/doctor", offer),

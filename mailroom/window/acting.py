@@ -86,7 +86,7 @@ class Actions:
 
 
 def routes() -> list[Route]:
-    """Return them."""
+    """Return the routes of the actions."""
     return [
         Route("/act/{deed}", show),
         Route("/act/{deed}", act, methods=["POST"]),

@@ -35,7 +35,7 @@ ENDINGS: Final = {
 
 
 def routes() -> list[Route]:
-    """Return them."""
+    """Return the routes of the lists."""
     return [
         Route("/lane/{queue:path}/{priority}/{action}", lane),
         Route("/flight", flight),

@@ -23,7 +23,7 @@ BAD: Final = {"failed", "rejected", "unconfirmed", "bounce", "complaint", "rejec
 
 
 def routes() -> list[Route]:
-    """Return them."""
+    """Return the routes of the pages of a mail."""
     return [Route("/mail", find), Route("/mail/{token}", show)]
 
 

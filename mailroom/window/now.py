@@ -16,7 +16,7 @@ from mailroom.window.source import Seen
 
 
 def routes() -> list[Route]:
-    """Return them."""
+    """Return the routes of the first page."""
     return [Route("/", show)]
 
 

@@ -18,7 +18,7 @@ UNREAD: Final = "The database does not answer.\n"
 
 
 def routes() -> list[Route]:
-    """Return them."""
+    """Return the routes of what programs read."""
     return [
         Route("/reading.json", as_json),
         Route("/metrics", metrics),
