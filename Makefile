@@ -67,11 +67,11 @@ RUN_EXTRAS := --extra otel --extra window
 ALL_EXTRAS := $(RUN_EXTRAS) --extra dev --extra demo
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml
 
-lock:            ## write requirements.lock anew from pyproject.toml, and requirements-run.lock in agreement; needs uv
+lock:            ## write requirements.lock again from pyproject.toml, and requirements-run.lock in agreement; needs uv
 	$(COMPILE) $(ALL_EXTRAS) --upgrade -o requirements.lock
 	$(COMPILE) $(RUN_EXTRAS) --constraint requirements.lock -o requirements-run.lock
 
-lock-bench:      ## write requirements-bench.lock anew, in agreement with requirements.lock; needs uv
+lock-bench:      ## write requirements-bench.lock again, in agreement with requirements.lock; needs uv
 	$(COMPILE) $(ALL_EXTRAS) --extra bench --constraint requirements.lock -o requirements-bench.lock
 
 .venv/bench: requirements-bench.lock .venv/ok

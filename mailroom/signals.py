@@ -12,7 +12,7 @@ from types import FrameType
 # Without `typing`, which would cost a third of the time until they are heard.
 STOPS = (
     *(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT),
-    # These ask other programs for other things, as to open their log anew. They would kill this one, perhaps in a call.
+    # These ask other programs for other things, as to reopen their log. They would kill this one, perhaps in a call.
     *(signal.SIGUSR1, signal.SIGUSR2),
 )
 # A terminal that closes says so twice, the kernel and then the shell: that is one hang-up.

@@ -2,7 +2,7 @@
 
 A table that PostgreSQL prints is not always the text that made it, so what is printed is compared with what was printed
 when the file was made. Versions differ in where they name the relation of a column, and a restored dump in where it has
-parentheses around AND; a definition is kept and compared without either. A test makes the file anew on each server.
+parentheses around AND; a definition is kept and compared without either. A test makes the file again on each server.
 """
 
 import re
@@ -19,7 +19,7 @@ from mailroom.db import functions, schema
 
 # What the file has; columns and their types are in `schema`.
 KINDS: Final = ("revision", "default", "constraint", "index", "trigger", "view", "body")
-# One function is written anew by each migration from the letters that its Python knows.
+# Each migration writes one function again, from the letters that its Python knows.
 VARYING: Final = {"lowered"}
 
 # All that a release has, and as much again that somebody has changed: whoever looks again finds nearly all as it was.

@@ -112,7 +112,7 @@ def views() -> list[str]:
 
 
 def install(connection: Connection) -> None:
-    """Make every function and view anew in the schema that this connection is for, where the tables are.
+    """Make every function and view again, in the schema that this connection is for, where the tables are.
 
     Whoever had the right to use one keeps it; nobody gets it. Each has a comment that says what it is and whose: others
     may have functions of the same name, with other arguments.

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 SILENCE: Final = timedelta(minutes=10)
 # Contradicted acceptances acted on by one statement.
 MAX_TAKEN_BACK: Final = 500
-# Of these the mail was never out.
+# Events that say that a mail never went out.
 CONTRADICTING: Final = {EventKind.REJECT, EventKind.RENDERING_FAILURE}
 
 

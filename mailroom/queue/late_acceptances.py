@@ -47,7 +47,7 @@ class LateAcceptances:
 
     @property
     def has_ended(self) -> bool:
-        """Whether all has been looked at. The next step begins anew."""
+        """Whether all has been looked at. Then the next step begins again."""
         return (self._held_after, self._failed_after) == (_ALL_TOKENS, LATEST)
 
     def step(self, connection: Connection, *, most: int = MAX_LOOKED_AT) -> Applied:

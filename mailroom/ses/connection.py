@@ -212,7 +212,7 @@ class _Kept:
     def _get_conn(self, *args: Any, **kwargs: Any) -> Any:
         kept: _Held = super()._get_conn(*args, **kwargs)  # type: ignore[misc]
         if time.monotonic() - kept.rests_since > MAX_REST_SECONDS:
-            kept.close()  # urllib3 connects it anew
+            kept.close()  # urllib3 connects it again
         return kept
 
     def _put_conn(self, conn: Any) -> None:

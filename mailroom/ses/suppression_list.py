@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DENIALS: Final = classify.DENIALS
-# SES takes one such call a second, and botocore tries again sooner: so often it is asked anew.
+# How often SES is asked again. It takes one such call a second, and botocore's own tries follow each other sooner.
 MAX_TURNS: Final = 5
 _MISSING: Final = "NotFoundException"
 

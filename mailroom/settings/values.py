@@ -16,8 +16,8 @@ MIN_RATE: Final = 0.01
 MAX_NAME_BYTES: Final = 63  # PostgreSQL's
 MAX_PORT: Final = 65_535
 LOOPBACK: Final = "127.0.0.1"
-# Of a value that is not accepted so much is shown; and nothing of one that looks like a URL or a libpq string with a
-# password, or like a key: it belongs to another variable.
+# How many characters of a refused value are shown. Nothing is shown of one that looks like a key, or like a URL or a
+# libpq string with a password: it belongs to another variable.
 MAX_SHOWN: Final = 100
 _LOOKS_SECRET: Final = re.compile(r"://.*@|passw(or)?d\s*=|[0-9a-f]{64}", re.IGNORECASE | re.DOTALL)
 

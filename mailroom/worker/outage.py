@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Outage:
-    """Keeps apart what has failed: a server that is read-only answers a look, and no claim. Safe between threads."""
+    """Knows of each step whether it fails: a read-only server answers a look, and no claim. Safe between threads."""
 
     def __init__(self, engine: Engine, vitals: Vitals) -> None:
         self._engine = engine

@@ -33,8 +33,8 @@ def notify(address: str, state: str) -> str:
 class Supervised:
     """What is told, when it is time for it. `is_live` says whether the process is stuck.
 
-    What cannot be told is told at the next step: a queue may be full for a moment, or systemd start itself anew. For a
-    READY that is lost, or a sign of life, it would be killed.
+    What cannot be told is told at the next step: a queue may be full for a moment, or systemd start itself again. If
+    READY or a sign of life were lost, systemd would kill the process.
     """
 
     def __init__(
