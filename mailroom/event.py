@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
-# Of what the provider's words say, so much is kept: type, subtype and status, and the id of a message.
+# How many letters are kept of each of the provider's words: type, subtype, status, and the id of a message.
 MAX_WORDS: Final = 100
 
 

@@ -22,7 +22,7 @@ from mailroom.ops import deeds, jobs, walk
 from mailroom.ops.jobs import Filters
 from mailroom.queue import by_hand
 
-# Of more than these it is told how many there are: one line holds no million. As JSON all are told.
+# How many jobs are named: a line has no room for a million. Of the others it says how many they are; JSON has all.
 MOST_TOLD: Final = 100
 
 

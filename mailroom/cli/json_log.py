@@ -22,7 +22,7 @@ _VALUE: Final = re.compile(
     r"|(?P<flag>\w+)=(?P<word>\w+)(?!\S)|%%"
 )
 _NAMED_ERROR: Final = re.compile(r"\berror=")
-# Of a trace, where there is one.
+# The fields of a trace, where there is one.
 _TRACE: Final = ("trace_id", "span_id")
 
 

@@ -38,7 +38,7 @@ from mailroom.worker.worker import Worker
 
 DEFAULT_OUTPUT_PATH: Final = Path("./output")
 MAX_CALL: Final = 50
-# So that a call can be made and a search still ends.
+# For the mails of a call: a search for the one that SES refuses must end, too.
 MAX_LINE_TIME: Final = 2 * MAX_CALL_TIME
 
 

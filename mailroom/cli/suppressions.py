@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 STDIN: Final = "-"
 # RFC 5321: the longest that a path may be, and more.
 MAX_ADDRESS: Final = 320
-# Of a longer line a piece is looked at, which is too long for an address: it may have no end.
+# Of a longer line only this much is read, which is too long for an address: the line may have no end.
 MAX_LINE: Final = 4_096
 # What stands in place of bytes that are no UTF-8.
 NOT_UTF8: Final = "\ufffd"

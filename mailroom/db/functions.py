@@ -17,7 +17,7 @@ _RESULT: Final = re.compile(r"^    RETURNS TABLE \(\n(.*?)\n    \)$", re.MULTILI
 _TRIGGER: Final = re.compile(r"^    RETURNS trigger$", re.MULTILINE)
 _DEFAULT: Final = re.compile(r" DEFAULT .*")
 _PATH: Final = "SET search_path = mailroom, pg_temp"
-# Of what migrations make, and not a file, this alone calls others of ours by name.
+# The one function that calls others of ours by name, and is made by migrations, and not by a file.
 _KEY: Final = "mailbox_key(text)"
 _VIEW: Final = re.compile(r"^CREATE OR REPLACE VIEW mailroom\.(\w+) AS$", re.MULTILINE)
 

@@ -18,7 +18,7 @@ INSERTS: Final = {
     "ses_account": _ONE,
     "site": _ONE,
 }
-# Of a schema whose tables are there, and what migrations put into them is not.
+# What was done to a schema that has its tables, and not the rows that migrations put into them.
 WITHOUT_ROWS: Final = (
     "restored without its rows (--schema-only, --exclude-table-data); restore them too, or DROP SCHEMA {schema} CASCADE"
     " and `mailroom migrate`"

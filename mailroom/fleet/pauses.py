@@ -26,7 +26,7 @@ MAX_REFUSAL_PROBE_WAIT: Final = timedelta(seconds=10)
 TRIED_AGAIN: Final = 3
 # What cannot be probed is paused, and resumed, by hand.
 BY_HAND: Final = "ByHand"
-# Of a person's reason, which every reading carries.
+# How long a person's reason may be: every reading carries it.
 MAX_REASON: Final = 300
 # The scopes that are not of one action, or of one queue.
 SHARED: Final = tuple(scope.value for scope in Scope if scope is not Scope.ACTION)

@@ -40,7 +40,7 @@ SUSPICIOUS: Final = 5
 # Under a flood of bad mails rows are long and yet end. What is twice as long as the longest lately tells more than bad
 # luck; and so does this many, whatever came before.
 DAMNING: Final = 100
-# Of so many mails from all over the queue one is accepted, for all but certain, if but one in a hundred is good.
+# If only one mail in a hundred is good, SES almost certainly accepts one of this many from all over the queue.
 CONCLUSIVE: Final = 500
 
 

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 # As many levels of blocks, else-branches among them, as may lie in each other.
 MAX_DEPTH: Final = 100
-# Of a tag that is shown in an error.
+# How much of a tag is shown in an error.
 MAX_SHOWN: Final = 60
 
 Helper = Literal["if", "unless", "each", "with", "inline"]

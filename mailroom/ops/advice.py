@@ -14,7 +14,7 @@ from mailroom.ops.reading import Lane, Reading
 from mailroom.ops.waiting import SLOW, named
 from mailroom.ops.words import CAP, begins, counted, mails, number, several, span
 
-# Of the mails of the last minutes, this share left within what is said.
+# The share of the mails of the last minutes that left within the time that is told.
 SHARE: Final = 0.95
 RECENT: Final = timedelta(minutes=10)
 

@@ -32,7 +32,7 @@ PAGE: Final = 50
 # Rows of the record that one statement looks at, and how many statements one page is worth.
 SCAN_LIMIT: Final = 20_000
 MAX_SCANS: Final = 3
-# Of the record, looked at for floods.
+# Rows of the record that one look for floods reads.
 FLOOD_SCAN_LIMIT: Final = 50_000
 
 

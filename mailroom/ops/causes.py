@@ -20,12 +20,12 @@ LOST_AFTER: Final = timedelta(seconds=45)
 LATELY: Final = timedelta(minutes=10)
 # A count that is due is taken up by the next worker that has its turn; after two turns nobody does.
 LATE_READING: Final = timedelta(seconds=30)
-# What took a permit.
+# Outcomes of attempts that took a permit.
 HANDED_OVER: Final = {"sent", "rejected", "failed", "deferred", "unconfirmed"}
 # From this share of the rate on, it is the rate that mails wait for.
 RATE_IS_USED: Final = 0.8
 MINUTE: Final = timedelta(minutes=1)
-# Of an account that SES allows nothing, as `permits_take` has it.
+# The rate of an account that SES allows nothing, as `permits_take` has it.
 MIN_RATE: Final = 0.01
 SHARED: Final = {"account", "configuration_set", "identity"}
 _SLOW_CLAIMS: Final = ("OldTransaction", "DeadRows", "QueueUnread")

@@ -57,7 +57,7 @@ _BODIES: Final = text(
     """
 )
 
-# Of the jobs with the lowest token, of those with the highest, and of the newest tokens: looked at by `restore`.
+# How many of the jobs with the lowest tokens, of those with the highest, and of the newest tokens `restore` looks at.
 RESTORE_SCAN_LIMIT: Final = 2000
 
 

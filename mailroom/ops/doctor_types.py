@@ -43,7 +43,7 @@ _PLANES: Final = 0x20000
 
 
 def examine(connection: Connection, cures: Cures) -> Iterator[Finding]:
-    """Check the enums and their rules. One more value does no harm; a renamed one breaks whatever names it."""
+    """Check the enums and the domains. One more value does no harm; a renamed one breaks whatever names it."""
     there = {row.name: set(row.labels) for row in connection.execute(_LABELS, {"schema": schema_of(connection)})}
     for kind in (schema.account_status, schema.delivery_outcome, schema.event_kind):
         gone = [label for label in kind.enums if label not in there.get(str(kind.name), set())]
@@ -86,6 +86,6 @@ def _is_settled(letter: str) -> bool:
 
 
 def _fold(letter: str) -> str:
-    """As `0001` has it."""
+    """Return the letter in lower case as migration 0001 does it: a letter stays one letter."""
     folded = letter.casefold() if len(letter.casefold()) == 1 else letter.lower()
     return folded if len(folded) == 1 and letter != "\N{GREEK SMALL LETTER FINAL SIGMA}" else letter

@@ -25,7 +25,7 @@ _EVENTS: Final = {
     "rendering_failure": "its template did not render: it never went out",
     "delivery_delay": "the recipient's server does not take it yet",
 }
-# Of a complaint that blames nobody.
+# What is said of a complaint of these types, which blames nobody.
 _NO_COMPLAINTS: Final = {
     "not-spam": "the recipient says that it is no spam",
     "auth-failure": "a server doubts who sent it",

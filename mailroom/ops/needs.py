@@ -22,9 +22,9 @@ State = Literal["fine", "look", "act"]
 PROBES_FIRST: Final = timedelta(minutes=1)
 # For so long a worker that is lost is news, and then it is history.
 NEWS: Final = timedelta(minutes=15)
-# Of one kind the worst are told, and then how many others there are.
+# How many of one kind are told, the worst ones; of the others it is told how many there are.
 MAX_OF_A_KIND: Final = 5
-# Of the day's quota: from here on somebody should know.
+# From this share of the day's quota on, somebody should know.
 MUCH_OF_THE_QUOTA: Final = 0.8
 MUCH_THROTTLED: Final = 0.5
 HEALTHY: Final = (None, "", "HEALTHY")

@@ -6,7 +6,7 @@ from typing import Final
 
 from mailroom.job import Priority
 
-# Of each lane so many jobs are counted, and one more that says that there are others.
+# How many jobs of each lane are counted at most; and one more, which says that there are others.
 CAP: Final = 10_000
 _PRIORITIES: Final = {Priority.BULK: "bulk ", Priority.QUARANTINE: "quarantined "}
 

@@ -19,7 +19,7 @@ from mailroom.queue.verdict import GRACE
 
 log = logging.getLogger(__name__)
 
-# Of each lane, by one statement.
+# How many moments one statement brings back: of each lane, of batches and of pauses.
 MAX_REPAIRED: Final = 1_000
 
 

@@ -19,7 +19,7 @@ from mailroom.queue.verdict import MAX_ATTEMPTS
 
 log = logging.getLogger(__name__)
 
-# So long after a mail went out something must have been heard, of it or of another.
+# Within this time after a mail went out something must have been heard, of it or of another.
 SILENCE: Final = timedelta(minutes=10)
 # Contradicted acceptances acted on by one statement.
 MAX_TAKEN_BACK: Final = 500

@@ -12,7 +12,7 @@ from mailroom.db.literals import numbers_literal, words_literal
 from mailroom.job import Action, Batch, Job, Priority
 from mailroom.queue.verdict import Delivery, Verdict
 
-# Of the hash of a token's secret, what a late answer has to prove.
+# How much of the hash of a token's secret a late answer has to prove.
 PROOF_BYTES: Final = 8
 
 Judged = tuple[Batch, Sequence[Verdict]]

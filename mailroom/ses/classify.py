@@ -121,7 +121,7 @@ _OF_CONTENT: Final = {
     HTTPStatus.UNAVAILABLE_FOR_LEGAL_REASONS,
 }
 
-# What tells apart what SES answers with the same code.
+# Words that tell apart answers of SES with the same code.
 _NOT_VERIFIED: Final = "not verified"
 _DAILY_QUOTA: Final = "daily message quota"
 _CONFIGURATION_SET: Final = "configuration set"

@@ -32,7 +32,7 @@ C = TypeVar("C")
 # Credentials may come from a program, or from a server on this machine.
 MAX_CONNECT: Final = timedelta(seconds=30)
 _CREDENTIAL: Final = re.compile(r"[!-~]+")
-# Not later than the first probe of a pause, which is to find the new credentials.
+# No longer than the wait for the first probe of a pause, which must find the new credentials.
 RENEW_EVERY: Final = timedelta(seconds=2)
 
 

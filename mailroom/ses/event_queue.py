@@ -29,7 +29,7 @@ MAX_MESSAGES: Final = 10
 HIDDEN: Final = timedelta(seconds=30)
 # The same for a message that is kept, from then on: longer than it may take to keep it again.
 KEPT: Final = timedelta(seconds=45)
-# So long a call may take, whatever it hangs in: botocore's time-outs are for each step, and an answer may come byte by
+# How long a call may take, wherever it hangs: botocore's time-outs are for each step, and an answer may come byte by
 # byte. After that, others have what was received.
 MAX_CALL: Final = timedelta(seconds=30)
 # Ten messages of a mebibyte, written as JSON.

@@ -22,7 +22,7 @@ T = TypeVar("T")
 # does so at the same time takes a turn too.
 PACE_SECONDS: Final = 1.05
 MAX_TURNS: Final = 5
-# Of what SES says about a template, which holds nobody's data.
+# How much is shown of what SES says about a template. It holds nobody's data.
 MAX_SAID: Final = 200
 _PARTS: Final = {"subject": "Subject", "text": "Text", "html": "Html"}
 _MISSING: Final = "NotFoundException"

@@ -154,7 +154,7 @@ Password = Annotated[
 Folder = Annotated[Path | None, BeforeValidator(_folder)]
 Address = Annotated[tuple[str, int] | None, NoDecode, BeforeValidator(_address)]
 
-# Of a queue of SQS, of one of whatever else speaks its protocol, and where that is on this machine.
+# URLs: of a queue of SQS, of a queue of anything else that speaks its protocol, and of one on this machine.
 SQS: Final = re.compile(r"https://[A-Za-z0-9.-]+\.(?:amazonaws\.com(?:\.cn)?|api\.aws)/[0-9]{12}/[A-Za-z0-9_-]{1,80}")
 QUEUE: Final = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+/[!-~]+")
 ON_LOOPBACK: Final = re.compile(r"https?://(?:localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::([0-9]{1,5}))?(?=/)")

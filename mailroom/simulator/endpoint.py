@@ -47,7 +47,7 @@ def routes(ses: Ses) -> list[Route]:
 
 
 def _path(template: str) -> str:
-    """A local part may have a slash in it."""
+    """Return the path for Starlette. The local part of an address may have a slash in it."""
     return template.replace("{EmailAddress}", "{EmailAddress:path}")
 
 

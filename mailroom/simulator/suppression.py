@@ -69,7 +69,7 @@ class SuppressionList:
             self._lowered = {entry.address.lower(): entry for entry in self._by_address.values()}
 
     def all(self) -> list[Suppressed]:
-        """By address."""
+        """Return all of them, sorted by address."""
         with self._lock:
             return sorted(self._by_address.values(), key=lambda entry: entry.address)
 

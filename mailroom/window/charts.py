@@ -17,7 +17,7 @@ MINUTES: Final = 60
 WIDTH: Final = 600
 HEIGHT: Final = 120
 BAR: Final = WIDTH / MINUTES
-# Of waits: from a millisecond up to an hour, each ten times the one before as high.
+# The axis of waits: from a millisecond to an hour, with the same height for each factor of ten.
 SHORTEST: Final = 0.001
 LONGEST: Final = 3_600.0
 # What went as it should, what comes again, and what somebody may have to look at; the rest is nobody's fault.

@@ -16,9 +16,9 @@ from mailroom.ops.words import several
 from mailroom.window.lists import PERIOD_WORDS, PERIODS
 from mailroom.window.mail import read_token
 
-# So many jobs are changed at a time, and no more: a person has to look again in between.
+# How many jobs are changed at a time: a person has to look again in between.
 MOST: Final = 1_000
-# No further look at a list begins after so long. One takes twice as long where little of a long record is meant.
+# After this time no further look at a list begins. One takes twice as long where little of a long record is meant.
 _LOOK_SECONDS: Final = 0.03
 
 

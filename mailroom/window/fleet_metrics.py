@@ -13,7 +13,7 @@ from mailroom.ops.reading import Reading
 from mailroom.window.source import Seen
 
 PREFIX: Final = "mailroom_"
-# So many queues are told apart; the others are one.
+# How many queues are told apart; all others count as one.
 MAX_QUEUES: Final = 20
 OTHER: Final = "other"
 # What the scope of a queue begins with.

@@ -18,7 +18,7 @@ __all__ = ["ACT", "LOOK", "Login", "Right"]
 
 MAX_TRIES: Final = 8
 TRIES_SECONDS: Final = 60.0
-# Of these the wrong tries are kept, each a few bytes; who comes when there are more of them waits.
+# Of how many peers wrong tries are kept, each a few bytes. While there are so many, every other peer waits.
 MAX_PEERS: Final = 10_000
 MAX_NAME: Final = 64
 ASKS: Final = 'Basic realm="mailroom", charset="UTF-8"'

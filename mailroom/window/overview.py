@@ -19,9 +19,9 @@ from mailroom.window.source import Seen
 
 # Sooner than this nobody plans.
 SOON: Final = timedelta(minutes=1)
-# So many lanes, or workers, have a row.
+# How many lanes, or workers, have a row.
 MAX_ROWS: Final = 50
-# Of those that went away, or came from cron: each restart of one that cannot run leaves another, for a day.
+# And how many that went away, or came from cron: each restart of one that cannot run leaves another, for a day.
 MAX_GONE: Final = 3
 
 

@@ -30,9 +30,9 @@ Absorb = Callable[[Connection, Sequence[Event]], Absorbed]
 # by then that it is out.
 FIRST_REST: Final = timedelta(milliseconds=500)
 MAX_REST: Final = timedelta(seconds=2)
-# What is in hand that long is kept from others: it was hidden from them for 30 s.
+# Messages that are in hand for this long are hidden from others again: receiving them hid them for 30 s.
 KEEP_EVERY: Final = timedelta(seconds=15)
-# An event that is cut off so often, while the database takes others, is held up alone, and must not hold up those.
+# An event that is cut off this often, while the database takes others, is held up alone, and must not hold up those.
 MAX_CUT_OFF: Final = 5
 # How often it is noted that the queue is read, though it is empty.
 NOTE_EVERY: Final = timedelta(minutes=1)

@@ -8,8 +8,8 @@ from mailroom.outcome import Outcome, Rejected, Sent
 
 # One bad mail in a call that is refused whole is found in few calls; where there are more, each mail costs less alone.
 TOO_MANY: Final = 2
-# So many mails have to be accepted in a row before they share calls again; and where calls for several are refused as
-# such, so many.
+# How many mails have to be accepted in a row before they share calls again; and how many where SES refuses every call
+# for several mails.
 APART: Final = 10
 LONG_APART: Final = 100
 

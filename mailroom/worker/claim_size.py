@@ -5,8 +5,8 @@ from typing import Final
 
 from mailroom.queue.limits import MAX_CLAIM_JOBS
 
-# What the batches of one claim should take together: an urgent mail may have to wait for it, and what is in flight when
-# a process is killed is unconfirmed. A call to SES mostly takes longer, and then a claim is for one batch.
+# How long the batches of one claim should take together: an urgent mail may have to wait for it, and what is in flight
+# when a process is killed is unconfirmed. A call to SES mostly takes longer, and then a claim is for one batch.
 INTENDED: Final = timedelta(milliseconds=50)
 # When it takes as long as this all the same, what has not been sent is returned.
 MAX_SENDING: Final = timedelta(milliseconds=200)

@@ -12,7 +12,7 @@ from mailroom.job import Batch
 from mailroom.outcome import Deferred, Outcome
 from mailroom.worker import acceptances
 
-# So often a mail is refused for nothing: others, on other machines, would have sent it meanwhile.
+# How often a refusal of a mail charges nothing: others, on other machines, would have sent it meanwhile.
 FREE: Final = 3
 
 

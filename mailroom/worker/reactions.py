@@ -47,7 +47,7 @@ class Reactions:
         self._permits = permits
         self._refusals = refusals
         self._own_fault = own_fault
-        # Of each scope, the tokens that were refused on the way since one that it covers was accepted.
+        # For each scope, the tokens that were refused on the way since a mail that it covers was accepted.
         self._on_way: dict[str, set[int]] = {}
 
     def react(self, batch: Batch, outcomes: Sequence[Outcome], *, began: float) -> None:

@@ -23,7 +23,7 @@ from mailroom.worker.vitals import host_name, process_name
 log = logging.getLogger(__name__)
 
 FORGET_AFTER: Final = timedelta(days=1)
-# So long it waits for a sweep: coming round for a report alone would cost another look.
+# How long a report waits for a sweep: coming round for a report alone would cost another look.
 MAX_LATE: Final = timedelta(seconds=1)
 
 

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 # Pages of jobs looked at by one statement: a hundredth of a second, if they are full.
 PAGES: Final = 500
-# What failed, and what takes its place, rest for so many times as long as they took.
+# A look that failed, and the walk in its place, rest for this many times as long as they took.
 RESTS: Final = 10
 
 

@@ -71,7 +71,7 @@ class Sender:
                 since = clock.seconds()
                 self._shared.vitals.beat()
                 claim = self._claim(permit, limit)
-            # Of what is limited a claim takes one batch, whatever was wanted.
+            # A claim of limited mails takes one batch, whatever was wanted.
             full = claim.others or (claim.taken > 0 and claim.taken % min(limit, permit.count) == 0)
             if full:
                 self._start_another()
