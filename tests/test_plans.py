@@ -18,7 +18,7 @@ from mailroom import queue
 from mailroom.db import functions
 from mailroom.event import Event, EventKind
 from mailroom.job import Batch, Priority
-from mailroom.ops import counting, health, maintenance, minutes
+from mailroom.ops import counting, health, maintenance
 from mailroom.outcome import Sent
 from mailroom.queue import by_hand, feed, late_acceptances
 from mailroom.queue.events import Absorbed, absorb, site
@@ -28,7 +28,7 @@ from tests.claiming import batch_of, claim, enqueue, look, run_out, start_over, 
 from tests.kinds import ACTIVATION, LANES
 from tests.plans import Way, explained, watch
 from tests.telling import HARD, of
-from tests.world import add_accounts, misplaced, rows, transaction
+from tests.world import add_accounts, misplaced, recompute_minutes, rows, transaction
 
 LIMIT = 10
 SENT = Sent("m")
@@ -99,7 +99,7 @@ def run_everything(connection: Connection) -> None:
     functions.call(connection, "reading_lanes", {"most": 10, "known": []})
     functions.call(connection, "reading_unconfirmed", {"since": timedelta(days=1), "most": 10})
     counting.count(connection)
-    minutes.recompute(connection)
+    recompute_minutes(connection)
     by_hand.retry(connection, [1], queue="mailroom")
     by_hand.release(connection, [1])
     by_hand.drop(connection, [1])
@@ -208,7 +208,7 @@ def test_the_fleet_is_counted_by_index(used: Connection) -> None:
         functions.call(used, "reading_lanes", {"most": 10_001, "known": ["mailroom"]})
         functions.call(used, "reading_unconfirmed", {"since": timedelta(days=1), "most": 10_000})
         used.execute(text("UPDATE readings SET minutes_until = NULL"))
-        minutes.recompute(used)
+        recompute_minutes(used)
         counting.count(used)
     lanes, unconfirmed, counted, whole = plans
     assert lanes.scans("jobs") == {"jobs_claim_idx"}

@@ -6,6 +6,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, text
 
+from mailroom.db import functions
+from mailroom.ops import minutes
+
 # Every enqueued token is in exactly one place: waiting, in flight, or over. Returns those that are not.
 MISPLACED = text(
     """
@@ -97,3 +100,11 @@ def until_somebody_waits(engine: Engine, backends: int = 1) -> None:
     with engine.connect() as watcher:
         while len(rows(watcher, stuck)) < backends:
             watcher.execute(text("SELECT pg_sleep(0.01)"))
+
+
+def recompute_minutes(connection: Connection) -> bool:
+    """Count minutes that have closed, as a reading does, one step of them; return whether that was all."""
+    given = minutes.arguments(minutes.STEP)
+    binds = {"bounds": given["bounds"], "step": given["step"]}
+    binds |= {"reach": given["minutes_reach"], "keep": given["minutes_keep"]}
+    return bool(functions.call(connection, "minutes_recompute", binds).one().complete)

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, Interval, cast, func, literal, select
 
-from mailroom.db import functions
 from mailroom.db.views import minute_counts
 from mailroom.job import Priority
 
@@ -41,13 +40,6 @@ def arguments(step: timedelta) -> dict[str, Any]:
     """Return what the database needs to know to count minutes, by the names that `reading_refresh` has for it."""
     bounds = [float(bound) for bound in WAIT_BOUNDS]
     return {"bounds": bounds, "step": step, "minutes_reach": REACH, "minutes_keep": KEPT}
-
-
-def recompute(connection: Connection, *, step: timedelta = STEP) -> bool:
-    """Count the minutes that have closed since, a `step` of them at most; return whether that was all."""
-    given = arguments(step)
-    binds = {"bounds": given["bounds"], "step": step, "reach": given["minutes_reach"], "keep": given["minutes_keep"]}
-    return bool(functions.call(connection, "minutes_recompute", binds).one().complete)
 
 
 def read(connection: Connection, *, since: timedelta) -> list[Minute]:

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from mailroom import queue
 from mailroom.fleet import pauses
-from mailroom.ops import minutes, refresh, suppressions, walk
+from mailroom.ops import refresh, suppressions, walk
 from mailroom.ops.jobs import Filters
 from mailroom.outcome import Rejected, Sent
 from mailroom.queue import feed
@@ -18,7 +18,7 @@ from tests.claiming import enqueue, take
 from tests.db.migrating import connected
 from tests.servers import migrate
 from tests.window.client import opened
-from tests.world import execute, rows
+from tests.world import execute, recompute_minutes, rows
 
 FAR = ["-infinity", "0044-03-15 BC", "0999-12-31 00:00+00", "9000-01-02 00:00+00", "20000-01-01"]
 TOKENS = "SELECT token FROM jobs ORDER BY due_at, token"
@@ -133,6 +133,6 @@ def test_minutes_are_counted_whatever_the_moments_of_a_delivery_are(engine: Engi
         execute(engine, "UPDATE readings SET minutes_until = NULL")
         with engine.connect() as connection:
             connection.execute(CLAIMED, {"moment": moment})
-            while not minutes.recompute(connection):
+            while not recompute_minutes(connection):
                 pass
             assert rows(connection, "SELECT outcome, mails FROM minutes") == [("sent", 1)]

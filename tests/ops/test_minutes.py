@@ -16,7 +16,7 @@ from mailroom.ops.minutes import WAIT_BOUNDS, Minute, quantile
 from mailroom.outcome import Sent
 from tests.claiming import enqueue, settle_alike, take
 from tests.kinds import ACTIVATION
-from tests.world import rows, transaction
+from tests.world import recompute_minutes, rows, transaction
 
 DAY = timedelta(days=1)
 
@@ -38,7 +38,7 @@ def deliver(connection: Connection, outcome: str, ago: str, **more: object) -> N
 
 
 def count_all(connection: Connection) -> list[Minute]:
-    while not minutes.recompute(connection):
+    while not recompute_minutes(connection):
         pass
     return minutes.read(connection, since=DAY)
 
@@ -130,8 +130,8 @@ def test_two_who_count_at_once_count_once(engine: Engine, connection: Connection
     reopen(connection)
     connection.execute(text("SET statement_timeout = '1min'"))
     with transaction(engine) as other:
-        assert minutes.recompute(other)
-        assert minutes.recompute(connection)
+        assert recompute_minutes(other)
+        assert recompute_minutes(connection)
         other.commit()
     assert sum(one.mails for one in count_all(connection)) == 100
 
