@@ -100,7 +100,7 @@ def _reconcile(engine: Engine, queue: str, below: int | None, horizon: timedelta
 def prune(connection: Connection, *, older_than: timedelta, after: int = 0, scan_limit: int = SCAN_LIMIT) -> Pruned:
     """Forget those tokens of `scan_limit` deliveries, the oldest first, finished longer than `older_than` ago.
 
-    `older_than` is at least MIN_HISTORY.
+    `older_than` is at least a day: the status, and limits that count the mails of a day, would lose what they count.
     """
     row = functions.call(
         connection, "prune", {"older_than": older_than, "after": after, "scan_limit": scan_limit}
