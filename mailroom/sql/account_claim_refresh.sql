@@ -24,11 +24,13 @@ BEGIN
     RETURN QUERY
     WITH taken AS (
         UPDATE ses_account
-           SET refresh_due_at = clock_timestamp() + CASE WHEN fetched_at IS NULL THEN account_claim_refresh.first_tries ELSE account_claim_refresh.every END,
+           SET refresh_due_at = clock_timestamp() + CASE WHEN fetched_at IS NULL THEN account_claim_refresh.first_tries
+                                                         ELSE account_claim_refresh.every END,
                fetched_at = CASE WHEN fetched_at > clock_timestamp() THEN clock_timestamp() ELSE fetched_at END
          WHERE refresh_due_at <= now()
             OR (refresh_due_at < 'infinity'
-                AND refresh_due_at > clock_timestamp() + CASE WHEN fetched_at IS NULL THEN account_claim_refresh.first_tries ELSE account_claim_refresh.every END)
+                AND refresh_due_at > clock_timestamp() + CASE WHEN fetched_at IS NULL THEN account_claim_refresh.first_tries
+                                                              ELSE account_claim_refresh.every END)
         RETURNING refresh_due_at
     )
     SELECT CASE WHEN taken.refresh_due_at IS NOT NULL

@@ -361,8 +361,8 @@ BEGIN
     )
     SELECT batch.id, batch.fence, CASE WHEN batch.id IS NOT NULL THEN kind.template END,
            CASE WHEN batch.id IS NOT NULL THEN kind.path END, CASE WHEN batch.id IS NOT NULL THEN kind.number END,
-           CASE WHEN batch.id IS NOT NULL THEN kind.has_code END, token, due_at, lane.priority, CAST(lane.action AS text), attempt, account, email, login, data,
-           secret, code, resend,
+           CASE WHEN batch.id IS NOT NULL THEN kind.has_code END, token, due_at, lane.priority,
+           CAST(lane.action AS text), attempt, account, email, login, data, secret, code, resend,
            CASE WHEN error_code = 'AcceptedLate' THEN 'sent' WHEN error_code = 'TokenExpired' THEN 'expired'
                 WHEN starts_with(error_code, 'Suppressed') THEN 'suppressed' WHEN error_code IS NOT NULL THEN 'cancelled' END,
            error_code, busy, surplus, lane.others

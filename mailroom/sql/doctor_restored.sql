@@ -29,7 +29,9 @@ BEGIN
         (SELECT token FROM jobs ORDER BY token DESC LIMIT doctor_restored.scan_limit)
     ),
     newest AS MATERIALIZED (
-        SELECT id FROM (SELECT id, consumed_at FROM tokens ORDER BY id DESC LIMIT doctor_restored.scan_limit) AS latest WHERE consumed_at IS NULL
+        SELECT id
+          FROM (SELECT id, consumed_at FROM tokens ORDER BY id DESC LIMIT doctor_restored.scan_limit) AS latest
+         WHERE consumed_at IS NULL
     ),
     in_flight AS MATERIALIZED (
         SELECT unnest(tokens) AS token FROM batches

@@ -29,7 +29,8 @@ CREATE OR REPLACE FUNCTION mailroom.refusals_review(
 BEGIN
     RETURN QUERY
     WITH answered AS MATERIALIZED (
-        SELECT id, token, coalesce(account, -token) AS account, coalesce(CAST(fence AS text), CAST(id AS text)) AS call, outcome = 'sent' AS accepted
+        SELECT id, token, coalesce(account, -token) AS account,
+               coalesce(CAST(fence AS text), CAST(id AS text)) AS call, outcome = 'sent' AS accepted
           FROM deliveries
          WHERE id > (SELECT max(id) FROM deliveries) - refusals_review.reach
            AND action = CAST(refusals_review.action AS token_action) AND created_at > now() - refusals_review.lately AND NOT late

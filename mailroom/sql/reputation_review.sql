@@ -49,7 +49,8 @@ BEGIN
              WHERE found.mails >= reputation_review.min_mails
         )
         SELECT line.scope, line.resumed_at,
-               EXISTS (SELECT FROM counted WHERE counted.resumed_at IS NOT DISTINCT FROM line.resumed_at) AS is_known, over.period, over.mails, over.bounces, over.complaints, over.bounced
+               EXISTS (SELECT FROM counted WHERE counted.resumed_at IS NOT DISTINCT FROM line.resumed_at) AS is_known,
+               over.period, over.mails, over.bounces, over.complaints, over.bounced
           FROM line
           LEFT JOIN LATERAL (
                SELECT counted.*, bounces >= bounce_line * mails AS bounced

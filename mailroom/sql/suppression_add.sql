@@ -23,7 +23,9 @@ BEGIN
     entered AS (
         INSERT INTO suppressions (address_hash, added_at)
         SELECT hash, clock_timestamp() FROM given
-        ON CONFLICT (address_hash) DO UPDATE SET added_at = greatest(excluded.added_at, suppressions.released_at + interval '1 microsecond'), type = '', subtype = ''
+        ON CONFLICT (address_hash) DO UPDATE
+           SET added_at = greatest(excluded.added_at, suppressions.released_at + interval '1 microsecond'),
+               type = '', subtype = ''
          WHERE suppressions.reason IS DISTINCT FROM 'added'
         RETURNING address_hash
     )

@@ -24,6 +24,9 @@ DECLARE
 BEGIN
     INSERT INTO suppressions (address_hash) VALUES (given) ON CONFLICT DO NOTHING;
     SELECT reason INTO before FROM suppressions WHERE address_hash = variables.given FOR UPDATE;
-    UPDATE suppressions SET released_at = greatest(clock_timestamp(), bounced_at, soft_at, complained_at, added_at), type = '', subtype = '' WHERE address_hash = variables.given;
+    UPDATE suppressions
+       SET released_at = greatest(clock_timestamp(), bounced_at, soft_at, complained_at, added_at),
+           type = '', subtype = ''
+     WHERE address_hash = variables.given;
     RETURN QUERY SELECT encode(substring(given FOR 8), 'hex'), before;
 END $$;
