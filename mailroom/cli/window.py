@@ -17,7 +17,7 @@ from mailroom.cli.terminal import say
 from mailroom.cli.wiring import from_extra, open_database
 from mailroom.db.engine import connection_string
 from mailroom.db.identity import identity
-from mailroom.errors import MailroomError, SettingsError
+from mailroom.errors import SettingsError
 from mailroom.finding import Finding
 from mailroom.ops.doctor import examine
 from mailroom.settings import Settings

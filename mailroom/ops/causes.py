@@ -83,8 +83,7 @@ def _urgent(reading: Reading) -> set[str]:
 def as_of(reading: Reading, now: datetime) -> datetime:
     """Return the moment by which it is judged whether workers were seen lately.
 
-    While the next count is not late, that is the moment of the reading. After that it is now: a worker would have
-    counted. But where counting fails, workers may well be there, and it is the moment of the reading as well.
+    It is that of the reading, unless the next is late and counting does not fail: now, since a worker would have counted.
     """
     usual = min(max(refresh.EVERY, timedelta(seconds=reading.seconds / refresh.MAX_SHARE)), refresh.LONGEST)
     is_current = age(reading.read_at, now) <= usual + LATE_READING

@@ -69,7 +69,7 @@ class Report:
         It waits a moment for a sweep that comes at `sweep_at` anyway. What the database refuses is logged once.
         """
         if now >= self._due_at:
-            self._due_at = now + EVERY.total_seconds()
+            self._due_at = now + REPORT_EVERY.total_seconds()
             if any(self._troubles.values()) or not self._report_and_count():
                 self._try("the report of this worker", self._report)
                 self._try("the count for the fleet", self._count)
