@@ -83,7 +83,7 @@ def _urgent(reading: Reading) -> set[str]:
 def as_of(reading: Reading, now: datetime) -> datetime:
     """Return the moment by which it is judged whether workers were seen lately.
 
-    It is that of the reading, unless the next is late and counting does not fail: now, since a worker would have counted.
+    It is that of the reading, unless the next is late and counting does not fail: now, for a worker would have counted.
     """
     usual = min(max(refresh.EVERY, timedelta(seconds=reading.seconds / refresh.MAX_SHARE)), refresh.LONGEST)
     is_current = age(reading.read_at, now) <= usual + LATE_READING

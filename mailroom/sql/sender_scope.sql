@@ -1,5 +1,6 @@
--- Say by which scope the mails of an action are paused when SES does not take the sender that all share; NULL: by none,
--- since it has one of its own, of which others' mails tell nothing.
+-- Say by which scope the mails of an action are paused when SES does not take the sender that all share.
+--
+-- NULL: by none, since it has one of its own, of which others' mails tell nothing.
 --
 -- Locks: nothing.
 CREATE OR REPLACE FUNCTION mailroom.sender_scope(

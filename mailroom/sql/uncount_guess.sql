@@ -1,5 +1,6 @@
--- Take back the count of a guess at the code of a token of which nobody has learnt anything: others were in the way of the
--- transaction that was to compare it, and that is tried again. It stands once it is committed.
+-- Take back the count of a guess at the code of a token, of which nobody has learnt anything.
+--
+-- Others were in the way of the transaction that was to compare it, and that is tried again. It stands once it is committed.
 --
 -- Arguments: wanted_secret. Call it once for a guess that count_guess has counted, and only where consume_token has failed
 -- with a serialization_failure, or a deadlock: whoever guesses must not have an answer.
