@@ -68,6 +68,10 @@ class OwnFault:
         with self._engine.connect() as connection:
             return acceptances.newest(connection, alike, queue=queue) is not None
 
+    def is_of_all(self, scope: Scope) -> bool:
+        """Whether the mails of all actions would meet a fault of this scope: one that is not an action's own."""
+        return scope is not Scope.IDENTITY or all(each.source is None for each in self._known().values())
+
     def _alike(self, action: str, scope: Scope) -> Sequence[str]:
         """Return the actions whose mails would meet the same fault."""
         if scope is Scope.ACTION:

@@ -108,7 +108,8 @@ class Reactions:
     def _hold_back_for(self, action: str, fault: Deferred, began: float) -> bool:
         """Pause the fleet, but for a fault of this machine alone; return whether this process is to hold back.
 
-        It is, wherever its own settings may be why: whoever ends the pause must not let it begin again at once.
+        It is, wherever its own settings may be why: whoever ends the pause must not let it begin again at once. But for
+        a pause of some kinds of mail no longer than once: each probe that is in vain would hold the others back.
         """
         scope = fault.scope or Scope.ACCOUNT
         of_refusals = scope is Scope.ACTION and self._refusals.is_doubted(fault)  # which tell of all machines
@@ -116,18 +117,21 @@ class Reactions:
             name = _scope_name(fault, action)
             log.warning("not paused scope=%s code=%s: others are accepted, look at this machine", name, fault.code)
             return True
-        self._pause_fleet(action, fault)
-        return scope in OF_A_MACHINE
+        begins = self._pause_fleet(action, fault)
+        return scope in OF_A_MACHINE and (begins or self._own_fault.is_of_all(scope))
 
-    def _pause_fleet(self, action: str, fault: Deferred) -> None:
+    def _pause_fleet(self, action: str, fault: Deferred) -> bool:
+        """Pause what this fault stops; return whether that was not paused yet."""
         scope = _scope_name(fault, action)
         # Whether it is so, mails that were not refused can tell at once.
         after = timedelta(0) if self._refusals.is_doubted(fault) else pauses.FIRST_PROBE
         reason = f"{fault.reason} (found by {process_name()})"
         with self._engine.connect() as connection:
-            if pauses.open_pause(connection, scope, code=fault.code, reason=reason, probe_after=after):
+            begins = pauses.open_pause(connection, scope, code=fault.code, reason=reason, probe_after=after)
+            if begins:
                 log.warning("paused scope=%s code=%s reason=%r", scope, fault.code, reason)
             self._refusals.pause_begins(connection, action, fault)
+        return begins
 
     def _slow_down(self) -> None:
         factor = self._permits.throttled()

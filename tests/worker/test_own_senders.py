@@ -1,6 +1,8 @@
 """A sender that SES does not take keeps those mails alone that it sends: an action may have one of its own."""
 
+import time
 from collections.abc import Sequence
+from datetime import timedelta
 
 from sqlalchemy import Connection, Engine
 
@@ -8,6 +10,7 @@ from mailroom.fleet import pauses
 from mailroom.job import Action
 from mailroom.mail.transport import Mail
 from mailroom.outcome import Answer, Deferred, Scope, Sent
+from mailroom.worker.breaker import FIRST_WAIT
 from tests import running
 from tests.claiming import claim, look, waited
 from tests.kinds import ACTIVATION, KINDS, RECOVERY
@@ -67,6 +70,25 @@ def test_such_mails_neither_probe_nor_end_that_pause(engine: Engine) -> None:
         assert works.prober.probe()
         assert sends.calls == [(ACTIVATION, 1)] * 2
         assert paused(connection) == ["identity"]
+
+
+def test_nor_are_they_held_back_by_its_probes(engine: Engine) -> None:
+    """Each probe is in vain while the pause lasts: the process would back off for longer after each."""
+    execute(engine, OWN_SENDER)
+    sends = OneSenderRefused()
+    works = running.sender(engine, sends)
+    breaker = works._shared.breaker
+    with engine.connect() as connection:
+        add_accounts(connection, 1)
+        works.work_claim()
+        for _ in range(6):
+            execute(engine, "UPDATE jobs SET due_at = now()")
+            execute(engine, "UPDATE pauses SET probe_at = now()")
+            assert breaker.wait_to_try(time.monotonic() + 60) == timedelta(0)  # so long after the last one
+            assert works.prober.probe()
+        assert paused(connection) == ["identity"]
+    assert len(sends.calls) == 7
+    assert breaker.wait_to_try(time.monotonic()) <= FIRST_WAIT
 
 
 def test_a_look_sees_them(conn: Connection) -> None:
