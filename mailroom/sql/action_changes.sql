@@ -2,6 +2,11 @@
 --
 -- Another template is kept with its moment, as the end of a pause by hand is: what was claimed before that, and does not
 -- render, says nothing of it (see take_back).
+--
+-- Where it was the last kind of mail without a sender of its own, the pause of that of all others ends (see sender_scope):
+-- no mail could try it any more. A pause by hand ends by hand.
+--
+-- Locks: when its pause was last ended by hand, and that pause.
 CREATE OR REPLACE FUNCTION mailroom.action_changes()
     RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -16,6 +21,10 @@ BEGIN
         IF NEW.template IS DISTINCT FROM OLD.template THEN
             INSERT INTO resumptions (scope, resumed_at) VALUES (NEW.name, clock_timestamp())
             ON CONFLICT (scope) DO UPDATE SET resumed_at = excluded.resumed_at;
+        END IF;
+        IF OLD.source IS NULL AND NEW.source IS NOT NULL
+           AND NOT EXISTS (SELECT FROM actions WHERE source IS NULL AND name <> OLD.name) THEN
+            DELETE FROM pauses WHERE scope = 'identity' AND probe_at IS NOT NULL;
         END IF;
         RETURN NEW;
     END IF;

@@ -18,6 +18,7 @@ from tests.running import Scripted
 from tests.world import add_accounts, ask_recovery, count, execute, rows
 
 OWN_SENDER = "UPDATE actions SET source = 'help@example.com' WHERE name = 'password_recovery'"
+ALL_OWN = "UPDATE actions SET source = 'shop@example.com'"
 
 
 class OneSenderRefused(Scripted):
@@ -89,6 +90,21 @@ def test_nor_are_they_held_back_by_its_probes(engine: Engine) -> None:
         assert paused(connection) == ["identity"]
     assert len(sends.calls) == 7
     assert breaker.wait_to_try(time.monotonic()) <= FIRST_WAIT
+
+
+def test_that_pause_ends_once_no_mail_has_that_sender(engine: Engine) -> None:
+    """No mail could try it any more. One that somebody made by hand stays."""
+    with engine.connect() as connection:
+        for before, last in (("SELECT", ALL_OWN), (OWN_SENDER, f"{ALL_OWN} WHERE name = 'activation'")):
+            pauses.open_pause(connection, "identity", code="MessageRejected", reason="no")
+            execute(engine, before)
+            assert paused(connection) == ["identity"]
+            execute(engine, last)
+            assert paused(connection) == []
+            execute(engine, "UPDATE actions SET source = NULL")
+        pauses.open_pause(connection, "identity", code=pauses.BY_HAND, reason="no", probed=False)
+        execute(engine, ALL_OWN)
+        assert paused(connection) == ["identity"]
 
 
 def test_a_look_sees_them(conn: Connection) -> None:
