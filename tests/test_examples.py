@@ -122,6 +122,18 @@ def test_keda_counts_what_is_due_and_not_paused_as_a_viewer(server: Server, url:
                 execute(engine, "DELETE FROM pauses")
 
 
+def test_keda_counts_what_has_a_sender_of_its_own_where_the_sender_of_all_others_is_paused(engine: Engine) -> None:
+    query = manifests("keda.yaml")[1]["spec"]["triggers"][0]["metadata"]["query"]
+    execute(engine, "INSERT INTO pauses (scope, code, reason) VALUES ('identity', 'Test', 'a test')")
+    with engine.connect() as connection:
+        add_accounts(connection, 3)
+        assert connection.scalar(text(query)) == 0
+        execute(engine, "UPDATE actions SET reply_to = 'help@example.com' WHERE name = 'activation'")
+        assert connection.scalar(text(query)) == 0
+        execute(engine, "UPDATE actions SET source = 'shop@example.com' WHERE name = 'activation'")
+        assert connection.scalar(text(query)) == 3
+
+
 def test_keda_counts_no_further_than_it_has_to(engine: Engine) -> None:
     """What it asks for each lane is a function whose plan is pinned."""
     query = manifests("keda.yaml")[1]["spec"]["triggers"][0]["metadata"]["query"]
