@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -50,21 +49,24 @@ def verify(
     """Check the signature of a token.
 
     It is checked for each action of the database: with a code for those that have one, else for those that have none.
-    A second line of stdin is the code, as `sign` prints it. With --path no database is needed. If
-    MAILROOM_DATABASE_URL is set, the state of the token is shown too.
+    A second line of stdin is the code, as `sign` prints it; it is read if the token alone is not valid. No database is
+    needed with --path. If MAILROOM_DATABASE_URL is set, the state of the token is shown too.
 
     Exit 1 if it is not valid.
     """
     given = settings.load("secret_key")
     if token == STDIN and sys.stdin is None:
         raise SettingsError("the standard input is closed: there is no token to read")
-    if token == STDIN:
-        token = _read_line()
-        if code is None and not sys.stdin.isatty():  # who types it ends with the first line
-            code = _read_line() or None
-    paths = {path: path} if path is not None else {each.path: each for each in _actions(given, code is not None)}
-    secret, signed = _verified(token, list(paths), given, code)
-    say(f"signature valid for {paths[signed]}")
+    may_be_followed = token == STDIN and code is None and not sys.stdin.isatty()  # who types ends with the first line
+    text = _read_line() if token == STDIN else token
+    try:
+        secret, signed = _verified(text, path, given, code)
+    except TokenError:
+        code = _read_line() if may_be_followed else ""  # not before: whoever writes may have no more to say, and wait
+        if not code:
+            raise
+        secret, signed = _verified(text, path, given, code)
+    say(f"signature valid for {signed}")
     if given.database_url:
         say(_state(given, secret))
 
@@ -100,11 +102,12 @@ def _actions(given: Settings, has_code: bool) -> list[Action]:
         return [action for action in lanes.read(connection).actions.values() if action.has_code == has_code]
 
 
-def _verified(token: str, paths: Sequence[str], given: Settings, code: str | None) -> tuple[bytes, str]:
-    """Return the secret of a token, and the path that it was signed with."""
-    for path in paths:
+def _verified(token: str, path: str | None, given: Settings, code: str | None) -> tuple[bytes, str]:
+    """Return the secret of a token, and the action that it was signed for, or the path if one is given."""
+    paths = {each.path: str(each) for each in _actions(given, code is not None)} if path is None else {path: path}
+    for each, signed in paths.items():
         with contextlib.suppress(TokenError):
-            return signing.verify(token, path=path, key=given.secret_key, code=code), path
+            return signing.verify(token, path=each, key=given.secret_key, code=code), signed
     raise TokenError
 
 

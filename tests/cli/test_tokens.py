@@ -2,11 +2,13 @@
 
 import base64
 import hmac
+import os
 
 import pytest
 from sqlalchemy import Engine, text
 
 from mailroom.tokens import consume, sign
+from tests.cli.command import Ended, end, killed_after, start
 from tests.cli.conftest import Here
 from tests.kinds import ACTIVATION, RECOVERY
 from tests.machine import closed_port
@@ -80,6 +82,19 @@ def test_a_token_may_begin_with_a_hyphen(here: Here) -> None:
     token = sign(b"\xfb\xef" + bytes(30), path=RECOVERY.path, key=KEY, code="01234")
     assert token.startswith("--")
     assert here("tokens", "verify", *OF_RECOVERY, "--code", "01234", token, env=NO_DATABASE).code == 0
+
+
+@pytest.mark.slow
+def test_a_second_line_is_asked_for_only_where_one_is_needed(here: Here) -> None:
+    """What follows a link without a code is none, and whoever wrote it may write no more, and wait for the answer."""
+    ended = here("tokens", "verify", *OF_ACTIVATION, env=NO_DATABASE, stdin=f"{ACTIVATE}\nor so\n".encode())
+    assert (ended.code, ended.out, ended.err) == (0, "signature valid for /activate\n", "")
+    source, writes = os.pipe()
+    with open(writes, "wb", buffering=0) as writer, open(source, "rb") as reader:
+        writer.write(f"{ACTIVATE}\n".encode())
+        process = start("tokens", "verify", *OF_ACTIVATION, env=NO_DATABASE, stdin=reader)
+        with killed_after(process):
+            assert end(process) == Ended(0, "signature valid for /activate\n", "")
 
 
 @pytest.mark.parametrize(
