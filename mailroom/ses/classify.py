@@ -24,6 +24,7 @@ class Fault(Enum):
     DENIED = auto()  # likewise, or that of what the call holds: a policy may name whom one may mail
     CONFIGURATION_SET = auto()  # likewise
     IDENTITY = auto()  # our sender's, likewise
+    SENDER_DENIED = auto()  # likewise, by a policy that names it
     TEMPLATE = auto()  # that of one action's template, likewise
     UNKNOWN = auto()  # it may have been accepted
 
@@ -136,6 +137,7 @@ _REASONS: Final = {
     Fault.DENIED: "these credentials may not do that",
     Fault.CONFIGURATION_SET: "SES refuses the configuration set",
     Fault.IDENTITY: "SES refuses the sender",
+    Fault.SENDER_DENIED: "these credentials may not use the sender",
     Fault.TEMPLATE: "SES has no such template",
 }
 _SCOPES: Final = {
@@ -143,6 +145,7 @@ _SCOPES: Final = {
     Fault.DENIED: Scope.ACCOUNT,
     Fault.CONFIGURATION_SET: Scope.CONFIGURATION_SET,
     Fault.IDENTITY: Scope.IDENTITY,
+    Fault.SENDER_DENIED: Scope.IDENTITY,
     Fault.TEMPLATE: Scope.ACTION,
 }
 
@@ -198,7 +201,7 @@ def outcome(fault: Fault, code: str) -> Outcome:
         case Fault.UNKNOWN:
             return Unconfirmed(code, "SES answered with a fault of its own")
         case _:
-            on_way = fault in {Fault.ON_WAY, Fault.DENIED}
+            on_way = fault in {Fault.ON_WAY, Fault.DENIED, Fault.SENDER_DENIED}
             reason = _REASONS[Fault.DENIED if code in DENIALS else fault]
             return Deferred(code, reason, charged=False, scope=_SCOPES.get(fault), on_way=on_way)
 
@@ -231,8 +234,10 @@ def _denied(kind: str, name: str, address: str) -> Fault:
         case _:
             domain = address.partition("@")[2]
             named = _identity(name)
-            is_ours = named in {"*", address} or f".{domain}".endswith(f".{named}")
-            return Fault.DENIED if is_ours else Fault.ON_WAY
+            if named == "*":
+                return Fault.DENIED
+            is_ours = named == address or f".{domain}".endswith(f".{named}")
+            return Fault.SENDER_DENIED if is_ours else Fault.ON_WAY
 
 
 def _names(message: str, address: str) -> bool:

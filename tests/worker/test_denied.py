@@ -138,6 +138,26 @@ def test_a_sender_of_one_action_that_is_denied_pauses_that_action_while_all_othe
         assert count(connection, "deliveries WHERE attempt > 0") == 0
 
 
+@pytest.mark.parametrize("resource", ["identity/noreply@example.com", "identity/example.com"])
+def test_where_the_sender_of_all_others_is_denied_mails_with_their_own_leave_at_once(
+    engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, resource: str
+) -> None:
+    """Or the whole account is paused, and a guest's invitation waits for a probe: for a minute, and again later."""
+    named = f"User: x is not authorized to perform: ses:SendEmail on resource: arn:aws:ses:eu-west-1:1:{resource}"
+    simulator.faults.add(denied(recipients="denied", message=named))
+    sends = transport(simulator, monkeypatch)
+    with engine.connect() as connection, working(engine, sends, sweep_interval=0.1):
+        connection.execute(INVITATION)
+        add_accounts(connection, 3, prefix="denied")
+        eventually(lambda: pauses.read(connection), "it is paused")
+        assert [(pause.scope, pause.code) for pause in pauses.read(connection)] == [("identity", DENIAL)]
+        connection.execute(text("UPDATE pauses SET probe_at = now() + interval '1 hour'"))
+        invite(connection, 1, "guest")
+        eventually(lambda: count_sent(connection) == 1, "the guest is invited", seconds=10)
+        assert [pause.scope for pause in pauses.read(connection)] == ["identity"]
+        assert count(connection, "deliveries WHERE attempt > 0") == 0
+
+
 @pytest.mark.slow
 def test_a_queue_whose_workers_may_send_nothing_loses_nothing_though_others_send(
     engine: Engine, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
