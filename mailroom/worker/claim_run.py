@@ -19,7 +19,7 @@ from mailroom.fleet import clock
 from mailroom.fleet.permits import Permit
 from mailroom.job import Batch, Job
 from mailroom.mail.transport import Mail
-from mailroom.outcome import Deferred, Outcome, Rejected, Scope, Sent, Unconfirmed
+from mailroom.outcome import Deferred, Outcome, Rejected, Scope, Sent, Unconfirmed, Untried
 from mailroom.queue.settle import Judged
 from mailroom.queue.verdict import Verdict, judge
 from mailroom.worker import on_way
@@ -83,8 +83,18 @@ class ClaimRun:
         self._settle()
         self.due |= self._gave_back  # a settlement does not see what it gives back
         for batch, outcomes in zip(self._batches, self._answers, strict=False):
-            self._shared.reactions.react(batch, outcomes, began=self._since)
+            told = [self._of_call(job, outcome) for job, outcome in zip(batch.jobs, outcomes, strict=True)]
+            self._shared.reactions.react(batch, told, began=self._since)
         return self._answers
+
+    @property
+    def made_calls(self) -> bool:
+        """Whether any mail was in a call: what can never be mailed is rejected without one."""
+        return bool(self._call_ms)
+
+    def _of_call(self, job: Job, outcome: Outcome) -> Outcome:
+        """Return what the outcome of a job tells of the provider: nothing, where that was not asked."""
+        return Untried("NoCall") if isinstance(outcome, Rejected) and job.token not in self._call_ms else outcome
 
     def _send_in_turn(self) -> None:
         """Send as many of the batches as should be, and keep the outcomes of each."""

@@ -81,7 +81,8 @@ class Sender:
                 run = ClaimRun(self._shared, claim.batches, permit=permit, size=self.size, since=since)
                 self._made_calls = True
                 with self._busy():
-                    self._made_calls = bool(run.work())
+                    run.work()
+                self._made_calls = run.made_calls
                 self.claimer.settled()
                 due = run.due
             return Work(claim.taken, full=full, busy=claim.busy, due=due or full or claim.busy > 0)

@@ -1,12 +1,15 @@
 """While a process is held back, one claim in a while is to try: what makes no call takes nobody's turn."""
 
+import time
 from collections.abc import Callable
 
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from mailroom.worker.breaker import Breaker
+from mailroom.mail.transport import Mail
+from mailroom.outcome import Rejected
+from mailroom.worker.breaker import FIRST_WAIT, Breaker
 from mailroom.worker.sender import Sender, Work
 from tests import running
 from tests.running import Answering, Scripted, accept
@@ -73,3 +76,35 @@ def test_a_call_takes_it_and_tells_how_long_the_others_wait(engine: Engine, answ
     held_back(both.breaker)
     works.work_claim()
     assert both.breaker.is_open is (answer is unheard)
+
+
+class NotInAscii(Scripted):
+    """As SES, which takes no such address: that is known without a call."""
+
+    def unmailable(self, mail: Mail) -> Rejected | None:
+        return None if mail.address.isascii() else Rejected("UnsupportedAddress", "SES cannot mail to this address")
+
+
+def test_what_is_rejected_without_a_call_tells_nothing_of_ses(engine: Engine) -> None:
+    """Or whoever signs up with such addresses in an outage has every mail tried again and again, up to its last try."""
+    both = running.shared(engine, NotInAscii())
+    works = Sender(both, name="test")
+    with engine.connect() as connection:
+        add_accounts(connection, 3, prefix="m\u00fcller")
+    held_back(both.breaker)
+    assert works.work_claim() == Work(3, full=False)
+    assert both.breaker.is_open
+    assert both.breaker.wait_to_try(NOW).total_seconds() == 0
+
+
+def test_nor_does_it_where_the_others_of_its_call_have_no_answer(engine: Engine) -> None:
+    sends = NotInAscii()
+    sends.answers = [unheard]
+    both = running.shared(engine, sends)
+    works = Sender(both, name="test")
+    with engine.connect() as connection:
+        add_accounts(connection, 2)
+        add_accounts(connection, 1, prefix="m\u00fcller")
+    works.work_claim()
+    assert both.breaker.is_open
+    assert both.breaker.wait_to_try(time.monotonic()) > FIRST_WAIT / 4
