@@ -56,8 +56,8 @@ def results(answer: Any, count: int, *, source: str) -> list[Outcome]:
 def _result(result: Any, source: str) -> Outcome:
     if result is None:  # what botocore leaves of a null
         return _accepted(None)
-    status = classify.code_word(result.get("Status", "NoStatus"))
-    if status == "SUCCESS" or (status not in classify.STATUSES and result.get("MessageId")):
+    status = classify.status_word(result.get("Status", "NoStatus"))
+    if status == classify.SUCCESS or (status not in classify.STATUSES and result.get("MessageId")):
         return _accepted(result.get("MessageId"))
     found = classify.status_fault(status, message=str(result.get("Error", "")), source=source)
     if found in {Fault.MAIL, Fault.TEMPORARY} and isinstance(accepted := _accepted(result.get("MessageId")), Sent):

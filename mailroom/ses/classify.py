@@ -97,6 +97,19 @@ STATUSES: Final = {
     "TEMPLATE_NOT_FOUND": Fault.TEMPLATE,
     "TRANSIENT_FAILURE": Fault.TEMPORARY,
 }
+SUCCESS: Final = "SUCCESS"
+
+# Names that the documentation of these statuses has, beside the enum. Nobody knows which of both SES writes.
+_OTHER_NAMES: Final = {
+    "CONFIGURATION_SET_DOES_NOT_EXIST": "CONFIGURATION_SET_NOT_FOUND",
+    "INVALID_PARAMETER_VALUE": "INVALID_PARAMETER",
+    "TEMPLATE_DOES_NOT_EXIST": "TEMPLATE_NOT_FOUND",
+}
+# Both without what SES's first version leaves out: it writes them as in TemplateDoesNotExist.
+_SPELLINGS: Final = {
+    spelt.replace("_", ""): status
+    for spelt, status in [*zip(STATUSES, STATUSES, strict=True), (SUCCESS, SUCCESS), *_OTHER_NAMES.items()]
+}
 
 THROTTLES: Final = frozenset(code for code, fault in (EXCEPTIONS | STATUSES).items() if fault is Fault.THROTTLED)
 
@@ -161,6 +174,12 @@ def word(said: object) -> str:
 def code_word(said: object) -> str:
     """Return a code as a word, in which nobody finds an address: codes go into the log."""
     return word(said).replace("@", "?")
+
+
+def status_word(said: object) -> str:
+    """Return the status of an entry as the enum has it, however it is spelt; as a word, where nobody knows it."""
+    found = code_word(said)
+    return _SPELLINGS.get(found.replace("_", "").upper(), found)
 
 
 def error_code(response: Mapping[str, Any]) -> str:

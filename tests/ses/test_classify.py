@@ -1,5 +1,7 @@
 """The table of what SES answers mean: complete against the installed botocore, and careful beyond it."""
 
+import re
+
 import pytest
 from botocore.loaders import Loader
 from botocore.model import ServiceModel
@@ -33,6 +35,35 @@ def test_every_error_of_the_service_is_classified() -> None:
 
 def test_every_status_of_an_entry_is_classified_and_no_other() -> None:
     assert classify.STATUSES.keys() | {"SUCCESS"} == set(entry_statuses())
+
+
+def test_every_status_is_known_as_its_documentation_spells_it() -> None:
+    """Beside an enum of other names: nobody knows which of both SES writes."""
+    said = MODEL.shape_for("BulkEmailEntryResult").members["Status"].documentation
+    documented = re.findall(r"<p>([A-Z_]+):", said)
+    assert len(documented) == len(entry_statuses())
+    assert {classify.status_word(each) for each in documented} == set(entry_statuses())
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ("TEMPLATE_DOES_NOT_EXIST", "TEMPLATE_NOT_FOUND"),
+        ("CONFIGURATION_SET_DOES_NOT_EXIST", "CONFIGURATION_SET_NOT_FOUND"),
+        ("INVALID_PARAMETER_VALUE", "INVALID_PARAMETER"),
+        ("AccountDailyQuotaExceeded", "ACCOUNT_DAILY_QUOTA_EXCEEDED"),
+        ("TemplateDoesNotExist", "TEMPLATE_NOT_FOUND"),
+        ("InvalidParameterValue", "INVALID_PARAMETER"),
+        ("Success", "SUCCESS"),
+        ("account_throttled", "ACCOUNT_THROTTLED"),
+        ("OF_TOMORROW", "OF_TOMORROW"),
+        ("OfTomorrow", "OfTomorrow"),
+        (["SUCCESS"], "['SUCCESS']"),
+        ("", "Unknown"),
+    ],
+)
+def test_a_status_is_known_however_it_is_spelt(said: object, status: str) -> None:
+    assert classify.status_word(said) == status
 
 
 @pytest.mark.parametrize("name", [shape.name for shape in MODEL.error_shapes])

@@ -211,6 +211,20 @@ def test_what_an_entry_says_is_weighed(simulator: Simulator, transport: ses.SesT
     assert kinds(outcomes)[3:] == ["charged"] * 2 + ["unconfirmed"] * 4 + ["charged", "sent", "charged"]
 
 
+def test_a_status_in_another_spelling_means_the_same(simulator: Simulator, transport: ses.SesTransport) -> None:
+    """As the documentation of the field has it, or SES's first version: a missing template costs no mail an attempt."""
+    told = ("TEMPLATE_DOES_NOT_EXIST", "CONFIGURATION_SET_DOES_NOT_EXIST", "AccountThrottled", "AccountSendingPaused")
+    simulator.faults.add(Fault(entries=dict(enumerate(told))))
+    outcomes = send(transport, mails(len(told)))
+    assert kinds(outcomes) == ["free"] * len(told)
+    known = {"TEMPLATE_NOT_FOUND", "CONFIGURATION_SET_NOT_FOUND", "ACCOUNT_THROTTLED", "ACCOUNT_SENDING_PAUSED"}
+    assert codes(outcomes) == known
+    simulator.faults.add(Fault(body=answering({"Status": "Success", "MessageId": "m"}, {"Status": "Success"})))
+    assert kinds(send(transport, mails(2))) == ["sent", "unconfirmed"]
+    simulator.faults.add(Fault(body=answering({"Status": "Failed", "MessageId": "m"}, {"Status": "MessageRejected"})))
+    assert kinds(send(transport, mails(2))) == ["unconfirmed", "rejected"]
+
+
 def test_an_entry_with_a_fault_and_a_message_id_is_unconfirmed_and_the_id_is_kept(
     simulator: Simulator, transport: ses.SesTransport
 ) -> None:
