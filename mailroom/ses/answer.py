@@ -54,9 +54,10 @@ def results(answer: Any, count: int, *, source: str) -> list[Outcome]:
 
 
 def _result(result: Any, source: str) -> Outcome:
-    if result is None:  # what botocore leaves of a null
-        return _accepted(None)
-    status = classify.status_word(result.get("Status", "NoStatus"))
+    result = result or {}  # botocore leaves None of a null
+    if not (result.get("Status") or result.get("Error")):
+        return _accepted(result.get("MessageId"))  # nothing says that it was refused
+    status = classify.status_word(result.get("Status") or "NoStatus")
     if status == classify.SUCCESS or (status not in classify.STATUSES and result.get("MessageId")):
         return _accepted(result.get("MessageId"))
     found = classify.status_fault(status, message=str(result.get("Error", "")), source=source)

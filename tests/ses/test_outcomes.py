@@ -204,11 +204,14 @@ def test_what_an_entry_says_is_weighed(simulator: Simulator, transport: ses.SesT
         {"Status": None},
         {"Status": None, "MessageId": "m4"},
         {"Status": "TRANSIENT_FAILURE", "MessageId": ""},
+        {"Error": "Try again."},
+        {"Status": ""},
     )
     simulator.faults.add(Fault(body=body))
-    outcomes = send(transport, mails(12))
+    outcomes = send(transport, mails(14))
     assert outcomes[:3] == [Sent("m1"), Sent("m2"), Sent("m3")]
-    assert kinds(outcomes)[3:] == ["charged"] * 2 + ["unconfirmed"] * 4 + ["charged", "sent", "charged"]
+    said_nothing = ["unconfirmed"] * 6
+    assert kinds(outcomes)[3:] == ["charged", *said_nothing, "sent", "charged", "charged", "unconfirmed"]
 
 
 def test_a_status_in_another_spelling_means_the_same(simulator: Simulator, transport: ses.SesTransport) -> None:
