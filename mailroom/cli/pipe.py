@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from mailroom.mail.pipe import MAX_LINE, PipeTransport, parse
 from mailroom.mail.templates import language_flags
 from mailroom.mail.transport import MAX_CALL_TIME, Mail, Transport
 from mailroom.ops import templates
-from mailroom.outcome import Rejected, Sent
+from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Untried
 from mailroom.queue import lanes
 from mailroom.worker.bisection import Bisection
 from mailroom.worker.call_sharing import CallSharing
@@ -40,6 +41,8 @@ DEFAULT_OUTPUT_PATH: Final = Path("./output")
 MAX_CALL: Final = 50
 # For the mails of a call: a search for the one that SES refuses must end, too.
 MAX_LINE_TIME: Final = 2 * MAX_CALL_TIME
+# In the sandbox a full call takes up the rate of 50 s.
+THROTTLED_WAITS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 
 def collect(
@@ -83,6 +86,8 @@ def send() -> None:
     It runs until the input ends. The database says which template an action has. Mails go out in its default language,
     since a line has no field for another one. A malformed line is reported with its
     number and skipped. Raw error answers of SES go to MAILROOM_SES_OUTPUT_PATH.
+
+    What SES throttles is sent again after a moment, for a minute at most.
 
     Exit 1 if any mail failed or any line was malformed. Nothing tries these mails again.
 
@@ -146,12 +151,7 @@ def _send_line(transport: Transport, sharing: CallSharing, number: int, mails: S
         of_action = [mail for each, mail in mails if each == action]
         for start in range(0, len(of_action), MAX_CALL):
             part = of_action[start : start + MAX_CALL]
-            deadline = clock.seconds() + MAX_LINE_TIME.total_seconds()
-            # Nobody pauses, and nobody tries again: the mail for which SES refuses the others is worth looking for.
-            calls = Bisection(
-                transport, action, batch=None, deadline=deadline, sharing=sharing, others_are_accepted=lambda _: True
-            )
-            outcomes = calls.send(part)
+            outcomes = _outcomes(transport, sharing, action, part)
             sent = sum(isinstance(outcome, Sent) for outcome in outcomes)
             failed += len(part) - sent
             log.info("line %d action=%s mails=%d sent=%d", number, action, len(part), sent)
@@ -160,3 +160,32 @@ def _send_line(transport: Transport, sharing: CallSharing, number: int, mails: S
                     kind = "rejected" if isinstance(outcome, Rejected) else type(outcome).__name__.lower()
                     log.warning("line %d action=%s outcome=%s code=%s", number, action, kind, outcome.code)
     return failed
+
+
+def _outcomes(transport: Transport, sharing: CallSharing, action: Action, mails: Sequence[Mail]) -> list[Outcome]:
+    """Send mails; again those that a search has left untried, and after a while those that SES throttled.
+
+    Nobody else tries them again. Meanwhile no line is read, and `collect` claims no more than fits into the pipe.
+    """
+    found: dict[int, Outcome] = {}
+    left, waits = list(range(len(mails))), iter(THROTTLED_WAITS)
+    while left:
+        deadline = clock.seconds() + MAX_LINE_TIME.total_seconds()
+        # Nobody pauses: the mail for which SES refuses the others is worth looking for.
+        calls = Bisection(
+            transport, action, batch=None, deadline=deadline, sharing=sharing, others_are_accepted=lambda _: True
+        )
+        found.update(zip(left, calls.send([mails[place] for place in left]), strict=True))
+        throttled = {place for place in left if _is_throttled(found[place], transport)}
+        progressed = any(isinstance(found[place], Sent | Rejected) for place in left)
+        wait = next(waits, None) if throttled else 0.0 if progressed else None
+        if wait is None:
+            break
+        time.sleep(wait)
+        left = [place for place in left if place in throttled or isinstance(found[place], Untried)]
+    return [found[place] for place in range(len(mails))]
+
+
+def _is_throttled(outcome: Outcome, transport: Transport) -> bool:
+    """Whether it was too much for this moment; the quota of a day is another matter, and has a scope."""
+    return isinstance(outcome, Deferred) and outcome.scope is None and outcome.code in transport.throttles

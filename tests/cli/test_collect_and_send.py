@@ -226,6 +226,32 @@ def test_a_recipient_that_a_policy_denies_stops_no_other_of_its_line(here: Here,
     assert sorted(mail.variables["login_text"] for mail in ses.ledger.mails) == ["ada", "bob"]
 
 
+def test_one_bad_mail_after_another_leaves_no_good_one_untried(here: Here, ses: Simulator, url: str) -> None:
+    """A worker claims again what a search has left. Nobody does so for a line."""
+    ses.faults.add(Fault(error="MessageRejected", times=None, recipients="bad"))
+    mails = [line(address=f"bad{number}@example.com") for number in range(7)]
+    mails += [line(f"good{number}", address=f"good{number}@example.com") for number in range(7)]
+    ended = here("send", env=sending(url, ses), stdin=",".join(each.rstrip("\n") for each in mails).encode() + b"\n")
+    assert ended.code == 1
+    arrived = sorted(mail.variables["login_text"] for mail in ses.ledger.mails)
+    assert arrived == [f"good{number}" for number in range(7)]
+
+
+@pytest.mark.slow
+def test_what_ses_throttles_is_sent_a_moment_later(
+    here: Here, ses: Simulator, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody else tries it again; and `collect` writes no faster than what reads its lines."""
+    caplog.set_level("INFO")
+    ses.faults.add(Fault(error="TooManyRequestsException"), Fault(entries={1: "ACCOUNT_THROTTLED"}))
+    pair = (line().rstrip("\n") + "," + line("bob")).encode()
+    assert here("send", env=sending(url, ses), stdin=line("eve").encode() + pair).code == 0
+    assert sorted(mail.variables["login_text"] for mail in ses.ledger.mails) == ["ada", "bob", "eve"]
+    assert "line 2 action=activation mails=2 sent=2" in caplog.messages
+    ses.faults.add(Fault(error="TooManyRequestsException", message="Daily message quota exceeded.", times=None))
+    assert here("send", env=sending(url, ses), stdin=line().encode()).code == 1
+
+
 def test_answers_that_cannot_be_kept_stop_nothing(
     here: Here, ses: Simulator, tmp_path: Path, caplog: pytest.LogCaptureFixture, url: str
 ) -> None:
