@@ -31,6 +31,10 @@ class LineError(MailroomError):
     """A line on the input of `send` is not one that `collect` writes."""
 
 
+class UnknownActionError(LineError):
+    """A line has the number of a kind of mail that is not known: it may be a new one."""
+
+
 class TransportError(MailroomError):
     """A transport took none of the mails it was given, and will take no more."""
 

@@ -5,11 +5,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from mailroom import settings, signals
 from mailroom.cli.log import log, start_log
@@ -22,7 +24,8 @@ from mailroom.cli.worker import (
     listener,
     run_until_stopped,
 )
-from mailroom.errors import LineError, SettingsError
+from mailroom.db.engine import first_line
+from mailroom.errors import LineError, MailroomError, SettingsError, UnknownActionError
 from mailroom.fleet import clock
 from mailroom.fleet.permits import NoLimit
 from mailroom.job import Action
@@ -41,6 +44,8 @@ DEFAULT_OUTPUT_PATH: Final = Path("./output")
 MAX_CALL: Final = 50
 # For the mails of a call: a search for the one that SES refuses must end, too.
 MAX_LINE_TIME: Final = 2 * MAX_CALL_TIME
+# As often as a worker looks, by default.
+KINDS_EVERY: Final = timedelta(seconds=5)
 # In the sandbox a full call takes up the rate of 50 s.
 THROTTLED_WAITS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
@@ -83,8 +88,8 @@ def collect(
 def send() -> None:
     """Read lines of `collect` and send them.
 
-    It runs until the input ends. The database says which template an action has. Mails go out in its default language,
-    since a line has no field for another one. A malformed line is reported with its
+    It runs until the input ends. The database says which template an action has, and is asked now and then. Mails go
+    out in its default language, since a line has no field for another one. A malformed line is reported with its
     number and skipped. Raw error answers of SES go to MAILROOM_SES_OUTPUT_PATH.
 
     What SES throttles is sent again after a moment, for a minute at most.
@@ -100,16 +105,58 @@ def send() -> None:
     output_path = given.ses_output_path or DEFAULT_OUTPUT_PATH
     with signals.answered_by(lambda: log.info("stopping when the input ends")):
         transport = open_transport(given, connections=1, output_path=output_path)
-        with open_database(given, writes=False) as engine, engine.connect() as connection:
-            actions = {str(action.number): action for action in lanes.read(connection).actions.values()}
-            languages = _default_languages(connection)
-        sharing = CallSharing()
-        failed = sum(
-            _send_checked(transport, sharing, number, line, actions, languages)
-            for number, line in enumerate(_lines(), start=1)
-        )
+        with open_database(given, writes=False) as engine:
+            kinds, sharing = _Kinds(engine), CallSharing()
+            failed = sum(
+                _send_checked(transport, sharing, number, line, kinds) for number, line in enumerate(_lines(), start=1)
+            )
     if failed:
         raise typer.Exit(1)
+
+
+class _Kinds:
+    """The kinds of mail as the database has them, which may change while lines come: it is asked now and then."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Raises DBAPIError, as nothing does later."""
+        self._engine = engine
+        self._actions: Mapping[str, Action] = {}
+        self._languages: Mapping[str, str] = {}
+        self._read_at = 0.0
+        self._read()
+
+    def mails(self, line: str) -> list[tuple[Action, Mail]]:
+        """Return what a line asks for. Raises LineError; for an unknown number only after the database was asked."""
+        self._refresh(KINDS_EVERY.total_seconds())
+        try:
+            return self._parsed(line)
+        except UnknownActionError:  # `collect` may have heard of it before
+            self._refresh(0.0)
+            return self._parsed(line)
+
+    def _parsed(self, line: str) -> list[tuple[Action, Mail]]:
+        return [
+            (action, replace(mail, data=self._languages.get(action.template)))
+            for action, mail in parse(line, self._actions)
+        ]
+
+    def _refresh(self, every: float) -> None:
+        if clock.seconds() - self._read_at < every:
+            return
+        try:
+            self._read()
+        except (SQLAlchemyError, MailroomError) as error:
+            said = first_line(error) if isinstance(error, DBAPIError) else type(error).__name__
+            log.warning("kinds of mail cannot be read, and stay as they were: %s", said)
+        self._read_at = clock.seconds()
+
+    def _read(self) -> None:
+        with self._engine.connect() as connection:
+            actions = {str(action.number): action for action in lanes.read(connection).actions.values()}
+            languages = _default_languages(connection)
+        self._actions, self._languages = actions, languages
+        self._read_at = clock.seconds()
+        self._engine.dispose()  # it may be long before the next line comes
 
 
 def _default_languages(connection: Connection) -> dict[str, str]:
@@ -118,17 +165,10 @@ def _default_languages(connection: Connection) -> dict[str, str]:
     return {template: json.dumps(given) for template, given in flags.items() if given}
 
 
-def _send_checked(
-    transport: Transport,
-    sharing: CallSharing,
-    number: int,
-    line: str,
-    actions: Mapping[str, Action],
-    languages: Mapping[str, str],
-) -> int:
+def _send_checked(transport: Transport, sharing: CallSharing, number: int, line: str, kinds: _Kinds) -> int:
     """Read a line and send its mails; return how many failed, or 1 if it is malformed."""
     try:
-        mails = [(action, replace(mail, data=languages.get(action.template))) for action, mail in parse(line, actions)]
+        mails = kinds.mails(line)
     except LineError as error:
         log.error("line %d skipped: %s", number, error)
         return 1

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
-from mailroom.errors import LineError, TransportError
+from mailroom.errors import LineError, TransportError, UnknownActionError
 from mailroom.job import Action
 from mailroom.mail import templates
 from mailroom.mail.transport import Mail
@@ -97,7 +97,7 @@ def _mail(
 ) -> tuple[Action, Mail]:
     action = actions.get(number)
     if action is None:
-        raise LineError(f"an action is not one of {', '.join(actions)}")
+        raise UnknownActionError(f"an action is not one of {', '.join(actions)}")
     if "@" not in address or not login or _TOKEN.fullmatch(secret) is None:
         raise LineError("an address, login or secret is not one")
     if _CODE.fullmatch(code) is None:

@@ -16,10 +16,12 @@ from mailroom import templates
 from mailroom.mail.pipe import MAX_LINE, parse
 from mailroom.ops import templates as record
 from mailroom.simulator import Fault, Simulator
-from tests.cli.command import MAILROOM, PATIENCE_SECONDS, end, sending, small_environment, start
+from tests.cli.command import MAILROOM, PATIENCE_SECONDS, end, killed_after, sending, small_environment, start
 from tests.cli.conftest import Here
 from tests.kinds import ACTIVATION, sign
+from tests.roles import a_role
 from tests.running import eventually
+from tests.servers import Server
 from tests.templates.folders import GERMAN, GOOD, languages, write
 from tests.world import KEY, add_accounts, ask_recovery, count, misplaced, rows
 
@@ -250,6 +252,67 @@ def test_what_ses_throttles_is_sent_a_moment_later(
     assert "line 2 action=activation mails=2 sent=2" in caplog.messages
     ses.faults.add(Fault(error="TooManyRequestsException", message="Daily message quota exceeded.", times=None))
     assert here("send", env=sending(url, ses), stdin=line().encode()).code == 1
+
+
+@pytest.mark.slow
+def test_what_the_database_says_of_a_kind_of_mail_changes_while_send_runs(
+    ses: Simulator, url: str, engine: Engine
+) -> None:
+    """As for a worker. What `collect` has written counts as sent: a number that is new must not be malformed."""
+    ses.templates.create("newv1", {"Subject": "New", "Text": "{{secret}}", "Html": "{{secret}}"})
+    with start("send", env=sending(url, ses), stdin=subprocess.PIPE) as sends, killed_after(sends):
+        assert sends.stdin is not None
+
+        def write(what: str) -> None:
+            assert sends.stdin is not None
+            sends.stdin.write(what)
+            sends.stdin.flush()
+
+        write(line("first"))
+        eventually(lambda: ses.ledger.counts().mails == 1)
+        with engine.connect() as connection:
+            connection.execute(
+                text("INSERT INTO actions (name, number, template, path) VALUES ('sign_in', 77, 'newv1', '/sign-in')")
+            )
+        write(line("second", action=77))
+        eventually(lambda: ses.ledger.counts().mails == 2)
+        with engine.connect() as connection:
+            connection.execute(text("UPDATE actions SET template = 'newv1' WHERE name = 'activation'"))
+
+        def is_used() -> bool:
+            write(line("third"))
+            return any((mail.template.name, mail.variables["login"]) == ("newv1", "third") for mail in ses.ledger.mails)
+
+        eventually(is_used)
+        ended = end(sends)
+    assert ended.code == 0, ended
+    assert " WARNING " not in ended.err
+
+
+@pytest.mark.slow
+def test_send_goes_on_with_what_it_knows_while_the_database_is_away(
+    ses: Simulator, server: Server, engine: Engine, url: str
+) -> None:
+    with a_role(server) as (role, log_in):
+        with engine.connect() as connection:
+            for function in ("contract", "action_list", "action_senders", "template_list"):
+                connection.execute(text(f'GRANT EXECUTE ON FUNCTION {function}() TO "{role}"'))
+            connection.execute(text(f'GRANT USAGE ON SCHEMA mailroom TO "{role}"'))
+        env = sending(url, ses) | {"MAILROOM_DATABASE_URL": log_in(url)}
+        with start("send", env=env, stdin=subprocess.PIPE) as sends, killed_after(sends):
+            assert sends.stdin is not None
+            sends.stdin.write(line())
+            sends.stdin.flush()
+            eventually(lambda: ses.ledger.counts().mails == 1)
+            with engine.connect() as connection:
+                connection.execute(text(f'REVOKE EXECUTE ON FUNCTION action_list() FROM "{role}"'))
+            sends.stdin.write(line("odd", action=99) + line("bob"))
+            sends.stdin.flush()
+            eventually(lambda: ses.ledger.counts().mails == 2)
+            ended = end(sends)
+    assert ended.code == 1, ended
+    assert "line 2 skipped: an action is not one of 1, 2" in ended.err
+    assert "kinds of mail cannot be read" in ended.err
 
 
 def test_answers_that_cannot_be_kept_stop_nothing(
