@@ -64,12 +64,21 @@ class Templates:
             except _RefusedError as error:
                 if error.code != _THERE:  # by an answer that was lost, or by somebody else just now
                     raise
-                found = self.find(name)
+                found = self._made_by_others(name)
             else:
                 return True
         if found != dict(parts):
             raise MailroomError(f"SES has another template under the name {name}: somebody changed it; delete it there")
         return False
+
+    def _made_by_others(self, name: str) -> dict[str, str]:
+        """Return what is under a name that is taken. Made a moment ago, it may not be known everywhere at SES yet."""
+        for _ in range(MAX_TURNS):
+            found = self.find(name)
+            if found is not None:
+                return found
+            time.sleep(PACE_SECONDS)
+        raise TransportError(f"SES says that {name} is there, and does not find it: try again")
 
     def render(self, name: str, data: str) -> dict[str, str]:
         """Return the subject, text and html that SES itself makes of a template and a JSON object."""

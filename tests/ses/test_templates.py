@@ -58,3 +58,20 @@ def test_an_answer_without_what_was_asked_for_is_an_error_of_ses(simulator: Simu
     answers(simulator, "GetEmailTemplate", {})
     with pytest.raises(TransportError, match=r"GetEmailTemplate .* has no TemplateContent"):
         at_ses.find("x")
+
+
+PARTS = {"subject": "a", "text": "b", "html": "c"}
+
+
+@pytest.mark.slow
+def test_what_somebody_else_has_just_made_is_waited_for(simulator: Simulator, at_ses: Templates) -> None:
+    """Of two who push at once, one is told that it is there; and SES may not know it everywhere yet."""
+    simulator.faults.add(Fault(operation="GetEmailTemplate", error="NotFoundException", times=2))
+    assert at_ses.push("x", PARTS) is False
+
+
+@pytest.mark.slow
+def test_what_is_said_to_be_there_and_never_is_was_changed_by_nobody(simulator: Simulator, at_ses: Templates) -> None:
+    simulator.faults.add(Fault(operation="GetEmailTemplate", error="NotFoundException", times=None))
+    with pytest.raises(TransportError, match="SES says that x is there, and does not find it: try again"):
+        at_ses.push("x", PARTS)
