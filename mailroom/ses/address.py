@@ -13,6 +13,9 @@ UNSUPPORTED_ADDRESS: Final = "UnsupportedAddress"
 _LONG: Final = 200
 _PLAIN: Final = re.compile(r"[a-zA-Z0-9_+-]+(\.[a-zA-Z0-9_+-]+)*")
 
+# A label in Punycode: what it stands for may be older than IDNA 2008, as an emoji is. SES takes it as any other name.
+_PUNYCODE: Final = re.compile(r"(?<=[@.])xn--[a-z0-9](?:[a-z0-9-]{0,57}[a-z0-9])?(?=\.)", re.IGNORECASE)
+
 
 def ascii_address(address: str) -> str | None:
     """Return an address as SES takes it: ASCII local part, domain in Punycode; None if it cannot be written so.
@@ -43,6 +46,15 @@ def _checked(address: str) -> str | None:
     try:
         checked = validate_email(address, check_deliverability=False, allow_smtputf8=False)
     except EmailNotValidError:
-        return None
+        return _of_older_name(address)
     # Since 2.2 the validator lets longer ones pass, while RFC 5321 and SES do not.
     return checked.ascii_email if len(checked.local_part) <= MAX_LOCAL_PART else None
+
+
+def _of_older_name(address: str) -> str | None:
+    """Return an address whose domain stands for what no newer name may have, if all else of it is as it has to be."""
+    local_part, at, domain = address.rpartition("@")
+    plain = _PUNYCODE.sub(lambda found: "a" * len(found[0]), at + domain)
+    if plain == at + domain or not address.isascii():
+        return None
+    return None if _checked(local_part + plain) is None else f"{local_part}@{domain.lower()}"
