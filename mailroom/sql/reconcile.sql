@@ -14,7 +14,9 @@
 -- A consumed token needs no mail. A recovery that has run out is enqueued, and the claim puts it on record as expired.
 -- One that was tried before counts as tried, so that the claim looks for a late acceptance.
 --
--- What a trigger, a rule or a constraint of the application's own refuses keeps nothing else (see reconcile_tokens).
+-- What a trigger, a rule or a constraint of the application's own refuses keeps nothing else (see reconcile_tokens). Where
+-- so many may be refused that not all have their turn, whoever goes on comes to the rest, and who looks at the newest alone
+-- begins with another one each time.
 --
 -- Returns one row: the tokens enqueued, and below which id to go on (NULL: that was all).
 --
@@ -34,6 +36,7 @@ CREATE OR REPLACE FUNCTION mailroom.reconcile(
 #variable_conflict use_column
 DECLARE
     found record;
+    done  record;
 BEGIN
     IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
         RAISE invalid_transaction_state
@@ -66,18 +69,35 @@ BEGIN
          WHERE looked.near AND looked.consumed_at IS NULL
            AND waiting.jobs = 0 AND logged.finals = 0
            AND NOT EXISTS (SELECT FROM in_flight WHERE in_flight.token = looked.id)
+    ),
+    -- The newest first; where there are more than have their turn for certain, from any of them on, and then the newer.
+    first AS MATERIALIZED (
+        SELECT CASE WHEN reconcile.below IS NULL AND count(*) > 100
+                    THEN (array_agg(id))[1 + CAST(floor(random() * count(*)) AS integer)] END AS id
+          FROM lost
+    ),
+    placed AS MATERIALIZED (
+        SELECT lost.*, row_number() OVER (ORDER BY lost.id > first.id, lost.id DESC) AS place
+          FROM lost
+         CROSS JOIN first
     )
-    SELECT array_agg(lost.id ORDER BY lost.id) AS ids, array_agg(lost.action ORDER BY lost.id) AS actions,
+    SELECT array_agg(lost.id ORDER BY place) AS ids, array_agg(lost.action ORDER BY place) AS actions,
            array_agg(CASE WHEN actions.priority = 1
                                AND 50 < (SELECT count(*) FROM lost JOIN actions ON actions.name = lost.action
                                           WHERE actions.priority = 1) THEN 2
-                          ELSE actions.priority END ORDER BY lost.id) AS priorities,
-           array_agg(CASE WHEN lost.tried THEN 1 ELSE 0 END ORDER BY lost.id) AS attempts,
+                          ELSE actions.priority END ORDER BY place) AS priorities,
+           array_agg(CASE WHEN lost.tried THEN 1 ELSE 0 END ORDER BY place) AS attempts,
+           (SELECT max(id) FROM looked) AS newest,
            (SELECT min(id) FROM looked HAVING count(*) = reconcile.scan_limit AND bool_and(near)) AS next_below
       INTO found
-      FROM lost
+      FROM placed AS lost
       JOIN actions ON actions.name = lost.action;
-    RETURN QUERY SELECT reconcile_tokens(
-        coalesce(found.ids, '{}'), CAST(found.actions AS text[]), found.priorities, found.attempts, reconcile.queue),
-        CAST(found.next_below AS bigint);
+    SELECT * INTO done
+      FROM reconcile_tokens(
+           found.ids, CAST(found.actions AS text[]), found.priorities, found.attempts, reconcile.queue, 256);
+    RETURN QUERY
+    SELECT ARRAY(SELECT unnest(done.enqueued) ORDER BY 1),
+           CAST(CASE WHEN found.ids IS NULL OR done.decided = cardinality(found.ids) THEN found.next_below
+                     WHEN reconcile.below IS NULL THEN found.newest + 1
+                     ELSE found.ids[done.decided] END AS bigint);
 END $$;

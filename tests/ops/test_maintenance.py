@@ -99,7 +99,7 @@ def test_what_the_database_refuses_of_single_mails_is_one_line_of_the_log(
     for now in (0, 60, 3600):
         work.step(now)
     assert [message for message in caplog.messages if message.startswith("refused")] == [
-        f"refused by the database act=reconcile code=SH001 token={lost[3]}",
+        f"refused by the database act=reconcile code=SH001 token={lost[4]}",
         f"refused by the database act=prune code=23503 token={forgotten[4]}",
     ]
     assert "@example.com" not in caplog.text

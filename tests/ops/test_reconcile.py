@@ -135,6 +135,51 @@ def test_one_that_may_not_be_enqueued_holds_up_no_others(engine: Engine, connect
     assert maintenance.reconcile(engine, queue="mailroom") == Reconciled((), None)
 
 
+# Refuses all but one in fifty, and counts in a sequence, which no rollback takes back, how often somebody inserts.
+MOST_ARE_REFUSED = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'not this one'; END $$;
+CREATE TRIGGER refuse BEFORE INSERT ON jobs FOR EACH ROW WHEN (NEW.token % 50 <> 0) EXECUTE FUNCTION refuse();
+CREATE SEQUENCE tried;
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('tried'); RETURN NULL; END $$;
+CREATE TRIGGER note BEFORE INSERT ON jobs FOR EACH STATEMENT EXECUTE FUNCTION note();
+"""
+MAX_TRIES = 256
+
+
+def tried(connection: Connection) -> int:
+    return int(rows(connection, "SELECT CASE WHEN is_called THEN last_value ELSE 0 END AS n FROM tried")[0].n)
+
+
+def test_where_most_may_not_be_enqueued_each_look_tries_some_and_whoever_goes_on_comes_to_all(
+    engine: Engine, connection: Connection
+) -> None:
+    """Each try is a subtransaction, and all that one statement makes are in the way of others."""
+    good = [token for token in lose_jobs(connection, "activation", count=700) if token % 50 == 0]
+    connection.execute(text(MOST_ARE_REFUSED))
+    found: list[int] = []
+    below, looks = None, 0
+    while looks == 0 or below is not None:
+        before = tried(connection)
+        step = maintenance.reconcile(engine, queue="mailroom", below=below)
+        assert tried(connection) - before <= MAX_TRIES
+        found, below, looks = [*found, *step.enqueued], step.below, looks + 1
+        assert looks < 10
+    assert sorted(found) == good
+    assert [row.token for row in rows(connection, "SELECT token FROM jobs ORDER BY token")] == good
+
+
+def test_who_looks_at_the_newest_alone_begins_with_others_each_time(engine: Engine, connection: Connection) -> None:
+    """As a sweep from cron does, where there is no worker."""
+    good = [token for token in lose_jobs(connection, "activation", count=700) if token % 50 == 0]
+    connection.execute(text(MOST_ARE_REFUSED))
+    found: list[int] = []
+    for _ in range(80):
+        found += maintenance.reconcile_newest(engine, queue="mailroom").enqueued
+        if len(found) == len(good):
+            break
+    assert sorted(found) == good
+
+
 def test_who_enqueues_nothing_at_all_waits_for_who_has_the_table(engine: Engine, connection: Connection) -> None:
     """What each would meet is tried once, and not for each."""
     lose_jobs(connection, "activation", count=40)
