@@ -349,6 +349,18 @@ def test_who_misspells_an_action_is_told_that_nothing_is_revoked(active: tuple[C
     assert [connection.scalar(revoke, {"account": account}) for _ in range(2)] == [1, 0]
 
 
+@pytest.mark.parametrize("named", ["account => -1", "reference => 'u-11'"])
+def test_who_names_an_account_that_there_is_not_is_told_that_nothing_is_revoked(
+    active: tuple[Connection, int], named: str
+) -> None:
+    connection, account = active
+    for call in (f"request_mail('password_recovery', {named})", f"revoke_tokens({named})"):
+        with pytest.raises(DBAPIError, match="there is no such account") as refused:
+            connection.execute(text(f"SELECT {call}"))
+        assert getattr(refused.value.orig, "sqlstate", None) == "P0002"
+    assert connection.scalar(text("SELECT revoke_tokens(:account)"), {"account": account}) == 0
+
+
 IMPORTING = """
 CREATE TABLE people (login text);
 CREATE FUNCTION take_over() RETURNS trigger LANGUAGE plpgsql AS $$

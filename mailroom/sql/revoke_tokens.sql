@@ -2,8 +2,8 @@
 --
 -- Arguments: the account, by its id or by its reference; and the action (NULL: all of them).
 --
--- Returns how many. Raises no_data_found if there is no such action: whoever misspells it would take links that are good
--- for dead. Locks: the account, as who consumes does, then its tokens.
+-- Returns how many, which may be none. Raises no_data_found if there is no such account or action: whoever misspells one
+-- would take links that are good for dead. Locks: the account, as who consumes does, then its tokens.
 CREATE OR REPLACE FUNCTION mailroom.revoke_tokens(
     account bigint DEFAULT NULL, reference text DEFAULT NULL, action text DEFAULT NULL
 )
@@ -21,6 +21,9 @@ BEGIN
         RAISE no_data_found USING MESSAGE = format('there is no action %s', revoke_tokens.action);
     END IF;
     PERFORM FROM accounts WHERE id = variables.owner FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RAISE no_data_found USING MESSAGE = 'there is no such account';
+    END IF;
     DELETE FROM tokens
      WHERE account = variables.owner
        AND (revoke_tokens.action IS NULL OR action = revoke_tokens.action)
