@@ -44,6 +44,9 @@ class FleetPermits:
         self._bulk = None if bulk_rate is None else _Block(engine, clock, Bucket.BULK_CALLS, bulk_rate, urgent=True)
         self._blocks = [self._mails, self._urgent, *([self._bulk] if self._bulk is not None else [])]
         self._look_again_at = 0.0
+        # Which thread is to take again before the others, and when: urgent mail may have come since the last look, or
+        # waits for the reserve to fill.
+        self._again: tuple[int, float] | None = None
 
     def take(self, wanted: int, *, per_call: int | None = None, urgent_waits: Callable[[], bool]) -> Permit | None:
         """See `Permits.take`. Raises DBAPIError."""
@@ -103,17 +106,28 @@ class FleetPermits:
 
     def wait(self) -> timedelta:
         """See `Permits.wait`."""
-        return self._mails.wait()
+        wait, again = self._mails.wait(), self._again
+        if again is None or again[0] != threading.get_ident():
+            return wait
+        return min(wait, timedelta(seconds=max(0.0, again[1] - self._clock())))
 
     def _take_urgent(self, wanted: int, urgent_waits: Callable[[], bool]) -> Permit | None:
-        """Take of the reserve for one call if urgent mail waits. Where none does, look again after a moment only."""
-        now = self._clock()
+        """Take of the reserve for one call if urgent mail waits. Where none does, look again after a moment only.
+
+        Who comes before that may have been woken for urgent mail: one of them is to look then.
+        """
+        now, me = self._clock(), threading.get_ident()
         if now < self._look_again_at:
+            self._again = self._again or (me, self._look_again_at)
             return None
-        if urgent_waits():
-            return self._urgent.take(wanted, self._bulk, wanted)
-        self._look_again_at = now + ASK_AGAIN.total_seconds()
-        return None
+        self._again = None
+        if not urgent_waits():
+            self._look_again_at = now + ASK_AGAIN.total_seconds()
+            return None
+        permit = self._urgent.take(wanted, self._bulk, wanted)
+        if permit is None:
+            self._again = me, now + self._urgent.wait().total_seconds()
+        return permit
 
     def _block(self, permit: Permit) -> "_Block":
         return self._urgent if permit.urgent else self._mails

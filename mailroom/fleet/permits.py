@@ -106,7 +106,7 @@ class Permits(Protocol):
         ...  # pragma: no cover
 
     def wait(self) -> timedelta:
-        """How long until there may be a permit for mail that is not urgent."""
+        """How long until whoever asks may get one; of those that urgent mail may have woken, one is to ask soon."""
         ...  # pragma: no cover
 
 

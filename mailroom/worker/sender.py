@@ -88,7 +88,7 @@ class Sender:
             return Work(claim.taken, full=full, busy=claim.busy, due=due or full or claim.busy > 0)
 
     def permit_wait(self) -> timedelta:
-        """How long until there may be a permit for mail that is not urgent."""
+        """How long until there may be a permit for this thread's mail."""
         return self._shared.permits.wait()
 
     @contextmanager

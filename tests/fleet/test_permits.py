@@ -1,6 +1,8 @@
 """What a process holds of the fleet's permits, and who is served with them."""
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -13,6 +15,7 @@ from mailroom.mail.transport import Mail
 from mailroom.outcome import Outcome
 from mailroom.worker.claim_size import INTENDED, MAX_SENDING
 from mailroom.worker.sender import Work
+from mailroom.worker.worker import MAX_PERMIT_WAIT
 from tests.fleet.permitting import Clock, account, granted, permits, sender
 from tests.kinds import ACTIVATION, RECOVERY
 from tests.rating import let_pass
@@ -210,6 +213,44 @@ def test_the_last_of_the_quota_is_not_for_those_whose_turn_it_is(engine: Engine,
     for _ in range(20):
         works.work_claim()
     assert sends.calls == [(RECOVERY, 1)] * 20
+
+
+def test_a_recovery_that_comes_just_after_a_look_in_vain_waits_for_a_moment(engine: Engine, clock: Clock) -> None:
+    """It has woken a sender, which must not look at once, nor leave it to the next look of the worker."""
+    account(engine, -1, daily=1000, sent=960)
+    held = permits(engine, clock)
+    assert held.take(1, urgent_waits=nobody_urgent) is None
+    assert held.wait() > MAX_PERMIT_WAIT
+    assert held.take(1, urgent_waits=lambda: True) is None
+    assert held.wait() <= ASK_AGAIN
+    clock.now += held.wait().total_seconds()
+    permit = held.take(1, urgent_waits=lambda: True)
+    assert permit is not None
+    assert permit.only_urgent
+
+
+def test_of_many_that_come_then_one_looks(engine: Engine, clock: Clock) -> None:
+    account(engine, -1, daily=1000, sent=960)
+    held = permits(engine, clock)
+    together = threading.Barrier(8)
+
+    def come() -> timedelta:
+        together.wait()  # each is a thread of its own
+        assert held.take(1, urgent_waits=nobody_urgent) is None
+        return held.wait()
+
+    assert held.take(1, urgent_waits=nobody_urgent) is None
+    with ThreadPoolExecutor(8) as threads:
+        waits = [each.result() for each in [threads.submit(come) for _ in range(8)]]
+    assert len([wait for wait in waits if wait <= ASK_AGAIN]) == 1
+
+
+def test_a_recovery_waits_no_longer_than_the_reserve_takes_to_fill(engine: Engine, clock: Clock) -> None:
+    account(engine, 1, daily=1000, sent=960)
+    held = permits(engine, clock)
+    assert held.take(1, urgent_waits=lambda: True) is not None
+    assert held.take(1, urgent_waits=lambda: True) is None
+    assert held.wait() < timedelta(seconds=2)
 
 
 def test_several_batches_share_a_permit_and_give_back_what_they_do_not_need(engine: Engine, clock: Clock) -> None:
