@@ -198,8 +198,11 @@ def migrate(connection: Connection) -> None:
         nonlocal left
         if left is None:  # once: `-2` must not be two more when the second of them is tried again
             wanted = list(ordered(heads, migration))
-            if wanted and wanted[-1].is_downgrade and not wanted[-1].to_revisions:
-                removal.try_out(connection)  # or what is refused last is refused when the rest is lost
+            if wanted and wanted[-1].is_downgrade:  # or what is refused last is refused when the rest is lost
+                if wanted[-1].to_revisions:
+                    removal.try_steps(connection, migration, wanted)
+                else:
+                    removal.try_out(connection)
             left = wanted
         while left:
             if left[0].is_downgrade:

@@ -1,7 +1,10 @@
-"""Whether all of mailroom can be taken away: asked before any of it is, for what is gone no error brings back."""
+"""Whether mailroom can be taken away, or back: asked before any of it is, for what is gone no error brings back."""
 
-from typing import Final
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final, NoReturn
 
+from alembic.runtime.migration import MigrationContext, MigrationStep
 from sqlalchemy import Connection, text
 
 from mailroom.db import functions, schema
@@ -38,6 +41,30 @@ def try_out(connection: Connection) -> None:
         _drop(connection, "FUNCTION", _FUNCTIONS, ours)
         _drop(connection, "TYPE", _TYPES, list(schema.TYPES))
     finally:
+        connection.rollback()
+
+
+class _OutsideError(Exception):
+    """A step goes on outside of its transaction."""
+
+
+def try_steps(connection: Connection, migration: MigrationContext, steps: Sequence[MigrationStep]) -> None:
+    """Take these steps down in one transaction, and take that back. Raises DBAPIError as `try_out` does.
+
+    What a step does outside of its transaction, and after that, is left out. It locks as `try_out` does.
+    """
+
+    def leave_out() -> NoReturn:
+        raise _OutsideError
+
+    migration.autocommit_block = leave_out  # type: ignore[method-assign]
+    try:
+        functions.remove(connection)
+        for step in steps:
+            with suppress(_OutsideError):
+                step.migration_fn()
+    finally:
+        del migration.autocommit_block
         connection.rollback()
 
 

@@ -17,7 +17,7 @@ from alembic import command
 from alembic.config import Config
 from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import Engine, event, text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import InternalError, ProgrammingError
 
 from mailroom.db.engine import connect_engine
 from mailroom.errors import DatabaseError
@@ -135,6 +135,29 @@ def test_down_takes_the_rows_along(empty_url: str) -> None:
     migrate(empty_url, "base")
 
     assert objects(empty_url) == set()
+
+
+@pytest.mark.slow
+def test_a_downgrade_that_is_refused_at_some_step_is_refused_before_the_first(empty_url: str) -> None:
+    """Else the functions are gone by then, and the revision is one that nobody has asked for."""
+    migrate(empty_url)
+    with connected(empty_url) as connection:
+        connection.execute(text("CREATE VIEW public.people AS SELECT id FROM mailroom.accounts"))
+        connection.execute(text("CREATE VIEW public.log AS SELECT * FROM mailroom.deliveries"))
+    before = objects(empty_url)
+    with (
+        configured(empty_url) as config,
+        pytest.raises((InternalError, ProgrammingError), match="other objects depend on"),
+    ):
+        command.downgrade(config, "0001")
+    assert objects(empty_url) == before
+    assert_at_revision(empty_url)
+    with connected(empty_url) as connection:
+        connection.execute(text("DROP VIEW public.log"))
+    with configured(empty_url) as config:
+        command.downgrade(config, "0001")
+    with connected(empty_url) as connection:
+        assert rows(connection, "SELECT version_num FROM mailroom_alembic_version") == [("0001",)]
 
 
 @pytest.mark.slow
