@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, and_, func, select
 from sqlalchemy.exc import DBAPIError
 
 from mailroom import queue
@@ -13,13 +13,14 @@ from mailroom.db import views
 from mailroom.db.step_size import is_cut_off
 from mailroom.fleet import pauses
 from mailroom.fleet.permits import NO_LIMIT, Permits
-from mailroom.job import Batch, Position
+from mailroom.job import Batch, Position, Priority
 from mailroom.queue import lanes as queue_lanes
 from mailroom.queue.claim import Claim
 from mailroom.queue.floors import Floors, floors_at
 from mailroom.queue.lanes import Lane, Lanes
 from mailroom.queue.limits import Limits
 from mailroom.queue.look import View
+from mailroom.queue.verdict import UNCHARGED_DELAY
 from mailroom.worker.scan import Scan
 
 # The constraint of `jobs` lets none be less. Where the jobs of a batch are not known, it may be any.
@@ -120,16 +121,32 @@ class Claims:
             return self._scan.look(connection, urgent).ready > 0
 
     def is_paused(self) -> bool:
-        """Whether there are due jobs of this queue and something is paused: they wait for that."""
+        """Whether jobs of this queue wait for a pause: due ones, or those that a fault has put back a moment ago."""
+        lanes = self.lanes  # first: as above
         with self._engine.connect() as connection:
-            if not pauses.read(connection):
-                return False
-            waiting = views.waiting_jobs.c
-            of_queue = waiting.queue == self._limits.queue
-            due = select(waiting.token).where(of_queue, waiting.due_at <= func.now()).limit(1)
+            paused = {pause.scope for pause in pauses.read(connection)}
             try:
-                return connection.execute(due).first() is not None
+                return any(
+                    self._has_due(connection, lane)
+                    for lane in lanes.all
+                    if not paused.isdisjoint(self._scopes(lanes, lane))
+                )
             except DBAPIError as error:
                 if is_cut_off(error):  # nobody can tell: there is much that is dead
                     return True
                 raise
+
+    def _has_due(self, connection: Connection, lane: Lane) -> bool:
+        """Whether a job of a lane is due, or will be as soon as one that goes back uncharged."""
+        waiting = views.waiting_jobs.c
+        of_lane = and_(waiting.queue == self._limits.queue, waiting.priority == lane[0], waiting.action == lane[1])
+        due = select(waiting.token).where(of_lane, waiting.due_at <= func.now() + UNCHARGED_DELAY).limit(1)
+        return connection.execute(due).first() is not None
+
+    def _scopes(self, lanes: Lanes, lane: Lane) -> set[str]:
+        """Return the scopes of which a pause keeps a lane from being claimed (`sql/lane_scope.sql`)."""
+        rank = lanes.rank(lane)
+        if lane[0] is Priority.QUARANTINE:
+            rank = min(rank, Priority.NORMAL)
+        shared = pauses.covering(lanes.actions[lane[1]])
+        return {*shared, pauses.queue_scope(self._limits.queue), queue_lanes.priority_scope(rank)}

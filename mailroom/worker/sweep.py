@@ -92,9 +92,7 @@ def _act_on_record(shared: Shared, goes_on: Callable[[], bool]) -> None:
 
 def _drain(shared: Shared, sender: Sender, goes_on: Callable[[], bool]) -> Swept:
     waits, busy = iter(WAITS), False
-    while goes_on():
-        if shared.breaker.is_open:
-            return Swept.REFUSED
+    while goes_on() and not shared.breaker.is_open:
         work = _claim(shared, sender)
         if work is None:
             wait = min(sender.permit_wait(), ASK_AGAIN).total_seconds()
@@ -113,6 +111,8 @@ def _drain(shared: Shared, sender: Sender, goes_on: Callable[[], bool]) -> Swept
                     return Swept.LEFT
             elif not _probe(shared, sender, lambda: not goes_on()):  # it may be paused since a moment ago
                 return Swept.REFUSED if paused else Swept.DRAINED
+    if shared.breaker.is_open and not shared.stopping.is_set():  # the last call met a fault, perhaps as the time was up
+        return Swept.REFUSED
     return Swept.LEFT if _is_left(shared, goes_on, busy=busy) else Swept.DRAINED
 
 

@@ -12,6 +12,7 @@ from psycopg.errors import QueryCanceled
 from sqlalchemy import Engine, ExceptionContext, event, text
 
 from mailroom import queue
+from mailroom.fleet import pauses
 from mailroom.ops import reading
 from mailroom.outcome import Sent
 from mailroom.queue.verdict import judge
@@ -91,6 +92,26 @@ def test_a_fault_of_the_account_fails(here: Here, ses: Simulator, url: str, engi
     assert outcomes(engine) == ["deferred"] * 10  # and not one batch after the other
     with engine.connect() as connection:
         assert {row.attempt for row in rows(connection, "SELECT attempt FROM jobs")} == {0}
+
+
+def test_a_fault_of_one_kind_of_mail_fails_though_its_mails_come_again_in_some_seconds(
+    here: Here, ses: Simulator, url: str, engine: Engine
+) -> None:
+    """They were due, none left, and the next sweep would say so of them."""
+    add(engine, 3)
+    ses.faults.add(Fault(error="NotFoundException", times=None))
+    here("sweep", env=sending(url, ses)).assert_one_line(1, "what is left is paused: see `mailroom status`")
+    assert outcomes(engine) == ["deferred"] * 3
+
+
+def test_a_pause_of_other_mails_fails_nothing(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
+    add(engine, 1)
+    with engine.connect() as connection:
+        for scope in ("password_recovery", "priority:2", "queue:news"):
+            pauses.open_pause(connection, scope, code="Fault", reason="a reason")
+    ses.faults.add(Fault(error="ConflictException", times=None))
+    assert here("sweep", env=sending(url, ses)).code == 0
+    assert outcomes(engine) == ["deferred"]  # for its own sake: it waits a while for its next try
 
 
 def test_what_is_paused_fails_and_says_where_to_look(here: Here, ses: Simulator, url: str, engine: Engine) -> None:
