@@ -16,7 +16,7 @@ from mailroom.cli.log import start_log
 from mailroom.cli.terminal import say
 from mailroom.cli.wiring import from_extra, open_database
 from mailroom.db.engine import connection_string
-from mailroom.db.identity import identity
+from mailroom.db.identity import SameDatabase
 from mailroom.errors import SettingsError
 from mailroom.finding import Finding
 from mailroom.ops.doctor import examine
@@ -129,19 +129,12 @@ def _engines(given: Settings) -> Iterator[tuple[Engine, Engine | None]]:
         if given.window_actions_database_url:
             as_worker = given.model_copy(update={"database_url": given.window_actions_database_url})
             acting = open_.enter_context(open_database(as_worker, pool_size=ACTORS, application_name=SHOWN))
-            _refuse_another(looking, acting)
+            if not SameDatabase(looking, acting).holds():
+                raise SettingsError(
+                    "MAILROOM_WINDOW_ACTIONS_DATABASE_URL leads to another database than MAILROOM_DATABASE_URL: it is"
+                    " to be the same one, with the role worker"
+                )
         yield looking, acting
-
-
-def _refuse_another(looking: Engine, acting: Engine) -> None:
-    """Raise SettingsError where what the page shows is not what would be changed: that number is there, too."""
-    with looking.connect() as one, acting.connect() as other:
-        places = identity(one), identity(other)
-    if None not in places and places[0] != places[1]:
-        raise SettingsError(
-            "MAILROOM_WINDOW_ACTIONS_DATABASE_URL leads to another database than MAILROOM_DATABASE_URL: it is to be the"
-            " same one, with the role worker"
-        )
 
 
 def _application(

@@ -3,7 +3,7 @@
 from typing import Final
 
 from psycopg import errors
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
 # A standby, and whatever else has the files of the same server, has the same number.
@@ -26,3 +26,26 @@ def identity(connection: Connection) -> tuple[int, int] | None:
             raise
         return None
     return server, database
+
+
+class SameDatabase:
+    """Whether two engines lead to the same database, as far as their roles may ask.
+
+    It is asked when somebody needs to know, since neither may answer before, and not again once it is known to be so.
+    """
+
+    def __init__(self, one: Engine, other: Engine) -> None:
+        self._engines = one, other
+        self._known = one.pool is other.pool
+
+    def holds(self) -> bool:
+        """Raises DBAPIError, and TimeoutError of SQLAlchemy where no connection comes free."""
+        if not self._known:
+            one, other = map(_of, self._engines)
+            self._known = one is None or other is None or one == other
+        return self._known
+
+
+def _of(engine: Engine) -> tuple[int, int] | None:
+    with engine.connect() as connection:
+        return identity(connection)

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from mailroom.db.identity import SameDatabase
 from mailroom.fleet import pauses
 from mailroom.ops.words import several
 from mailroom.queue import by_hand, lanes
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 # As many tokens as are changed at once, each of nineteen digits, and the rest of the form.
 MAX_FORM: Final = 32_768
+ELSEWHERE: Final = "Nothing was done: actions of this window lead to another database than the one that it shows."
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +81,25 @@ OF_SCOPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Actions:
-    """The engine with a worker's rights, through which all that changes something goes, and the queue for retries."""
+    """The engine with a worker's rights, through which all that changes something goes, and the queue for retries.
+
+    `same`: whether it leads where the page looks.
+    """
 
     engine: Engine
+    same: SameDatabase
     queue: str
+
+    def check(self) -> None:
+        """Raise HTTPException where what the page shows is not what would be changed: that number is there, too."""
+        if not self.same.holds():
+            log.error("window refused: its engine for actions leads to another database than the page shows")
+            raise HTTPException(500, ELSEWHERE)
+
+    def connect(self) -> Connection:
+        """Give a connection for an action, or for what only who acts may ask. Raises as `check` does."""
+        self.check()
+        return self.engine.connect()
 
 
 def routes() -> list[Route]:
@@ -116,7 +133,7 @@ def _act(request: Request, form: QueryParams) -> Response:
     seen: Seen = request.app.state.source.see()
     if not reason:
         raise HTTPException(400, "Nothing was done: say why you do it.")
-    with actions.engine.connect() as connection:
+    with actions.connect() as connection:
         if deed in OF_JOBS:
             told = _change_jobs(connection, deed, actions.queue, form, _Log(request, deed, reason))
         else:
@@ -198,6 +215,7 @@ def _allowed(request: Request) -> tuple[str, Actions]:
         raise HTTPException(403, "You may look, and not act.")
     if not isinstance(actions, Actions):
         raise HTTPException(403, "This window only looks: MAILROOM_WINDOW_ACTIONS_DATABASE_URL is not set.")
+    actions.check()
     return deed, actions
 
 

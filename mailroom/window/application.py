@@ -14,6 +14,7 @@ from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, ExceptionHandler
 
+from mailroom.db.identity import SameDatabase
 from mailroom.db.namespace import schema_of
 from mailroom.window import account, acting, lists, mail, now, programs, views
 from mailroom.window.guard import Guard
@@ -44,28 +45,29 @@ def application(  # noqa: PLR0913 - a choice each
     asks. With `actions`, an engine with the role worker, who may act does so through it; `queue` is the one that
     retried jobs go to. `names` are those under which it answers (None: the application that it is mounted in sees to
     that), `free` the paths that need nobody's leave, `rate_limit` the mails a second that the settings
-    allow, and `checks` makes those of `mailroom doctor`. Raises ValueError for an engine of another make.
+    allow, and `checks` makes those of `mailroom doctor`. Raises ValueError for an engine of another make, and for
+    `actions` of another schema. Nothing is connected yet; what `actions` may do is refused where they lead to another
+    database.
     """
-    schema_of(engine)  # or each page would be a mistake
+    _check_schemas(engine, actions)
     made = Starlette(
-        routes=[
-            *_static(),
-            *now.routes(),
-            *mail.routes(),
-            *lists.routes(),
-            *account.routes(),
-            *acting.routes(),
-            *programs.routes(),
-        ],
+        routes=_routes(),
         middleware=[Middleware(Admission, may=may, free={*STATIC, *free})],
         exception_handlers=_answers(),
     )
     acts = None if actions is None else _committing(actions)
     made.state.checks = checks
     made.state.source = Source(engine, counting=acts, rate_limit=rate_limit)
-    made.state.actions = None if acts is None else acting.Actions(acts, queue=queue)
+    made.state.actions = None if acts is None else acting.Actions(acts, SameDatabase(engine, acts), queue=queue)
     # Around all of it: what goes wrong is answered with the same headers.
     return Guard(made, names=names, any_address=any_address)
+
+
+def _check_schemas(engine: Engine, actions: Engine | None) -> None:
+    """Raise ValueError for an engine that is for no schema, or where they are of two: each page would be a mistake."""
+    schema = schema_of(engine)
+    if actions is not None and schema_of(actions) != schema:
+        raise ValueError(f"the engine for actions is for schema {schema_of(actions)}, and the other one for {schema}")
 
 
 def _committing(engine: Engine) -> Engine:
@@ -73,8 +75,19 @@ def _committing(engine: Engine) -> Engine:
 
     Or stream what it reads, for which it has to be in a transaction.
     """
-    schema_of(engine)
     return engine.execution_options(isolation_level="AUTOCOMMIT", stream_results=False)
+
+
+def _routes() -> list[Route]:
+    return [
+        *_static(),
+        *now.routes(),
+        *mail.routes(),
+        *lists.routes(),
+        *account.routes(),
+        *acting.routes(),
+        *programs.routes(),
+    ]
 
 
 def _static() -> list[Route]:

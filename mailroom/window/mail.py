@@ -86,5 +86,5 @@ def _who(request: Request, account: int) -> Any:
             403, "Whose mail it is is asked from its page: what is written down is what somebody asked."
         )
     log.warning("window asked who=%r account=%d", asks.name, account)
-    with actions.engine.connect() as connection:
+    with actions.connect() as connection:
         return functions.call(connection, "account_addresses", {"accounts": [account]}).first()

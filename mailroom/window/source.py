@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
+from mailroom.db.identity import SameDatabase
 from mailroom.ops import advice, forecast, minutes, reading, refresh
 from mailroom.ops.advice import Advice
 from mailroom.ops.forecast import Forecast, LaneKey
@@ -69,6 +70,7 @@ class Source:
     def __init__(self, engine: Engine, *, counting: Engine | None = None, rate_limit: float | None = None) -> None:
         self._engine = engine
         self._counting = counting
+        self._same = None if counting is None else SameDatabase(engine, counting)
         self._rate_limit = rate_limit
         self._lock = threading.Lock()
         # One connection is left for what all pages begin with.
@@ -125,14 +127,17 @@ class Source:
 
         It has an engine of its own: that this one fails says nothing of the database that the window looks at.
         """
-        if self._counting is None or time.monotonic() < self._counts_from:
+        if self._counting is None or self._same is None or time.monotonic() < self._counts_from:
             return None
         try:
-            return refresh.refresh(self._counting)
+            if self._same.holds():
+                return refresh.refresh(self._counting)
+            failure = "AnotherDatabase"
         except _FAILURES as error:
-            log.warning("cannot count error=%s", _kind(error))
-            self._counts_from = time.monotonic() + refresh.EVERY.total_seconds()
-            return None
+            failure = _kind(error)
+        log.warning("cannot count error=%s", failure)
+        self._counts_from = time.monotonic() + refresh.EVERY.total_seconds()
+        return None
 
     def _made_of(self, now: datetime, found: Reading | None, hour: tuple[Minute, ...], *, foreign: bool) -> Seen:
         advised = advice.advise(found, hour, now=now, rate_limit=self._rate_limit, foreign=foreign)

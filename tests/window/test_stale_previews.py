@@ -7,8 +7,11 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 
 from mailroom.db.engine import connect_engine
+from mailroom.ops import reading
 from mailroom.ops.refresh import refresh
 from mailroom.window import application
+from tests.running import connecting
+from tests.servers import Server
 from tests.window.client import opened
 from tests.world import count
 
@@ -68,6 +71,33 @@ def test_an_engine_of_which_nobody_knows_the_schema_is_refused_at_once(engine: E
     engines = {"engine": engine} | {given: plain}
     with pytest.raises(ValueError, match="connect_engine"):
         application(engines["engine"], actions=engines.get("actions"), may=lambda _: None)
+
+
+def test_it_does_not_show_one_database_and_act_in_another(
+    engine: Engine, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where an application mounts it with two engines: a token has the same number there, and is somebody else's."""
+    with server.database("other", of=server.template) as name, connecting(server.database_url(name)) as other:
+        with opened(engine, actions=other) as window:
+            refused = window.ask("/act/pause"), window.post("/act/pause", scope="account", reason="a test")
+            assert [answer.status for answer in refused] == [500, 500]
+            assert all("lead to another database" in answer.text for answer in refused)
+            assert window.ask("/").status == 200
+        assert paused(other) == 0
+        with other.connect() as connection:
+            assert reading.read(connection) is None
+    assert "cannot count error=AnotherDatabase" in caplog.text
+
+
+def test_an_engine_for_another_schema_is_refused_at_once(engine: Engine, url: str) -> None:
+    with connecting(url, schema="other") as other, pytest.raises(ValueError, match="for schema other"):
+        application(engine, actions=other, may=lambda _: None)
+
+
+def test_a_window_is_mounted_while_the_database_is_away() -> None:
+    nowhere = "postgresql://nobody@127.0.0.1:1/nothing"
+    with connecting(nowhere, writes=False) as looking, connecting(nowhere) as acting:
+        application(looking, actions=acting, may=lambda _: None)
 
 
 def test_an_outcome_that_has_no_list_of_its_own_leads_nowhere(engine: Engine) -> None:
