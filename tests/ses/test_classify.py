@@ -1,6 +1,7 @@
 """The table of what SES answers mean: complete against the installed botocore, and careful beyond it."""
 
 import re
+from typing import Any
 
 import pytest
 from botocore.loaders import Loader
@@ -39,7 +40,8 @@ def test_every_status_of_an_entry_is_classified_and_no_other() -> None:
 
 def test_every_status_is_known_as_its_documentation_spells_it() -> None:
     """Beside an enum of other names: nobody knows which of both SES writes."""
-    said = MODEL.shape_for("BulkEmailEntryResult").members["Status"].documentation
+    entry: Any = MODEL.shape_for("BulkEmailEntryResult")
+    said = entry.members["Status"].documentation
     documented = re.findall(r"<p>([A-Z_]+):", said)
     assert len(documented) == len(entry_statuses())
     assert {classify.status_word(each) for each in documented} == set(entry_statuses())
