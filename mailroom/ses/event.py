@@ -28,6 +28,9 @@ _KINDS: Final = {
     "renderingfailure": EventKind.RENDERING_FAILURE,
 }
 _OTHERS: Final = {"open": Ignored.TRACKING, "click": Ignored.TRACKING, "subscription": Ignored.SUBSCRIPTION}
+# SES's API calls RENDERING_FAILURE what its events call `Rendering Failure`.
+_NO_LETTERS: Final = re.compile(r"[\s_-]")
+_BOUNCES: Final = {"permanent": "Permanent", "transient": "Transient", "undetermined": "Undetermined"}
 # Where each kind tells more: its object, the fields for type and subtype, and the list that has a status.
 _OWN: Final = {
     EventKind.SEND: ("send", "", "", ""),
@@ -64,7 +67,7 @@ def read(body: str) -> Reading:
             return Ignored.LEGACY
         return Unreadable()
     word = message["eventType"]
-    name = word.replace(" ", "").lower() if isinstance(word, str) else ""
+    name = _NO_LETTERS.sub("", word).lower() if isinstance(word, str) else ""
     kind, mail = _KINDS.get(name), message.get("mail")
     if kind is None:
         return _OTHERS.get(name, Ignored.UNKNOWN_KIND)
@@ -119,10 +122,21 @@ def _event(kind: EventKind, message: Mapping[str, Any], mail: Mapping[str, Any])
         fence=_uuid(_one(tags.get("mailroom_batch"))),
         site=_uuid(_one(tags.get("mailroom_site"))),
         address=_address(mail.get("destination")),
-        type=said.strip().lower() if kind is EventKind.COMPLAINT else said,  # RFC 5965: in any letters
+        type=_type(kind, said),
         subtype=_words(own.get(subtype_name)),
         status=_status(own.get(recipients)),
     )
+
+
+def _type(kind: EventKind, said: str) -> str:
+    """Return the type of an event as it is asked for later, in whatever letters it is written."""
+    match kind:
+        case EventKind.COMPLAINT:  # RFC 5965: in any letters
+            return said.strip().lower()
+        case EventKind.BOUNCE:
+            return _BOUNCES.get(said.strip().lower(), said)
+        case _:
+            return said
 
 
 def _object(found: object) -> dict[str, Any]:

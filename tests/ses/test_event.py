@@ -7,6 +7,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from botocore.loaders import Loader
+from botocore.model import ServiceModel
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,6 +16,7 @@ from mailroom.event import MAX_WORDS, Event, EventKind, Ignored, Unreadable
 from mailroom.ses.event import MAX_BODY, read
 from tests.ses.events import FENCE, SITE, event, eventbridge, wrapped
 
+MODEL: Any = ServiceModel(Loader().load_service_model("sesv2", "service-2"), "sesv2")
 SENT_AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 KINDS = {
     "Send": EventKind.SEND,
@@ -58,6 +61,24 @@ def test_every_kind_is_read_in_every_envelope(kind: str, envelope: Any) -> None:
 def test_what_a_kind_tells_more_is_kept(kind: str, said: tuple[str, str, str]) -> None:
     read_ = found(json.dumps(event(kind)))
     assert (read_.type, read_.subtype, read_.status) == said
+
+
+@pytest.mark.parametrize("spelt", ["RENDERING_FAILURE", "RenderingFailure", "rendering-failure", " Rendering Failure "])
+def test_a_kind_is_known_however_it_is_spelt(spelt: str) -> None:
+    """The enum that asks for events has other names than they do. What is passed over is deleted, and a mail lost."""
+    assert found(json.dumps(event("Rendering Failure") | {"eventType": spelt})).kind is EventKind.RENDERING_FAILURE
+
+
+@pytest.mark.parametrize("kind", MODEL.shape_for("EventType").enum)
+def test_every_kind_that_can_be_asked_for_is_known_by_that_name(kind: str) -> None:
+    assert read(json.dumps(event("Send") | {"eventType": kind})) is not Ignored.UNKNOWN_KIND
+
+
+@pytest.mark.parametrize("spelt", ["Permanent", "PERMANENT", "permanent "])
+def test_a_bounce_is_for_good_in_any_letters(spelt: str) -> None:
+    bounced = event("Bounce")
+    bounced["bounce"]["bounceType"] = spelt
+    assert found(json.dumps(bounced)).type == "Permanent"
 
 
 @pytest.mark.parametrize(
