@@ -127,6 +127,9 @@ def _unwanted(connection: Connection, job: Found, *, now: datetime) -> Cause | N
         return Cause("ended", f"it will not be sent: {endings.meaning('TokenGone')}", "TokenGone")
     if known.consumed_at is not None:
         return Cause("ended", f"it will not be sent: {endings.meaning('TokenConsumed')}", "TokenConsumed")
+    if functions.call(connection, "browse_fits", {"token": job.token}).scalar() is False:
+        text = "it will not be sent: its account has another address by now, or not the status that its kind needs"
+        return Cause("ended", text, "AccountChanged", "look at the account, then ask for another mail")
     kinds = {kind.name: kind for kind in functions.call(connection, "action_list")}
     kind = kinds.get(job.action)
     if known.expires_at <= now and not (kind and kind.renews):

@@ -512,7 +512,7 @@ def test_a_viewer_sees_no_people_and_changes_nothing(granted: dict[str, str], ur
         )
         assert [row.name for row in may] == [
             *("action_list", "action_senders"),
-            *(f"browse_{what}" for what in ("attempts", "flooded", "held", "lane", "lanes", "unconfirmed")),
+            *(f"browse_{what}" for what in ("attempts", "fits", "flooded", "held", "lane", "lanes", "unconfirmed")),
             *("contract", "feed_state", "health", "reading_count", "reading_lanes"),
             *("reading_unconfirmed", "reputation", "suppression_list", "template_list"),
         ]

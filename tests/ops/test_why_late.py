@@ -285,6 +285,18 @@ def test_a_job_that_a_newer_one_has_ended_is_not_said_to_leave(conn: Connection)
     assert (found.code, found.cure, found.text.partition(":")[0]) == ("Superseded", "", "it will not be sent")
 
 
+@pytest.mark.parametrize(("email", "status"), [("other@example.org", "active"), ("known1@example.com", "suspended")])
+def test_a_job_whose_account_has_changed_is_not_said_to_leave(conn: Connection, email: str, status: str) -> None:
+    """To resume what is paused sends it not: the claim cancels it."""
+    token, other = enqueue_recovery(conn), enqueue_recovery(conn, prefix="other")
+    change = "UPDATE accounts SET email = :email, status = CAST(:status AS account_status) WHERE email = :known"
+    write(conn, change, email=email, status=status, known="known1@example.com")
+    found = why(conn, token, workers=(), pauses=(paused("account"),))
+    assert (found.code, found.cure) == ("AccountChanged", "look at the account, then ask for another mail")
+    assert found.text.startswith("it will not be sent: its account has ")
+    assert why(conn, other, workers=()).code == "NoWorker"
+
+
 def test_a_link_that_is_renewed_is_waited_for(conn: Connection) -> None:
     [token] = enqueue(conn, 1)
     write(conn, "UPDATE tokens SET expires_at = now() - interval '2 hours' WHERE id = :token", token=token)
