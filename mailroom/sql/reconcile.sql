@@ -81,12 +81,12 @@ BEGIN
           FROM lost
          CROSS JOIN first
     )
-    SELECT array_agg(lost.id ORDER BY place) AS ids, array_agg(lost.action ORDER BY place) AS actions,
+    SELECT array_agg(lost.id ORDER BY lost.place) AS ids, array_agg(lost.action ORDER BY lost.place) AS actions,
            array_agg(CASE WHEN actions.priority = 1
                                AND 50 < (SELECT count(*) FROM lost JOIN actions ON actions.name = lost.action
                                           WHERE actions.priority = 1) THEN 2
-                          ELSE actions.priority END ORDER BY place) AS priorities,
-           array_agg(CASE WHEN lost.tried THEN 1 ELSE 0 END ORDER BY place) AS attempts,
+                          ELSE actions.priority END ORDER BY lost.place) AS priorities,
+           array_agg(CASE WHEN lost.tried THEN 1 ELSE 0 END ORDER BY lost.place) AS attempts,
            (SELECT max(id) FROM looked) AS newest,
            (SELECT min(id) FROM looked HAVING count(*) = reconcile.scan_limit AND bool_and(near)) AS next_below
       INTO found
