@@ -9,7 +9,7 @@ import typer
 from mailroom import settings
 from mailroom.cli.terminal import new_table, print_json, print_table, printable, say
 from mailroom.cli.wiring import open_database
-from mailroom.ops import minutes, reputation, status
+from mailroom.ops import minutes, reputation, status, unsent
 from mailroom.ops.advice import RECENT, Advice, advise
 from mailroom.ops.feedback import Feedback
 from mailroom.ops.reading import Paused
@@ -29,7 +29,7 @@ def show(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON. Durations are in seconds.")] = False,
     check: Annotated[
-        bool, typer.Option("--check", help="Exit 1 if something needs you now (`act`), or there is a warning.")
+        bool, typer.Option("--check", help="Exit 1 if there is a warning, or mails are tried in vain, again and again.")
     ] = False,
 ) -> None:
     """Show the state of the queue.
@@ -58,7 +58,7 @@ def show(
     else:
         _advise(told)
         _print(found)
-    if check and (found.warnings or told.state == "act"):
+    if check and (found.warnings or any(need.code in unsent.CODES for need in told.needs)):
         raise typer.Exit(1)
 
 

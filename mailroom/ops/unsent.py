@@ -18,6 +18,9 @@ MUCH_UNSENT: Final = 0.5
 # then is tried for ever.
 REACH: Final = timedelta(minutes=10)
 FOR_LONG: Final = timedelta(minutes=4)
+DEFERRED: Final = "Deferred"
+UNANSWERED: Final = "Unanswered"
+CODES: Final = {DEFERRED, UNANSWERED}
 _FAILING: Final = {"deferred", "unconfirmed"}
 
 
@@ -79,11 +82,11 @@ def _of_kind(tries: Sequence[Minute]) -> Unsent:
 
 
 def _unanswered(what: str, failing: Sequence[Minute]) -> Unsent:
-    return Unsent("Unanswered", what, _codes(failing) or "no answer came", remedies.REACH_SES)
+    return Unsent(UNANSWERED, what, _codes(failing) or "no answer came", remedies.REACH_SES)
 
 
 def _deferred(what: str, failing: Sequence[Minute], worst: Minute) -> Unsent:
-    return Unsent("Deferred", what, _codes(failing), remedies.of_deferral(worst.code))
+    return Unsent(DEFERRED, what, _codes(failing), remedies.of_deferral(worst.code))
 
 
 def _codes(failing: Sequence[Minute]) -> str:
