@@ -33,7 +33,7 @@ from mailroom.mail.pipe import MAX_LINE, PipeTransport, parse
 from mailroom.mail.templates import language_flags
 from mailroom.mail.transport import MAX_CALL_TIME, Mail, Transport
 from mailroom.ops import templates
-from mailroom.outcome import Deferred, Outcome, Rejected, Scope, Sent, Untried
+from mailroom.outcome import Deferred, Outcome, Rejected, Sent, Untried
 from mailroom.queue import lanes
 from mailroom.worker.bisection import Bisection
 from mailroom.worker.call_sharing import CallSharing
@@ -46,8 +46,8 @@ MAX_CALL: Final = 50
 MAX_LINE_TIME: Final = 2 * MAX_CALL_TIME
 # As often as a worker looks, by default.
 KINDS_EVERY: Final = timedelta(seconds=5)
-# In the sandbox a full call takes up the rate of 50 s.
-WAITS: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+# Seconds before each time that what SES throttled is sent again: whoever writes the lines waits meanwhile.
+THROTTLED_WAITS: Final = (1.0, 2.0, 4.0, 8.0)
 
 
 def collect(
@@ -92,8 +92,7 @@ def send() -> None:
     out in its default language, since a line has no field for another one. A malformed line is reported with its
     number and skipped. Raw error answers of SES go to MAILROOM_SES_OUTPUT_PATH.
 
-    What SES throttles, or what all mails would meet now (no connection, a paused account), is tried again for a
-    minute.
+    What SES throttles is sent again after a moment, for 15 s at most.
 
     Exit 1 if any mail failed or any line was malformed. Nothing tries these mails again.
 
@@ -204,12 +203,12 @@ def _send_line(transport: Transport, sharing: CallSharing, number: int, mails: S
 
 
 def _outcomes(transport: Transport, sharing: CallSharing, action: Action, mails: Sequence[Mail]) -> list[Outcome]:
-    """Send mails; again those that a search has left untried, and after a while those that are held up.
+    """Send mails; again those that a search has left untried, and after a while those that SES throttled.
 
     Nobody else tries them again. Meanwhile no line is read, and `collect` claims no more than fits into the pipe.
     """
     found: dict[int, Outcome] = {}
-    left, waits = list(range(len(mails))), iter(WAITS)
+    left, waits = list(range(len(mails))), iter(THROTTLED_WAITS)
     while left:
         deadline = clock.seconds() + MAX_LINE_TIME.total_seconds()
         # Nobody pauses: the mail for which SES refuses the others is worth looking for.
@@ -217,18 +216,16 @@ def _outcomes(transport: Transport, sharing: CallSharing, action: Action, mails:
             transport, action, batch=None, deadline=deadline, sharing=sharing, others_are_accepted=lambda _: True
         )
         found.update(zip(left, calls.send([mails[place] for place in left]), strict=True))
-        held_up = {place: fault for place in left if isinstance(fault := found[place], Deferred) and _is_of_all(fault)}
+        throttled = {place for place in left if _is_throttled(found[place], transport)}
         progressed = any(isinstance(found[place], Sent | Rejected) for place in left)
-        wait = next(waits, None) if held_up else 0.0 if progressed else None
+        wait = next(waits, None) if throttled else 0.0 if progressed else None
         if wait is None:
             break
-        for code in sorted({fault.code for fault in held_up.values()}):
-            log.warning("action=%s waits seconds=%.0f code=%s", action, wait, code)
         time.sleep(wait)
-        left = [place for place in left if place in held_up or isinstance(found[place], Untried)]
+        left = [place for place in left if place in throttled or isinstance(found[place], Untried)]
     return [found[place] for place in range(len(mails))]
 
 
-def _is_of_all(fault: Deferred) -> bool:
-    """Whether all mails would meet it at this moment, of any action: to wait for its end holds up nobody."""
-    return not (fault.charged or fault.on_way or fault.scope is Scope.ACTION)
+def _is_throttled(outcome: Outcome, transport: Transport) -> bool:
+    """Whether it was too much for this moment; the quota of a day is another matter, and has a scope."""
+    return isinstance(outcome, Deferred) and outcome.scope is None and outcome.code in transport.throttles
