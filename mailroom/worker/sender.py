@@ -23,13 +23,14 @@ class Work:
     """What became of one claim: how many jobs it took, and whether it was `full`, or there is more.
 
     `due`: there may be more, and nobody else may know. Some may be `busy`: somebody has locked what they need, and they
-    come again in a moment.
+    come again in a moment. And some it may have left to wait for a batch to fill: permits were `scarce`.
     """
 
     taken: int
     full: bool
     busy: int = 0
     due: bool = field(default=True, compare=False)
+    scarce: bool = field(default=False, compare=False)
 
 
 class Sender:
@@ -85,7 +86,8 @@ class Sender:
                 self._made_calls = run.made_calls
                 self.claimer.settled()
                 due = run.due
-            return Work(claim.taken, full=full, busy=claim.busy, due=due or full or claim.busy > 0)
+            due = due or full or claim.busy > 0
+            return Work(claim.taken, full=full, busy=claim.busy, due=due, scarce=permit.scarce)
 
     def permit_wait(self) -> timedelta:
         """How long until there may be a permit for this thread's mail."""

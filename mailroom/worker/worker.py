@@ -253,7 +253,8 @@ class Worker:
         self._outage.works(sender)
         found = work.taken + work.busy > 0
         self._notified.claimed(found=found)
-        if not found and self._notified.came:  # it waits for a batch to fill, perhaps: a look tells for how long
+        # Something waits for a batch to fill, perhaps: a look tells for how long.
+        if not found and (self._notified.came or work.scarce):
             self._wakeups.put(WAITS)
         return found
 

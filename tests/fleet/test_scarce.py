@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine
 
 from mailroom.fleet.blocks import FleetPermits
-from mailroom.fleet.permits import Permits
+from mailroom.fleet.permits import NoLimit, Permit, Permits
 from mailroom.worker.sender import Sender, Work
 from tests import running
 from tests.fleet.permitting import Clock, account, permits
@@ -62,13 +62,17 @@ def test_after_claims_in_vain_a_lone_activation_leaves_at_once(engine: Engine, c
     assert sends.calls == [(ACTIVATION, 1)]
 
 
+@pytest.fixture
+def seldom_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have workers look only where something asks for it, and when they begin."""
+    for name in ("worker.FIRST_LOOK", "report.REPORT_EVERY"):
+        monkeypatch.setattr(f"mailroom.worker.{name}", timedelta(minutes=10))
+
+
 @pytest.mark.slow
-@pytest.mark.xfail(strict=False, reason="a race: now and then it waits for the next look, and none comes here")
-def test_where_permits_are_scarce_a_lone_activation_waits_as_long_as_it_should(
-    engine: Engine, direct_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The look that follows the claim in vain tells when its time is over; another comes only with the next sweep."""
-    monkeypatch.setattr("mailroom.worker.worker.FIRST_LOOK", timedelta(minutes=10))
+@pytest.mark.usefixtures("seldom_looking")
+def test_where_permits_are_scarce_a_lone_activation_waits_as_long_as_it_should(engine: Engine, direct_url: str) -> None:
+    """The look that follows the claim in vain tells when its time is over."""
     account(engine, 100)
     execute(engine, "UPDATE permits SET slowdown = 0.2, throttled_at = clock_timestamp() + interval '1 minute'")
     sends, given = Scripted(), FleetPermits(engine, mail_rate=None, bulk_rate=1)
@@ -77,4 +81,28 @@ def test_where_permits_are_scarce_a_lone_activation_waits_as_long_as_it_should(
         eventually(lambda: worker._vitals.is_listening and worker._vitals.is_listening(), "the worker listens")
         execute(engine, "UPDATE permits SET throttled_at = clock_timestamp()")
         add_accounts(connection, 1)
-        eventually(lambda: sends.calls, "it leaves", seconds=6)
+        eventually(lambda: sends.calls, "it leaves")
+
+
+class ScarceWhenTaken(NoLimit):
+    """Permits that were scarce for each claim, and are no more at the look that follows, as on a slow machine."""
+
+    def take(self, wanted: int, **_: Any) -> Permit:
+        return Permit(wanted, scarce=True)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("seldom_looking")
+def test_a_look_that_finds_permits_no_longer_scarce_leaves_no_lone_activation_to_the_next_sweep(
+    engine: Engine, direct_url: str
+) -> None:
+    """It has a sender claim what that leaves again, since permits are scarce as soon as they are asked for."""
+    sends = Scripted()
+    waits: dict[str, Any] = {"batch_timeout": timedelta(seconds=1), "sweep_interval": 600}
+    with (
+        engine.connect() as connection,
+        working(engine, sends, permits=ScarceWhenTaken(), listen=direct_url, **waits) as worker,
+    ):
+        eventually(lambda: worker._vitals.is_listening and worker._vitals.is_listening(), "the worker listens")
+        add_accounts(connection, 1)
+        eventually(lambda: sends.calls, "it leaves")
