@@ -86,7 +86,7 @@ def make_next(checkout: Path) -> None:
     change(sql / "claim_2.sql", r"others boolean\n", "others boolean, later integer\n")
     change(sql / "claim_2.sql", r"lane\.others\n", "lane.others, 2\n")
     change(checkout / "mailroom" / "queue" / "claim.py", r'"claim"', '"claim_2"')
-    change(checkout / "mailroom" / "queue" / "claim.py", r"others: bool\n\n\n", "others: bool\n    later: int\n\n\n")
+    change(checkout / "mailroom" / "queue" / "claim.py", r"others: bool\n\n", "others: bool\n    later: int\n\n")
     change(checkout / "mailroom" / "ops" / "grants.py", r'"claim", ', '"claim_2", ')
 
 

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 EVERY: Final = timedelta(hours=1)
 # How the functions begin what they raise as a warning or a notice, and what they add for programs.
 _OURS: Final = "mailroom: "
-_DETAIL: Final = re.compile(r"([a-z_]+) token=(\d*)")
+_DETAIL: Final = re.compile(r"([a-z_]+) token=(-?\d*)")
 
 # When something was last said, by what it was and the code.
 _said: dict[tuple[str, str], float] = {}

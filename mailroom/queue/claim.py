@@ -60,7 +60,8 @@ NOTHING: Final = Claim((), ())
 class ClaimedRow(NamedTuple):
     """A row of `sql/claim.sql`, in the order of its columns. Its names are found far sooner than those of SQLAlchemy's.
 
-    `batch` is there in the first row of each batch, and from `fence` to `has_code` what is said of it.
+    `batch` is there in the first row of each batch, and from `fence` to `has_code` what is said of it. Personal data
+    and secrets stay out of `repr`.
     """
 
     batch: int | None
@@ -86,6 +87,9 @@ class ClaimedRow(NamedTuple):
     busy: bool
     surplus: bool
     others: bool
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(token={self.token})"
 
 
 def claim(

@@ -39,6 +39,10 @@ def test_a_row_is_read_in_the_order_of_its_columns(connection: Connection) -> No
     assert tuple(name for (name,) in rows(connection, columns)) == ClaimedRow._fields
 
 
+def test_a_row_shows_nothing_but_its_token() -> None:
+    assert repr(ClaimedRow._make(f"{name}!" for name in ClaimedRow._fields)) == "ClaimedRow(token=token!)"
+
+
 def test_nothing_waits_nothing_is_claimed(conn: Connection) -> None:
     assert claim(conn).taken == 0
     assert rows(conn, "SELECT FROM batches") == []
